@@ -1,0 +1,112 @@
+//! The seam to everything outside the process: files, directories, the clock, entropy.
+//!
+//! - Nothing else in the crate names `std::fs`, `SystemTime::now` or `Instant::now`.
+//! - The log and redb both stand on it, so that one simulated disk (`testing::SimDisk`) shows both to a power cut.
+
+mod real;
+
+pub use real::{RealDisk, SystemClock, SystemEntropy};
+
+use crate::order::Timestamp;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What stands at a path. Symbolic links are not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link, wherever it leads.
+    Symlink,
+    /// A pipe, socket or device.
+    Other,
+}
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// For reading only.
+    Read,
+    /// For reading and writing.
+    Write,
+}
+
+/// Files and directories.
+pub trait Disk: Send + Sync + fmt::Debug + 'static {
+    /// What stands at `path`; `NotFound` if nothing does.
+    fn kind(&self, path: &Path) -> io::Result<Kind>;
+    /// Makes one directory; `AlreadyExists` if anything stands there.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Names in a directory, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Makes an empty file, readable and writable; `AlreadyExists` if anything stands there.
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>>;
+    /// Opens a regular file that exists. Refuses symbolic links and other kinds with `InvalidInput`.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
+    /// Renames a file or a directory; `AlreadyExists` if anything stands at `to`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// One open file.
+#[allow(clippy::len_without_is_empty, reason = "nobody asks a file on disk whether it is empty")]
+pub trait File: Send + Sync + fmt::Debug + 'static {
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `out` from `offset`; `UnexpectedEof` past the end.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `data` at `offset`, growing the file where needed.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Cuts the file, or grows it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes data and length durable. After an error nothing is known, and it is never called again on this handle.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Takes the exclusive lock on this file, held until the handle is dropped. `false` if another handle has it.
+    fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// The time, taken from outside.
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// Wall clock. It may jump.
+    fn now(&self) -> Timestamp;
+    /// Time since some fixed moment of this run. It never jumps.
+    fn monotonic(&self) -> Duration;
+}
+
+/// Random bytes, taken from outside.
+pub trait Entropy: Send + Sync + fmt::Debug + 'static {
+    /// Fills `out` with random bytes.
+    fn fill(&self, out: &mut [u8]);
+}
+
+/// All that a store takes from outside.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Files and directories.
+    pub disk: Arc<dyn Disk>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Platform {
+    /// The operating system's.
+    pub fn real() -> Self {
+        Self {
+            disk: Arc::new(RealDisk),
+            clock: Arc::new(SystemClock::default()),
+            entropy: Arc::new(SystemEntropy),
+        }
+    }
+}

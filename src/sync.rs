@@ -1,0 +1,17 @@
+//! Channels, locks and threads: the one file that names where they come from.
+
+pub(crate) use crossbeam_channel::{
+    Receiver, Sender, TrySendError, after, bounded, never, select, unbounded,
+};
+pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
+pub(crate) use std::thread::JoinHandle;
+
+use std::io;
+
+/// Starts a thread of the store, named for debuggers.
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(format!("tallystone-{name}")).spawn(run)
+}

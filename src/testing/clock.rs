@@ -1,0 +1,133 @@
+//! Time and entropy that only a test moves.
+//!
+//! - The wall clock may jump and freeze; the monotonic clock only ever advances.
+//! - Clones share their state: a test keeps one and hands the other to the store.
+
+use super::random::Random;
+use crate::disk::{Clock, Entropy};
+use crate::order::Timestamp;
+use crate::sync::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A clock that stands still until it is told otherwise.
+#[derive(Debug, Clone)]
+pub struct SimClock(Arc<Mutex<Time>>);
+
+#[derive(Debug)]
+struct Time {
+    wall: Timestamp,
+    ran: Duration,
+    frozen: bool,
+}
+
+impl SimClock {
+    /// A clock whose wall shows `start`, with nothing run yet.
+    pub fn new(start: Timestamp) -> Self {
+        Self(Arc::new(Mutex::new(Time { wall: start, ran: Duration::ZERO, frozen: false })))
+    }
+
+    /// Lets time pass, on the wall too unless it is frozen.
+    pub fn advance(&self, by: Duration) {
+        let mut time = self.0.lock();
+        time.ran += by;
+        if !time.frozen {
+            let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+            time.wall = Timestamp::from_micros(time.wall.micros().saturating_add(micros));
+        }
+    }
+
+    /// Sets the wall clock, forward or back. No time passes.
+    pub fn jump(&self, to: Timestamp) {
+        self.0.lock().wall = to;
+    }
+
+    /// Holds the wall clock where it is; the monotonic clock goes on.
+    pub fn freeze(&self) {
+        self.0.lock().frozen = true;
+    }
+
+    /// Lets the wall clock move again, from where it was held.
+    pub fn thaw(&self) {
+        self.0.lock().frozen = false;
+    }
+}
+
+impl Default for SimClock {
+    /// Some day in 2026.
+    fn default() -> Self {
+        Self::new(Timestamp::from_micros(1_780_000_000_000_000))
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        self.0.lock().wall
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.lock().ran
+    }
+}
+
+/// Random bytes that a seed decides.
+#[derive(Debug, Clone)]
+pub struct SimEntropy(Arc<Mutex<Random>>);
+
+impl SimEntropy {
+    /// The bytes of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Random::new(seed))))
+    }
+}
+
+impl Entropy for SimEntropy {
+    fn fill(&self, out: &mut [u8]) {
+        self.0.lock().fill(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_only_when_told() {
+        let clock = SimClock::new(Timestamp::from_micros(10));
+        assert_eq!((clock.now().micros(), clock.monotonic()), (10, Duration::ZERO));
+        clock.advance(Duration::from_micros(5));
+        assert_eq!((clock.now().micros(), clock.monotonic()), (15, Duration::from_micros(5)));
+    }
+
+    #[test]
+    fn a_jump_moves_the_wall_alone() {
+        let clock = SimClock::default();
+        clock.jump(Timestamp::from_micros(1));
+        assert_eq!((clock.now().micros(), clock.monotonic()), (1, Duration::ZERO));
+        clock.jump(Timestamp::from_micros(u64::MAX));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!((clock.now().micros(), clock.monotonic()), (u64::MAX, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_frozen_wall_stands_while_time_runs() {
+        let clock = SimClock::new(Timestamp::from_micros(7));
+        clock.freeze();
+        clock.clone().advance(Duration::from_micros(3));
+        assert_eq!((clock.now().micros(), clock.monotonic()), (7, Duration::from_micros(3)));
+        clock.thaw();
+        clock.advance(Duration::from_micros(3));
+        assert_eq!(clock.now().micros(), 10);
+    }
+
+    #[test]
+    fn entropy_is_its_seed() {
+        let bytes = |seed| {
+            let mut out = [0; 21];
+            SimEntropy::new(seed).fill(&mut out);
+            out
+        };
+        assert_eq!(bytes(1), bytes(1));
+        assert_ne!(bytes(1), bytes(2));
+    }
+}

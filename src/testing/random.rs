@@ -1,0 +1,43 @@
+//! Seeded random numbers (splitmix64), the same on every machine and in every version.
+
+/// A stream of numbers that its seed decides.
+#[derive(Debug, Clone)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    /// A number below `end`. The bias of the remainder is of no account for the small numbers drawn here.
+    pub fn below(&mut self, end: u64) -> u64 {
+        assert!(end > 0, "there is no number below 0");
+        self.next() % end
+    }
+
+    pub fn chance(&mut self, probability: f64) -> bool {
+        (self.next() >> 11) as f64 / ((1u64 << 53) as f64) < probability
+    }
+
+    pub fn coin(&mut self) -> bool {
+        self.next() >> 63 == 1
+    }
+
+    pub fn fill(&mut self, out: &mut [u8]) {
+        for piece in out.chunks_mut(8) {
+            piece.copy_from_slice(&self.next().to_le_bytes()[..piece.len()]);
+        }
+    }
+}
+
+/// Spreads each bit of `value` over all of the result.
+pub(crate) fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
