@@ -1,6 +1,18 @@
 //! An embedded, event-sourced consistency store: events are claims, and this store keeps proving them against the work.
 
+// Values: what crosses the API.
 pub mod order;
+pub(crate) mod misfit;
+pub(crate) mod reflect;
+pub(crate) mod codec;
+pub(crate) mod key;
+pub mod value;
+pub mod layout;
+pub mod event;
+pub mod query;
+pub mod request;
+pub(crate) mod options;
+pub mod error;
 
 // The seams to everything outside.
 pub(crate) mod sync;
@@ -11,3 +23,7 @@ pub(crate) mod disk;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+pub use error::Error;
+pub use options::Options;
+pub use order::{CommitNo, Position, Timestamp};

@@ -1,0 +1,747 @@
+//! Events, their families, and how they look when they are stored.
+//!
+//! - The type name of an event is `FAMILY.Variant`, its stream `FAMILY/id`, a tag `kind:id`: readable text.
+//! - A family name holds neither `.` nor `/`, so each text splits in one way only.
+//! - [`RawRef`] borrows from the log's own bytes: decoding allocates nothing but the event.
+//! - No `Debug` here shows a payload.
+
+use crate::codec;
+use crate::key;
+use crate::layout::{self, Layout};
+use crate::misfit::{DecodeError, LayoutError};
+use crate::order::Position;
+use crate::reflect;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::any::TypeId;
+use std::fmt::{self, Display, Write};
+use std::ops::Deref;
+use std::time::SystemTime;
+
+pub use crate::key::{Key, KeyRef};
+
+/// A family of events: one serde enum, or one struct. Its type names are `FAMILY.Variant`.
+///
+/// Names and layouts come from serde's derive: `#[serde(rename)]` pins a name, `#[serde(alias)]` keeps an old one
+/// readable, and the order of variants means nothing. `untagged`, `tag`, `flatten` and `skip_serializing_if` are
+/// refused: the stored bytes have no field names.
+pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The first half of each type name and stream; neither `.` nor `/` in it.
+    const FAMILY: &'static str;
+
+    /// What names a stream of the family; `()` where there is but one.
+    type Id: Key;
+
+    /// The stream this event belongs to is `FAMILY/id`.
+    fn id(&self) -> Self::Id;
+
+    /// What else it is about: facts that other families share.
+    fn tags(&self) -> Tags {
+        Tags::none()
+    }
+}
+
+/// The schema version of every type: the steps that lead to a later one are not here yet.
+const SCHEMA: u16 = 1;
+
+/// What a fold, a query or a check may read: one family, several ([`any_of!`](crate::any_of)), or [`Raw`].
+pub trait EventSet: Sized + Send + Sync + 'static {
+    /// The families in it; none stands for any event, unread.
+    fn families() -> Vec<Family>;
+
+    /// The event in a stored one.
+    ///
+    /// # Errors
+    ///
+    /// - The event is of no family in the set, or of a variant or version this code does not know.
+    /// - The payload does not fit the type.
+    fn decode(raw: &RawRef<'_>) -> Result<Self, DecodeError>;
+
+    /// As it is to be stored.
+    ///
+    /// # Errors
+    ///
+    /// - The payload uses what stored bytes cannot carry; the message names the field and the attribute.
+    fn encode(&self) -> Result<Raw, DecodeError>;
+}
+
+impl<E: Event> EventSet for E {
+    fn families() -> Vec<Family> {
+        vec![Family::of::<E>()]
+    }
+
+    fn decode(raw: &RawRef<'_>) -> Result<Self, DecodeError> {
+        decode_as(raw).map_err(|e| e.of(raw.type_name))
+    }
+
+    fn encode(&self) -> Result<Raw, DecodeError> {
+        encode_as(self).map_err(|e| e.of(E::FAMILY))
+    }
+}
+
+#[inline]
+fn decode_as<E: Event>(raw: &RawRef<'_>) -> Result<E, DecodeError> {
+    // A family's name has no dot, so this is the first.
+    let variant = raw.type_name.strip_prefix(E::FAMILY).and_then(|rest| rest.strip_prefix('.'));
+    let Some(variant) = variant else {
+        return Err(DecodeError::new(format!("not an event of family {}", E::FAMILY)));
+    };
+    if raw.schema != SCHEMA {
+        let schema = raw.schema;
+        return Err(DecodeError::new(format!("written with schema {schema}, this code knows {SCHEMA}")));
+    }
+    match raw.codec {
+        Codec::Bincode => codec::decode_event(variant, raw.data),
+        Codec::Json => codec::decode_event_json(variant, raw.data),
+    }
+}
+
+fn encode_as<E: Event>(event: &E) -> Result<Raw, DecodeError> {
+    let mut data = Vec::with_capacity(128);
+    let variant = codec::encode_event(event, &mut data)?;
+    let names = reflect::names::<E>().map_err(|e| DecodeError::new(e.to_string()))?;
+    if !names.contains(variant) {
+        // `skip_deserializing`, or a name for writing alone.
+        return Err(DecodeError::new(format!("variant {variant} can be written and not read")));
+    }
+    Ok(Raw {
+        type_name: type_name(E::FAMILY, variant),
+        schema: SCHEMA,
+        codec: Codec::Bincode,
+        stream: stream_of::<E, _>(&event.id())?,
+        tags: event.tags(),
+        data,
+    })
+}
+
+fn type_name(family: &str, variant: &str) -> String {
+    let mut name = String::with_capacity(family.len() + 1 + variant.len());
+    name.push_str(family);
+    name.push('.');
+    name.push_str(variant);
+    name
+}
+
+/// The stream of this id in its family: `FAMILY/id`.
+pub(crate) fn stream_of<E: Event, Q: KeyRef<E::Id> + ?Sized>(id: &Q) -> Result<String, DecodeError> {
+    let mut stream = String::with_capacity(E::FAMILY.len() + 24);
+    stream.push_str(E::FAMILY);
+    stream.push('/');
+    key::text_into(id, &mut stream)?;
+    Ok(stream)
+}
+
+/// Any event, unread.
+impl EventSet for Raw {
+    fn families() -> Vec<Family> {
+        Vec::new()
+    }
+
+    fn decode(raw: &RawRef<'_>) -> Result<Self, DecodeError> {
+        Ok(raw.to_raw())
+    }
+
+    fn encode(&self) -> Result<Raw, DecodeError> {
+        Ok(self.clone())
+    }
+}
+
+/// An enum over several families, for folds and checks that read more than one.
+///
+/// ```ignore
+/// tallystone::any_of! { enum Sales { Product(Product), Billing(Billing) } }
+/// ```
+#[macro_export]
+macro_rules! any_of {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($(#[$on:meta])* $variant:ident($event:ty)),+ $(,)? }) => {
+        $(#[$meta])*
+        $vis enum $name { $($(#[$on])* $variant($event)),+ }
+
+        impl $crate::event::EventSet for $name {
+            fn families() -> ::std::vec::Vec<$crate::event::Family> {
+                ::std::vec![$($crate::event::Family::of::<$event>()),+]
+            }
+
+            fn decode(
+                raw: &$crate::event::RawRef<'_>,
+            ) -> ::std::result::Result<Self, $crate::error::DecodeError> {
+                $(if raw.family() == <$event as $crate::event::Event>::FAMILY {
+                    return <$event as $crate::event::EventSet>::decode(raw).map(Self::$variant);
+                })+
+                ::std::result::Result::Err(raw.not_in_set())
+            }
+
+            fn encode(&self) -> ::std::result::Result<$crate::event::Raw, $crate::error::DecodeError> {
+                match self { $(Self::$variant(event) => $crate::event::EventSet::encode(event)),+ }
+            }
+        }
+
+        $(impl ::std::convert::From<$event> for $name {
+            fn from(event: $event) -> Self {
+                Self::$variant(event)
+            }
+        })+
+    };
+}
+
+// Families
+
+/// What the code knows of a family: its names, and on demand the layouts of its payloads.
+#[derive(Clone, Copy)]
+pub struct Family {
+    name: &'static str,
+    /// Tells two families with one name apart.
+    pub(crate) type_id: TypeId,
+    names: fn() -> Result<reflect::Names, LayoutError>,
+    same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
+    variants: fn() -> Result<Vec<layout::Variant>, Vec<LayoutError>>,
+    layout_of: fn(&str) -> Result<Layout, LayoutError>,
+}
+
+/// A type of event as the code writes it today.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventType {
+    /// In full: `FAMILY.Variant`.
+    pub name: String,
+    /// Older full names that are read as this type.
+    pub aliases: Vec<String>,
+    /// The schema version that is written.
+    pub schema: u16,
+    /// What a payload holds.
+    pub layout: Layout,
+}
+
+impl Family {
+    /// The family of an event type. Cheap: nothing is traced.
+    pub fn of<E: Event>() -> Self {
+        Self {
+            name: E::FAMILY,
+            type_id: TypeId::of::<E>(),
+            names: reflect::names::<E>,
+            same_variant: reflect::same_variant::<E>,
+            variants: layout::variants::<E>,
+            layout_of: layout::of_variant::<E>,
+        }
+    }
+
+    /// [`Event::FAMILY`].
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The variants, each with its aliases, without the family's name.
+    ///
+    /// # Errors
+    ///
+    /// - The type is no event family: `untagged`, `tag`, `flatten`, or neither enum nor struct.
+    pub fn variants(&self) -> Result<Vec<&'static str>, LayoutError> {
+        (self.names)().map(reflect::Names::to_vec)
+    }
+
+    /// Whether the code can read this variant, by its name of today or an older one.
+    pub fn has(&self, variant: &str) -> bool {
+        (self.names)().is_ok_and(|names| names.contains(variant))
+    }
+
+    /// All names of a variant, itself included: what it is called today, and its aliases.
+    pub(crate) fn names_of(&self, variant: &str) -> Result<Vec<&'static str>, LayoutError> {
+        (self.same_variant)(variant)
+    }
+
+    /// `FAMILY.Variant`.
+    pub(crate) fn type_name(&self, variant: &str) -> String {
+        type_name(self.name, variant)
+    }
+
+    /// Every type with its layout, traced: to be asked once, when a store is opened.
+    ///
+    /// # Errors
+    ///
+    /// - Everything in the family that a store cannot carry, all at once.
+    pub fn types(&self) -> Result<Vec<EventType>, Vec<LayoutError>> {
+        check_family(self.name).map_err(|e| vec![LayoutError::new(e.to_string())])?;
+        let full = |variant: String| type_name(self.name, &variant);
+        let types = (self.variants)()?.into_iter().map(|variant| EventType {
+            name: full(variant.name),
+            aliases: variant.aliases.into_iter().map(full).collect(),
+            schema: SCHEMA,
+            layout: variant.layout,
+        });
+        Ok(types.collect())
+    }
+
+    /// The layout of the payload of one variant, which may be an older name of it.
+    ///
+    /// # Errors
+    ///
+    /// - The family has no such variant, or its type cannot be traced.
+    pub fn layout_of(&self, variant: &str) -> Result<Layout, LayoutError> {
+        (self.layout_of)(variant)
+    }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Family").field(&self.name).finish()
+    }
+}
+
+// Stored events
+
+/// How a payload is written. Its id is stored with every payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// bincode 1.3.3, fixed integers, little-endian; of an event, what follows the variant index.
+    Bincode = 1,
+    /// Json: what the value of the event's fields is.
+    Json = 2,
+}
+
+impl Codec {
+    /// The stored id.
+    pub const fn id(self) -> u8 {
+        self as u8
+    }
+
+    /// The codec of a stored id, if there is one.
+    pub const fn from_id(id: u8) -> Option<Self> {
+        match id {
+            1 => Some(Self::Bincode),
+            2 => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
+
+/// An event as stored, unread.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Raw {
+    pub(crate) type_name: String,
+    pub(crate) schema: u16,
+    pub(crate) codec: Codec,
+    pub(crate) stream: String,
+    pub(crate) tags: Tags,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Raw {
+    /// For tools and imports: an event without its Rust type. Its texts are looked at when it is appended.
+    pub fn new(
+        type_name: impl Into<String>,
+        schema: u16,
+        codec: Codec,
+        stream: impl Into<String>,
+        tags: Tags,
+        data: Vec<u8>,
+    ) -> Self {
+        Self { type_name: type_name.into(), schema, codec, stream: stream.into(), tags, data }
+    }
+
+    /// The same with a payload in json: an object for named fields, a list for a tuple, `null` for none.
+    #[cfg(feature = "json")]
+    pub fn json(
+        type_name: impl Into<String>,
+        stream: impl Into<String>,
+        tags: Tags,
+        payload: &serde_json::Value,
+    ) -> Self {
+        Self::new(type_name, SCHEMA, Codec::Json, stream, tags, payload.to_string().into_bytes())
+    }
+
+    /// The same from json text, which is kept as it is.
+    ///
+    /// # Errors
+    ///
+    /// - The text is not json.
+    #[cfg(feature = "json")]
+    pub fn json_text(
+        type_name: impl Into<String>,
+        stream: impl Into<String>,
+        tags: Tags,
+        payload: &str,
+    ) -> Result<Self, DecodeError> {
+        serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(|e| codec::json_misfit(&e))?;
+        Ok(Self::new(type_name, SCHEMA, Codec::Json, stream, tags, payload.as_bytes().to_vec()))
+    }
+
+    /// The same event, borrowed.
+    pub fn borrowed(&self) -> RawRef<'_> {
+        RawRef {
+            type_name: &self.type_name,
+            schema: self.schema,
+            codec: self.codec,
+            stream: &self.stream,
+            tags: self.tags.borrowed(),
+            data: &self.data,
+        }
+    }
+
+    /// `FAMILY.Variant`.
+    pub fn type_name(&self) -> &str {
+        &self.type_name
+    }
+
+    /// What stands before the first dot of the type name.
+    pub fn family(&self) -> &str {
+        self.borrowed().family()
+    }
+
+    /// The schema version it was written with.
+    pub fn schema(&self) -> u16 {
+        self.schema
+    }
+
+    /// How the payload is written.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// `FAMILY/id`.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// What else it is about.
+    pub fn tags(&self) -> &Tags {
+        &self.tags
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrowed().fmt(f)
+    }
+}
+
+/// A stored event where it lies: what is read most often allocates least.
+#[derive(Clone, Copy)]
+pub struct RawRef<'a> {
+    pub(crate) type_name: &'a str,
+    pub(crate) schema: u16,
+    pub(crate) codec: Codec,
+    pub(crate) stream: &'a str,
+    pub(crate) tags: TagsRef<'a>,
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> RawRef<'a> {
+    /// `FAMILY.Variant`.
+    pub fn type_name(&self) -> &'a str {
+        self.type_name
+    }
+
+    /// What stands before the first dot of the type name.
+    pub fn family(&self) -> &'a str {
+        split_type_name(self.type_name).0
+    }
+
+    /// What stands behind it.
+    pub fn variant(&self) -> &'a str {
+        split_type_name(self.type_name).1
+    }
+
+    /// The schema version it was written with.
+    pub fn schema(&self) -> u16 {
+        self.schema
+    }
+
+    /// How the payload is written.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// `FAMILY/id`.
+    pub fn stream(&self) -> &'a str {
+        self.stream
+    }
+
+    /// What else it is about.
+    pub fn tags(&self) -> TagsRef<'a> {
+        self.tags
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// For an [`EventSet`] written by hand: this event is of no family in the set.
+    pub fn not_in_set(&self) -> DecodeError {
+        DecodeError::new("no family of this set has it").of(self.type_name)
+    }
+
+    /// A copy that owns its parts.
+    pub fn to_raw(&self) -> Raw {
+        Raw {
+            type_name: self.type_name.to_owned(),
+            schema: self.schema,
+            codec: self.codec,
+            stream: self.stream.to_owned(),
+            tags: self.tags.to_tags(),
+            data: self.data.to_vec(),
+        }
+    }
+}
+
+impl fmt::Debug for RawRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Raw")
+            .field("type_name", &self.type_name)
+            .field("schema", &self.schema)
+            .field("codec", &self.codec)
+            .field("stream", &self.stream)
+            .field("tags", &self.tags)
+            .field("data_bytes", &self.data.len())
+            .finish()
+    }
+}
+
+/// Family and variant. A name without a dot is all family: no code has such a type.
+#[inline]
+pub(crate) fn split_type_name(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or((name, ""))
+}
+
+/// An event with its place in the order of the store.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Sequenced<E> {
+    /// The event itself; the fields beside it are reached through it as well.
+    pub event: E,
+    /// Its place among all events.
+    pub position: Position,
+    /// Its place in its stream, from 1.
+    pub stream_version: u64,
+    /// When its commit was decided.
+    pub recorded_at: SystemTime,
+}
+
+impl<E> Deref for Sequenced<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.event
+    }
+}
+
+// Tags
+
+/// What an event is about beside its stream: texts `kind:id`, each once, in the order they were given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tags(Vec<String>);
+
+impl Tags {
+    /// No tag.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// One tag. The kind is a plain word: a colon in it would be read as its end.
+    pub fn of(kind: &str, id: impl Display) -> Self {
+        Self::none().and(kind, id)
+    }
+
+    /// One more.
+    pub fn and(self, kind: &str, id: impl Display) -> Self {
+        self.and_text(tag_text(kind, id))
+    }
+
+    /// For tools: one more by its text.
+    pub fn and_text(mut self, tag: impl Into<String>) -> Self {
+        let tag = tag.into();
+        if !self.0.contains(&tag) {
+            self.0.push(tag);
+        }
+        self
+    }
+
+    /// Their texts.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn into_texts(self) -> Vec<String> {
+        self.0
+    }
+
+    /// The same tags, borrowed.
+    pub fn borrowed(&self) -> TagsRef<'_> {
+        TagsRef(Source::Texts(&self.0))
+    }
+}
+
+pub(crate) fn tag_text(kind: &str, id: impl Display) -> String {
+    let mut text = String::with_capacity(kind.len() + 16);
+    text.push_str(kind);
+    text.push(':');
+    write!(text, "{id}").expect("writing to a string does not fail");
+    text
+}
+
+/// Tags where they lie.
+#[derive(Clone, Copy)]
+pub struct TagsRef<'a>(Source<'a>);
+
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Texts(&'a [String]),
+    /// `tags := count u16 · (len u32 · utf-8)*`, little-endian, as the log keeps them; without the count.
+    Bytes(u16, &'a [u8]),
+}
+
+impl<'a> TagsRef<'a> {
+    /// Over the log's own bytes, which the log has looked at; where they are damaged all the same, they end.
+    pub(crate) fn from_bytes(bytes: &'a [u8]) -> Self {
+        let (count, texts) =
+            bytes.split_first_chunk::<2>().map_or((0, bytes), |(n, rest)| (u16::from_le_bytes(*n), rest));
+        Self(Source::Bytes(count, texts))
+    }
+
+    pub(crate) fn from_texts(texts: &'a [String]) -> Self {
+        Self(Source::Texts(texts))
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self.0 {
+            Source::Texts(texts) => texts.len(),
+            Source::Bytes(count, _) => usize::from(count),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Their texts.
+    pub fn iter(&self) -> TagsIter<'a> {
+        TagsIter(self.0)
+    }
+
+    /// Whether this text is among them.
+    pub fn contains(&self, tag: &str) -> bool {
+        self.iter().any(|other| other == tag)
+    }
+
+    /// A copy that owns its texts.
+    pub fn to_tags(&self) -> Tags {
+        Tags(self.iter().map(str::to_owned).collect())
+    }
+}
+
+impl fmt::Debug for TagsRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<'a> IntoIterator for TagsRef<'a> {
+    type Item = &'a str;
+    type IntoIter = TagsIter<'a>;
+
+    fn into_iter(self) -> TagsIter<'a> {
+        self.iter()
+    }
+}
+
+/// The texts of [`TagsRef`].
+#[derive(Clone)]
+pub struct TagsIter<'a>(Source<'a>);
+
+impl<'a> Iterator for TagsIter<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        match &mut self.0 {
+            Source::Texts(texts) => {
+                let (first, rest) = texts.split_first()?;
+                *texts = rest;
+                Some(first)
+            }
+            Source::Bytes(count, bytes) => {
+                *count = count.checked_sub(1)?;
+                let (len, rest) = bytes.split_first_chunk::<4>()?;
+                let (text, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
+                *bytes = rest;
+                std::str::from_utf8(text).ok()
+            }
+        }
+    }
+}
+
+// Texts that are stored
+
+/// Why a name or key cannot be stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadText {
+    #[error("{what} is empty")]
+    Empty { what: &'static str },
+    #[error("{what} holds a control character")]
+    Control { what: &'static str },
+    #[error("{what} is {bytes} bytes, limit is {limit_bytes} bytes")]
+    TooLong { what: &'static str, bytes: usize, limit_bytes: usize },
+    #[error("{what} has not the form `{form}`")]
+    Form { what: &'static str, form: &'static str },
+}
+
+/// Any stored text: labels, scopes, keys. Not empty, no control character, not too long.
+pub(crate) fn check_text(what: &'static str, text: &str, limit_bytes: usize) -> Result<(), BadText> {
+    if text.is_empty() {
+        return Err(BadText::Empty { what });
+    }
+    if text.len() > limit_bytes {
+        return Err(BadText::TooLong { what, bytes: text.len(), limit_bytes });
+    }
+    if text.chars().any(char::is_control) { Err(BadText::Control { what }) } else { Ok(()) }
+}
+
+/// `FAMILY.Variant`, with something on both sides.
+pub(crate) fn check_type_name(name: &str, limit_bytes: usize) -> Result<(), BadText> {
+    check_text("type name", name, limit_bytes)?;
+    let (family, variant) = split_type_name(name);
+    check_form(
+        !family.is_empty() && !variant.is_empty() && !family.contains('/'),
+        "type name",
+        "FAMILY.Variant",
+    )
+}
+
+/// `FAMILY/id`, with a family; the id of a family that has but one stream is empty.
+pub(crate) fn check_stream(stream: &str, limit_bytes: usize) -> Result<(), BadText> {
+    check_text("stream", stream, limit_bytes)?;
+    let family = stream.split_once('/').map_or("", |(family, _)| family);
+    check_form(!family.is_empty() && !family.contains('.'), "stream", "FAMILY/id")
+}
+
+/// `kind:id`, with something on both sides.
+pub(crate) fn check_tag(tag: &str, limit_bytes: usize) -> Result<(), BadText> {
+    check_text("tag", tag, limit_bytes)?;
+    let parts = tag.split_once(':');
+    check_form(parts.is_some_and(|(kind, id)| !kind.is_empty() && !id.is_empty()), "tag", "kind:id")
+}
+
+fn check_family(name: &str) -> Result<(), BadText> {
+    check_text("family name", name, 128)?;
+    check_form(!name.contains(['.', '/']), "family name", "a word without `.` or `/`")
+}
+
+fn check_form(fits: bool, what: &'static str, form: &'static str) -> Result<(), BadText> {
+    if fits { Ok(()) } else { Err(BadText::Form { what, form }) }
+}

@@ -1,0 +1,1157 @@
+//! The trace: a type is asked to read itself from nothing, and what it asks for is its layout.
+//!
+//! - Types form a graph: a node per composite type, told apart by serde's visitor type. A pass reads one value, picks
+//!   in each enum a variant it has not seen, and goes on until no pass can see more.
+//! - A node that is already being read (recursion) is given the least value that ends: no option, no element, the
+//!   variant that is done.
+//! - A type may refuse a sample. A pass that fails leaves no trace; it is tried again with another sample in one of
+//!   the places it had read, and what gets further stays.
+//! - Bounded: steps of a pass, depth, passes, tries. A type that is too much is refused by name.
+//!
+//! Serde shows visitors, not types, and one question at a time. Names with aliases take passes of their own, which
+//! end with the answer (`Stop::Again`).
+
+use super::{Layout, PARTS_MAX};
+use crate::codec;
+use crate::misfit::LayoutError;
+use crate::reflect;
+use serde::de::value::{StrDeserializer, U32Deserializer};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
+use serde::ser::Serialize;
+use std::any::type_name;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+const STEPS_MAX: usize = 100_000;
+const PASSES_MAX: usize = 20_000;
+const DEPTH_MAX: usize = 96;
+const SAMPLES_MAX: usize = 256;
+/// How far back a refused value is looked for.
+const TRAIL_MAX: usize = 40;
+
+/// What a trace found.
+pub(super) struct Traced<T> {
+    tracer: Tracer,
+    root: Shape,
+    /// One value for each pass that saw something new, and for each type in it one where that is as bare as can be:
+    /// what is left out of a bare one (`skip_serializing_if`) is seen when it is written.
+    pub(super) samples: Vec<T>,
+}
+
+/// Traces a type completely.
+pub(super) fn trace<T: Serialize + DeserializeOwned>() -> Result<Traced<T>, LayoutError> {
+    let mut tracer = Tracer::default();
+    let mut samples = Vec::new();
+    let mut root = None;
+    loop {
+        let before = (tracer.graph.nodes.len(), tracer.graph.unseen());
+        let value = tracer.fitting(&mut root)?;
+        tracer.note_names(&value);
+        if samples.len() < SAMPLES_MAX {
+            samples.push(value);
+        }
+        let after = (tracer.graph.nodes.len(), tracer.graph.unseen());
+        if after.1 == 0 {
+            break;
+        }
+        if after == before {
+            return Err(LayoutError::new("a part of the type is never reached").of(type_name::<T>()));
+        }
+    }
+    samples.extend(tracer.bare());
+    let root = root.ok_or_else(|| LayoutError::new("the type asks for nothing").of(type_name::<T>()))?;
+    Ok(Traced { tracer, root, samples })
+}
+
+impl<T: DeserializeOwned> Traced<T> {
+    pub(super) fn layout(&self) -> Result<Layout, LayoutError> {
+        let mut unfold = Unfold { tracer: &self.tracer, around: Vec::new(), parts: 0 };
+        unfold.layout(&self.root).map_err(|e| e.of(type_name::<T>()))
+    }
+
+    /// More values: each place in turn with other samples.
+    pub(super) fn varied(mut self) -> Vec<T> {
+        let mut values = Vec::new();
+        let mut out = None;
+        if self.tracer.pass::<T>(&mut out).is_err() {
+            return values;
+        }
+        for (place, samples) in self.tracer.trail.clone() {
+            let usual = self.tracer.choices.get(&place).copied();
+            for choice in 0..samples.min(4) {
+                self.tracer.choices.insert(place, choice);
+                values.extend(self.tracer.pass::<T>(&mut out).ok());
+            }
+            self.tracer.choices.insert(place, usual.unwrap_or(0));
+        }
+        values.truncate(SAMPLES_MAX);
+        values
+    }
+}
+
+// The graph
+
+#[derive(Clone, Debug)]
+enum Shape {
+    Leaf(Layout),
+    Node(usize),
+}
+
+/// A composite type. `None` where it has not been seen yet.
+#[derive(Clone, Debug)]
+enum Node {
+    Option(Option<Shape>),
+    Seq(Option<Shape>),
+    Map(Option<(Shape, Shape)>),
+    Tuple(Option<Vec<Shape>>),
+    Struct(Option<Vec<(Arc<str>, Shape)>>),
+    Enum { name: &'static str, key: Key, variants: Vec<Option<Content>> },
+}
+
+/// What a variant holds.
+#[derive(Clone, Debug)]
+enum Content {
+    Unit,
+    Newtype(Shape),
+    Tuple(Vec<Shape>),
+    Struct(Vec<(Arc<str>, Shape)>),
+}
+
+impl Content {
+    fn shapes(&self) -> Vec<&Shape> {
+        match self {
+            Content::Unit => Vec::new(),
+            Content::Newtype(shape) => vec![shape],
+            Content::Tuple(shapes) => shapes.iter().collect(),
+            Content::Struct(fields) => fields.iter().map(|(_, shape)| shape).collect(),
+        }
+    }
+}
+
+impl Node {
+    fn unseen(&self) -> usize {
+        match self {
+            Node::Option(None)
+            | Node::Seq(None)
+            | Node::Map(None)
+            | Node::Tuple(None)
+            | Node::Struct(None) => 1,
+            Node::Enum { variants, .. } => variants.iter().filter(|content| content.is_none()).count(),
+            _ => 0,
+        }
+    }
+
+    fn shapes(&self) -> Vec<&Shape> {
+        match self {
+            Node::Option(shape) | Node::Seq(shape) => shape.iter().collect(),
+            Node::Map(entry) => entry.iter().flat_map(|(key, value)| [key, value]).collect(),
+            Node::Tuple(shapes) => shapes.iter().flatten().collect(),
+            Node::Struct(fields) => fields.iter().flatten().map(|(_, shape)| shape).collect(),
+            Node::Enum { variants, .. } => variants.iter().flatten().flat_map(Content::shapes).collect(),
+        }
+    }
+}
+
+/// What tells composite types apart: the visitor's type, the names it came with, and the variant it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    visitor: &'static str,
+    names: &'static [&'static str],
+    variant: Option<u32>,
+}
+
+#[derive(Clone, Default)]
+struct Graph {
+    ids: HashMap<Key, usize>,
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    fn unseen(&self) -> usize {
+        self.nodes.iter().map(Node::unseen).sum()
+    }
+
+    /// The nodes from which something unseen can be reached.
+    fn open(&self) -> Vec<bool> {
+        self.reaching(self.nodes.iter().map(|node| node.unseen() > 0).collect())
+    }
+
+    fn leading_to(&self, wanted: usize) -> Vec<bool> {
+        self.reaching((0..self.nodes.len()).map(|id| id == wanted).collect())
+    }
+
+    fn reaching(&self, mut open: Vec<bool>) -> Vec<bool> {
+        loop {
+            let more: Vec<usize> = (0..self.nodes.len())
+                .filter(|id| {
+                    !open[*id] && self.nodes[*id].shapes().into_iter().any(|shape| shape.is_in(&open))
+                })
+                .collect();
+            if more.is_empty() {
+                return open;
+            }
+            more.into_iter().for_each(|id| open[id] = true);
+        }
+    }
+
+    /// How deep the least value of each node is; `None` where none is known to end.
+    fn heights(&self) -> Vec<Option<usize>> {
+        let mut heights = vec![None; self.nodes.len()];
+        loop {
+            let better: Vec<(usize, usize)> = (0..self.nodes.len())
+                .filter(|id| heights[*id].is_none())
+                .filter_map(|id| self.height(&self.nodes[id], &heights).map(|height| (id, height)))
+                .collect();
+            if better.is_empty() {
+                return heights;
+            }
+            better.into_iter().for_each(|(id, height)| heights[id] = Some(height));
+        }
+    }
+
+    fn height(&self, node: &Node, heights: &[Option<usize>]) -> Option<usize> {
+        match node {
+            Node::Option(_) | Node::Seq(_) | Node::Map(_) => Some(0),
+            Node::Tuple(None) | Node::Struct(None) => None,
+            Node::Tuple(_) | Node::Struct(_) => highest(node.shapes(), heights),
+            Node::Enum { variants, .. } => {
+                variants.iter().flatten().filter_map(|content| highest(content.shapes(), heights)).min()
+            }
+        }
+        .map(|height| height + 1)
+    }
+}
+
+fn highest(shapes: Vec<&Shape>, heights: &[Option<usize>]) -> Option<usize> {
+    shapes.into_iter().try_fold(0, |most, shape| match shape {
+        Shape::Leaf(_) => Some(most),
+        Shape::Node(id) => heights[*id].map(|height| most.max(height)),
+    })
+}
+
+impl Shape {
+    fn is_in(&self, set: &[bool]) -> bool {
+        match self {
+            Shape::Leaf(_) => false,
+            Shape::Node(id) => set[*id],
+        }
+    }
+}
+
+// Passes
+
+/// Where a sample is read: the place of its type in the graph, and which part of that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+struct Place {
+    node: usize,
+    variant: u32,
+    part: u32,
+}
+
+/// Why a pass ended.
+#[derive(Debug)]
+enum Stop {
+    /// It answered a question; the next one will know.
+    Again,
+    /// The type refused a sample.
+    Refused(String),
+    /// A field was given twice: serde tells its true name.
+    Twice(&'static str),
+    /// No sample helps.
+    Unfit(String),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the trace stopped")
+    }
+}
+
+impl std::error::Error for Stop {}
+
+impl de::Error for Stop {
+    fn custom<T: fmt::Display>(said: T) -> Self {
+        Stop::Refused(said.to_string())
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Stop::Twice(field)
+    }
+}
+
+fn unfit<T>(what: impl Into<String>) -> Result<T, Stop> {
+    Err(Stop::Unfit(what.into()))
+}
+
+/// What is known of an enum's names, asked one pass at a time.
+#[derive(Default, Clone, Debug)]
+struct Variants {
+    /// Whether there are as many indexes as names: then each name is a variant, and nothing more need be asked.
+    last_is_taken: Option<bool>,
+    next_is_taken: Option<bool>,
+    /// What serde takes each index for, up to the first that it refuses.
+    by_index: Vec<u64>,
+    indexes_known: bool,
+    /// It took an index for what it had taken another for.
+    repeats: bool,
+    /// What serde takes each name for.
+    by_name: Vec<Option<u64>>,
+}
+
+#[derive(Default)]
+struct Tracer {
+    graph: Graph,
+    /// Stays when a pass fails: answers about names, and the samples that were taken.
+    variants: HashMap<Key, Variants>,
+    fields: HashMap<Key, Vec<&'static str>>,
+    choices: HashMap<Place, usize>,
+    /// What enums call their variants when they write them.
+    written: HashSet<(&'static str, &'static str)>,
+    /// What is to be reached and read bare.
+    target: Option<Target>,
+    // Of one pass:
+    steps: usize,
+    place: Place,
+    trail: Vec<(Place, usize)>,
+    path: Vec<String>,
+    /// The nodes being read, with the variant of an enum, and whether it is read for its end alone.
+    stack: Vec<Active>,
+}
+
+struct Target {
+    node: usize,
+    variant: u32,
+    /// The nodes that lead to it.
+    ways: Vec<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Active {
+    node: usize,
+    variant: u32,
+    ending: bool,
+}
+
+impl Tracer {
+    /// One pass. What it saw stays if it came through.
+    fn pass<T: DeserializeOwned>(&mut self, root: &mut Option<Shape>) -> Result<T, Stop> {
+        for _ in 0..PASSES_MAX {
+            let before = self.graph.clone();
+            self.steps = 0;
+            self.place = Place { node: usize::MAX, ..Place::default() };
+            self.trail.clear();
+            self.path.clear();
+            self.stack.clear();
+            let done = T::deserialize(Ask { tracer: self, out: root });
+            if done.is_err() {
+                self.graph = before;
+            }
+            match done {
+                Err(Stop::Again) => {}
+                Err(Stop::Twice(field)) => return Err(Stop::Refused(format!("duplicate field `{field}`"))),
+                done => return done,
+            }
+        }
+        unfit("the type is too large to trace")
+    }
+
+    /// A pass with samples that the type takes.
+    fn fitting<T: DeserializeOwned>(&mut self, root: &mut Option<Shape>) -> Result<T, LayoutError> {
+        let mut said = match self.pass(root) {
+            Ok(value) => return Ok(value),
+            Err(Stop::Refused(said)) => said,
+            Err(stop) => return Err(self.told(stop, type_name::<T>())),
+        };
+        let first = (self.path.clone(), said.clone());
+        loop {
+            match self.further(root) {
+                Tried::Fits(value) => return Ok(value),
+                Tried::Further(refused) => said = refused,
+                Tried::Never => {
+                    // Where it ended is where the type was hardest to please; the first refusal says it best.
+                    let (path, said) =
+                        if self.path.len() >= first.0.len() { (self.path.clone(), said) } else { first };
+                    let what = format!("the type refuses every sample that is known (\"{said}\")");
+                    return Err(LayoutError::new(what).of(type_name::<T>()).along(path));
+                }
+                Tried::Stopped(stop) => return Err(self.told(stop, type_name::<T>())),
+            }
+        }
+    }
+
+    fn told(&self, stop: Stop, of: &str) -> LayoutError {
+        let what = match stop {
+            Stop::Unfit(what) | Stop::Refused(what) => what,
+            Stop::Again | Stop::Twice(_) => "the type cannot be traced".to_owned(),
+        };
+        LayoutError::new(what).of(of).along(self.path.clone())
+    }
+
+    /// Another sample in one of the last places, then in two of them.
+    fn further<T: DeserializeOwned>(&mut self, root: &mut Option<Shape>) -> Tried<T> {
+        let reached = self.progress();
+        let places: Vec<_> = self.trail.iter().rev().take(TRAIL_MAX).copied().collect();
+        let kept = (self.choices.clone(), self.path.clone());
+        let pairs =
+            (0..places.len().min(4)).flat_map(|a| (a + 1..places.len().min(4)).map(move |b| (a, Some(b))));
+        for (a, b) in (0..places.len()).map(|a| (a, None)).chain(pairs) {
+            let (place, samples) = places[a];
+            for choice in 0..samples {
+                for other in 0..b.map_or(1, |b| places[b].1) {
+                    self.choices.insert(place, choice);
+                    b.map(|b| self.choices.insert(places[b].0, other));
+                    match self.pass(root) {
+                        Ok(value) => return Tried::Fits(value),
+                        Err(Stop::Refused(said)) if self.progress() > reached => return Tried::Further(said),
+                        Err(Stop::Refused(_)) => self.choices.clone_from(&kept.0),
+                        Err(stop) => return Tried::Stopped(stop),
+                    }
+                }
+            }
+        }
+        self.path = kept.1;
+        Tried::Never
+    }
+
+    /// How far the last pass came: answers are kept, so one more is further than any sample.
+    fn progress(&self) -> (usize, usize) {
+        (self.fields.values().map(|known| known.len() + 1).sum(), self.trail.len())
+    }
+
+    /// For each composite type, and each variant, a value in which it has no option, no element and no zero exceeded.
+    fn bare<T: DeserializeOwned>(&mut self) -> Vec<T> {
+        let count = |node: &Node| match node {
+            Node::Enum { variants, .. } => variants.len(),
+            _ => 1,
+        };
+        let counts: Vec<usize> = self.graph.nodes.iter().map(count).collect();
+        let mut values = Vec::new();
+        for (node, variants) in counts.into_iter().enumerate() {
+            let ways = self.graph.leading_to(node);
+            for variant in (0..u32::try_from(variants).unwrap_or(u32::MAX)).take(SAMPLES_MAX) {
+                self.target = Some(Target { node, variant, ways: ways.clone() });
+                // A type may refuse to be bare.
+                values.extend(self.pass(&mut None).ok());
+            }
+        }
+        self.target = None;
+        values
+    }
+
+    fn note_names<T: Serialize>(&mut self, value: &T) {
+        let written = &mut self.written;
+        // A value that cannot be written is found out when its bytes are compared.
+        let _ = codec::encode_watched(value, &mut |of, variant| {
+            written.insert((of, variant));
+        });
+    }
+
+    fn step(&mut self) -> Result<(), Stop> {
+        self.steps += 1;
+        if self.steps > STEPS_MAX { unfit("the type is too large to trace") } else { Ok(()) }
+    }
+
+    /// Which sample is due here.
+    fn choose(&mut self, samples: usize) -> usize {
+        self.trail.push((self.place, samples));
+        self.choices.get(&self.place).copied().unwrap_or(0).min(samples - 1)
+    }
+
+    fn node(&mut self, key: Key, new: impl FnOnce() -> Node) -> usize {
+        *self.graph.ids.entry(key).or_insert_with(|| {
+            self.graph.nodes.push(new());
+            self.graph.nodes.len() - 1
+        })
+    }
+
+    fn is_active(&self, node: usize) -> bool {
+        self.stack.iter().any(|active| active.node == node)
+    }
+
+    fn is_ending(&self) -> bool {
+        self.stack.last().is_some_and(|active| active.ending)
+    }
+
+    fn enter(&mut self, node: usize, variant: u32, ending: bool) -> Result<(), Stop> {
+        self.step()?;
+        let is_target = self.target.as_ref().is_some_and(|t| t.node == node && t.variant == variant);
+        let ending = ending || is_target || self.is_ending();
+        self.stack.push(Active { node, variant, ending });
+        if self.stack.len() > DEPTH_MAX {
+            unfit(format!("the type nests deeper than {DEPTH_MAX} levels"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Reads one part of the node that was entered last, and gives back its shape.
+    fn part<'de, S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+        part: u32,
+        name: &str,
+    ) -> Result<(S::Value, Shape), Stop> {
+        let outer = self.place;
+        let active =
+            self.stack.last().copied().unwrap_or(Active { node: usize::MAX, variant: 0, ending: false });
+        self.place = Place { node: active.node, variant: active.variant, part };
+        self.path.push(name.to_owned());
+        let mut out = None;
+        let value = seed.deserialize(Ask { tracer: self, out: &mut out })?;
+        self.path.pop();
+        self.place = outer;
+        match out {
+            Some(shape) => Ok((value, shape)),
+            None => unfit("a part of the type asks for nothing"),
+        }
+    }
+
+    /// The variant to read: one not seen, else one that leads to something not seen, else the one that ends soonest.
+    /// Tells also whether it is read for its end alone.
+    fn variant(&self, id: usize) -> Result<(u32, bool), Stop> {
+        let Node::Enum { variants, .. } = &self.graph.nodes[id] else { return unfit("an enum that is none") };
+        let indexes = || (0u32..).zip(variants);
+        let is_active = |index: u32| self.stack.iter().any(|a| a.node == id && a.variant == index);
+        if let Some(target) = self.target.as_ref().filter(|_| !self.is_ending()) {
+            let leads =
+                |content: &Content| content.shapes().into_iter().any(|shape| shape.is_in(&target.ways));
+            let next =
+                indexes().find(|(index, content)| content.as_ref().is_some_and(leads) && !is_active(*index));
+            match next {
+                _ if target.node == id => return Ok((target.variant, false)),
+                Some((index, _)) => return Ok((index, false)),
+                None => {}
+            }
+        } else if !self.is_ending() {
+            if let Some((index, _)) =
+                indexes().find(|(index, content)| content.is_none() && !is_active(*index))
+            {
+                return Ok((index, false));
+            }
+            let open = self.graph.open();
+            let leads = |content: &Content| content.shapes().into_iter().any(|shape| shape.is_in(&open));
+            let next =
+                indexes().find(|(index, content)| content.as_ref().is_some_and(leads) && !is_active(*index));
+            if let Some((index, _)) = next {
+                return Ok((index, false));
+            }
+        }
+        let heights = self.graph.heights();
+        let ends = indexes()
+            .filter_map(|(index, content)| Some((highest(content.as_ref()?.shapes(), &heights)?, index)))
+            .min();
+        if let Some((_, index)) = ends {
+            return Ok((index, self.is_ending()));
+        }
+        let is_ending =
+            |index: u32| self.stack.iter().any(|a| a.node == id && a.variant == index && a.ending);
+        match indexes().find(|(index, _)| !is_ending(*index)) {
+            Some((index, _)) => Ok((index, true)),
+            None => unfit("the type has no value that ends"),
+        }
+    }
+}
+
+enum Tried<T> {
+    Fits(T),
+    /// It took what it had refused, and refused something later.
+    Further(String),
+    Never,
+    Stopped(Stop),
+}
+
+/// The deserializer: each question is written down and answered with a sample.
+struct Ask<'t> {
+    tracer: &'t mut Tracer,
+    out: &'t mut Option<Shape>,
+}
+
+const TAG_AND_CONTENT: &str =
+    "`#[serde(tag, content)]` cannot be carried: what the content is depends on the tag";
+const COUNTS: [usize; 10] = [1, 0, 2, 3, 4, 5, 8, 12, 16, 32];
+const UNSIGNED: [u8; 18] = [0, 1, 2, 3, 4, 5, 7, 8, 10, 12, 16, 20, 24, 31, 32, 64, 100, 200];
+const SIGNED: [i8; 14] = [0, 1, -1, 2, 3, 4, 5, 7, 8, 10, 12, 31, 64, 100];
+const FLOATS: [f32; 5] = [0.0, 1.0, 0.5, -1.0, 100.0];
+const CHARS: [char; 5] = ['a', 'A', '0', '/', ' '];
+const TEXTS: [&str; 32] = [
+    "",
+    "a",
+    "0",
+    "1",
+    "A",
+    "aa",
+    "AA",
+    "AAA",
+    "EUR",
+    "en",
+    "en-US",
+    "true",
+    "2000-01-01",
+    "2000-01-01T00:00:00Z",
+    "2000-01-01T00:00:00",
+    "2000-01-01T00:00:00+00:00[UTC]",
+    "00:00:00",
+    "1s",
+    "PT1S",
+    "UTC",
+    "+00:00",
+    "00000000-0000-0000-0000-000000000000",
+    "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    "127.0.0.1",
+    "::1",
+    "127.0.0.1:80",
+    "127.0.0.0/8",
+    "a@a.aa",
+    "https://a.aa/",
+    "1.0.0",
+    "1.0",
+    "+15551234567",
+];
+const ZEROS: [u8; 64] = [0; 64];
+const BYTE_COUNTS: [usize; 12] = [0, 1, 2, 4, 8, 12, 16, 20, 24, 32, 33, 64];
+
+impl Ask<'_> {
+    fn leaf<S: Copy>(&mut self, layout: Layout, samples: &[S]) -> Result<S, Stop> {
+        self.tracer.step()?;
+        *self.out = Some(Shape::Leaf(layout));
+        Ok(samples[self.tracer.choose(samples.len())])
+    }
+
+    fn composite<V>(&mut self, names: &'static [&'static str], new: impl FnOnce() -> Node) -> (usize, Key) {
+        let key = Key { visitor: type_name::<V>(), names, variant: None };
+        let id = self.tracer.node(key, new);
+        *self.out = Some(Shape::Node(id));
+        (id, key)
+    }
+}
+
+macro_rules! leaves {
+    ($($method:ident $visit:ident $layout:ident $samples:ident;)*) => { $(
+        fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+            let sample = self.leaf(Layout::$layout, &$samples)?;
+            visitor.$visit(sample.into())
+        }
+    )* };
+}
+
+impl<'de> Deserializer<'de> for Ask<'_> {
+    type Error = Stop;
+
+    leaves! {
+        deserialize_u8 visit_u8 U8 UNSIGNED; deserialize_u16 visit_u16 U16 UNSIGNED;
+        deserialize_u32 visit_u32 U32 UNSIGNED; deserialize_u64 visit_u64 U64 UNSIGNED;
+        deserialize_u128 visit_u128 U128 UNSIGNED; deserialize_i8 visit_i8 I8 SIGNED;
+        deserialize_i16 visit_i16 I16 SIGNED; deserialize_i32 visit_i32 I32 SIGNED;
+        deserialize_i64 visit_i64 I64 SIGNED; deserialize_i128 visit_i128 I128 SIGNED;
+        deserialize_f32 visit_f32 F32 FLOATS; deserialize_f64 visit_f64 F64 FLOATS;
+        deserialize_char visit_char Char CHARS; deserialize_str visit_borrowed_str Str TEXTS;
+        deserialize_string visit_borrowed_str Str TEXTS;
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let sample = self.leaf(Layout::Bool, &[false, true])?;
+        visitor.visit_bool(sample)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let count = self.leaf(Layout::Bytes, &BYTE_COUNTS)?;
+        visitor.visit_borrowed_bytes(&ZEROS[..count])
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.deserialize_bytes(visitor)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+        unfit(reflect::asks_what_it_is(type_name::<V>()))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
+        let around = self.tracer.stack.last().map(|active| &self.tracer.graph.nodes[active.node]);
+        unfit(if matches!(around, Some(Node::Map(_))) { reflect::FLATTENED } else { TAG_AND_CONTENT })
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.tracer.step()?;
+        *self.out = Some(Shape::Leaf(Layout::Unit));
+        visitor.visit_unit()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Stop> {
+        self.deserialize_unit(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        self.tracer.step()?;
+        visitor.visit_newtype_struct(Ask { tracer: self.tracer, out: self.out })
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let (id, _) = self.composite::<V>(&[], || Node::Option(None));
+        if self.tracer.is_active(id) || self.tracer.is_ending() {
+            return visitor.visit_none();
+        }
+        self.tracer.enter(id, 0, false)?;
+        let mut inner = None;
+        let outer = std::mem::replace(&mut self.tracer.place, Place { node: id, ..Place::default() });
+        let value = visitor.visit_some(Ask { tracer: self.tracer, out: &mut inner })?;
+        self.tracer.place = outer;
+        self.tracer.graph.nodes[id] = Node::Option(inner);
+        self.tracer.stack.pop();
+        Ok(value)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let (id, _) = self.composite::<V>(&[], || Node::Seq(None));
+        let ends = self.tracer.is_active(id) || self.tracer.is_ending();
+        let count = if ends { 0 } else { COUNTS[self.tracer.choose(COUNTS.len())] };
+        self.tracer.enter(id, 0, false)?;
+        let mut parts = Parts { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
+        let value = visitor.visit_seq(&mut parts)?;
+        if let Some(shape) = parts.shapes.pop() {
+            self.tracer.graph.nodes[id] = Node::Seq(Some(shape));
+        }
+        self.tracer.stack.pop();
+        Ok(value)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let (id, _) = self.composite::<V>(&[], || Node::Map(None));
+        let ends = self.tracer.is_active(id) || self.tracer.is_ending();
+        let count = if ends { 0 } else { COUNTS[self.tracer.choose(COUNTS.len())] };
+        self.tracer.enter(id, 0, false)?;
+        let mut parts = Parts { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
+        let value = visitor.visit_map(&mut parts)?;
+        if let [.., key, value] = parts.shapes.as_slice() {
+            self.tracer.graph.nodes[id] = Node::Map(Some((key.clone(), value.clone())));
+        }
+        self.tracer.stack.pop();
+        Ok(value)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(mut self, len: usize, visitor: V) -> Result<V::Value, Stop> {
+        let (id, _) = self.composite::<V>(&[], || Node::Tuple(None));
+        self.tracer.enter(id, 0, false)?;
+        let mut parts = Parts { tracer: self.tracer, names: &[], left: len, shapes: Vec::new() };
+        let value = visitor.visit_seq(&mut parts)?;
+        let shapes = parts.shapes;
+        self.tracer.graph.nodes[id] = Node::Tuple(Some(shapes));
+        self.tracer.stack.pop();
+        Ok(value)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        self.deserialize_tuple(len, visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        mut self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        let (id, key) = self.composite::<V>(fields, || Node::Struct(None));
+        self.tracer.enter(id, 0, false)?;
+        let (value, fields) = self.tracer.fields(key, fields, visitor)?;
+        if let Some((_, Shape::Node(first))) = fields.first()
+            && matches!(&self.tracer.graph.nodes[*first], Node::Enum { name: tag, .. } if *tag == name)
+        {
+            return unfit(TAG_AND_CONTENT);
+        }
+        self.tracer.graph.nodes[id] = Node::Struct(Some(fields));
+        self.tracer.stack.pop();
+        Ok(value)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        mut self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        let key = Key { visitor: type_name::<V>(), names: variants, variant: None };
+        let known = self.tracer.variants.entry(key).or_default();
+        if let Some(question) = known.question(variants) {
+            return visitor.visit_enum(Question { known, question });
+        }
+        let count = known.count(variants);
+        if count == 0 {
+            return unfit("the type has no variant that can be picked by number");
+        }
+        let (id, _) = self.composite::<V>(variants, || Node::Enum { name, key, variants: vec![None; count] });
+        let (index, ending) = self.tracer.variant(id)?;
+        self.tracer.enter(id, index, ending)?;
+        let mut content = None;
+        let pick = Pick {
+            tracer: self.tracer,
+            key: Key { variant: Some(index), ..key },
+            index,
+            content: &mut content,
+        };
+        let value = visitor.visit_enum(pick)?;
+        if let (Node::Enum { variants, .. }, Some(content)) = (&mut self.tracer.graph.nodes[id], content) {
+            variants[usize::try_from(index).expect("an index of a vector")] = Some(content);
+        }
+        self.tracer.stack.pop();
+        Ok(value)
+    }
+}
+
+type FieldShapes = Vec<(Arc<str>, Shape)>;
+
+impl Tracer {
+    /// The fields of a struct. Where it reads fewer than it names, some names are aliases: it is then asked for the
+    /// true name of each, by giving the field twice.
+    fn fields<'de, V: Visitor<'de>>(
+        &mut self,
+        key: Key,
+        names: &'static [&'static str],
+        visitor: V,
+    ) -> Result<(V::Value, FieldShapes), Stop> {
+        if let Some(name) = self.fields.get(&key).and_then(|known| names.get(known.len())) {
+            let twice = Twice { tracer: self, name, given: 0 };
+            return match visitor.visit_map(twice) {
+                Err(Stop::Twice(field)) => {
+                    self.fields.entry(key).or_default().push(field);
+                    Err(Stop::Again)
+                }
+                Err(stop) => Err(stop),
+                Ok(_) => unfit(format!("the type takes field `{name}` twice")),
+            };
+        }
+        let mut parts = Parts { tracer: self, names, left: names.len(), shapes: Vec::new() };
+        let value = visitor.visit_seq(&mut parts)?;
+        let shapes = parts.shapes;
+        if shapes.len() == names.len() {
+            return Ok((value, names.iter().map(|name| Arc::from(*name)).zip(shapes).collect()));
+        }
+        let Some(known) = self.fields.get(&key) else {
+            self.fields.insert(key, Vec::new());
+            return Err(Stop::Again);
+        };
+        let mut names = known.clone();
+        names.dedup();
+        if names.len() != shapes.len() {
+            return unfit("the type names other fields than it reads");
+        }
+        Ok((value, names.into_iter().map(Arc::from).zip(shapes).collect()))
+    }
+}
+
+/// Elements, fields or entries: each is read once and its shape kept.
+struct Parts<'t> {
+    tracer: &'t mut Tracer,
+    names: &'static [&'static str],
+    left: usize,
+    shapes: Vec<Shape>,
+}
+
+impl Parts<'_> {
+    fn one<'de, S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Stop> {
+        let part = u32::try_from(self.shapes.len()).unwrap_or(u32::MAX);
+        let name =
+            self.names.get(self.shapes.len()).map_or_else(|| part.to_string(), |name| (*name).to_owned());
+        let (value, shape) = self.tracer.part(seed, part, &name)?;
+        self.shapes.push(shape);
+        Ok(value)
+    }
+}
+
+impl<'de> de::SeqAccess<'de> for &mut Parts<'_> {
+    type Error = Stop;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        self.one(seed).map(Some)
+    }
+}
+
+impl<'de> de::MapAccess<'de> for &mut Parts<'_> {
+    type Error = Stop;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        self.one(seed).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Stop> {
+        self.one(seed)
+    }
+}
+
+/// The same field, again and again.
+struct Twice<'t> {
+    tracer: &'t mut Tracer,
+    name: &'static str,
+    given: u32,
+}
+
+impl<'de> de::MapAccess<'de> for Twice<'_> {
+    type Error = Stop;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
+        self.given += 1;
+        if self.given > 2 {
+            return Ok(None);
+        }
+        let name: StrDeserializer<'_, Stop> = self.name.into_deserializer();
+        seed.deserialize(name).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Stop> {
+        // Its place among the fields is not known: its sample is found as for any other place.
+        let mut hasher = DefaultHasher::new();
+        self.name.hash(&mut hasher);
+        let part = u32::MAX - (hasher.finish() % 1_000_000) as u32;
+        self.tracer.part(seed, part, self.name).map(|(value, _)| value)
+    }
+}
+
+// Enums
+
+enum QuestionOf {
+    Last(u32),
+    Next(u32),
+    Index(u32),
+    Name(&'static str),
+}
+
+impl Variants {
+    fn is_plain(&self) -> bool {
+        self.last_is_taken == Some(true) && self.next_is_taken == Some(false)
+    }
+
+    fn question(&self, names: &'static [&'static str]) -> Option<QuestionOf> {
+        let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+        if self.last_is_taken.is_none() {
+            return Some(QuestionOf::Last(count.saturating_sub(1)));
+        }
+        if self.next_is_taken.is_none() {
+            return Some(QuestionOf::Next(count));
+        }
+        if self.is_plain() {
+            return None;
+        }
+        if !self.indexes_known {
+            return Some(QuestionOf::Index(u32::try_from(self.by_index.len()).unwrap_or(u32::MAX)));
+        }
+        names.get(self.by_name.len()).map(|name| QuestionOf::Name(name))
+    }
+
+    /// How many variants there are. None for a `Deserialize` written by hand whose indexes are not an enum: it takes
+    /// all of them for the same.
+    fn count(&self, names: &[&str]) -> usize {
+        match self.by_index.len() {
+            _ if self.is_plain() => names.len(),
+            1 if self.repeats && names.len() > 1 => 0,
+            count => count,
+        }
+    }
+
+    /// All names of a variant.
+    fn names_of(&self, index: usize, names: &'static [&'static str]) -> Vec<&'static str> {
+        if self.is_plain() {
+            return names.get(index).copied().into_iter().collect();
+        }
+        let wanted = self.by_index.get(index).copied();
+        names.iter().zip(&self.by_name).filter(|(_, is)| **is == wanted).map(|(name, _)| *name).collect()
+    }
+
+    fn answer(&mut self, question: &QuestionOf, identity: Option<u64>) {
+        match question {
+            QuestionOf::Last(_) => self.last_is_taken = Some(identity.is_some()),
+            QuestionOf::Next(_) => self.next_is_taken = Some(identity.is_some()),
+            QuestionOf::Name(_) => self.by_name.push(identity),
+            QuestionOf::Index(_) => match identity {
+                Some(identity) if !self.by_index.contains(&identity) => self.by_index.push(identity),
+                // A catch-all variant takes every index, so one that says nothing new is the end.
+                again => (self.indexes_known, self.repeats) = (true, again.is_some()),
+            },
+        }
+    }
+}
+
+/// Asks an enum what it takes a number or a name for, and ends the pass.
+struct Question<'k> {
+    known: &'k mut Variants,
+    question: QuestionOf,
+}
+
+impl<'de> de::EnumAccess<'de> for Question<'_> {
+    type Error = Stop;
+    type Variant = reflect::Impossible<Stop>;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), Stop> {
+        let taken = match self.question {
+            QuestionOf::Last(index) | QuestionOf::Next(index) | QuestionOf::Index(index) => {
+                let index: U32Deserializer<Stop> = index.into_deserializer();
+                seed.deserialize(index)
+            }
+            QuestionOf::Name(name) => {
+                let name: StrDeserializer<'_, Stop> = name.into_deserializer();
+                seed.deserialize(name)
+            }
+        };
+        self.known.answer(&self.question, taken.ok().map(|taken| reflect::identity_of(&taken)));
+        Err(Stop::Again)
+    }
+}
+
+/// Picks a variant by its index, as the bytes do.
+struct Pick<'t> {
+    tracer: &'t mut Tracer,
+    key: Key,
+    index: u32,
+    content: &'t mut Option<Content>,
+}
+
+impl<'de> de::EnumAccess<'de> for Pick<'_> {
+    type Error = Stop;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Stop> {
+        let index: U32Deserializer<Stop> = self.index.into_deserializer();
+        Ok((seed.deserialize(index)?, self))
+    }
+}
+
+impl<'de> de::VariantAccess<'de> for Pick<'_> {
+    type Error = Stop;
+
+    fn unit_variant(self) -> Result<(), Stop> {
+        *self.content = Some(Content::Unit);
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Stop> {
+        let (value, shape) = self.tracer.part(seed, 0, "0")?;
+        *self.content = Some(Content::Newtype(shape));
+        Ok(value)
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Stop> {
+        let mut parts = Parts { tracer: self.tracer, names: &[], left: len, shapes: Vec::new() };
+        let value = visitor.visit_seq(&mut parts)?;
+        *self.content = Some(Content::Tuple(parts.shapes));
+        Ok(value)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Stop> {
+        let key = Key { names: fields, ..self.key };
+        let (value, fields) = self.tracer.fields(key, fields, visitor)?;
+        *self.content = Some(Content::Struct(fields));
+        Ok(value)
+    }
+}
+
+// From the graph to the layout
+
+struct Unfold<'t> {
+    tracer: &'t Tracer,
+    /// The composite layouts around this one; `None` for what a variant holds, which is no type of its own.
+    around: Vec<Option<usize>>,
+    parts: usize,
+}
+
+impl Unfold<'_> {
+    fn layout(&mut self, shape: &Shape) -> Result<Layout, LayoutError> {
+        self.parts += 1;
+        if self.parts > PARTS_MAX {
+            return Err(LayoutError::new(format!("the type has more than {PARTS_MAX} parts")));
+        }
+        let id = match shape {
+            Shape::Leaf(layout) => return Ok(layout.clone()),
+            Shape::Node(id) => *id,
+        };
+        if let Some(up) = self.around.iter().rev().position(|around| *around == Some(id)) {
+            return Ok(Layout::Ref(u32::try_from(up + 1).expect("depth is bounded")));
+        }
+        self.around.push(Some(id));
+        let layout = self.node(&self.tracer.graph.nodes[id])?;
+        self.around.pop();
+        Ok(layout)
+    }
+
+    fn node(&mut self, node: &Node) -> Result<Layout, LayoutError> {
+        let unseen = || LayoutError::new("a part of the type was never seen");
+        Ok(match node {
+            Node::Option(inner) => Layout::Option(Box::new(self.layout(inner.as_ref().ok_or_else(unseen)?)?)),
+            Node::Seq(inner) => Layout::Seq(Box::new(self.layout(inner.as_ref().ok_or_else(unseen)?)?)),
+            Node::Map(entry) => {
+                let (key, value) = entry.as_ref().ok_or_else(unseen)?;
+                Layout::Map(Box::new(self.layout(key)?), Box::new(self.layout(value)?))
+            }
+            Node::Tuple(parts) => self.tuple(parts.as_ref().ok_or_else(unseen)?)?,
+            Node::Struct(fields) => self.fields(fields.as_ref().ok_or_else(unseen)?)?,
+            Node::Enum { name, key, variants } => {
+                let known = self.tracer.variants.get(key).ok_or_else(unseen)?;
+                let mut layouts = Vec::new();
+                for (index, content) in variants.iter().enumerate() {
+                    let layout = self.content(content.as_ref().ok_or_else(unseen)?)?;
+                    layouts.push((Arc::from(self.name_of(name, &known.names_of(index, key.names))?), layout));
+                }
+                Layout::Enum(layouts)
+            }
+        })
+    }
+
+    /// What the variant is written as today, where it has other names as well.
+    fn name_of(&self, of: &'static str, names: &[&'static str]) -> Result<&'static str, LayoutError> {
+        let written = names.iter().find(|name| self.tracer.written.contains(&(of, **name)));
+        let name = written.or(names.first()).copied();
+        name.ok_or_else(|| LayoutError::new(format!("a variant of `{of}` has no name")))
+    }
+
+    fn content(&mut self, content: &Content) -> Result<Layout, LayoutError> {
+        match content {
+            Content::Unit => Ok(Layout::Unit),
+            Content::Newtype(shape) => self.layout(shape),
+            Content::Tuple(parts) => self.without_type(|unfold| unfold.tuple(parts)),
+            Content::Struct(fields) => self.without_type(|unfold| unfold.fields(fields)),
+        }
+    }
+
+    fn without_type(
+        &mut self,
+        inside: impl FnOnce(&mut Self) -> Result<Layout, LayoutError>,
+    ) -> Result<Layout, LayoutError> {
+        self.around.push(None);
+        let layout = inside(self)?;
+        self.around.pop();
+        Ok(layout)
+    }
+
+    fn tuple(&mut self, parts: &[Shape]) -> Result<Layout, LayoutError> {
+        parts.iter().map(|part| self.layout(part)).collect::<Result<_, _>>().map(Layout::tuple)
+    }
+
+    fn fields(&mut self, fields: &[(Arc<str>, Shape)]) -> Result<Layout, LayoutError> {
+        let fields = fields.iter().map(|(name, shape)| Ok((Arc::clone(name), self.layout(shape)?)));
+        fields.collect::<Result<_, LayoutError>>().map(Layout::Struct)
+    }
+}

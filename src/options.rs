@@ -1,0 +1,135 @@
+//! Sizes and waits: every limit with its unit, checked once at open.
+
+/// Limits and sizes. Bytes are bytes, `_ms` are milliseconds, `_len` counts items.
+///
+/// ```
+/// use tallystone::Options;
+///
+/// let mut options = Options::default();
+/// options.event_bytes_max = 64 * 1024;
+/// options.overlay_bytes_max = 16 << 20;
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Options {
+    /// Payload of one event. Default 1 MiB, at most 16 MiB.
+    pub event_bytes_max: usize,
+    /// Events in one append. Default 1,024.
+    pub append_events_max: usize,
+    /// One append with all it carries. Default 8 MiB, at most 32 MiB.
+    pub append_bytes_max: usize,
+    /// Name of a stream. Default 256 bytes.
+    pub stream_bytes_max: usize,
+    /// Name of an event type. Default 128 bytes.
+    pub type_bytes_max: usize,
+    /// One tag. Default 256 bytes.
+    pub tag_bytes_max: usize,
+    /// Tags on one event. Default 32.
+    pub tags_len_max: usize,
+    /// A key at least. Default 1 byte.
+    pub key_bytes_min: usize,
+    /// Scope of a key, and the key itself, each. Default 128 bytes.
+    pub key_bytes_max: usize,
+    /// Named parts of a fingerprint. Default 32.
+    pub fingerprint_parts_max: usize,
+    /// A stored answer. Default 1 MiB.
+    pub response_bytes_max: usize,
+    /// Key of a projection row. Default 1 KiB.
+    pub row_key_bytes_max: usize,
+    /// A projection row. Default 1 MiB.
+    pub row_bytes_max: usize,
+    /// Requests that wait for the writer. Default 4,096.
+    pub queue_len_max: usize,
+    /// Bytes that wait for the writer. Default 64 MiB.
+    pub queue_bytes_max: usize,
+    /// How long `append` waits for a place in the queue before it is `Overloaded`. Default 5,000 ms.
+    pub queue_wait_ms_max: u64,
+    /// Commits that share one sync. Default 1,024.
+    pub group_len_max: usize,
+    /// Bytes that share one sync. Default 8 MiB.
+    pub group_bytes_max: usize,
+    /// A segment of the log. The first is `segment_bytes_min`, each next one twice the last, up to this. Default 64 MiB.
+    pub segment_bytes_max: u64,
+    /// The first segment of the log, and the first after a crash. Default 1 MiB.
+    pub segment_bytes_min: u64,
+    /// Memory for what is newer than `state.redb`. Two of them may be held. Default 64 MiB.
+    pub overlay_bytes_max: usize,
+    /// How long a quiet store keeps changes in memory only. Default 1,000 ms. (They are safe in the log.)
+    pub overlay_age_ms_max: u64,
+    /// Page cache of `state.redb`. Default 64 MiB.
+    pub state_cache_bytes: usize,
+    /// How long rows of a view stay readable. Events have no such limit. Default 10,000 ms.
+    pub view_age_ms_max: u64,
+    /// Bytes read at once by long reads. Default 1 MiB.
+    pub page_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            event_bytes_max: 1 << 20,
+            append_events_max: 1024,
+            append_bytes_max: 8 << 20,
+            stream_bytes_max: 256,
+            type_bytes_max: 128,
+            tag_bytes_max: 256,
+            tags_len_max: 32,
+            key_bytes_min: 1,
+            key_bytes_max: 128,
+            fingerprint_parts_max: 32,
+            response_bytes_max: 1 << 20,
+            row_key_bytes_max: 1 << 10,
+            row_bytes_max: 1 << 20,
+            queue_len_max: 4096,
+            queue_bytes_max: 64 << 20,
+            queue_wait_ms_max: 5_000,
+            group_len_max: 1024,
+            group_bytes_max: 8 << 20,
+            segment_bytes_max: 64 << 20,
+            segment_bytes_min: 1 << 20,
+            overlay_bytes_max: 64 << 20,
+            overlay_age_ms_max: 1_000,
+            state_cache_bytes: 64 << 20,
+            view_age_ms_max: 10_000,
+            page_bytes: 1 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// What contradicts itself, one sentence each.
+    pub(crate) fn check(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut within = |name: &str, is: u64, low: u64, high: u64| {
+            if !(low..=high).contains(&is) {
+                wrong.push(format!("options.{name} is {is}, allowed are {low} to {high}"));
+            }
+        };
+        within("event_bytes_max", self.event_bytes_max as u64, 1, 16 << 20);
+        within("append_events_max", self.append_events_max as u64, 1, 1 << 16);
+        within("append_bytes_max", self.append_bytes_max as u64, self.event_bytes_max as u64, 32 << 20);
+        within("stream_bytes_max", self.stream_bytes_max as u64, 1, 4096);
+        within("type_bytes_max", self.type_bytes_max as u64, 1, 4096);
+        within("tag_bytes_max", self.tag_bytes_max as u64, 1, 4096);
+        within("tags_len_max", self.tags_len_max as u64, 0, 1024);
+        within("key_bytes_min", self.key_bytes_min as u64, 1, self.key_bytes_max as u64);
+        within("key_bytes_max", self.key_bytes_max as u64, 1, 4096);
+        within("fingerprint_parts_max", self.fingerprint_parts_max as u64, 1, 1024);
+        within("response_bytes_max", self.response_bytes_max as u64, 0, 16 << 20);
+        within("row_key_bytes_max", self.row_key_bytes_max as u64, 1, 64 << 10);
+        within("row_bytes_max", self.row_bytes_max as u64, 1, 16 << 20);
+        within("queue_len_max", self.queue_len_max as u64, 1, 1 << 20);
+        within("queue_bytes_max", self.queue_bytes_max as u64, self.append_bytes_max as u64, 1 << 40);
+        within("queue_wait_ms_max", self.queue_wait_ms_max, 0, 3_600_000);
+        within("group_len_max", self.group_len_max as u64, 1, 1 << 20);
+        within("group_bytes_max", self.group_bytes_max as u64, 1, 64 << 20);
+        within("segment_bytes_min", self.segment_bytes_min, 4096, self.segment_bytes_max);
+        within("segment_bytes_max", self.segment_bytes_max, 4096, 1 << 40);
+        within("overlay_bytes_max", self.overlay_bytes_max as u64, 4096, 1 << 40);
+        within("overlay_age_ms_max", self.overlay_age_ms_max, 1, 3_600_000);
+        within("state_cache_bytes", self.state_cache_bytes as u64, 1 << 16, 1 << 40);
+        within("view_age_ms_max", self.view_age_ms_max, 1, 3_600_000);
+        within("page_bytes", self.page_bytes as u64, 4096, 256 << 20);
+        wrong
+    }
+}

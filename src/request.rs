@@ -1,0 +1,276 @@
+//! What a caller asks, and what it gets back.
+
+use crate::codec;
+use crate::event::{Event, EventSet, Raw};
+use crate::key::{self, KeyRef};
+use crate::misfit::DecodeError;
+use crate::order::{CommitNo, Position, Timestamp};
+use crate::query::Query;
+use serde::Serialize;
+use std::fmt::{self, Display};
+use std::time::SystemTime;
+
+/// A plain atomic append: all of its events, or none.
+///
+/// With a key it is applied once, and answered the same for as long as the key is kept. Its fingerprint is its own
+/// events, unless [`input`](Self::input) says what else tells two requests apart.
+#[derive(Debug, Clone)]
+#[must_use = "an append does nothing until it is given to a store"]
+pub struct Append {
+    pub(crate) label: String,
+    pub(crate) events: Vec<Raw>,
+    pub(crate) key: Option<RequestKey>,
+    pub(crate) input: Option<Digest>,
+    pub(crate) parts: Vec<(String, Digest)>,
+    pub(crate) response: Option<Vec<u8>>,
+    pub(crate) expected: Vec<(String, Expected)>,
+    pub(crate) conditions: Vec<AppendCondition>,
+    /// The first thing that could not be built; reported when it is appended.
+    pub(crate) fault: Option<(&'static str, String)>,
+}
+
+/// The caller's name for a request, unique within its scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RequestKey {
+    pub scope: String,
+    pub key: String,
+}
+
+/// The events that would change the caller's mind, and since when: the DCB specification's append condition.
+#[derive(Debug, Clone)]
+pub(crate) struct AppendCondition {
+    pub fail_if_events_match: Query,
+    pub after: Option<Position>,
+}
+
+/// 128 bits of BLAKE3 over one part of a fingerprint.
+pub(crate) type Digest = [u8; 16];
+
+/// The part of a fingerprint that stands for the events, or for what `input` named instead.
+pub(crate) const INPUT: &str = "input";
+
+impl Append {
+    /// An append of one event.
+    pub fn event(event: impl EventSet) -> Self {
+        Self::none().and(event)
+    }
+
+    /// An append of one raw event, as tools and imports write it.
+    pub fn raw(event: Raw) -> Self {
+        Self::none().and_raw(event)
+    }
+
+    /// An append of several events of one set. Without any it is refused.
+    pub fn events<E: EventSet>(events: impl IntoIterator<Item = E>) -> Self {
+        events.into_iter().fold(Self::none(), Self::and)
+    }
+
+    fn none() -> Self {
+        Self {
+            label: String::new(),
+            events: Vec::new(),
+            key: None,
+            input: None,
+            parts: Vec::new(),
+            response: None,
+            expected: Vec::new(),
+            conditions: Vec::new(),
+            fault: None,
+        }
+    }
+
+    /// One more event, in the same commit.
+    pub fn and(mut self, event: impl EventSet) -> Self {
+        match event.encode() {
+            Ok(raw) => self.events.push(raw),
+            Err(error) => self.fail("event", error),
+        }
+        self
+    }
+
+    /// One more raw event, in the same commit.
+    pub fn and_raw(mut self, event: Raw) -> Self {
+        self.events.push(event);
+        self
+    }
+
+    /// Names this work in reports and in the conflicts it causes others.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// The key under which this append is applied once. Another scope with the same key is another request.
+    pub fn key(mut self, scope: impl Display, key: impl Into<String>) -> Self {
+        self.key = Some(RequestKey { scope: scope.to_string(), key: key.into() });
+        self
+    }
+
+    /// What tells this request from another with the same key, instead of its events.
+    ///
+    /// Give it where events carry what differs on every try (a time, a new id). `&()` says that nothing matters.
+    pub fn input(mut self, input: &(impl Serialize + ?Sized)) -> Self {
+        match digest(input) {
+            Ok(digest) => self.input = Some(digest),
+            Err(error) => self.fail("input", error),
+        }
+        self
+    }
+
+    /// One more named part of the fingerprint. `KeyReused` names the part that differs.
+    pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
+        match digest(value) {
+            Ok(digest) => self.parts.push((name.into(), digest)),
+            Err(error) => self.fail("part", error),
+        }
+        self
+    }
+
+    /// An answer to store in the commit. A repeated key gets these bytes back.
+    pub fn response(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.response = Some(bytes.into());
+        self
+    }
+
+    /// Refuses with `WrongVersion` unless the stream of `id` is at this version.
+    pub fn expect<E: Event>(mut self, id: &(impl KeyRef<E::Id> + ?Sized), version: Expected) -> Self {
+        match key::text(id) {
+            Ok(id) => self.expected.push((format!("{}/{id}", E::FAMILY), version)),
+            Err(error) => self.fail("stream", error),
+        }
+        self
+    }
+
+    /// The same for a stream by its full name.
+    pub fn expect_stream(mut self, stream: impl Into<String>, version: Expected) -> Self {
+        self.expected.push((stream.into(), version));
+        self
+    }
+
+    /// Refuses with `Conflict` if an event after `after` matches; with `None`, if any event matches.
+    pub fn fail_if_events_match(mut self, query: impl Into<Query>, after: Option<Position>) -> Self {
+        self.conditions.push(AppendCondition { fail_if_events_match: query.into(), after });
+        self
+    }
+
+    fn fail(&mut self, what: &'static str, why: impl Display) {
+        self.fault.get_or_insert_with(|| (what, why.to_string()));
+    }
+
+    /// All parts of the fingerprint, the input first.
+    pub(crate) fn fingerprint(&self) -> Vec<(String, Digest)> {
+        let input = self.input.unwrap_or_else(|| events_digest(&self.events));
+        let mut parts = Vec::with_capacity(1 + self.parts.len());
+        parts.push((INPUT.to_owned(), input));
+        parts.extend(self.parts.iter().cloned());
+        parts
+    }
+}
+
+fn digest(value: &(impl Serialize + ?Sized)) -> Result<Digest, DecodeError> {
+    let bytes = codec::encode(value)?;
+    Ok(cut(blake3::Hasher::new().update(&bytes)))
+}
+
+/// Length-delimited, so that no shift between fields gives the same digest.
+fn events_digest(events: &[Raw]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for event in events {
+        let tags = event.tags();
+        for part in [event.type_name().as_bytes(), event.stream().as_bytes(), event.data()] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        }
+        hasher.update(&(tags.len() as u64).to_le_bytes());
+        for tag in tags.iter() {
+            hasher.update(&(tag.len() as u64).to_le_bytes()).update(tag.as_bytes());
+        }
+    }
+    cut(&hasher)
+}
+
+fn cut(hasher: &blake3::Hasher) -> Digest {
+    let mut digest = Digest::default();
+    hasher.finalize_xof().fill(&mut digest);
+    digest
+}
+
+/// The version a stream must be at. A version is the number of events in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Any version.
+    Any,
+    /// The stream has no event.
+    NoStream,
+    /// The stream has exactly this many events.
+    Exact(u64),
+}
+
+impl Expected {
+    pub(crate) fn holds(self, version: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::NoStream => version == 0,
+            Self::Exact(expected) => version == expected,
+        }
+    }
+}
+
+impl Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any version"),
+            Self::NoStream => f.write_str("no stream"),
+            Self::Exact(version) => write!(f, "version {version}"),
+        }
+    }
+}
+
+/// What an acknowledgement promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Synced to disk before the reply.
+    Sync,
+    /// In memory only: `Store::in_memory`.
+    Memory,
+}
+
+/// Where a commit stands in the order of the store. The same on every retry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The commit.
+    pub commit: CommitNo,
+    /// Its first event.
+    pub first: Position,
+    /// Its last event.
+    pub last: Position,
+    /// The store's time of the commit; never behind the commit before.
+    pub committed_at: SystemTime,
+    /// What the acknowledgement promises.
+    pub durability: Durability,
+}
+
+impl Receipt {
+    pub(crate) fn new(
+        commit: CommitNo,
+        first: Position,
+        last: Position,
+        time: Timestamp,
+        durability: Durability,
+    ) -> Self {
+        Self { commit, first, last, committed_at: time.into(), durability }
+    }
+}
+
+/// An acknowledged commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed<T = Vec<u8>> {
+    /// The stored answer; empty where none was given.
+    pub response: T,
+    /// Where the commit stands.
+    pub receipt: Receipt,
+    /// True when an earlier call with the same key did the work.
+    pub replayed: bool,
+}
