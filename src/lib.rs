@@ -21,6 +21,9 @@ pub mod disk;
 #[cfg(not(feature = "testing"))]
 pub(crate) mod disk;
 
+// Ground.
+pub(crate) mod log;
+
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

@@ -2,6 +2,8 @@
 
 mod clock;
 pub mod disk;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 mod random;
 
 pub use clock::{SimClock, SimEntropy};

@@ -1,0 +1,248 @@
+//! The log: an append-only chain of commits, and the only truth.
+//!
+//! - A commit is readable exactly when its group was written and synced whole.
+//! - Every read verifies a checksum; `open` verifies the chain of the tail, `check` that of the whole log.
+//! - Nothing here knows what a commit means: no rows, no keys, no queries.
+//!
+//! One trait, two forms: [`segments`] on a disk, [`memory`] for tests and short-lived stores.
+
+pub(crate) mod record;
+mod event;
+mod group;
+mod segment;
+mod window;
+mod recover;
+pub(crate) mod segments;
+pub(crate) mod memory;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod hostile;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{OpenError, StorageError, TroubleKind};
+use crate::order::{CommitNo, Position, Timestamp};
+use group::Walk;
+use record::{Commit, Record};
+use std::fmt;
+use std::io;
+use std::ops::Range;
+
+/// Where the log ends: its last commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The last commit; `CommitNo::START` in an empty log.
+    pub commit: CommitNo,
+    /// The last event's position.
+    pub position: Position,
+    /// The last commit's time.
+    pub time: Timestamp,
+    /// The chain up to here.
+    pub hash: Hash,
+}
+
+impl Head {
+    /// The end of an empty log of this store. The chain starts from the store id, so two stores never share one.
+    pub fn empty(store: StoreId) -> Self {
+        let hash = blake3::derive_key("tallystone 2026 log chain", &store.0);
+        Self { commit: CommitNo::START, position: Position::START, time: Timestamp(0), hash: Hash(hash) }
+    }
+}
+
+/// A link of the BLAKE3 chain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hash(pub [u8; 32]);
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The store's own random name, in every frame of its log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StoreId(pub [u8; 16]);
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What a log does. A later form may keep it on other machines: hence the expected head.
+pub(crate) trait Log: Send + Sync + fmt::Debug {
+    /// Whose log this is.
+    fn store(&self) -> StoreId;
+
+    /// The end of what is durable.
+    fn head(&self) -> Head;
+
+    /// Writes one group of commits in one write and syncs it. `commits` follow `expected` without a gap.
+    ///
+    /// After `Io` nothing is known about the group, and every later append is refused with `Io` too. (Only a group over
+    /// 1 GiB, `InvalidInput`, is known to be refused and stops nothing.)
+    ///
+    /// # Panics
+    /// If numbers are not gapless or time runs backwards: before anything is written.
+    fn append(&self, expected: &Head, commits: &[Commit]) -> Result<Head, LogError>;
+
+    /// Whole records in commit order from the one at `from`, up to and including `through`, until `bytes` are read.
+    ///
+    /// At least one record, unless there is none in that range; fewer than `bytes` do not mean the end: only an empty
+    /// page does. Never reads past `head()`. Checksums are verified.
+    fn read(&self, from: Seek, through: CommitNo, bytes: usize) -> Result<Page, LogError>;
+
+    /// Walks the log from the group after `after` to the head, chain and checksums, and calls `step` with each group's page
+    /// and the head after it. `step` may stop the walk with an error of its own.
+    ///
+    /// `NotAtHead` if no group of this log ends with exactly `after`.
+    fn walk(
+        &self,
+        after: &Head,
+        step: &mut dyn FnMut(&Page, &Head) -> Result<(), LogError>,
+    ) -> Result<(), LogError>;
+
+    /// Walks the whole log.
+    fn check(&self, step: &mut dyn FnMut(&Page, &Head) -> Result<(), LogError>) -> Result<(), LogError> {
+        self.walk(&Head::empty(self.store()), step)
+    }
+
+    /// Bytes kept, files held.
+    fn size(&self) -> LogSize;
+
+    /// Says that nothing follows, so that the next open need not distrust the tail. Only a courtesy: it may fail.
+    fn seal(&self) -> Result<(), LogError>;
+}
+
+/// Which record to start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seek {
+    /// The record of this commit.
+    Commit(CommitNo),
+    /// The record that holds the event at this position.
+    Event(Position),
+}
+
+/// Verified records, in one buffer.
+#[derive(Default)]
+pub(crate) struct Page {
+    bytes: Vec<u8>,
+    records: Vec<Range<usize>>,
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "page of {} records", self.records.len())
+    }
+}
+
+impl Page {
+    /// The records, decoded in place. Their checksums have been verified.
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = Result<Record<'_>, record::Malformed>> {
+        self.records.iter().map(|range| Record::decode(&self.bytes[range.clone()]))
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The records of a walk that starts at or before `seek`, and reaches `through` or so far that `bytes` are there.
+    fn from_walk(
+        mut walk: Walk<'_>,
+        seek: Seek,
+        through: CommitNo,
+        bytes: usize,
+    ) -> Result<Vec<Range<usize>>, LogError> {
+        let (mut records, mut taken) = (Vec::new(), 0);
+        while walk.before().commit < through && (records.is_empty() || taken < bytes) {
+            let (commit, position) = (walk.before().commit.next(), walk.before().position.next());
+            let fault = |fault: record::Malformed| LogError::damaged(commit, position, &fault.to_string());
+            let Some(found) = walk.step().map_err(fault)? else { break };
+            // An earlier commit without events ends before the position that it starts with.
+            let wanted = match seek {
+                Seek::Commit(commit) => found.fixed.commit >= commit,
+                Seek::Event(position) => found.fixed.last() >= position,
+            };
+            if wanted {
+                taken += found.body.len();
+                records.push(found.body);
+            }
+        }
+        let Head { commit, position, .. } = *walk.before();
+        if records.is_empty() && commit < through {
+            return Err(LogError::damaged(commit.next(), position.next(), "no record where one must be"));
+        }
+        Ok(records)
+    }
+}
+
+/// How large a log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct LogSize {
+    pub files: u64,
+    /// Bytes on disk, preallocated ones included.
+    pub bytes: u64,
+}
+
+/// Why the log did not do it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogError {
+    /// Bytes that were durable do not read back as they were written.
+    #[error("log damaged at commit {commit}, position {position}: {what}")]
+    Corrupt { commit: CommitNo, position: Position, what: String },
+    /// Written by a later version.
+    #[error("log format {is}, this version knows {known}")]
+    NewerFormat { is: u32, known: u32 },
+    /// Not a log of ours.
+    #[error("{0}")]
+    NotALog(String),
+    /// The caller's head is not the log's.
+    #[error("the log is at commit {is}, not at {expected}")]
+    NotAtHead { is: CommitNo, expected: CommitNo },
+    /// The disk.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl LogError {
+    fn damaged(commit: CommitNo, position: Position, what: &str) -> Self {
+        Self::Corrupt { commit, position, what: what.to_owned() }
+    }
+}
+
+/// The event at `position` is not where the index and the head say it is.
+pub(crate) fn missing(position: Position) -> LogError {
+    let what = "no event where one must be".to_owned();
+    LogError::Corrupt { commit: CommitNo::START, position, what }
+}
+
+impl From<record::Malformed> for LogError {
+    fn from(malformed: record::Malformed) -> Self {
+        Self::Corrupt { commit: CommitNo::START, position: Position::START, what: malformed.to_string() }
+    }
+}
+
+impl From<LogError> for StorageError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Io(source) => Self::io("the log could not be read or written", source),
+            damage => Self::new(TroubleKind::Log, damage.to_string()),
+        }
+    }
+}
+
+impl From<record::Malformed> for StorageError {
+    fn from(malformed: record::Malformed) -> Self {
+        LogError::from(malformed).into()
+    }
+}
+
+impl From<LogError> for OpenError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Corrupt { commit, position, what } => Self::Corrupt { position, commit, what },
+            LogError::NewerFormat { is, known } => Self::NewerFormat { is, known },
+            error => Self::Storage(error.into()),
+        }
+    }
+}

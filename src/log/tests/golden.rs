@@ -1,0 +1,114 @@
+//! Format version 1, pinned: these files were written once and must be written and read like this for ever.
+//!
+//! - `golden/` holds a finished segment, and one that is in use and sealed.
+
+use super::super::record::{Commit, Fold, KeyPart, LayoutDecl, Payload, StoredEvent};
+use super::super::segments::{LogOptions, Prepare, SegmentLog};
+use super::super::{Head, Log, StoreId};
+use super::disk::MapDisk;
+use super::{dir, segment, served};
+use crate::order::{CommitNo, Position, Timestamp};
+use std::path::Path;
+
+const STORE: StoreId = StoreId(*b"a golden store!!");
+const OPTIONS: LogOptions =
+    LogOptions { segment_bytes_min: 1024, segment_bytes: 1024, prepare: Prepare::AtNeed };
+const FILES: [(u64, &[u8]); 2] = [
+    (1, include_bytes!("../golden/00000000000000000001.log")),
+    (5, include_bytes!("../golden/00000000000000000005.log")),
+];
+/// The chain after the last commit, its first bytes.
+const CHAIN: &str = "e5e5f912d570";
+
+fn account(position: u64) -> StoredEvent {
+    StoredEvent {
+        type_name: "Account.Opened".into(),
+        schema: 1,
+        codec: 1,
+        stream: format!("Account/{position}"),
+        stream_version: 1,
+        tags: vec!["owner:ana".into(), "branch:zürich".into()],
+        data: vec![3, 0, 0, 0, 0, 0, 0, 0, b'a', b'n', b'a'],
+    }
+}
+
+fn money(position: u64) -> StoredEvent {
+    let (type_name, data) = ("Account.Paid".into(), br#"{"cents":700}"#.to_vec());
+    StoredEvent {
+        type_name,
+        schema: 2,
+        codec: 2,
+        stream_version: 2,
+        tags: Vec::new(),
+        data,
+        ..account(position)
+    }
+}
+
+/// Every section, a commit without events, groups of one and of more.
+fn groups() -> Vec<Vec<Commit>> {
+    let bare = |commit, first, time| Commit {
+        commit: CommitNo(commit),
+        first: Position(first),
+        time: Timestamp(time),
+        label: String::new(),
+        layouts: Vec::new(),
+        key: None,
+        response: None,
+        events: Vec::new(),
+        folds: Vec::new(),
+    };
+    let layout = LayoutDecl { type_name: "Account.Opened".into(), schema: 1, layout: "{owner:str}".into() };
+    let parts = vec![("owner".into(), [0x11; 16]), ("branch".into(), [0x22; 16])];
+    let full = Commit {
+        label: "open account".into(),
+        layouts: vec![layout.clone(), LayoutDecl { type_name: "Account.Paid".into(), schema: 2, ..layout }],
+        key: Some(KeyPart { scope: "http".into(), key: "7f3a".into(), parts }),
+        response: Some(Payload { codec: 2, bytes: br#"{"ok":true}"#.to_vec() }),
+        events: vec![account(1), money(1)],
+        folds: vec![Fold { projection: 1, digest: 0x0102_0304_0506_0708 }, Fold { projection: 2, digest: 9 }],
+        ..bare(1, 1, 1_700_000_000_000_000)
+    };
+    let silent = bare(2, 3, 1_700_000_000_000_000);
+    let one = Commit { events: vec![account(3)], ..bare(3, 3, 1_700_000_000_000_001) };
+    let answered = Commit {
+        response: Some(Payload { codec: 1, bytes: Vec::new() }),
+        ..bare(4, 4, 1_700_000_000_500_000)
+    };
+    let last = Commit { label: "pay".into(), events: vec![money(4)], ..bare(5, 4, 1_700_000_001_000_000) };
+    vec![vec![full], vec![silent, one, answered], vec![last]]
+}
+
+fn write(log: &dyn Log) {
+    for group in groups() {
+        log.append(&log.head(), &group).unwrap();
+    }
+    log.seal().unwrap();
+}
+
+fn written() -> MapDisk {
+    let disk = MapDisk::default();
+    disk.put_dir(Path::new("/store"));
+    SegmentLog::create(&disk.shared(), dir(), STORE, &OPTIONS).unwrap();
+    write(&SegmentLog::open(&disk.shared(), dir(), OPTIONS, None).unwrap().0);
+    disk
+}
+
+#[test]
+fn the_writer_makes_these_bytes() {
+    let golden = FILES.map(|(first, bytes)| (segment(first), bytes.to_vec()));
+    assert!(written().files().into_iter().eq(golden), "format version 1 has changed");
+}
+
+#[test]
+fn the_reader_reads_these_bytes() {
+    let disk = MapDisk::default();
+    disk.put_dir(dir());
+    FILES.iter().for_each(|&(first, bytes)| disk.put(&segment(first), bytes));
+    let (log, opened) = SegmentLog::open(&disk.shared(), dir(), OPTIONS, None).unwrap();
+    assert_eq!(opened, Default::default());
+    assert_eq!(served(&log).unwrap(), groups().concat());
+    let Head { commit, position, time, hash } = log.head();
+    assert_eq!((commit.0, position.0, time.0), (5, 4, 1_700_000_001_000_000));
+    assert_eq!(format!("{hash:?}"), CHAIN);
+}

@@ -1,0 +1,168 @@
+//! Records: one meaning, one spelling, and nothing else decodes.
+
+use super::super::hostile;
+use super::super::record::{Commit, Fold, KeyPart, LayoutDecl, Payload, Record, StoredEvent, check};
+use super::STORE;
+use crate::order::{CommitNo, Position, Timestamp};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["[a-zA-Z/:. é]{0,12}", any::<String>()]
+}
+
+fn event() -> impl Strategy<Value = StoredEvent> {
+    let tags = vec(text(), 0..4);
+    (text(), any::<u16>(), any::<u8>(), text(), any::<u64>(), tags, vec(any::<u8>(), 0..40)).prop_map(
+        |(type_name, schema, codec, stream, stream_version, tags, data)| StoredEvent {
+            type_name,
+            schema,
+            codec,
+            stream,
+            stream_version,
+            tags,
+            data,
+        },
+    )
+}
+
+fn key() -> impl Strategy<Value = KeyPart> {
+    (text(), text(), vec((text(), any::<[u8; 16]>()), 0..3)).prop_map(|(scope, key, parts)| KeyPart {
+        scope,
+        key,
+        parts,
+    })
+}
+
+fn layout() -> impl Strategy<Value = LayoutDecl> {
+    (text(), any::<u16>(), text()).prop_map(|(type_name, schema, layout)| LayoutDecl {
+        type_name,
+        schema,
+        layout,
+    })
+}
+
+fn commit() -> impl Strategy<Value = Commit> {
+    let numbers = (1..u64::MAX / 2, 1..u64::MAX / 2, any::<u64>());
+    let response = option::of(
+        (any::<u8>(), vec(any::<u8>(), 0..20)).prop_map(|(codec, bytes)| Payload { codec, bytes }),
+    );
+    let fold = (any::<u32>(), any::<u64>()).prop_map(|(projection, digest)| Fold { projection, digest });
+    let parts =
+        (text(), vec(layout(), 0..3), option::of(key()), response, vec(event(), 0..4), vec(fold, 0..3));
+    (numbers, parts).prop_map(|((commit, first, time), (label, layouts, key, response, events, folds))| {
+        Commit {
+            commit: CommitNo(commit),
+            first: Position(first),
+            time: Timestamp(time),
+            label,
+            layouts,
+            key,
+            response,
+            events,
+            folds,
+        }
+    })
+}
+
+fn framed(commit: &Commit) -> Vec<u8> {
+    let mut framed = Vec::new();
+    commit.encode_into(STORE, &mut framed);
+    framed
+}
+
+proptest! {
+    #[test]
+    fn a_commit_survives_its_encoding(commit in commit()) {
+        let framed = framed(&commit);
+        prop_assert_eq!(framed.len() % 8, 0);
+        let (body, rest) = check(STORE, &framed).unwrap();
+        prop_assert!(rest.is_empty());
+        let record = Record::decode(body).unwrap();
+        prop_assert_eq!((record.commit(), record.last()), (commit.commit, commit.last()));
+        prop_assert_eq!(record.events().count(), record.fixed.events as usize);
+        let positions: Vec<u64> = record.events().map(|event| event.position.0).collect();
+        prop_assert_eq!(positions, (commit.first.0..=commit.last().0).collect::<Vec<_>>());
+        prop_assert_eq!(record.to_commit(), commit);
+    }
+
+    #[test]
+    fn a_damaged_body_is_refused_or_canonical(commit in commit(), at: prop::sample::Index, byte: u8, cut: bool) {
+        let framed = framed(&commit);
+        let mut body = check(STORE, &framed).unwrap().0.to_vec();
+        let at = at.index(body.len());
+        if cut { body.truncate(at) } else { body[at] = byte }
+        hostile::record(&body);
+    }
+
+    #[test]
+    fn any_bytes_are_refused_or_canonical(bytes in vec(any::<u8>(), 0..200)) {
+        hostile::record(&bytes);
+        let _ = check(STORE, &bytes);
+    }
+
+    #[test]
+    fn sections_of_any_kind_and_content_are_refused_or_canonical(
+        events in 0u32..3,
+        sections in vec((0u8..9, vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..30)), 0..5),
+    ) {
+        let mut body = [1u64, 1, 1].map(u64::to_le_bytes).concat();
+        body.extend(events.to_le_bytes());
+        for (kind, content) in sections {
+            body.push(kind);
+            body.extend((content.len() as u32).to_le_bytes());
+            body.extend(content);
+        }
+        hostile::record(&body);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn every_flipped_bit_of_a_framed_record_is_refused(commit in commit()) {
+        let framed = framed(&commit);
+        for bit in 0..framed.len() * 8 {
+            let mut flipped = framed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(check(STORE, &flipped).is_err(), "bit {}", bit);
+        }
+    }
+}
+
+#[test]
+fn a_record_of_another_store_is_refused() {
+    let framed = framed(&super::commit(&super::Head::empty(STORE), 2, 4));
+    assert!(check(super::StoreId([1; 16]), &framed).is_err());
+}
+
+fn refused(change: impl FnOnce(&mut Vec<u8>)) -> &'static str {
+    let framed = framed(&super::commit(&super::Head::empty(STORE), 1, 12));
+    let mut body = check(STORE, &framed).unwrap().0.to_vec();
+    change(&mut body);
+    Record::decode(&body).unwrap_err().what
+}
+
+#[test]
+fn an_unknown_section_is_refused_and_not_skipped() {
+    let what = refused(|body| body.extend([7, 1, 0, 0, 0, 42]));
+    assert_eq!(what, "unknown section, of a later version");
+}
+
+#[test]
+fn a_section_out_of_order_is_refused() {
+    assert_eq!(refused(|body| body.extend([6, 1, 0, 0, 0, 42])), "section out of order");
+}
+
+#[test]
+fn trailing_bytes_are_refused() {
+    assert_eq!(refused(|body| body.push(9)), "ends too early");
+    assert_eq!(refused(|body| body.extend([9, 0, 0, 0, 0])), "empty section");
+}
+
+#[test]
+fn a_hostile_length_is_refused_without_allocating() {
+    assert_eq!(refused(|body| body[29..33].copy_from_slice(&[0xff; 4])), "length past the end");
+    assert_eq!(refused(|body| body[24..28].copy_from_slice(&[0xff; 4])), "ends too early");
+}
