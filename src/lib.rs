@@ -1,4 +1,85 @@
 //! An embedded, event-sourced consistency store: events are claims, and this store keeps proving them against the work.
+//!
+//! A service opens a store in its own process, and gets
+//!
+//! - **appends** of typed events with idempotency keys, under strictly serializable single-writer commits;
+//! - **projections** that derive rows from events, in the same commit;
+//! - **views**: consistent reads of events and rows at one position, that never block the writer;
+//! - **`verify`**: log, indexes, keys and rows compared with one another, and **`recover`** after the disk has failed.
+//!
+//! One commit makes the key, its answer, the events and the rows durable together. Everything but the log is derived, and can be
+//! thrown away: it is folded from the log again.
+//!
+//! # A first store
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use tallystone::prelude::*;
+//!
+//! // A serde enum (or struct) is a family of events. Names and layouts come from the derive.
+//! #[derive(Serialize, Deserialize)]
+//! enum Seat {
+//!     Taken { seat: u32, by: String },
+//!     Freed { seat: u32 },
+//! }
+//! impl Event for Seat {
+//!     const FAMILY: &str = "seat";
+//!     type Id = u32;
+//!     fn id(&self) -> u32 {
+//!         let (Seat::Taken { seat, .. } | Seat::Freed { seat }) = self;
+//!         *seat
+//!     }
+//! }
+//!
+//! // Rows folded from them, in the same commit. A fold may refuse.
+//! struct Plan;
+//! impl Projection for Plan {
+//!     const NAME: &str = "plan";
+//!     type Event = Seat;
+//!     type Key = u32;
+//!     type Row = String;
+//!     fn fold(event: &Seat, rows: &mut Rows<Self>) -> Folded {
+//!         match event {
+//!             Seat::Taken { seat, .. } if rows.get(seat)?.is_some() => Err(FoldError::refuse("taken")),
+//!             Seat::Taken { seat, by } => rows.put(*seat, by.clone()),
+//!             Seat::Freed { seat } => rows.remove(seat),
+//!         }
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Error> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("theatre");
+//! let store = Store::open_or_create(&path, Setup::new().inline::<Plan>())?;
+//! let take = |by: &str| Append::event(Seat::Taken { seat: 7, by: by.into() });
+//!
+//! // The client may ask again as often as it likes: it is done once.
+//! let first = store.append(take("ana").key("ana", "request-1"))?;
+//! let again = store.append(take("ana").key("ana", "request-1"))?;
+//! assert!(again.replayed && again.receipt == first.receipt);
+//!
+//! // Example: the fold refuses, and nothing is written.
+//! let refused = store.append(take("bo").key("bo", "request-1"));
+//! assert!(matches!(refused, Err(AppendError::Fold { projection: "plan", .. })));
+//!
+//! let view = store.view()?;
+//! assert_eq!(view.row::<Plan>(&7)?.as_deref(), Some("ana"));
+//! for event in view.query::<Seat>(QueryItem::family::<Seat>().only(["Taken"])) {
+//!     println!("position {}", event?.position);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it is not
+//!
+//! One process at a time, one writer, no server, no query language. Effects, processes and invariant checkers come next and are
+//! not here yet.
+//!
+//! # Features
+//!
+//! - `json`: raw appends of JSON by type name, payloads shown as JSON.
+//! - `testing`: a simulated disk with power cuts and faults, a clock that tests move, a reference model.
 
 // Values: what crosses the API.
 pub mod order;
@@ -21,8 +102,24 @@ pub mod disk;
 #[cfg(not(feature = "testing"))]
 pub(crate) mod disk;
 
-// Ground.
+// Ground, and what is derived from it.
 pub(crate) mod log;
+pub(crate) mod state;
+
+// Rules: what one commit must do or respect.
+pub(crate) mod idempotency;
+pub mod projection;
+
+// The path of a commit.
+pub mod setup;
+pub(crate) mod commit;
+pub(crate) mod writer;
+
+// Behind it, and before it.
+pub(crate) mod recovery;
+pub mod view;
+pub(crate) mod verify;
+pub mod store;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -30,3 +127,20 @@ pub mod testing;
 pub use error::Error;
 pub use options::Options;
 pub use order::{CommitNo, Position, Timestamp};
+pub use setup::Setup;
+pub use store::Store;
+pub use verify::{Bad, VerifyReport};
+
+/// What most programs need.
+pub mod prelude {
+    pub use crate::error::{AppendError, Error, FoldError, OpenError, ReadError};
+    pub use crate::event::{Event, EventSet, Raw, Sequenced, Tags};
+    pub use crate::order::Position;
+    pub use crate::projection::{Folded, Projection, Rows};
+    pub use crate::query::{Query, QueryItem};
+    pub use crate::request::{Append, Committed, Expected, Receipt};
+    pub use crate::setup::Setup;
+    pub use crate::store::Store;
+    pub use crate::view::View;
+}
+

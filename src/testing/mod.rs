@@ -8,3 +8,22 @@ mod random;
 
 pub use clock::{SimClock, SimEntropy};
 pub use disk::{Cut, Fault, Faults, ImagePolicy, Op, SimDisk, Stats};
+
+/// Nothing is appended outside a commit: what reads cannot write.
+///
+/// ```compile_fail,E0599
+/// # fn f(store: tallystone::Store, event: tallystone::event::Raw) -> Result<(), tallystone::Error> {
+/// store.view()?.append(event);
+/// # Ok(()) }
+/// ```
+///
+/// And an event is not given to the store, but an append, which is one commit:
+///
+/// ```compile_fail,E0308
+/// # fn f(store: tallystone::Store, event: tallystone::event::Raw) -> Result<(), tallystone::Error> {
+/// store.append(event)?;
+/// # Ok(()) }
+/// ```
+#[doc(hidden)]
+#[cfg(feature = "testing")]
+pub mod row_001_03_nothing_is_appended_outside_a_commit {}

@@ -1,0 +1,282 @@
+//! One request, step by step: decide, then apply.
+//!
+//! - Everything that can say no comes before anything that changes: [`Group::decide`] only reads, and [`Group::take`] cannot
+//!   refuse.
+//! - Deterministic: a function of the published state, the group so far, the request and one clock reading. No threads, no
+//!   files, no clock, no randomness in here.
+//! - Later requests of a group see the earlier ones; a refused one leaves no trace.
+
+pub(crate) mod request;
+
+use crate::error::{AppendError, StorageError};
+use crate::idempotency::{self, Recalled};
+use crate::log::record::{Commit, KeyPart, LayoutDecl, Payload, StoredEvent};
+use crate::log::{Log, Seek};
+use crate::order::{CommitNo, Position, Timestamp};
+use crate::projection::{self, At, FoldFailure, Limits, Projections, Step};
+use crate::request::{Committed, Durability, Receipt};
+use crate::state::Published;
+use crate::state::keys::KeyIndex;
+use crate::state::layer::{Direction, Layer, Layers, Span};
+use crate::state::overlay::Delta;
+use request::Request;
+use std::sync::Arc;
+
+/// What decisions are made by: fixed while the store is open.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub projections: Projections,
+    pub families: crate::setup::Families,
+    pub limits: Limits,
+    pub durability: Durability,
+}
+
+/// Requests that share one write and one sync.
+pub(crate) struct Group<'a> {
+    rules: &'a Rules,
+    log: &'a dyn Log,
+    keys: &'a KeyIndex,
+    /// One for the whole group: its base never moves under a decision.
+    published: Arc<Published>,
+    delta: Delta,
+    commits: Vec<Commit>,
+    position: Position,
+    time: Timestamp,
+}
+
+/// What was decided of a request. Nothing has changed yet.
+pub(crate) enum Decision {
+    /// An earlier commit answers it.
+    Replay(Committed),
+    /// It is to be committed.
+    Commit(Box<Draft>),
+}
+
+/// Everything one request would change.
+pub(crate) struct Draft {
+    commit: Commit,
+    delta: Delta,
+}
+
+impl<'a> Group<'a> {
+    pub fn new(rules: &'a Rules, log: &'a dyn Log, keys: &'a KeyIndex, published: Arc<Published>) -> Self {
+        let (position, time) = (published.head.position, published.head.time);
+        Self { rules, log, keys, published, delta: Delta::default(), commits: Vec::new(), position, time }
+    }
+
+    /// Decides one request against the state and the group so far. Everything that can refuse happens here, in this order.
+    pub fn decide(&self, request: Request, now: Timestamp) -> Result<Decision, AppendError> {
+        if let Some(answer) = self.recall(&request)? {
+            return Ok(Decision::Replay(answer));
+        }
+        self.check_versions(&request)?;
+        self.check_conditions(&request)?;
+        let mut draft = self.sequence(request, now)?;
+        self.declare(&mut draft);
+        self.fold(&mut draft)?;
+        Ok(Decision::Commit(Box::new(draft)))
+    }
+
+    /// Takes a decided draft into the group. Cannot refuse.
+    pub fn take(&mut self, draft: Draft) -> Committed {
+        let Draft { commit, delta } = draft;
+        assert_eq!(commit.commit, self.next_commit(), "commit numbers are gapless");
+        assert_eq!(commit.first, self.position.next(), "positions are gapless");
+        self.position = commit.last();
+        self.time = commit.time;
+        self.delta.absorb(delta);
+        let receipt =
+            Receipt::new(commit.commit, commit.first, commit.last(), commit.time, self.rules.durability);
+        let response = commit.response.as_ref().map_or_else(Vec::new, |response| response.bytes.clone());
+        self.commits.push(commit);
+        Committed { response, receipt, replayed: false }
+    }
+
+    /// What the group would write.
+    pub fn commits(&self) -> &[Commit] {
+        &self.commits
+    }
+
+    /// What the group changes, once it is durable.
+    pub fn into_delta(self) -> Delta {
+        self.delta
+    }
+
+    fn next_commit(&self) -> CommitNo {
+        CommitNo(self.published.head.commit.0 + self.commits.len() as u64 + 1)
+    }
+
+    /// Reads the state as this group has changed it, with `scratch` on top.
+    fn read<T>(&self, scratch: &Delta, read: impl FnOnce(Layers<'_>) -> T) -> T {
+        let above: [&dyn Layer; 2] = [scratch, &self.delta];
+        self.published.read(&above, |layers| {
+            read(Layers { commit: CommitNo(u64::MAX), position: Position(u64::MAX), ..layers })
+        })
+    }
+
+    // ---- the steps of `decide` ----
+
+    /// A key that was used before answers at once.
+    fn recall(&self, request: &Request) -> Result<Option<Committed>, AppendError> {
+        let Some(keyed) = &request.keyed else { return Ok(None) };
+        let durability = self.rules.durability;
+        let recalled = if let Some(commit) = self.delta.keys.get(&keyed.term) {
+            idempotency::judge(self.in_group(*commit), keyed, durability)
+        } else if let Some(commit) = self.keys.get(keyed.term, self.published.head.commit) {
+            idempotency::recall(self.log, commit, keyed, durability)?
+        } else {
+            return Ok(None);
+        };
+        match recalled {
+            Recalled::Same(answer) => Ok(Some(answer)),
+            Recalled::Reused { part, commit } => Err(AppendError::KeyReused { part, commit }),
+            // 128 keyed bits met: never seen, and refusing is the only answer that keeps both keys' promises.
+            Recalled::Other => Err(AppendError::Invalid { what: "key", why: "its hash is taken".into() }),
+        }
+    }
+
+    fn in_group(&self, commit: CommitNo) -> &Commit {
+        &self.commits[(commit.0 - self.published.head.commit.0 - 1) as usize]
+    }
+
+    fn check_versions(&self, request: &Request) -> Result<(), AppendError> {
+        for expectation in &request.expected {
+            let term = expectation.term;
+            let is = self.read(&Delta::default(), |layers| layers.stream_version(term))?;
+            if !expectation.version.holds(is) {
+                let (stream, expected) = (expectation.stream.clone(), expectation.version);
+                let last = self.read(&Delta::default(), |layers| {
+                    layers.positions(term, everything(), Direction::Backward, 1)
+                })?;
+                return Err(AppendError::WrongVersion { stream, expected, is, last: last.first().copied() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Only what came after the caller's own check is asked here.
+    fn check_conditions(&self, request: &Request) -> Result<(), AppendError> {
+        for condition in &request.conditions {
+            let span = Span { after: condition.checked, through: self.position };
+            let matching = self.read(&Delta::default(), |layers| {
+                condition.plan.positions(layers, span, Direction::Forward, 1)
+            })?;
+            if let Some(position) = matching.first() {
+                return Err(self.conflict(*position)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, position: Position) -> Result<AppendError, StorageError> {
+        let here = self.commits.iter().find(|commit| position <= commit.last() && position >= commit.first);
+        match here {
+            Some(commit) => {
+                let event = &commit.events[(position.0 - commit.first.0) as usize];
+                let (type_name, stream) = (event.type_name.clone(), event.stream.clone());
+                Ok(AppendError::Conflict { position, type_name, stream, label: commit.label.clone() })
+            }
+            None => conflict_at(self.log, position, self.published.head.commit),
+        }
+    }
+
+    /// Gives commit number, positions, stream versions and time, and indexes the events.
+    fn sequence(&self, request: Request, now: Timestamp) -> Result<Draft, StorageError> {
+        let Request { append, keyed, events: terms, .. } = request;
+        let mut delta = Delta::default();
+        let first = self.position.next();
+        let mut events = Vec::with_capacity(append.events.len());
+        for (index, (raw, terms)) in append.events.into_iter().zip(terms).enumerate() {
+            let position = Position(first.0 + index as u64);
+            let stream_version = self.read(&delta, |layers| layers.stream_version(terms.stream))? + 1;
+            delta.post(terms.stream, stream_version, position);
+            terms.others.iter().for_each(|term| delta.post(*term, 0, position));
+            events.push(StoredEvent::new(raw, stream_version));
+        }
+        let commit = self.next_commit();
+        if let Some(keyed) = &keyed {
+            delta.keys.insert(keyed.term, commit);
+        }
+        let commit = Commit {
+            commit,
+            first,
+            // A clock that runs backwards never takes the store with it.
+            time: now.max(self.time),
+            label: append.label,
+            layouts: Vec::new(),
+            key: keyed.map(|keyed| KeyPart {
+                scope: keyed.key.scope,
+                key: keyed.key.key,
+                parts: keyed.parts,
+            }),
+            response: append.response.map(|bytes| Payload { codec: 0, bytes }),
+            events,
+            folds: Vec::new(),
+        };
+        Ok(Draft { commit, delta })
+    }
+
+    /// Puts the layout of each type into the log before, or with, its first payload.
+    fn declare(&self, draft: &mut Draft) {
+        for event in &draft.commit.events {
+            let Some(layout) = self.rules.families.layout(event) else { continue };
+            let declared =
+                |decl: &LayoutDecl| decl.type_name == event.type_name && decl.schema == event.schema;
+            let known = self
+                .published
+                .layouts
+                .get(&event.type_name)
+                .is_some_and(|all| all.contains_key(&event.schema));
+            if known || self.delta.layouts.iter().any(declared) || draft.commit.layouts.iter().any(declared) {
+                continue;
+            }
+            let (type_name, layout) = (event.type_name.clone(), layout.to_owned());
+            draft.commit.layouts.push(LayoutDecl { type_name, schema: event.schema, layout });
+        }
+        draft.delta.layouts.clone_from(&draft.commit.layouts);
+    }
+
+    /// Folds the events into the inline projections, and digests what that changed.
+    fn fold(&self, draft: &mut Draft) -> Result<(), AppendError> {
+        if self.rules.projections.is_empty() {
+            return Ok(());
+        }
+        for (index, event) in draft.commit.events.iter().enumerate() {
+            let position = Position(draft.commit.first.0 + index as u64);
+            let mut step = Step {
+                at: At { commit: draft.commit.commit, position, time: draft.commit.time },
+                limits: self.rules.limits,
+                published: &self.published,
+                group: &self.delta,
+                scratch: &mut draft.delta,
+            };
+            let raw = event
+                .borrowed()
+                .map_err(|error| AppendError::Invalid { what: "event", why: error.to_string() })?;
+            self.rules.projections.fold(&raw, &mut step).map_err(|failure| match failure {
+                FoldFailure::Refused { projection, why } => AppendError::Fold { projection, index, why },
+                FoldFailure::Storage(error) => AppendError::Storage(error),
+            })?;
+        }
+        draft.commit.folds = projection::digests(&draft.delta);
+        Ok(())
+    }
+}
+
+fn everything() -> Span {
+    Span { after: Position::START, through: Position(u64::MAX) }
+}
+
+/// The refusal that names the event at `position`.
+pub(crate) fn conflict_at(
+    log: &dyn Log,
+    position: Position,
+    through: CommitNo,
+) -> Result<AppendError, StorageError> {
+    let page = log.read(Seek::Event(position), through, 0)?;
+    let record = page.records().next().ok_or_else(|| crate::log::missing(position))??;
+    let event = record.events().find(|event| event.position == position);
+    let event = event.ok_or_else(|| crate::log::missing(position))?;
+    let (type_name, stream) = (event.type_name.into(), event.stream.into());
+    Ok(AppendError::Conflict { position, type_name, stream, label: record.label().into() })
+}

@@ -1,0 +1,435 @@
+//! Typed rows folded from events.
+//!
+//! - A fold is a function of the event and the rows, nothing else: folding the log again gives the same rows.
+//! - Its writes go to a scratch layer. If it refuses, fails or panics, the layer is dropped whole.
+//! - What it changed is digested into the commit record, so that a refold with other code is noticed.
+
+use crate::codec;
+use crate::error::{DecodeError, FoldError, LayoutError, StorageError};
+use crate::event::{EventSet, Family, RawRef};
+use crate::key::{self, Key, KeyRef};
+use crate::layout::{self, Layout};
+use crate::log::record::Fold;
+use crate::order::{CommitNo, Position, Timestamp};
+use crate::state::Published;
+use crate::state::layer::{Direction, KeyRange, Layers, RowEntry, RowVersion};
+use crate::state::overlay::Delta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::any::TypeId;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What a fold returns.
+pub type Folded = Result<(), FoldError>;
+
+/// One table, its key, its row, and the fold that fills it. A type, not a value: a fold has no state to hide.
+///
+/// Change `fold`, `Key` or `Row`, and raise `VERSION`: rows of another version are folded again from the log.
+pub trait Projection: Sized + Send + Sync + 'static {
+    /// Its name, unique in the store.
+    const NAME: &'static str;
+    /// Its version. Another version means other rows.
+    const VERSION: u32 = 1;
+    /// What it folds: one family, or several with [`any_of!`](crate::any_of).
+    type Event: EventSet;
+    /// The key of its rows: any serde value with an order.
+    type Key: Key;
+    /// Its rows.
+    type Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+
+    /// Changes rows as the event says.
+    ///
+    /// # Errors
+    ///
+    /// An inline projection that returns an error refuses the append; nothing of it is written.
+    fn fold(event: &Self::Event, rows: &mut Rows<'_, Self>) -> Folded;
+}
+
+/// The rows of a projection while it folds one event.
+pub struct Rows<'a, P> {
+    table: &'a mut dyn Table,
+    projection: PhantomData<P>,
+}
+
+impl<P: Projection> Rows<'_, P> {
+    /// The row, if there is one.
+    pub fn get(&self, key: &(impl KeyRef<P::Key> + ?Sized)) -> Result<Option<P::Row>, FoldError> {
+        let key = row_key_within(self.table, key)?;
+        self.table.get(&key)?.map(|version| decode_row::<P>(&version)).transpose()
+    }
+
+    /// Writes the row.
+    pub fn put(&mut self, key: P::Key, row: P::Row) -> Folded {
+        let key = row_key_within(self.table, &key)?;
+        self.put_encoded(key, &row)
+    }
+
+    fn put_encoded(&mut self, key: Vec<u8>, row: &P::Row) -> Folded {
+        let value = codec::encode(row).map_err(|error| FoldError::refuse(format!("row: {error}")))?;
+        let limit = self.table.limits().row_bytes;
+        if value.len() > limit {
+            return Err(FoldError::refuse(format!("row has {} bytes, the limit is {limit}", value.len())));
+        }
+        self.table.put(key, Some(Arc::from(value)));
+        Ok(())
+    }
+
+    /// Removes the row, if there is one.
+    pub fn remove(&mut self, key: &(impl KeyRef<P::Key> + ?Sized)) -> Folded {
+        let key = row_key_within(self.table, key)?;
+        if self.table.get(&key)?.is_some() {
+            self.table.put(key, None);
+        }
+        Ok(())
+    }
+
+    /// Changes the row, starting from the default where there is none.
+    pub fn update(&mut self, key: P::Key, change: impl FnOnce(&mut P::Row)) -> Folded
+    where
+        P::Row: Default,
+    {
+        let key = row_key_within(self.table, &key)?;
+        let version = self.table.get(&key)?;
+        let mut row = version.map(|version| decode_row::<P>(&version)).transpose()?.unwrap_or_default();
+        change(&mut row);
+        self.put_encoded(key, &row)
+    }
+
+    /// Changes the row if there is one.
+    pub fn modify(
+        &mut self,
+        key: &(impl KeyRef<P::Key> + ?Sized),
+        change: impl FnOnce(&mut P::Row),
+    ) -> Folded {
+        let key = row_key_within(self.table, key)?;
+        if let Some(version) = self.table.get(&key)? {
+            let mut row = decode_row::<P>(&version)?;
+            change(&mut row);
+            self.put_encoded(key, &row)?;
+        }
+        Ok(())
+    }
+
+    /// The rows in a range of keys, in order. All of them: keep ranges short inside a fold.
+    pub fn range(&self, keys: impl RangeBounds<P::Key>) -> Result<Vec<(P::Key, P::Row)>, FoldError> {
+        let range =
+            key_range::<P>(self.table.id(), keys).map_err(|error| FoldError::refuse(error.to_string()))?;
+        let found = self.table.scan(&range)?;
+        found.iter().map(|(key, version)| Ok((decode_key::<P>(key)?, decode_row::<P>(version)?))).collect()
+    }
+
+    /// The position of the event being folded.
+    pub fn position(&self) -> Position {
+        self.table.at().position
+    }
+
+    /// When the event was committed. The same on every refold.
+    pub fn recorded_at(&self) -> SystemTime {
+        self.table.at().time.into()
+    }
+}
+
+fn decode_row<P: Projection>(version: &RowVersion) -> Result<P::Row, FoldError> {
+    let value = version.value.as_deref().expect("a layer's answer holds a row");
+    codec::decode(value).map_err(|error| FoldError::refuse(format!("row: {error}")))
+}
+
+fn decode_key<P: Projection>(key: &[u8]) -> Result<P::Key, FoldError> {
+    key::decode(&key[4..]).map_err(|error| FoldError::refuse(format!("row key: {error}")))
+}
+
+/// The full key of a row: the projection's id, then the ordered bytes of the key.
+pub(crate) fn row_key<K>(id: [u8; 4], key: &(impl KeyRef<K> + ?Sized)) -> Result<Vec<u8>, DecodeError> {
+    let mut out = id.to_vec();
+    key::encode(key, &mut out)?;
+    Ok(out)
+}
+
+/// The full keys of a range of rows.
+pub(crate) fn key_range<P: Projection>(
+    id: [u8; 4],
+    keys: impl RangeBounds<P::Key>,
+) -> Result<KeyRange, DecodeError> {
+    let all = crate::state::tables::table_range(id);
+    let bound = |bound: Bound<&P::Key>, open: Bound<Vec<u8>>| {
+        Ok(match bound {
+            Bound::Included(key) => Bound::Included(row_key(id, key)?),
+            Bound::Excluded(key) => Bound::Excluded(row_key(id, key)?),
+            Bound::Unbounded => open,
+        })
+    };
+    Ok(KeyRange { lower: bound(keys.start_bound(), all.lower)?, upper: bound(keys.end_bound(), all.upper)? })
+}
+
+// ---- folding, as the commit and the rebuild drive it ----
+
+/// Which event is folded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At {
+    pub commit: CommitNo,
+    pub position: Position,
+    pub time: Timestamp,
+}
+
+/// How large rows may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub row_key_bytes: usize,
+    pub row_bytes: usize,
+}
+
+/// One projection's table during a fold: what is written is read back.
+trait Table {
+    fn id(&self) -> [u8; 4];
+    fn at(&self) -> At;
+    fn limits(&self) -> Limits;
+    fn get(&self, key: &[u8]) -> Result<Option<RowVersion>, FoldError>;
+    fn scan(&self, range: &KeyRange) -> Result<Vec<RowEntry>, FoldError>;
+    fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>);
+}
+
+fn row_key_within<K>(table: &dyn Table, key: &(impl KeyRef<K> + ?Sized)) -> Result<Vec<u8>, FoldError> {
+    let key = row_key(table.id(), key).map_err(|error| FoldError::refuse(format!("row key: {error}")))?;
+    let (size, limit) = (key.len() - 4, table.limits().row_key_bytes);
+    if size > limit {
+        return Err(FoldError::refuse(format!("row key has {size} bytes, the limit is {limit}")));
+    }
+    Ok(key)
+}
+
+/// A table over the layers: it writes to `scratch`.
+struct Layered<'a> {
+    id: [u8; 4],
+    at: At,
+    limits: Limits,
+    published: &'a Published,
+    group: &'a Delta,
+    scratch: &'a mut Delta,
+    /// Trouble of the store while the fold read. Not the fold's fault, whatever it makes of it.
+    trouble: RefCell<Option<StorageError>>,
+}
+
+impl Layered<'_> {
+    fn read<T>(&self, read: impl FnOnce(Layers<'_>) -> Result<T, StorageError>) -> Result<T, FoldError> {
+        self.published.read(&[&*self.scratch, self.group], read).map_err(|error| {
+            let why = FoldError::refuse(error.to_string());
+            self.trouble.borrow_mut().get_or_insert(error);
+            why
+        })
+    }
+}
+
+impl Table for Layered<'_> {
+    fn id(&self) -> [u8; 4] {
+        self.id
+    }
+
+    fn at(&self) -> At {
+        self.at
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<RowVersion>, FoldError> {
+        self.read(|layers| layers.row(key))
+    }
+
+    fn scan(&self, range: &KeyRange) -> Result<Vec<RowEntry>, FoldError> {
+        self.read(|layers| layers.rows(range, Direction::Forward, usize::MAX))
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>) {
+        let version = RowVersion { commit: self.at.commit, position: self.at.position, value };
+        self.scratch.put_row(key.into_boxed_slice(), version);
+    }
+}
+
+/// A projection, its types erased to functions.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub name: &'static str,
+    pub version: u32,
+    pub families: Vec<Family>,
+    /// Names its rows in `state.redb` and its digests in the log: name, version and layouts all change it.
+    pub id: [u8; 4],
+    pub type_id: TypeId,
+    /// What is wrong with its key or row type.
+    pub faults: Vec<String>,
+    fold: fn(&RawRef<'_>, &mut dyn Table) -> Folded,
+}
+
+impl Registered {
+    pub fn of<P: Projection>() -> Self {
+        let mut faults = Vec::new();
+        let mut layout = |what, layout: Result<Layout, LayoutError>| match layout {
+            Ok(layout) => layout.to_string(),
+            Err(error) => {
+                faults.push(format!("projection `{}`: {what}: {error}", P::NAME));
+                String::new()
+            }
+        };
+        let key = layout("key", Layout::of::<P::Key>());
+        let row = layout("row", Layout::of::<P::Row>());
+        if let Err(error) = layout::check_key::<P::Key>() {
+            faults.push(format!("projection `{}`: key: {error}", P::NAME));
+        }
+        let mut hasher = blake3::Hasher::new();
+        for part in [P::NAME, &P::VERSION.to_string(), &key, &row] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        let mut id = [0; 4];
+        hasher.finalize_xof().fill(&mut id);
+        Self {
+            name: P::NAME,
+            version: P::VERSION,
+            families: P::Event::families(),
+            id,
+            type_id: TypeId::of::<P>(),
+            faults,
+            fold: |raw, table| {
+                let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
+                P::fold(&event, &mut Rows { table, projection: PhantomData })
+            },
+        }
+    }
+
+    /// It folds events of this family.
+    pub fn wants(&self, family: &str) -> bool {
+        self.families.is_empty() || self.families.iter().any(|wanted| wanted.name() == family)
+    }
+}
+
+impl std::fmt::Debug for Registered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
+/// Why a commit could not be folded.
+#[derive(Debug)]
+pub(crate) enum FoldFailure {
+    /// The projection's doing.
+    Refused { projection: &'static str, why: String },
+    /// The store's.
+    Storage(StorageError),
+}
+
+/// All inline projections of a store.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Projections {
+    pub all: Vec<Registered>,
+    by_family: HashMap<String, Vec<usize>>,
+    /// Those that a rebuild could not fold, by id.
+    pub stalls: BTreeMap<[u8; 4], Stall>,
+}
+
+/// Where a projection stopped, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stall {
+    pub position: Position,
+    pub why: String,
+}
+
+impl Projections {
+    pub fn new(all: Vec<Registered>) -> Self {
+        let mut by_family: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, projection) in all.iter().enumerate() {
+            for family in &projection.families {
+                by_family.entry(family.name().to_owned()).or_default().push(index);
+            }
+        }
+        Self { all, by_family, stalls: BTreeMap::new() }
+    }
+
+    /// The registered form of `P`.
+    pub fn get<P: Projection>(&self) -> Option<&Registered> {
+        self.all.iter().find(|projection| projection.type_id == TypeId::of::<P>())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Folds one event into `scratch`, in the order of registration.
+    pub fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), FoldFailure> {
+        let listed = self.by_family.get(raw.family()).map_or(&[][..], Vec::as_slice);
+        for (index, projection) in self.all.iter().enumerate() {
+            if !listed.contains(&index) && !projection.families.is_empty() {
+                continue;
+            }
+            if let Some(stall) = self.stalls.get(&projection.id) {
+                let why = format!("it is stalled at position {}: {}", stall.position, stall.why);
+                return Err(FoldFailure::Refused { projection: projection.name, why });
+            }
+            projection.fold(raw, step)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the folds of one event work on.
+pub(crate) struct Step<'a> {
+    pub at: At,
+    pub limits: Limits,
+    pub published: &'a Published,
+    pub group: &'a Delta,
+    pub scratch: &'a mut Delta,
+}
+
+impl Registered {
+    /// Folds one event. A panic is the fold's refusal, and stays in here.
+    pub fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), FoldFailure> {
+        let mut table = Layered {
+            id: self.id,
+            at: step.at,
+            limits: step.limits,
+            published: step.published,
+            group: step.group,
+            scratch: step.scratch,
+            trouble: RefCell::new(None),
+        };
+        let folded = catch_unwind(AssertUnwindSafe(|| (self.fold)(raw, &mut table)));
+        if let Some(trouble) = table.trouble.into_inner() {
+            return Err(FoldFailure::Storage(trouble));
+        }
+        let refused = |why| FoldFailure::Refused { projection: self.name, why };
+        match folded {
+            Ok(folded) => folded.map_err(|error| refused(error.why)),
+            Err(panic) => Err(refused(format!("panicked: {}", panic_text(&*panic)))),
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+/// Digests of what one commit changed, for each projection whose rows it changed.
+pub(crate) fn digests(scratch: &Delta) -> Vec<Fold> {
+    let mut folds: Vec<Fold> = Vec::new();
+    let mut hasher = blake3::Hasher::new();
+    let mut rows = scratch.rows.iter().peekable();
+    while let Some((key, version)) = rows.next() {
+        let value = version.value.as_deref();
+        hasher.update(&(key.len() as u64).to_le_bytes()).update(key);
+        hasher.update(&value.map_or(u64::MAX, |value| value.len() as u64).to_le_bytes());
+        hasher.update(value.unwrap_or_default());
+        let id: [u8; 4] = *key.first_chunk().expect("a row key begins with its projection");
+        if rows.peek().is_none_or(|(next, _)| !next.starts_with(&id)) {
+            let mut digest = [0; 8];
+            hasher.finalize_xof().fill(&mut digest);
+            hasher.reset();
+            folds.push(Fold { projection: u32::from_be_bytes(id), digest: u64::from_be_bytes(digest) });
+        }
+    }
+    folds
+}

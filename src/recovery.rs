@@ -1,0 +1,429 @@
+//! From the log, and whatever derived state there is, to what the store serves.
+//!
+//! - It folds, it never decides again: no key, version or condition is looked at.
+//! - A rebuild is a recovery from commit 0. It flushes as it goes, so one that is killed goes on where it stood.
+//! - A projection whose rows the code would make otherwise is stale, and folded again from the first commit. One that fails
+//!   there is stalled at a named position; it never keeps the store from opening.
+
+use crate::commit::Rules;
+use crate::commit::request::EventTerms;
+use crate::error::{OpenError, StorageError};
+use crate::log::record::{LayoutDecl, Record};
+use crate::log::{Head, Log, LogError, Page};
+use crate::order::Position;
+use crate::projection::{self, At, FoldFailure, Registered, Stall, Step};
+use crate::setup::{Progress, ProgressSink, Task};
+use crate::state::flush;
+use crate::state::keys::KeyIndex;
+use crate::state::layer::{Direction, Span};
+use crate::state::overlay::Delta;
+use crate::state::tables::{Base, StoredProjection, Tables};
+use crate::state::term::Terms;
+use crate::state::{self, Layouts, Published};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What recovery works with.
+pub(crate) struct Recovery<'a> {
+    pub log: &'a dyn Log,
+    pub rules: &'a Rules,
+    pub terms: &'a Terms,
+    pub overlay_bytes_max: usize,
+    pub progress: Option<ProgressSink>,
+}
+
+/// What the store serves.
+pub(crate) struct Recovered {
+    pub published: Published,
+    pub keys: KeyIndex,
+    pub tables: Option<Tables>,
+    /// Projections that cannot be folded, by id.
+    pub stalls: BTreeMap<[u8; 4], Stall>,
+}
+
+/// Why there is nothing to serve.
+pub(crate) enum Failure {
+    /// Derived state is damaged, or of another history: throw it away and recover again.
+    Unusable,
+    Refused(OpenError),
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        if error.is_rebuildable() { Self::Unusable } else { Self::Refused(OpenError::Storage(error)) }
+    }
+}
+
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::NotAtHead { .. } => Self::Unusable,
+            error => Self::Refused(error.into()),
+        }
+    }
+}
+
+/// Commits between two reports of progress.
+const REPORT_EVERY: u64 = 10_000;
+
+impl Recovery<'_> {
+    /// Brings derived state to the head of the log.
+    pub fn run(&self, tables: Option<Tables>) -> Result<Recovered, Failure> {
+        let mut tables = tables;
+        let mut stale = self.unknown(tables.as_ref());
+        if let Some(tables) = &mut tables {
+            self.forget_old(tables, &stale)?;
+        }
+        loop {
+            let mut tail = Tail::new(self, tables.take(), stale.clone())?;
+            tail.follow_log()?;
+            self.check_families(&tail.published)?;
+            if tail.found_stale.is_empty() {
+                return self.finish(tail);
+            }
+            // What was folded of them so far is the old code's and the new code's: neither's.
+            stale.append(&mut tail.found_stale);
+            tables = tail.tables;
+            if let Some(tables) = &mut tables {
+                let kept = self.stored_but(&stale);
+                stale.iter().try_for_each(|id| tables.forget_rows(*id, &kept))?;
+            }
+        }
+    }
+
+    /// Registered projections whose rows are not in the state.
+    fn unknown(&self, tables: Option<&Tables>) -> BTreeSet<[u8; 4]> {
+        let Some(meta) = tables.map(Tables::meta).filter(|meta| meta.commit > 0) else {
+            return BTreeSet::new();
+        };
+        let stored = |id: &[u8; 4]| meta.projections.iter().any(|stored| stored.id == *id);
+        self.rules.projections.all.iter().map(|projection| projection.id).filter(|id| !stored(id)).collect()
+    }
+
+    /// Removes rows of projections that are gone, of another version, or half-built.
+    fn forget_old(&self, tables: &mut Tables, stale: &BTreeSet<[u8; 4]>) -> Result<(), StorageError> {
+        let kept = self.stored_but(stale);
+        let mut old: BTreeSet<[u8; 4]> = tables.meta().projections.iter().map(|stored| stored.id).collect();
+        old.retain(|id| !kept.iter().any(|kept| kept.id == *id));
+        old.extend(stale);
+        old.iter().try_for_each(|id| tables.forget_rows(*id, &kept))
+    }
+
+    fn stored_but(&self, stale: &BTreeSet<[u8; 4]>) -> Vec<StoredProjection> {
+        let kept = self.rules.projections.all.iter().filter(|projection| !stale.contains(&projection.id));
+        kept.map(StoredProjection::from).collect()
+    }
+
+    /// Refuses types the code lacks or would misread.
+    fn check_families(&self, published: &Published) -> Result<(), Failure> {
+        let (missing, wrong) = self.rules.families.compare(&published.layouts, |type_name| {
+            let term = self.terms.type_name(type_name);
+            let span = Span { after: Position::START, through: published.head.position };
+            let limit = 100_000;
+            match published.read(&[], |layers| layers.positions(term, span, Direction::Forward, limit)) {
+                Ok(found) if found.len() == limit => {
+                    format!("{limit} events or more, the first at {}", found[0])
+                }
+                Ok(found) if !found.is_empty() => {
+                    format!("{} events, the first at {}", found.len(), found[0])
+                }
+                _ => "no event that can be read".to_owned(),
+            }
+        });
+        match (missing.is_empty(), wrong.is_empty()) {
+            (true, true) => Ok(()),
+            (true, false) => Err(Failure::Refused(OpenError::Setup(wrong))),
+            (false, _) => Err(Failure::Refused(OpenError::Missing(missing))),
+        }
+    }
+
+    /// Folds stale projections from the first commit, and puts all of it together.
+    fn finish(&self, tail: Tail<'_>) -> Result<Recovered, Failure> {
+        let Tail { mut published, keys, mut tables, stale, mut stalls, .. } = tail;
+        if !stale.is_empty() {
+            let tables = tables.as_mut().expect("only stored rows can be stale");
+            let kept = self.stored_but(&stale);
+            // The rows below belong to one head: bring the rest there first.
+            let base = flush::flush(tables, &published.active, &published.head, &kept)?;
+            published = Published::on(base, published.head, published.layouts);
+            let folded: Vec<_> = self
+                .rules
+                .projections
+                .all
+                .iter()
+                .filter(|projection| stale.contains(&projection.id))
+                .collect();
+            let mut shadow = Shadow {
+                recovery: self,
+                task: Task::Project,
+                projections: folded,
+                rows: Published::on(published.base.clone(), published.head, Arc::default()),
+                stalls: &mut stalls,
+                mismatch: None,
+            };
+            let end = published.head;
+            self.log
+                .walk(&Head::empty(self.log.store()), &mut |page, head| {
+                    shadow.follow(page, head)?;
+                    if shadow.rows.active.bytes() >= self.overlay_bytes_max {
+                        let base = flush::flush(tables, &shadow.rows.active, &end, &kept).map_err(stop)?;
+                        shadow.rows = Published::on(base, shadow.rows.head, Arc::default());
+                    }
+                    Ok(())
+                })
+                .map_err(unstop)?;
+            let all = self.stored_but(&BTreeSet::new());
+            let base = flush::flush(tables, &shadow.rows.active, &end, &all)?;
+            published = Published::on(base, end, published.layouts);
+        }
+        Ok(Recovered { published, keys, tables, stalls })
+    }
+
+    fn report(&self, task: Task, before: u64, now: u64) {
+        let Some(tell) = &self.progress else { return };
+        let total = self.log.head().commit.0;
+        if before / REPORT_EVERY != now / REPORT_EVERY || now == total {
+            tell(&Progress { task, done: now, total });
+        }
+    }
+}
+
+/// Derived state's trouble, on its way through a walk of the log.
+pub(crate) fn stop(error: StorageError) -> LogError {
+    LogError::Io(std::io::Error::other(error))
+}
+
+/// What stopped a walk.
+pub(crate) fn unstop(error: LogError) -> Failure {
+    match error {
+        LogError::Io(error) => match error.downcast::<StorageError>() {
+            Ok(error) => error.into(),
+            Err(error) => LogError::Io(error).into(),
+        },
+        error => error.into(),
+    }
+}
+
+impl From<&Registered> for StoredProjection {
+    fn from(projection: &Registered) -> Self {
+        Self { name: projection.name.to_owned(), version: projection.version, id: projection.id }
+    }
+}
+
+/// The commits that derived state does not have yet.
+struct Tail<'a> {
+    recovery: &'a Recovery<'a>,
+    published: Published,
+    keys: KeyIndex,
+    tables: Option<Tables>,
+    /// Not folded here: their turn comes when the rest is at the head.
+    stale: BTreeSet<[u8; 4]>,
+    found_stale: BTreeSet<[u8; 4]>,
+    stalls: BTreeMap<[u8; 4], Stall>,
+    /// Derived state is built from nothing: there is no older row that a fold could contradict.
+    from_nothing: bool,
+    /// A layout that the code would misread: nothing is folded any more.
+    misread: bool,
+}
+
+impl<'a> Tail<'a> {
+    fn new(
+        recovery: &'a Recovery<'a>,
+        tables: Option<Tables>,
+        stale: BTreeSet<[u8; 4]>,
+    ) -> Result<Self, Failure> {
+        let keys = KeyIndex::new();
+        let mut layouts = Layouts::new();
+        let (base, head) = match &tables {
+            None => (Base::Empty, Head::empty(recovery.log.store())),
+            Some(tables) => {
+                let declared = tables.meta().layouts.iter().cloned().map(LayoutDecl::from);
+                state::declare(&mut layouts, declared);
+                (tables.base()?, tables.meta().head())
+            }
+        };
+        base.each_key(|term, commit| keys.insert(term, commit))?;
+        let from_nothing = head.commit.0 == 0;
+        let misread = !recovery.rules.families.compare(&layouts, |_| String::new()).1.is_empty();
+        let published = Published::on(Arc::new(base), head, Arc::new(layouts));
+        let (found_stale, stalls) = (BTreeSet::new(), BTreeMap::new());
+        Ok(Self { recovery, published, keys, tables, stale, found_stale, stalls, from_nothing, misread })
+    }
+
+    fn follow_log(&mut self) -> Result<(), Failure> {
+        let log = self.recovery.log;
+        let from = self.published.head;
+        let expected = log.head();
+        log.walk(&from, &mut |page, head| self.follow(page, head)).map_err(unstop)?;
+        assert_eq!(self.published.head, expected, "the walk ends at the head");
+        Ok(())
+    }
+
+    /// One group, as the writer would have published it.
+    fn follow(&mut self, page: &Page, head: &Head) -> Result<(), LogError> {
+        let mut group = Delta::default();
+        for record in page.records() {
+            let record = record?;
+            self.declare(&record);
+            let scratch = self.redo(&record, &group).map_err(stop)?;
+            group.absorb(scratch);
+        }
+        for (term, commit) in &group.keys {
+            self.keys.insert(*term, *commit);
+        }
+        self.published.active.apply(group);
+        let before = self.published.head.commit.0;
+        self.published.head = *head;
+        if self.from_nothing {
+            self.recovery.report(Task::Rebuild, before, head.commit.0);
+        }
+        if self.published.active.bytes() >= self.recovery.overlay_bytes_max {
+            self.flush().map_err(stop)?;
+        }
+        Ok(())
+    }
+
+    fn declare(&mut self, record: &Record<'_>) {
+        if record.layouts().next().is_none() {
+            return;
+        }
+        let declared: Vec<LayoutDecl> = record.layouts().map(LayoutDecl::from).collect();
+        state::declare(Arc::make_mut(&mut self.published.layouts), declared);
+        let families = &self.recovery.rules.families;
+        self.misread = !families.compare(&self.published.layouts, |_| String::new()).1.is_empty();
+    }
+
+    /// Everything the commit changed: index, key, rows.
+    fn redo(&mut self, record: &Record<'_>, group: &Delta) -> Result<Delta, StorageError> {
+        let mut scratch = index(record, self.recovery.terms);
+        scratch.layouts = record.layouts().map(LayoutDecl::from).collect();
+        if self.misread {
+            return Ok(scratch);
+        }
+        let skipped = |projection: &&Registered| {
+            !self.stale.contains(&projection.id) && !self.stalls.contains_key(&projection.id)
+        };
+        let projections: Vec<_> = self.recovery.rules.projections.all.iter().filter(skipped).collect();
+        let failed =
+            refold(record, &projections, &self.recovery.rules.limits, &self.published, group, &mut scratch)?;
+        for (id, stall) in failed {
+            match self.from_nothing {
+                true => drop(self.stalls.insert(id, stall)),
+                false => drop(self.found_stale.insert(id)),
+            }
+        }
+        if !self.from_nothing {
+            self.found_stale.extend(mismatch(record, &projections, &scratch));
+        }
+        Ok(scratch)
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        let Some(tables) = &mut self.tables else { return Ok(()) };
+        if self.misread {
+            return Ok(());
+        }
+        let kept = self.recovery.stored_but(&self.stale);
+        let base = flush::flush(tables, &self.published.active, &self.published.head, &kept)?;
+        self.published = Published::on(base, self.published.head, self.published.layouts.clone());
+        Ok(())
+    }
+}
+
+/// Where the events and the key of a commit are indexed.
+pub(crate) fn index(record: &Record<'_>, terms: &Terms) -> Delta {
+    let mut delta = Delta::default();
+    for event in record.events() {
+        let event_terms = EventTerms::new(terms, event.stream, event.type_name, event.tags.iter());
+        delta.post(event_terms.stream, event.stream_version, event.position);
+        event_terms.others.iter().for_each(|term| delta.post(*term, 0, event.position));
+    }
+    if let Some(key) = record.key() {
+        let key = crate::request::RequestKey { scope: key.scope.to_owned(), key: key.key.to_owned() };
+        delta.keys.insert(terms.key(&key), record.commit());
+    }
+    delta
+}
+
+/// Folds a commit's events into `scratch`. Projections that fail are returned, and what they changed is dropped.
+fn refold(
+    record: &Record<'_>,
+    projections: &[&Registered],
+    limits: &projection::Limits,
+    published: &Published,
+    group: &Delta,
+    scratch: &mut Delta,
+) -> Result<Vec<([u8; 4], Stall)>, StorageError> {
+    let mut failed: Vec<([u8; 4], Stall)> = Vec::new();
+    for event in record.events() {
+        let position = event.position;
+        let raw = match event.raw() {
+            Ok(raw) => raw,
+            Err(error) => {
+                let stall = Stall { position, why: error.to_string() };
+                failed.extend(projections.iter().map(|projection| (projection.id, stall.clone())));
+                continue;
+            }
+        };
+        let at = At { commit: record.commit(), position: event.position, time: record.time() };
+        for projection in projections.iter().filter(|projection| projection.wants(raw.family())) {
+            if failed.iter().any(|(id, _)| *id == projection.id) {
+                continue;
+            }
+            let mut step = Step { at, limits: *limits, published, group, scratch };
+            match projection.fold(&raw, &mut step) {
+                Ok(()) => {}
+                Err(FoldFailure::Storage(error)) => return Err(error),
+                Err(FoldFailure::Refused { why, .. }) => {
+                    scratch.rows.retain(|key, _| !key.starts_with(&projection.id));
+                    failed.push((projection.id, Stall { position: event.position, why }));
+                }
+            }
+        }
+    }
+    Ok(failed)
+}
+
+/// Projections whose rows this code changes otherwise than the code that committed.
+fn mismatch(record: &Record<'_>, projections: &[&Registered], scratch: &Delta) -> Vec<[u8; 4]> {
+    let now = projection::digests(scratch);
+    let logged = record.folds().filter(|fold| !now.contains(fold)).map(|fold| fold.projection.to_be_bytes());
+    logged.filter(|id| projections.iter().any(|projection| projection.id == *id)).collect()
+}
+
+/// Rows folded from the first commit, beside what is served.
+pub(crate) struct Shadow<'a> {
+    pub recovery: &'a Recovery<'a>,
+    pub task: Task,
+    pub projections: Vec<&'a Registered>,
+    pub rows: Published,
+    pub stalls: &'a mut BTreeMap<[u8; 4], Stall>,
+    /// The first commit whose digest says that other code folded it.
+    pub mismatch: Option<(Position, [u8; 4])>,
+}
+
+impl Shadow<'_> {
+    pub fn follow(&mut self, page: &Page, head: &Head) -> Result<(), LogError> {
+        let mut group = Delta::default();
+        let before = self.rows.head.commit.0.min(head.commit.0 - 1);
+        for record in page.records() {
+            let record = record?;
+            let mut scratch = Delta::default();
+            let stalls = &self.stalls;
+            let running: Vec<_> =
+                self.projections.iter().filter(|p| !stalls.contains_key(&p.id)).copied().collect();
+            let limits = &self.recovery.rules.limits;
+            let failed = refold(&record, &running, limits, &self.rows, &group, &mut scratch).map_err(stop)?;
+            if self.mismatch.is_none() {
+                self.mismatch = mismatch(&record, &running, &scratch).first().map(|id| (record.first(), *id));
+            }
+            self.stalls.extend(failed);
+            group.absorb(scratch);
+        }
+        self.rows.active.apply(group);
+        // Rows are read at the newest: the shadow's own head says how far it came.
+        self.rows.head = *head;
+        self.recovery.report(self.task, before, head.commit.0);
+        Ok(())
+    }
+}

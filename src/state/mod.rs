@@ -1,0 +1,84 @@
+//! Derived state: everything that can be computed from the log, as one consistent stack of layers.
+//!
+//! - [`Published`] is immutable and swapped as a whole, by the writer alone, at group boundaries: head, redb snapshot and
+//!   overlays always belong together.
+//! - Nothing un-synced is in it.
+//! - Losing all of it costs a rebuild, nothing else.
+
+pub(crate) mod flush;
+pub(crate) mod keys;
+pub(crate) mod layer;
+pub(crate) mod overlay;
+pub(crate) mod search;
+pub(crate) mod tables;
+pub(crate) mod term;
+
+use crate::log::Head;
+use crate::log::record::LayoutDecl;
+use crate::sync::RwLock;
+use layer::{Layer, Layers};
+use overlay::Overlay;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tables::Base;
+
+/// What readers see: one position of the store, in three layers.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub head: Head,
+    pub base: Arc<Base>,
+    /// Being flushed. Kept until the flush is in `base`.
+    pub frozen: Option<Arc<Overlay>>,
+    pub active: Arc<Overlay>,
+    pub layouts: Arc<Layouts>,
+}
+
+/// Layouts of event types, as the log declared them: by type name, then by schema version.
+pub(crate) type Layouts = HashMap<String, BTreeMap<u16, String>>;
+
+/// Adds what commits declared.
+pub(crate) fn declare(layouts: &mut Layouts, declared: impl IntoIterator<Item = LayoutDecl>) {
+    for decl in declared {
+        layouts.entry(decl.type_name).or_default().insert(decl.schema, decl.layout);
+    }
+}
+
+impl Published {
+    /// Nothing above `base`.
+    pub fn on(base: Arc<Base>, head: Head, layouts: Arc<Layouts>) -> Self {
+        Self { head, base, frozen: None, active: Arc::default(), layouts }
+    }
+
+    /// Reads through its layers, with those of `above` (newest first) on top.
+    pub fn read<T>(&self, above: &[&dyn Layer], read: impl FnOnce(Layers<'_>) -> T) -> T {
+        let mut layers: Vec<&dyn Layer> = Vec::with_capacity(above.len() + 3);
+        layers.extend_from_slice(above);
+        layers.push(&*self.active);
+        layers.extend(self.frozen.as_deref().map(|frozen| frozen as &dyn Layer));
+        layers.push(&*self.base);
+        read(Layers { layers: &layers, commit: self.head.commit, position: self.head.position })
+    }
+}
+
+/// The place where the writer publishes and everyone else looks.
+#[derive(Debug)]
+pub(crate) struct Board(RwLock<Arc<Published>>);
+
+impl Board {
+    pub fn new(published: Published) -> Self {
+        Self(RwLock::new(Arc::new(published)))
+    }
+
+    pub fn load(&self) -> Arc<Published> {
+        self.0.read().clone()
+    }
+
+    /// The writer alone calls it, at a group boundary. Gives back what stood there.
+    pub fn publish(&self, published: Published) -> Arc<Published> {
+        let published = Arc::new(published);
+        assert!(published.base.commit() <= published.head.commit, "derived state is never ahead of the head");
+        let mut place = self.0.write();
+        assert!(place.head.commit <= published.head.commit, "the head never goes back");
+        std::mem::replace(&mut *place, published)
+    }
+}

@@ -1,0 +1,264 @@
+//! What is newer than redb, in memory: a group's private delta, and the overlay that readers share.
+//!
+//! - Typed, not one generic map: positions of a term are a rising list and need no versions; only rows have versions.
+//! - A delta is private to the writer. It enters the overlay after the sync, so nothing un-synced is ever in here.
+//! - Entries never change once they are in an overlay. Readers cut them at their own head.
+
+use super::layer::{Direction, KeyRange, Layer, RowEntry, RowKey, RowVersion, Span};
+use super::term::{Term, TermMap};
+use crate::error::StorageError;
+use crate::log::record::LayoutDecl;
+use crate::order::{CommitNo, Position};
+use crate::sync::{Mutex, RwLock};
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The positions of one term, rising.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Postings {
+    /// Of a stream: the version of the first position here, from 1. Else 0.
+    pub first_version: u64,
+    pub positions: Vec<Position>,
+}
+
+impl Postings {
+    pub(super) fn select(&self, span: Span, direction: Direction, limit: usize, out: &mut Vec<Position>) {
+        let from = self.positions.partition_point(|position| *position <= span.after);
+        let to = self.positions.partition_point(|position| *position <= span.through);
+        let visible = self.positions.get(from..to).unwrap_or_default();
+        match direction {
+            Direction::Forward => out.extend(visible.iter().take(limit)),
+            Direction::Backward => out.extend(visible.iter().rev().take(limit)),
+        }
+    }
+
+    pub(super) fn version(&self, through: Position) -> Option<u64> {
+        let visible = self.positions.partition_point(|position| *position <= through) as u64;
+        (visible > 0).then(|| self.first_version + visible - 1)
+    }
+
+    fn extend(&mut self, newer: Postings) {
+        if self.positions.is_empty() {
+            *self = newer;
+        } else {
+            debug_assert!(self.positions.last() < newer.positions.first(), "positions rise");
+            self.positions.extend(newer.positions);
+        }
+    }
+}
+
+/// What one request, or one group, changes.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    pub postings: TermMap<Postings>,
+    pub rows: BTreeMap<RowKey, RowVersion>,
+    pub keys: TermMap<CommitNo>,
+    pub layouts: Vec<LayoutDecl>,
+}
+
+impl Delta {
+    pub fn post(&mut self, term: Term, first_version: u64, position: Position) {
+        let postings = self.postings.entry(term).or_default();
+        if postings.positions.is_empty() {
+            postings.first_version = first_version;
+        }
+        // An event may carry a tag once only, but a type and a stream once in any case.
+        debug_assert!(postings.positions.last() < Some(&position), "positions rise");
+        postings.positions.push(position);
+    }
+
+    pub fn put_row(&mut self, key: RowKey, version: RowVersion) {
+        self.rows.insert(key, version);
+    }
+
+    /// Takes over what a request of this group changed.
+    pub fn absorb(&mut self, newer: Delta) {
+        for (term, postings) in newer.postings {
+            self.postings.entry(term).or_default().extend(postings);
+        }
+        self.rows.extend(newer.rows);
+        self.keys.extend(newer.keys);
+        self.layouts.extend(newer.layouts);
+    }
+}
+
+impl Layer for Delta {
+    fn row(&self, key: &[u8], _: CommitNo) -> Result<Option<RowVersion>, StorageError> {
+        Ok(self.rows.get(key).cloned())
+    }
+
+    fn rows(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        _: CommitNo,
+        limit: usize,
+    ) -> Result<Vec<RowEntry>, StorageError> {
+        let rows = self.rows.range::<[u8], _>(range.as_bounds());
+        let copy = |(key, version): (&RowKey, &RowVersion)| (key.clone(), version.clone());
+        Ok(match direction {
+            Direction::Forward => rows.map(copy).take(limit).collect(),
+            Direction::Backward => rows.rev().map(copy).take(limit).collect(),
+        })
+    }
+
+    fn positions(
+        &self,
+        term: Term,
+        span: Span,
+        direction: Direction,
+        limit: usize,
+        out: &mut Vec<Position>,
+    ) -> Result<(), StorageError> {
+        if let Some(postings) = self.postings.get(&term) {
+            postings.select(span, direction, limit, out);
+        }
+        Ok(())
+    }
+
+    fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError> {
+        Ok(self.postings.get(&stream).and_then(|postings| postings.version(through)))
+    }
+}
+
+/// Everything committed since the last freeze.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay {
+    postings: RwLock<TermMap<Postings>>,
+    rows: RwLock<BTreeMap<RowKey, Vec<RowVersion>>>,
+    keys: Mutex<Vec<(Term, CommitNo)>>,
+    layouts: Mutex<Vec<LayoutDecl>>,
+    /// What it holds, estimated: moved by the writer, read by its pacing and by `stats`.
+    bytes: AtomicUsize,
+}
+
+/// Bytes an entry takes beside its content, measured on a 64-bit machine: a hash slot, a vector, a tree node's share.
+const TERM_BYTES: usize = 96;
+const POSITION_BYTES: usize = 12;
+const ROW_BYTES: usize = 112;
+const KEY_BYTES: usize = 32;
+
+/// Entries put in under one lock, so that a large group never keeps readers out for long.
+const ENTRIES_PER_LOCK: usize = 64;
+
+impl Overlay {
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes() == 0
+    }
+
+    /// Takes over what a synced group changed. The writer alone calls it, and publishes the new head after it.
+    pub fn apply(&self, delta: Delta) {
+        let mut bytes = 0;
+        in_batches(delta.postings, |batch| {
+            let mut map = self.postings.write();
+            for (term, newer) in batch {
+                bytes += newer.positions.len() * POSITION_BYTES;
+                let postings = map.entry(term).or_default();
+                bytes += if postings.positions.is_empty() { TERM_BYTES } else { 0 };
+                postings.extend(newer);
+            }
+        });
+        in_batches(delta.rows, |batch| {
+            let mut map = self.rows.write();
+            for (key, version) in batch {
+                bytes += ROW_BYTES + key.len() + version.value.as_ref().map_or(0, |value| value.len());
+                match map.entry(key) {
+                    btree_map::Entry::Occupied(mut versions) => versions.get_mut().push(version),
+                    btree_map::Entry::Vacant(place) => {
+                        place.insert(vec![version]);
+                    }
+                }
+            }
+        });
+        bytes += delta.keys.len() * KEY_BYTES;
+        self.keys.lock().extend(delta.keys);
+        bytes += delta.layouts.iter().map(|decl| 64 + decl.layout.len()).sum::<usize>();
+        self.layouts.lock().extend(delta.layouts);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Every term with its positions.
+    pub fn each_postings(&self, each: &mut impl FnMut(Term, &Postings)) {
+        self.postings.read().iter().for_each(|(term, postings)| each(*term, postings));
+    }
+
+    /// Everything in it, sorted, each row as it was left last. For the flusher, once nothing is added any more.
+    pub fn drain_sorted(&self) -> Drained {
+        let map = self.postings.read();
+        let mut postings: Vec<_> = map.iter().map(|(term, postings)| (*term, postings.clone())).collect();
+        drop(map);
+        postings.sort_unstable_by_key(|(term, _)| *term);
+        let rows = self.rows.read();
+        let latest = |versions: &Vec<RowVersion>| versions.last().cloned();
+        let rows = rows.iter().filter_map(|(key, versions)| Some((key.clone(), latest(versions)?))).collect();
+        let mut keys = self.keys.lock().clone();
+        keys.sort_unstable_by_key(|(term, commit)| (*commit, *term));
+        Drained { postings, rows, keys, layouts: self.layouts.lock().clone() }
+    }
+}
+
+fn in_batches<T>(entries: impl IntoIterator<Item = T>, mut put: impl FnMut(&mut dyn Iterator<Item = T>)) {
+    let mut entries = entries.into_iter().peekable();
+    while entries.peek().is_some() {
+        put(&mut entries.by_ref().take(ENTRIES_PER_LOCK));
+    }
+}
+
+/// An overlay's content in the order in which redb likes it.
+pub(crate) struct Drained {
+    pub postings: Vec<(Term, Postings)>,
+    pub rows: Vec<RowEntry>,
+    pub keys: Vec<(Term, CommitNo)>,
+    pub layouts: Vec<LayoutDecl>,
+}
+
+fn visible(versions: &[RowVersion], through: CommitNo) -> Option<&RowVersion> {
+    versions.iter().rev().find(|version| version.commit <= through)
+}
+
+impl Layer for Overlay {
+    fn row(&self, key: &[u8], through: CommitNo) -> Result<Option<RowVersion>, StorageError> {
+        Ok(self.rows.read().get(key).and_then(|versions| visible(versions, through)).cloned())
+    }
+
+    fn rows(
+        &self,
+        range: &KeyRange,
+        direction: Direction,
+        through: CommitNo,
+        limit: usize,
+    ) -> Result<Vec<RowEntry>, StorageError> {
+        let map = self.rows.read();
+        let rows = map.range::<[u8], _>(range.as_bounds());
+        let seen = |(key, versions): (&RowKey, &Vec<RowVersion>)| {
+            visible(versions, through).map(|version| (key.clone(), version.clone()))
+        };
+        Ok(match direction {
+            Direction::Forward => rows.filter_map(seen).take(limit).collect(),
+            Direction::Backward => rows.rev().filter_map(seen).take(limit).collect(),
+        })
+    }
+
+    fn positions(
+        &self,
+        term: Term,
+        span: Span,
+        direction: Direction,
+        limit: usize,
+        out: &mut Vec<Position>,
+    ) -> Result<(), StorageError> {
+        if let Some(postings) = self.postings.read().get(&term) {
+            postings.select(span, direction, limit, out);
+        }
+        Ok(())
+    }
+
+    fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError> {
+        Ok(self.postings.read().get(&stream).and_then(|postings| postings.version(through)))
+    }
+}

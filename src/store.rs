@@ -1,0 +1,793 @@
+//! The front door: opens a store, wires its threads, hands out views. Holds no logic.
+
+use crate::commit::Rules;
+use crate::commit::request::{Desk, Request};
+use crate::disk::{Access, File, Kind, Platform};
+use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind};
+use crate::idempotency::{self, Recalled};
+use crate::log::memory::MemoryLog;
+use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
+use crate::log::{Log, StoreId};
+use crate::order::{CommitNo, Position};
+use crate::projection::Limits;
+use crate::recovery::{Failure, Recovered, Recovery};
+use crate::request::{Append, Committed, Durability};
+use crate::setup::Setup;
+use crate::state::tables::Tables;
+use crate::state::term::Terms;
+use crate::state::{Board, flush};
+use crate::sync::{JoinHandle, Mutex, RwLock, bounded, spawn, unbounded};
+use crate::verify::{self, VerifyReport};
+use crate::view::{Current, Reader, View, Views};
+use crate::writer::queue::{Health, Outbox, State, queue};
+use crate::writer::reply::Answer;
+use crate::writer::{Answered, Beside, Flusher, Writer};
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+const LOG: &str = "log";
+const LOG_CREATING: &str = "log.creating";
+const LOCK: &str = "lock";
+const STATE: &str = "state.redb";
+/// Rows folded again beside the real ones, while `verify` runs.
+pub(crate) const VERIFY: &str = "verify.redb";
+
+/// An open store. A handle: cloning it is cheap, and the last one closes the store.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tallystone::prelude::*;
+///
+/// #[derive(Serialize, Deserialize)]
+/// enum Light {
+///     On { room: u32 },
+///     Off { room: u32 },
+/// }
+/// impl Event for Light {
+///     const FAMILY: &str = "light";
+///     type Id = u32;
+///     fn id(&self) -> u32 {
+///         let (Light::On { room } | Light::Off { room }) = self;
+///         *room
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Error> {
+/// let store = Store::in_memory(Setup::new().events::<Light>())?;
+/// store.append(Append::event(Light::On { room: 1 }).expect::<Light>(&1, Expected::NoStream))?;
+///
+/// // Example: a second append that expects no stream is refused, and names the event that is there.
+/// let again = store.append(Append::event(Light::Off { room: 1 }).expect::<Light>(&1, Expected::NoStream));
+/// assert!(matches!(again, Err(AppendError::WrongVersion { is: 1, .. })));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    place: Option<Place>,
+    setup: Setup,
+    current: Current,
+    views: Arc<Views>,
+    engine: RwLock<Engine>,
+    /// One `recover` at a time.
+    recovering: Mutex<()>,
+}
+
+/// A store's directory, and the lock that keeps others out of it while this lives.
+struct Place {
+    path: PathBuf,
+    platform: Platform,
+    _lock: Box<dyn File>,
+}
+
+/// The threads behind a store.
+struct Engine {
+    outbox: Outbox,
+    threads: Vec<JoinHandle<()>>,
+    /// The writer itself, where it has no thread.
+    lockstep: Option<Mutex<Writer>>,
+    /// What opening cut off.
+    cut: Option<CutTail>,
+}
+
+/// What a store is made of.
+struct Files {
+    log: Arc<dyn Log>,
+    /// `None` where state lives in memory.
+    tables: Option<Tables>,
+    cut: Option<CutTail>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let path = self.inner.place.as_ref().map(|place| &place.path);
+        f.debug_struct("Store").field("path", &path).finish_non_exhaustive()
+    }
+}
+
+// ---- opening ----
+
+impl Store {
+    /// Opens the store in the directory `path`. Never creates one.
+    ///
+    /// What a crash left is made good first: derived state that is behind, missing or damaged is folded from the log.
+    ///
+    /// # Errors
+    ///
+    /// - `NotFound`, `NotAStore`, `AlreadyOpen`, `ReadOnly`: about the path.
+    /// - `Setup`: the setup contradicts itself or the log; each sentence says what to change.
+    /// - `Missing`: types that are in the log and not in the setup, all of them.
+    /// - `Corrupt`: acknowledged events do not read back. Nothing was changed; restore a backup.
+    /// - `NewerFormat`: use a later version of this crate.
+    pub fn open(path: impl AsRef<Path>, setup: Setup) -> Result<Self, OpenError> {
+        check(&setup)?;
+        let path = path.as_ref();
+        match look(&setup.platform, path)? {
+            Found::Store => Self::open_locked(lock(&setup.platform, path)?, setup),
+            Found::Nothing | Found::Room => Err(OpenError::NotFound { path: path.to_owned() }),
+        }
+    }
+
+    /// Creates a store in the directory `path`, which must not exist or be empty, and opens it. Never overwrites.
+    ///
+    /// A crash inside it leaves no store, and nothing that a later `create` minds.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` if anything is there; otherwise as [`open`](Self::open).
+    pub fn create(path: impl AsRef<Path>, setup: Setup) -> Result<Self, OpenError> {
+        check(&setup)?;
+        let path = path.as_ref();
+        if look(&setup.platform, path).map_err(|error| exists(error, path))? == Found::Store {
+            return Err(OpenError::AlreadyExists { path: path.to_owned() });
+        }
+        let place = create(&setup, path)?;
+        Self::open_locked(place, setup)
+    }
+
+    /// Opens the store in the directory `path`, or creates it there.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open) and [`create`](Self::create).
+    pub fn open_or_create(path: impl AsRef<Path>, setup: Setup) -> Result<Self, OpenError> {
+        check(&setup)?;
+        let path = path.as_ref();
+        let place = match look(&setup.platform, path)? {
+            Found::Store => lock(&setup.platform, path)?,
+            Found::Nothing | Found::Room => create(&setup, path)?,
+        };
+        Self::open_locked(place, setup)
+    }
+
+    /// A store that lives in memory and is gone with its last handle. Receipts say `Durability::Memory`.
+    ///
+    /// # Errors
+    ///
+    /// `Setup`: the setup contradicts itself.
+    pub fn in_memory(setup: Setup) -> Result<Self, OpenError> {
+        check(&setup)?;
+        let log = Arc::new(MemoryLog::new(new_id(&setup.platform)));
+        Self::start(None, setup, Files { log, tables: None, cut: None })
+    }
+
+    fn open_locked(place: Place, setup: Setup) -> Result<Self, OpenError> {
+        let files = open_files(&place, &setup, CommitNo::START)?;
+        Self::start(Some(place), setup, files)
+    }
+
+    fn start(place: Option<Place>, setup: Setup, files: Files) -> Result<Self, OpenError> {
+        let age = Duration::from_millis(setup.options.view_age_ms_max);
+        let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
+        let (reader, engine) = start(place.as_ref(), &setup, &views, files)?;
+        let current = Arc::new(RwLock::new(Arc::new(reader)));
+        let (engine, recovering) = (RwLock::new(engine), Mutex::new(()));
+        Ok(Self { inner: Arc::new(Inner { place, setup, current, views, engine, recovering }) })
+    }
+}
+
+fn check(setup: &Setup) -> Result<(), OpenError> {
+    let wrong = setup.check();
+    if wrong.is_empty() { Ok(()) } else { Err(OpenError::Setup(wrong)) }
+}
+
+fn new_id(platform: &Platform) -> StoreId {
+    let mut id = [0; 16];
+    platform.entropy.fill(&mut id);
+    StoreId(id)
+}
+
+/// What stands at a path.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A directory with nothing in it, or with what a crash inside `create` left.
+    Room,
+    Store,
+}
+
+fn look(platform: &Platform, path: &Path) -> Result<Found, OpenError> {
+    let not_a_store = |why: &str| OpenError::NotAStore { path: path.to_owned(), why: why.to_owned() };
+    match platform.disk.kind(path) {
+        Ok(Kind::Dir) => {}
+        Ok(Kind::File) => return Err(not_a_store("it is a file")),
+        Ok(Kind::Symlink) => return Err(not_a_store("it is a symbolic link")),
+        Ok(Kind::Other) => return Err(not_a_store("it is neither a file nor a directory")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(trouble(path, error)),
+    }
+    let names = platform.disk.list(path).map_err(|error| trouble(path, error))?;
+    if names.iter().any(|name| name == LOG) {
+        return Ok(Found::Store);
+    }
+    match names.iter().find(|name| *name != LOCK && *name != LOG_CREATING) {
+        Some(name) => Err(not_a_store(&format!("it has no `{LOG}`, but `{name}`"))),
+        None => Ok(Found::Room),
+    }
+}
+
+fn exists(error: OpenError, path: &Path) -> OpenError {
+    match error {
+        OpenError::NotAStore { .. } => OpenError::AlreadyExists { path: path.to_owned() },
+        error => error,
+    }
+}
+
+fn trouble(path: &Path, error: io::Error) -> OpenError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            OpenError::ReadOnly { path: path.to_owned() }
+        }
+        _ => StorageError::io(format!("{} could not be read or written", path.display()), error).into(),
+    }
+}
+
+fn lock(platform: &Platform, path: &Path) -> Result<Place, OpenError> {
+    let file = path.join(LOCK);
+    let lock = match platform.disk.open(&file, Access::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => platform.disk.create_new(&file),
+        opened => opened,
+    };
+    let lock = match lock {
+        // Another opener made it in between: it is in there before us.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(OpenError::AlreadyOpen { path: path.to_owned() });
+        }
+        lock => lock.map_err(|error| trouble(path, error))?,
+    };
+    match lock.try_lock().map_err(|error| trouble(path, error))? {
+        true => Ok(Place { path: path.to_owned(), platform: platform.clone(), _lock: lock }),
+        false => Err(OpenError::AlreadyOpen { path: path.to_owned() }),
+    }
+}
+
+/// Makes an empty log under another name, and renames it when it is whole: a store is there when its log is.
+fn create(setup: &Setup, path: &Path) -> Result<Place, OpenError> {
+    let disk = &setup.platform.disk;
+    let trouble = |error| trouble(path, error);
+    match disk.create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(trouble(error)),
+        _ => {}
+    }
+    let place = lock(&setup.platform, path)?;
+    // Looked at again under the lock: another may have created it meanwhile.
+    if look(&setup.platform, path).map_err(|error| exists(error, path))? == Found::Store {
+        return Err(OpenError::AlreadyExists { path: path.to_owned() });
+    }
+    let creating = path.join(LOG_CREATING);
+    if disk.kind(&creating).is_ok() {
+        for name in disk.list(&creating).map_err(trouble)? {
+            disk.remove(&creating.join(name)).map_err(trouble)?;
+        }
+        disk.remove_dir(&creating).map_err(trouble)?;
+    }
+    SegmentLog::create(disk, &creating, new_id(&setup.platform), &log_options(setup))?;
+    disk.sync_dir(path).map_err(trouble)?;
+    disk.rename(&creating, &path.join(LOG)).map_err(trouble)?;
+    disk.sync_dir(path).map_err(trouble)?;
+    if let Some(parent) = path.parent() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        disk.sync_dir(parent).map_err(trouble)?;
+    }
+    Ok(place)
+}
+
+fn log_options(setup: &Setup) -> LogOptions {
+    let options = &setup.options;
+    LogOptions {
+        segment_bytes_min: options.segment_bytes_min,
+        segment_bytes: options.segment_bytes_max,
+        prepare: if setup.lockstep { Prepare::AtNeed } else { Prepare::Ahead },
+    }
+}
+
+/// The log and derived state. `durable` is a commit that was acknowledged in this process, if one was.
+fn open_files(place: &Place, setup: &Setup, durable: CommitNo) -> Result<Files, OpenError> {
+    let mut tables = open_tables(place, setup)?;
+    let known = Some(durable.max(CommitNo(tables.meta().commit))).filter(|commit| commit.0 > 0);
+    let options = log_options(setup);
+    let (log, opened) = SegmentLog::open(&place.platform.disk, &place.path.join(LOG), options, known)?;
+    if !tables.claim(log.store()) {
+        drop(tables);
+        tables = fresh_tables(place, setup)?;
+        tables.claim(log.store());
+    }
+    Ok(Files { log: Arc::new(log), tables: Some(tables), cut: opened.cut.map(CutTail::from) })
+}
+
+fn open_tables(place: &Place, setup: &Setup) -> Result<Tables, OpenError> {
+    let path = place.path.join(STATE);
+    let trouble = |error| trouble(&place.path, error);
+    let file = match place.platform.disk.open(&path, Access::Write) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh_tables(place, setup),
+        Err(error) => return Err(trouble(error)),
+    };
+    match Tables::open(file, setup.options.state_cache_bytes)? {
+        Some(tables) => Ok(tables),
+        None => fresh_tables(place, setup),
+    }
+}
+
+/// An empty `state.redb` in place of whatever is there.
+fn fresh_tables(place: &Place, setup: &Setup) -> Result<Tables, OpenError> {
+    new_tables(place, STATE, setup.options.state_cache_bytes)
+}
+
+fn new_tables(place: &Place, name: &str, cache_bytes: usize) -> Result<Tables, OpenError> {
+    let (path, trouble) = (place.path.join(name), |error| trouble(&place.path, error));
+    remove_if_there(place, name)?;
+    let file = place.platform.disk.create_new(&path).map_err(trouble)?;
+    match Tables::open(file, cache_bytes)? {
+        Some(tables) => Ok(tables),
+        None => Err(StorageError::new(TroubleKind::State, format!("a fresh {name} is damaged")).into()),
+    }
+}
+
+fn remove_if_there(place: &Place, name: &str) -> Result<(), OpenError> {
+    match place.platform.disk.remove(&place.path.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(trouble(&place.path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Recovers, and starts the threads.
+fn start(
+    place: Option<&Place>,
+    setup: &Setup,
+    views: &Arc<Views>,
+    files: Files,
+) -> Result<(Reader, Engine), OpenError> {
+    let Files { log, tables, cut } = files;
+    let options = &setup.options;
+    let mut rules = Rules {
+        projections: setup.projections(),
+        families: setup.families(),
+        limits: Limits { row_key_bytes: options.row_key_bytes_max, row_bytes: options.row_bytes_max },
+        durability: if place.is_some() { Durability::Sync } else { Durability::Memory },
+    };
+    let terms = Terms::new(log.store());
+    let recovery = Recovery {
+        log: &*log,
+        rules: &rules,
+        terms: &terms,
+        overlay_bytes_max: options.overlay_bytes_max,
+        progress: setup.progress.clone(),
+    };
+    let recovered = match (recovery.run(tables), place) {
+        (Ok(recovered), _) => recovered,
+        (Err(Failure::Refused(error)), _) => return Err(error),
+        (Err(Failure::Unusable), Some(place)) => {
+            let mut fresh = fresh_tables(place, setup)?;
+            fresh.claim(log.store());
+            recovery.run(Some(fresh)).map_err(|failure| match failure {
+                Failure::Refused(error) => error,
+                Failure::Unusable => rebuilt_in_vain(),
+            })?
+        }
+        (Err(Failure::Unusable), None) => return Err(rebuilt_in_vain()),
+    };
+    let Recovered { published, keys, tables, stalls } = recovered;
+    rules.projections.stalls = stalls;
+    let (rules, keys, board) = (Arc::new(rules), Arc::new(keys), Arc::new(Board::new(published)));
+    let health = Arc::new(Health::default());
+    let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
+    let mut threads = Vec::new();
+    let no_thread = |error| StorageError::io("a thread could not be started", error);
+    let projections = rules.projections.all.iter().map(Into::into).collect();
+    let views = views.clone();
+    let before_flush: flush::BeforeFlush = Box::new(move || views.expire());
+    let flusher = match tables {
+        None => None,
+        Some(tables) if setup.lockstep => Some(Flusher::Inline { tables, projections, before_flush }),
+        Some(tables) => {
+            let ((jobs, todo), (done, results)) = (unbounded(), bounded(1));
+            let run = move || flush::run(tables, projections, todo, done, before_flush);
+            threads.push(spawn("flusher", run).map_err(no_thread)?);
+            Some(Flusher::Beside(Beside::new(jobs, results)))
+        }
+    };
+    let writer = Writer {
+        rules: rules.clone(),
+        options: options.clone(),
+        clock: setup.platform.clock.clone(),
+        log: log.clone(),
+        keys: keys.clone(),
+        board: board.clone(),
+        inbox,
+        health: health.clone(),
+        flusher,
+    };
+    let mut lockstep = None;
+    match setup.lockstep {
+        true => lockstep = Some(Mutex::new(writer)),
+        // Joined first: the flusher ends when the writer has.
+        false => threads.insert(0, spawn("writer", move || writer.run()).map_err(no_thread)?),
+    }
+    let reader = Reader { rules, terms, log, keys, board, health, page_bytes: options.page_bytes };
+    Ok((reader, Engine { outbox, threads, lockstep, cut }))
+}
+
+fn rebuilt_in_vain() -> OpenError {
+    StorageError::new(TroubleKind::Io, "derived state is damaged again right after a rebuild").into()
+}
+
+// ---- using ----
+
+impl Store {
+    /// Appends, and waits until it is durable.
+    ///
+    /// # Errors
+    ///
+    /// Each says whether anything was written and what to do; see [`AppendError`]. Nothing is written twice under one key,
+    /// whatever the error.
+    ///
+    /// # Examples
+    ///
+    /// A second append with the same key returns the first receipt; with another input it is refused:
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize, Clone)]
+    /// # struct Paid { cents: u64 }
+    /// # impl Event for Paid {
+    /// #     const FAMILY: &str = "payment";
+    /// #     type Id = ();
+    /// #     fn id(&self) {}
+    /// # }
+    /// # fn main() -> Result<(), Error> {
+    /// let store = Store::in_memory(Setup::new().events::<Paid>())?;
+    /// let pay = Append::event(Paid { cents: 500 }).key("customer/7", "order-17").response("thank you");
+    /// let first = store.append(pay.clone())?;
+    /// let again = store.append(pay)?;
+    /// assert!(again.replayed && again.receipt == first.receipt && again.response == b"thank you");
+    ///
+    /// let other = store.append(Append::event(Paid { cents: 900 }).key("customer/7", "order-17"));
+    /// assert!(matches!(other, Err(AppendError::KeyReused { part, .. }) if part == "input"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn append(&self, append: Append) -> Result<Committed, AppendError> {
+        let patience = Duration::from_millis(self.inner.setup.options.queue_wait_ms_max);
+        let commit = self.put(append, patience)?;
+        self.inner.engine.read().step();
+        commit.wait()
+    }
+
+    /// Hands an append over, and returns at once. Dropping the `Commit` does not cancel it.
+    ///
+    /// A full queue is `Overloaded` at once.
+    pub fn submit(&self, append: Append) -> Commit {
+        self.put(append, Duration::ZERO).unwrap_or_else(|error| Commit(Pending::Ready(Some(Err(error)))))
+    }
+
+    fn put(&self, append: Append, patience: Duration) -> Result<Commit, AppendError> {
+        let reader = self.reader();
+        match reader.health.state() {
+            State::Closed => return Err(AppendError::Closed(Box::new(append))),
+            State::Poisoned => return Err(AppendError::Poisoned(Box::new(append))),
+            State::Well => {}
+        }
+        let options = &self.inner.setup.options;
+        let desk = Desk { rules: &reader.rules, options, terms: &reader.terms, log: &*reader.log };
+        let mut request = desk.prepare(append)?;
+        if let Some(answer) = recall(&reader, &request)? {
+            return Ok(Commit(Pending::Ready(Some(Ok(answer)))));
+        }
+        desk.check_conditions(&mut request, &reader.board.load())?;
+        let outbox = self.inner.engine.read().outbox.clone();
+        Ok(Commit(Pending::Waiting(outbox.put(request, patience)?)))
+    }
+
+    /// Serves what was submitted, as one group where it fits, on this thread. For stores set up with [`Setup::lockstep`].
+    #[cfg(feature = "testing")]
+    pub fn step(&self) {
+        self.inner.engine.read().step();
+    }
+
+    /// A consistent read of everything at the position that is durable now.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`.
+    pub fn view(&self) -> Result<View, ReadError> {
+        let reader = self.reader();
+        match reader.health.state() {
+            State::Closed => Err(ReadError::Closed),
+            // What was durable stays readable.
+            State::Well | State::Poisoned => {
+                Ok(self.inner.views.take(&self.inner.current, reader.board.load()))
+            }
+        }
+    }
+
+    fn reader(&self) -> Arc<Reader> {
+        self.inner.current.read().clone()
+    }
+
+    /// Walks everything: the log's chain and checksums, indexes and keys against the log, rows against a refold.
+    ///
+    /// It reads the whole store at the position of the call, beside a writer that goes on, and folds every projection again
+    /// in a file beside the real one. Progress goes to [`Setup::progress`].
+    ///
+    /// # Errors
+    ///
+    /// Only what keeps it from looking, such as an I/O error. Damage is in the report.
+    pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        let reader = self.reader();
+        let setup = &self.inner.setup;
+        let shadow =
+            self.inner.place.as_ref().map(|place| new_tables(place, VERIFY, setup.options.state_cache_bytes));
+        let shadow = shadow.transpose().map_err(|error| match error {
+            OpenError::Storage(error) => error,
+            error => StorageError::caused(TroubleKind::Io, "no room beside the store", error),
+        })?;
+        let recovery = Recovery {
+            log: &*reader.log,
+            rules: &reader.rules,
+            terms: &reader.terms,
+            overlay_bytes_max: setup.options.overlay_bytes_max,
+            progress: setup.progress.clone(),
+        };
+        let report = verify::run(&reader, &recovery, shadow);
+        if let Some(place) = &self.inner.place {
+            // Only scratch: the next `verify` removes what is left of it.
+            let _ = remove_if_there(place, VERIFY);
+        }
+        report
+    }
+
+    /// Opens the files again, in this process, after `Unknown` or `Poisoned`, or when derived state was found damaged.
+    ///
+    /// What is durable is served again, and what is not is gone: ask again with the same key. A store that is well is left
+    /// alone. Of views taken before, events stay readable and rows do not (`ViewExpired`).
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open). The store stays as it was; call it again when the cause is mended.
+    pub fn recover(&self) -> Result<(), OpenError> {
+        let _one = self.inner.recovering.lock();
+        let reader = self.reader();
+        let damaged = reader.health.damage().is_some();
+        let Some(place) = &self.inner.place else { return Ok(()) };
+        match reader.health.state() {
+            State::Closed => return Err(OpenError::NotFound { path: place.path.clone() }),
+            State::Well if !damaged => return Ok(()),
+            State::Well | State::Poisoned => {}
+        }
+        // No new request gets in while the files are opened again.
+        reader.health.poison(StorageError::new(TroubleKind::Io, "the store is being recovered"));
+        self.inner.engine.write().stop();
+        self.inner.views.let_go();
+        if damaged {
+            remove_if_there(place, STATE)?;
+        }
+        let files = open_files(place, &self.inner.setup, reader.board.load().head.commit)?;
+        let (reader, engine) = start(Some(place), &self.inner.setup, &self.inner.views, files)?;
+        *self.inner.engine.write() = engine;
+        *self.inner.current.write() = Arc::new(reader);
+        Ok(())
+    }
+
+    /// Closes the store for every handle: what was handed over is committed, state is flushed, threads end.
+    ///
+    /// Dropping the last handle does the same.
+    pub fn close(self) {
+        self.inner.shut();
+    }
+
+    /// Figures about the store, as of now.
+    pub fn stats(&self) -> Stats {
+        let reader = self.reader();
+        let published = reader.board.load();
+        let log = reader.log.size();
+        let engine = self.inner.engine.read();
+        Stats {
+            position: published.head.position,
+            commit: published.head.commit,
+            log_files: log.files,
+            log_bytes: log.bytes,
+            flushed_commit: published.base.commit(),
+            flushed_rows: published.base.row_count(),
+            keys_len: reader.keys.len() as u64,
+            keys_bytes: reader.keys.bytes() as u64,
+            overlay_bytes: published.active.bytes() as u64,
+            frozen_bytes: published.frozen.as_ref().map_or(0, |frozen| frozen.bytes()) as u64,
+            queue_len: engine.outbox.len() as u64,
+            views_len: self.inner.views.len() as u64,
+            event_types_len: published.layouts.len() as u64,
+            poisoned: reader.health.trouble().filter(|_| reader.health.is_poisoned()),
+            damaged: reader.health.damage(),
+            cut: engine.cut.clone(),
+        }
+    }
+}
+
+/// A key that was used before answers here, on the caller's thread: no sync, no hand-over.
+fn recall(reader: &Reader, request: &Request) -> Result<Option<Committed>, AppendError> {
+    let Some(keyed) = &request.keyed else { return Ok(None) };
+    let through = reader.board.load().head.commit;
+    let Some(commit) = reader.keys.get(keyed.term, through) else { return Ok(None) };
+    match idempotency::recall(&*reader.log, commit, keyed, reader.rules.durability)? {
+        Recalled::Same(answer) => Ok(Some(answer)),
+        Recalled::Reused { part, commit } => Err(AppendError::KeyReused { part, commit }),
+        // The writer has the last word.
+        Recalled::Other => Ok(None),
+    }
+}
+
+impl Engine {
+    /// Nothing, unless there are no threads.
+    fn step(&self) {
+        if let Some(writer) = &self.lockstep {
+            writer.lock().step();
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(writer) = self.lockstep.take() {
+            return writer.into_inner().finish();
+        }
+        self.outbox.close();
+        for thread in self.threads.drain(..) {
+            // A thread that panicked has poisoned the store already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Inner {
+    fn shut(&self) {
+        let _one = self.recovering.lock();
+        self.engine.write().stop();
+        let reader = self.current.read().clone();
+        reader.health.close();
+        self.views.let_go();
+        if let (Some(place), Some(_)) = (&self.place, reader.health.damage()) {
+            // What was found damaged is not found again: the next open rebuilds.
+            let _ = remove_if_there(place, STATE);
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+/// An append under way: a future, and `wait()`. Dropping it does not cancel the append.
+#[must_use = "an append that nobody waits for may fail unseen"]
+pub struct Commit(Pending);
+
+enum Pending {
+    Ready(Option<Answered>),
+    Waiting(Answer<Answered>),
+}
+
+impl std::fmt::Debug for Commit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Commit")
+    }
+}
+
+impl Commit {
+    /// Waits until it is durable, or refused.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::append`].
+    pub fn wait(self) -> Result<Committed, AppendError> {
+        match self.0 {
+            Pending::Ready(answer) => answer.expect("an answer is taken once"),
+            Pending::Waiting(answer) => answer.wait(),
+        }
+    }
+
+    /// Waits no longer than `timeout`. `None`: not decided yet; wait again.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Committed, AppendError>> {
+        match &mut self.0 {
+            Pending::Ready(answer) => answer.take(),
+            Pending::Waiting(answer) => answer.wait_timeout(timeout),
+        }
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<Committed, AppendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Pending::Ready(answer) => {
+                Poll::Ready(answer.take().expect("a future is not polled after its answer"))
+            }
+            Pending::Waiting(answer) => Pin::new(answer).poll(context),
+        }
+    }
+}
+
+/// Figures about a store. `_len` counts, `_bytes` are bytes.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The last event.
+    pub position: Position,
+    /// The last commit.
+    pub commit: CommitNo,
+    /// Segment files of the log.
+    pub log_files: u64,
+    /// The log on disk, preallocated room included.
+    pub log_bytes: u64,
+    /// The commit up to which `state.redb` has everything.
+    pub flushed_commit: CommitNo,
+    /// Projection rows in `state.redb`.
+    pub flushed_rows: u64,
+    /// Idempotency keys kept, for ever in this version.
+    pub keys_len: u64,
+    /// Memory of the key index, estimated.
+    pub keys_bytes: u64,
+    /// Memory of what is newer than `state.redb`, estimated.
+    pub overlay_bytes: u64,
+    /// Memory of what is being flushed, estimated.
+    pub frozen_bytes: u64,
+    /// Requests that wait for the writer.
+    pub queue_len: u64,
+    /// Views that are held.
+    pub views_len: u64,
+    /// Event types in the log.
+    pub event_types_len: u64,
+    /// Why nothing is committed any more, until `recover`.
+    pub poisoned: Option<StorageError>,
+    /// Damage found in derived state; `recover` rebuilds it.
+    pub damaged: Option<StorageError>,
+    /// What opening cut off: the torn end of a group that was never acknowledged.
+    pub cut: Option<CutTail>,
+}
+
+/// A torn tail of the log, cut off at open and kept beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CutTail {
+    /// The commit it would have begun with.
+    pub commit: CommitNo,
+    /// Its size.
+    pub bytes: u64,
+    /// Where it is kept.
+    pub kept_in: PathBuf,
+}
+
+impl From<Cut> for CutTail {
+    fn from(cut: Cut) -> Self {
+        Self { commit: cut.at, bytes: cut.bytes, kept_in: cut.kept_in }
+    }
+}

@@ -1,0 +1,332 @@
+//! Walks everything and compares it: the log with its chain, indexes and keys with the log, rows with a refold.
+//!
+//! - What is expected is computed from the log alone, beside what is served.
+//! - Memory: about 40 bytes for each stream, type and tag, and what one overlay may hold. Rows are folded in a scratch file.
+
+use crate::error::{ReadError, StorageError};
+use crate::log::{Head, LogError, Page};
+use crate::order::{CommitNo, Position};
+use crate::recovery::{self, Recovery, Shadow, stop};
+use crate::setup::Task;
+use crate::state::Published;
+use crate::state::flush;
+use crate::state::layer::{Direction, KeyRange, RowEntry};
+use crate::state::overlay::Postings;
+use crate::state::tables::{Base, Tables, table_range};
+use crate::state::term::{Term, TermMap};
+use crate::view::Reader;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What `verify` looked at, and the first thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Commits whose chain and checksums hold.
+    pub commits: u64,
+    /// Their events.
+    pub events: u64,
+    /// Keys that lead to their commit.
+    pub keys: u64,
+    /// Streams, types and tags whose positions are those of the log.
+    pub terms: u64,
+    /// Projection rows that a refold makes the same.
+    pub rows: u64,
+    /// The first thing that is wrong, in the order log, keys, indexes, rows.
+    pub first_bad: Option<Bad>,
+    /// Rows were folded by other code than today's, from this position on, and their projection's version was not raised. The
+    /// rows served are today's.
+    pub folded_otherwise: Option<(String, Position)>,
+}
+
+/// Something wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Bad {
+    /// The event at which it shows; `Position::START` where it cannot be said.
+    pub position: Position,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// How many positions a term has, and an order-free sum of them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    count: u64,
+    sum: u64,
+    first: Position,
+}
+
+impl Tally {
+    fn add(&mut self, position: Position) {
+        self.first = if self.count == 0 { position } else { self.first.min(position) };
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(position.0.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31));
+    }
+}
+
+type Tallies = TermMap<Tally>;
+
+/// The first thing that is wrong stops the look at what rests on it.
+enum Stop {
+    Bad(Bad),
+    Storage(StorageError),
+}
+
+impl From<StorageError> for Stop {
+    fn from(error: StorageError) -> Self {
+        match error.is_corruption() {
+            true => Self::Bad(Bad { position: Position::START, what: error.to_string() }),
+            false => Self::Storage(error),
+        }
+    }
+}
+
+pub(crate) fn run(
+    reader: &Reader,
+    recovery: &Recovery<'_>,
+    shadow: Option<Tables>,
+) -> Result<VerifyReport, ReadError> {
+    let published = reader.board.load();
+    let mut report = VerifyReport::default();
+    match compare(reader, recovery, &published, shadow, &mut report) {
+        Ok(()) => Ok(report),
+        Err(Stop::Bad(bad)) => Ok(VerifyReport { first_bad: Some(bad), ..report }),
+        Err(Stop::Storage(error)) => Err(error.into()),
+    }
+}
+
+fn compare(
+    reader: &Reader,
+    recovery: &Recovery<'_>,
+    published: &Published,
+    mut shadow: Option<Tables>,
+    report: &mut VerifyReport,
+) -> Result<(), Stop> {
+    // Lives as long as what was folded into it is read.
+    let (expected, refolded) = walk_log(reader, recovery, published, &mut shadow, report)?;
+    let noted = |error: StorageError| {
+        reader.health.note_read(&error);
+        Stop::from(error)
+    };
+    let served = served_terms(published).map_err(noted)?;
+    compare_terms(&expected, &served, report)?;
+    compare_rows(recovery, published, &refolded, report).map_err(|stop| match stop {
+        Stop::Storage(error) => noted(error),
+        bad => bad,
+    })
+}
+
+// ---- the log ----
+
+/// Chain, checksums, keys, stream versions; what the indexes must say; the rows folded again.
+fn walk_log(
+    reader: &Reader,
+    recovery: &Recovery<'_>,
+    published: &Published,
+    shadow_tables: &mut Option<Tables>,
+    report: &mut VerifyReport,
+) -> Result<(Tallies, Published), Stop> {
+    let (mut expected, mut streams, mut stalls) =
+        (Tallies::default(), TermMap::<u64>::default(), BTreeMap::new());
+    let store = reader.log.store();
+    if let Some(tables) = shadow_tables {
+        tables.claim(store);
+    }
+    let end = published.head;
+    let mut shadow = Shadow {
+        recovery,
+        task: Task::Verify,
+        projections: running(recovery),
+        rows: Published::on(Arc::new(Base::Empty), Head::empty(store), Arc::default()),
+        stalls: &mut stalls,
+        mismatch: None,
+    };
+    let mut bad = None;
+    let walked = reader.log.check(&mut |page, head| {
+        if head.commit > end.commit {
+            // Committed since the call.
+            return Err(past_the_end());
+        }
+        bad = look_at(reader, page, &mut expected, &mut streams, report)?;
+        if bad.is_some() {
+            return Err(past_the_end());
+        }
+        shadow.follow(page, head)?;
+        if let Some(tables) =
+            shadow_tables.as_mut().filter(|_| shadow.rows.active.bytes() >= recovery.overlay_bytes_max)
+        {
+            let base = flush::flush(tables, &shadow.rows.active, head, &[]).map_err(stop)?;
+            shadow.rows = Published::on(base, *head, Arc::default());
+        }
+        Ok(())
+    });
+    if let Some(bad) = bad {
+        return Err(Stop::Bad(bad));
+    }
+    match walked {
+        Err(error) if !is_past_the_end(&error) => return Err(log_stop(error)),
+        _ => {}
+    }
+    let name = |id: [u8; 4]| {
+        running(recovery).iter().find(|projection| projection.id == id).map(|p| p.name.to_owned())
+    };
+    report.folded_otherwise = shadow.mismatch.and_then(|(position, id)| Some((name(id)?, position)));
+    Ok((expected, shadow.rows))
+}
+
+fn running<'a>(recovery: &Recovery<'a>) -> Vec<&'a crate::projection::Registered> {
+    let projections = &recovery.rules.projections;
+    projections.all.iter().filter(|projection| !projections.stalls.contains_key(&projection.id)).collect()
+}
+
+fn look_at(
+    reader: &Reader,
+    page: &Page,
+    expected: &mut Tallies,
+    streams: &mut TermMap<u64>,
+    report: &mut VerifyReport,
+) -> Result<Option<Bad>, LogError> {
+    for record in page.records() {
+        let record = record?;
+        report.commits += 1;
+        for event in record.events() {
+            report.events += 1;
+            let version = streams.entry(reader.terms.stream(event.stream)).or_default();
+            *version += 1;
+            if *version != event.stream_version {
+                let what = format!("the stream's version is {}, expected {version}", event.stream_version);
+                return Ok(Some(Bad { position: event.position, what }));
+            }
+        }
+        let delta = recovery::index(&record, &reader.terms);
+        for (term, postings) in &delta.postings {
+            let tally = expected.entry(*term).or_default();
+            postings.positions.iter().for_each(|position| tally.add(*position));
+        }
+        for (term, commit) in &delta.keys {
+            report.keys += 1;
+            if reader.keys.get(*term, CommitNo(u64::MAX)) != Some(*commit) {
+                let what = format!("the key of commit {commit} does not lead to it");
+                return Ok(Some(Bad { position: record.first(), what }));
+            }
+        }
+    }
+    Ok(None)
+}
+
+const PAST_THE_END: &str = "past the end";
+
+fn past_the_end() -> LogError {
+    LogError::NotALog(PAST_THE_END.to_owned())
+}
+
+fn is_past_the_end(error: &LogError) -> bool {
+    matches!(error, LogError::NotALog(what) if what == PAST_THE_END)
+}
+
+fn log_stop(error: LogError) -> Stop {
+    match error {
+        LogError::Corrupt { position, what, .. } => Stop::Bad(Bad { position, what }),
+        LogError::Io(error) => match error.downcast::<StorageError>() {
+            Ok(error) => error.into(),
+            Err(error) => Stop::Storage(LogError::Io(error).into()),
+        },
+        error => Stop::Storage(error.into()),
+    }
+}
+
+// ---- indexes ----
+
+fn served_terms(published: &Published) -> Result<Tallies, StorageError> {
+    let mut served = Tallies::default();
+    let mut add = |term: Term, postings: &Postings| {
+        let tally = served.entry(term).or_default();
+        let visible = postings.positions.iter().filter(|position| **position <= published.head.position);
+        visible.for_each(|position| tally.add(*position));
+    };
+    published.base.check(
+        |term, postings| {
+            add(term, &postings);
+            Ok(())
+        },
+        |_, _| Ok(()),
+    )?;
+    for overlay in published.frozen.iter().chain([&published.active]) {
+        overlay.each_postings(&mut add);
+    }
+    // Entries newer than the head count nothing.
+    served.retain(|_, tally| tally.count > 0);
+    Ok(served)
+}
+
+fn compare_terms(expected: &Tallies, served: &Tallies, report: &mut VerifyReport) -> Result<(), Stop> {
+    let differs = |(term, tally): &(&Term, &Tally)| served.get(term) != Some(tally);
+    if let Some((_, tally)) = expected.iter().filter(differs).min_by_key(|(_, tally)| tally.first) {
+        let what = "an index does not list all events of a stream, type or tag".to_owned();
+        return Err(Stop::Bad(Bad { position: tally.first, what }));
+    }
+    if let Some((_, tally)) = served.iter().find(|(term, _)| !expected.contains_key(term)) {
+        let what = "an index lists a stream, type or tag that is not in the log".to_owned();
+        return Err(Stop::Bad(Bad { position: tally.first, what }));
+    }
+    report.terms = expected.len() as u64;
+    Ok(())
+}
+
+// ---- rows ----
+
+fn compare_rows(
+    recovery: &Recovery<'_>,
+    published: &Published,
+    refolded: &Published,
+    report: &mut VerifyReport,
+) -> Result<(), Stop> {
+    for projection in running(recovery) {
+        let mut served = Scan::new(published, table_range(projection.id));
+        let mut folded = Scan::new(refolded, table_range(projection.id));
+        loop {
+            let (is, should_be) = (served.next()?, folded.next()?);
+            if is == should_be && is.is_none() {
+                break;
+            }
+            if is != should_be {
+                let of = |entry: &Option<RowEntry>| entry.as_ref().map(|(_, version)| version.position);
+                let position = of(&is).into_iter().chain(of(&should_be)).min().unwrap_or_default();
+                let what =
+                    format!("a row of projection `{}` is not what folding the log gives", projection.name);
+                return Err(Stop::Bad(Bad { position, what }));
+            }
+            report.rows += 1;
+        }
+    }
+    Ok(())
+}
+
+/// All rows of one table, page by page.
+struct Scan<'a> {
+    published: &'a Published,
+    range: Option<KeyRange>,
+    page: std::vec::IntoIter<RowEntry>,
+}
+
+impl<'a> Scan<'a> {
+    fn new(published: &'a Published, range: KeyRange) -> Self {
+        Self { published, range: Some(range), page: Vec::new().into_iter() }
+    }
+
+    fn next(&mut self) -> Result<Option<RowEntry>, StorageError> {
+        const ROWS: usize = 1024;
+        if let Some(entry) = self.page.next() {
+            return Ok(Some(entry));
+        }
+        let Some(mut range) = self.range.take() else { return Ok(None) };
+        let page = self.published.read(&[], |layers| layers.rows(&range, Direction::Forward, ROWS))?;
+        if page.len() == ROWS {
+            range.continue_past(&page[ROWS - 1].0, Direction::Forward);
+            self.range = Some(range);
+        }
+        self.page = page.into_iter();
+        Ok(self.page.next())
+    }
+}

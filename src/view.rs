@@ -1,0 +1,563 @@
+//! A consistent read of everything at one position.
+//!
+//! - Bounded by the head it was taken at, never by what the files hold: nothing un-synced is visible.
+//! - Events never change, so they stay readable; rows do, so a view that stands in the way of reclaiming them expires.
+//! - Long reads go page by page and hold nothing in between.
+
+use crate::codec;
+use crate::commit::Rules;
+use crate::disk::Clock;
+use crate::error::{DecodeError, Missing, ReadError, StorageError, TroubleKind};
+use crate::event::{Codec, Event, EventSet, Family, Raw, RawRef, Sequenced};
+use crate::key::{self, KeyRef};
+use crate::layout::Layout;
+use crate::log::{Head, Log, Page, Seek};
+use crate::order::{CommitNo, Position};
+use crate::projection::{Projection, key_range, row_key};
+use crate::query::{self, Query, QueryItem};
+use crate::request::RequestKey;
+use crate::state::keys::KeyIndex;
+use crate::state::layer::{Direction, KeyRange, RowEntry, RowVersion, Span};
+use crate::state::search::Plan;
+use crate::state::term::Terms;
+use crate::state::{Board, Published};
+use crate::sync::{Mutex, RwLock};
+use crate::value::Value;
+use crate::writer::queue::Health;
+use std::collections::VecDeque;
+use std::collections::vec_deque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// What reading needs. Replaced as a whole by `recover`.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub rules: Arc<Rules>,
+    pub terms: Terms,
+    pub log: Arc<dyn Log>,
+    pub keys: Arc<KeyIndex>,
+    pub board: Arc<Board>,
+    pub health: Arc<Health>,
+    pub page_bytes: usize,
+}
+
+/// The reader of the moment: views outlive a `recover`.
+pub(crate) type Current = Arc<RwLock<Arc<Reader>>>;
+
+/// All views that still hold something.
+#[derive(Debug)]
+pub(crate) struct Views {
+    slots: Mutex<Vec<Weak<Slot>>>,
+    clock: Arc<dyn Clock>,
+    age_max: Duration,
+}
+
+#[derive(Debug)]
+struct Slot {
+    published: RwLock<Option<Arc<Published>>>,
+    taken_at: Duration,
+}
+
+impl Views {
+    pub fn new(clock: Arc<dyn Clock>, age_max: Duration) -> Self {
+        Self { slots: Mutex::default(), clock, age_max }
+    }
+
+    pub fn take(&self, current: &Current, published: Arc<Published>) -> View {
+        let head = published.head;
+        let taken_at = self.clock.monotonic();
+        let slot = Arc::new(Slot { published: RwLock::new(Some(published)), taken_at });
+        let mut slots = self.slots.lock();
+        // Amortised: the list never holds more than twice the views there are.
+        if slots.len() == slots.capacity() {
+            slots.retain(|slot| slot.strong_count() > 0);
+        }
+        slots.push(Arc::downgrade(&slot));
+        View { current: current.clone(), slot, head, age_max: self.age_max }
+    }
+
+    /// Lets go of views older than they may be: before each flush, so that redb can use their pages again.
+    pub fn expire(&self) {
+        let now = self.clock.monotonic();
+        let mut slots = self.slots.lock();
+        slots.retain(|slot| {
+            let Some(slot) = slot.upgrade() else { return false };
+            let old = now.saturating_sub(slot.taken_at) > self.age_max;
+            if old {
+                drop(slot.published.write().take());
+            }
+            !old
+        });
+    }
+
+    /// Lets go of all of them: the file below is about to be closed.
+    pub fn let_go(&self) {
+        let held = std::mem::take(&mut *self.slots.lock());
+        held.iter().filter_map(Weak::upgrade).for_each(|slot| drop(slot.published.write().take()));
+    }
+
+    /// Views that hold something, for `stats`.
+    pub fn len(&self) -> usize {
+        self.slots.lock().iter().filter(|slot| slot.strong_count() > 0).count()
+    }
+}
+
+/// A consistent read of everything at one position. Cheap to take and to clone; take a new one to see what came since.
+///
+/// Readers never block the writer. Rows stay readable for `Options::view_age_ms_max` at least, events for ever.
+#[derive(Clone)]
+pub struct View {
+    current: Current,
+    slot: Arc<Slot>,
+    head: Head,
+    age_max: Duration,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "View(at {})", self.head.position)
+    }
+}
+
+/// A row with the position of the event that last changed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RowAt<R> {
+    /// The row.
+    pub row: R,
+    /// The event that last changed it.
+    pub changed_at: Position,
+}
+
+impl View {
+    /// The position of the last event it sees.
+    pub fn position(&self) -> Position {
+        self.head.position
+    }
+
+    /// The last commit it sees.
+    pub fn commit(&self) -> CommitNo {
+        self.head.commit
+    }
+
+    /// The row under `key`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// `Unregistered` if the setup lacks the projection; `ViewExpired`: take a new view.
+    pub fn row<P: Projection>(
+        &self,
+        key: &(impl KeyRef<P::Key> + ?Sized),
+    ) -> Result<Option<P::Row>, ReadError> {
+        Ok(self.row_at::<P>(key)?.map(|found| found.row))
+    }
+
+    /// The row under `key`, with the position of the event that last changed it.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    pub fn row_at<P: Projection>(
+        &self,
+        key: &(impl KeyRef<P::Key> + ?Sized),
+    ) -> Result<Option<RowAt<P::Row>>, ReadError> {
+        let reader = self.reader();
+        let id = id_of::<P>(&reader)?;
+        let key = row_key(id, key).map_err(|error| invalid("row key", error))?;
+        let published = self.published()?;
+        let version = note(&reader, published.read(&[], |layers| layers.row(&key)))?;
+        version.map(|version| decode_row::<P>(&version)).transpose()
+    }
+
+    /// Rows in a range of keys, in order; `..` for all. Reversible, page by page.
+    ///
+    /// # Errors
+    ///
+    /// Each item is a result; after an error there is no further one.
+    pub fn rows<P: Projection>(&self, keys: impl RangeBounds<P::Key>) -> RowScan<P> {
+        self.scan(keys, Direction::Forward)
+    }
+
+    /// The same from the last key to the first.
+    pub fn rows_backwards<P: Projection>(&self, keys: impl RangeBounds<P::Key>) -> RowScan<P> {
+        self.scan(keys, Direction::Backward)
+    }
+
+    fn scan<P: Projection>(&self, keys: impl RangeBounds<P::Key>, direction: Direction) -> RowScan<P> {
+        let range = id_of::<P>(&self.reader())
+            .and_then(|id| key_range::<P>(id, keys).map_err(|error| invalid("row key", error)));
+        let (range, failed) = match range {
+            Ok(range) => (Some(range), None),
+            Err(error) => (None, Some(error)),
+        };
+        RowScan {
+            view: self.clone(),
+            range,
+            direction,
+            page: Vec::new().into_iter(),
+            failed,
+            projection: PhantomData,
+        }
+    }
+
+    /// The events of one stream, oldest first.
+    pub fn stream<E: Event>(&self, id: &(impl KeyRef<E::Id> + ?Sized)) -> Events<E> {
+        self.query(QueryItem::stream::<E>(id))
+    }
+
+    /// The events that match, in the query's order and up to its limit. `query::<Raw>(Query::all())` reads everything.
+    ///
+    /// Events of families that `E` does not have are passed over.
+    ///
+    /// # Errors
+    ///
+    /// Each item is a result; after an error there is no further one.
+    pub fn query<E: EventSet>(&self, query: impl Into<Query>) -> Events<E> {
+        Events::new(self.current.clone(), self.head, query.into())
+    }
+
+    /// The version of a stream: the number of its events.
+    ///
+    /// # Errors
+    ///
+    /// `ViewExpired`: take a new view.
+    pub fn stream_version<E: Event>(&self, id: &(impl KeyRef<E::Id> + ?Sized)) -> Result<u64, ReadError> {
+        let id = key::text(id).map_err(|error| invalid("stream", error))?;
+        let reader = self.reader();
+        let stream = reader.terms.stream(&format!("{}/{id}", E::FAMILY));
+        note(&reader, self.published()?.read(&[], |layers| layers.stream_version(stream)))
+    }
+
+    /// The stored answer of a keyed request, undecoded; `None` if no commit used the key.
+    ///
+    /// # Errors
+    ///
+    /// `Storage` if its commit cannot be read.
+    pub fn answer(&self, scope: &str, key: &str) -> Result<Option<Vec<u8>>, ReadError> {
+        let reader = self.reader();
+        let key = RequestKey { scope: scope.to_owned(), key: key.to_owned() };
+        let Some(commit) = reader.keys.get(reader.terms.key(&key), self.head.commit) else { return Ok(None) };
+        let page = reader.log.read(Seek::Commit(commit), commit, 0).map_err(StorageError::from)?;
+        let record = page.records().next().transpose().map_err(StorageError::from)?;
+        Ok(record.map(|record| record.response().map_or_else(Vec::new, |response| response.bytes.to_vec())))
+    }
+
+    /// The payload of an event by field name, without its Rust type: through the layout that the log keeps, or as JSON.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` if the payload does not fit its layout, if the log has none, or if it is JSON and the feature `json` is off.
+    pub fn value(&self, event: &Sequenced<Raw>) -> Result<Value, ReadError> {
+        let raw = &event.event;
+        let value = match raw.codec() {
+            Codec::Json => Value::of_json(raw.data()),
+            Codec::Bincode => match self.layout(raw.type_name(), raw.schema()) {
+                Some(layout) => layout.read(raw.data()),
+                None => Err(DecodeError::new("the log has no layout of it")),
+            },
+        };
+        value.map_err(|cause| ReadError::Decode { position: event.position, cause })
+    }
+
+    /// The layout of an event type, as the log declared it with the first event of the type.
+    pub fn layout(&self, type_name: &str, schema: u16) -> Option<Layout> {
+        let published = self.reader().board.load();
+        Layout::parse(published.layouts.get(type_name)?.get(&schema)?).ok()
+    }
+
+    fn reader(&self) -> Arc<Reader> {
+        self.current.read().clone()
+    }
+
+    fn published(&self) -> Result<Arc<Published>, ReadError> {
+        let limit_ms = self.age_max.as_millis() as u64;
+        self.slot.published.read().clone().ok_or(ReadError::ViewExpired { limit_ms })
+    }
+}
+
+fn id_of<P: Projection>(reader: &Reader) -> Result<[u8; 4], ReadError> {
+    let projections = &reader.rules.projections;
+    let Some(registered) = projections.get::<P>() else {
+        let add = "add `.inline::<..>()` to the setup";
+        return Err(ReadError::Unregistered(Missing::new(format!("projection `{}`", P::NAME), add)));
+    };
+    match projections.stalls.get(&registered.id) {
+        None => Ok(registered.id),
+        Some(stall) => {
+            Err(ReadError::Stalled { projection: P::NAME, position: stall.position, why: stall.why.clone() })
+        }
+    }
+}
+
+fn invalid(what: &'static str, why: impl fmt::Display) -> ReadError {
+    ReadError::Invalid { what, why: why.to_string() }
+}
+
+/// Remembers damage of derived state on the way out.
+fn note<T>(reader: &Reader, read: Result<T, StorageError>) -> Result<T, ReadError> {
+    read.map_err(|error| {
+        reader.health.note_read(&error);
+        ReadError::Storage(error)
+    })
+}
+
+fn misled(reader: &Reader) -> ReadError {
+    let error =
+        StorageError::new(TroubleKind::State, "an index in state.redb leads to an event it does not mean");
+    reader.health.note_read(&error);
+    ReadError::Storage(error)
+}
+
+fn decode_row<P: Projection>(version: &RowVersion) -> Result<RowAt<P::Row>, ReadError> {
+    let value = version.value.as_deref().expect("a layer's answer holds a row");
+    let row =
+        codec::decode(value).map_err(|cause| ReadError::Decode { position: version.position, cause })?;
+    Ok(RowAt { row, changed_at: version.position })
+}
+
+/// Rows, page by page.
+pub struct RowScan<P> {
+    view: View,
+    /// What was not asked for yet.
+    range: Option<KeyRange>,
+    direction: Direction,
+    page: std::vec::IntoIter<RowEntry>,
+    failed: Option<ReadError>,
+    projection: PhantomData<fn() -> P>,
+}
+
+/// Rows read at once.
+const ROWS_PER_PAGE: usize = 256;
+
+impl<P: Projection> RowScan<P> {
+    /// Each row with the position of the event that last changed it.
+    pub fn with_positions(mut self) -> impl Iterator<Item = Result<(P::Key, RowAt<P::Row>), ReadError>> {
+        std::iter::from_fn(move || self.next_row())
+    }
+
+    fn next_row(&mut self) -> Option<Result<(P::Key, RowAt<P::Row>), ReadError>> {
+        let next = self.next_entry().transpose()?.and_then(|(key, version)| {
+            let row = decode_row::<P>(&version)?;
+            let key = key::decode(&key[4..])
+                .map_err(|cause| ReadError::Decode { position: version.position, cause })?;
+            Ok((key, row))
+        });
+        if next.is_err() {
+            (self.range, self.page) = (None, Vec::new().into_iter());
+        }
+        Some(next)
+    }
+
+    fn next_entry(&mut self) -> Result<Option<RowEntry>, ReadError> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        if let Some(entry) = self.page.next() {
+            return Ok(Some(entry));
+        }
+        let Some(mut range) = self.range.take() else { return Ok(None) };
+        let published = self.view.published()?;
+        let read = published.read(&[], |layers| layers.rows(&range, self.direction, ROWS_PER_PAGE));
+        let page = note(&self.view.reader(), read)?;
+        if page.len() == ROWS_PER_PAGE {
+            range.continue_past(&page[ROWS_PER_PAGE - 1].0, self.direction);
+            self.range = Some(range);
+        }
+        self.page = page.into_iter();
+        Ok(self.page.next())
+    }
+}
+
+impl<P: Projection> Iterator for RowScan<P> {
+    type Item = Result<(P::Key, P::Row), ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.next_row()?.map(|(key, found)| (key, found.row)))
+    }
+}
+
+/// Events, page by page. Holds nothing of the store between pages.
+pub struct Events<E> {
+    current: Current,
+    head: Head,
+    plan: Option<Plan>,
+    query: Query,
+    direction: Direction,
+    /// What was not asked for yet.
+    rest: Span,
+    /// How many more to give.
+    room: usize,
+    /// How many to look for at once: grows while the caller keeps asking.
+    batch: usize,
+    page: vec_deque::IntoIter<Sequenced<E>>,
+    /// Those of `E`; none stands for all.
+    families: Vec<&'static str>,
+    failed: Option<ReadError>,
+}
+
+impl<E: EventSet> Events<E> {
+    pub(crate) fn new(current: Current, head: Head, query: Query) -> Self {
+        let reader = current.read().clone();
+        let failed = query.check().err().map(ReadError::from);
+        let plan = failed.is_none().then(|| Plan::new(&query, &reader.terms));
+        let direction = if query.is_backwards() { Direction::Backward } else { Direction::Forward };
+        let (after, up_to) = query.range();
+        let through = up_to.map_or(head.position, |up_to| up_to.min(head.position));
+        Self {
+            current,
+            head,
+            plan,
+            direction,
+            rest: Span { after, through },
+            room: query.limit_events().unwrap_or(usize::MAX),
+            query,
+            batch: 16,
+            page: VecDeque::new().into_iter(),
+            failed,
+            families: E::families().iter().map(Family::name).collect(),
+        }
+    }
+
+    fn next_event(&mut self) -> Result<Option<Sequenced<E>>, ReadError> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        loop {
+            if self.room == 0 {
+                return Ok(None);
+            }
+            if let Some(event) = self.page.next() {
+                self.room -= 1;
+                return Ok(Some(event));
+            }
+            if self.rest.is_empty() || self.plan.is_none() {
+                return Ok(None);
+            }
+            self.page = self.next_page()?.into_iter();
+        }
+    }
+
+    fn next_page(&mut self) -> Result<VecDeque<Sequenced<E>>, ReadError> {
+        let reader = self.current.read().clone();
+        let plan = self.plan.as_ref().expect("checked by the caller");
+        if plan.is_everything() && self.direction == Direction::Forward && self.room > 64 {
+            return self.next_log_page(&reader);
+        }
+        let batch = self.batch.min(self.room);
+        self.batch = (self.batch * 4).min(1024);
+        let published = reader.board.load();
+        let mut positions = note(
+            &reader,
+            published.read(&[], |layers| plan.positions(layers, self.rest, self.direction, batch)),
+        )?;
+        match (positions.last(), positions.len() == batch, self.direction) {
+            (Some(last), true, Direction::Forward) => self.rest.after = *last,
+            (Some(last), true, Direction::Backward) => self.rest.through = Position(last.0 - 1),
+            _ => self.rest.after = self.rest.through,
+        }
+        positions.sort_unstable();
+        let mut events = self.fetch(&reader, &positions)?;
+        if self.direction == Direction::Backward {
+            events.make_contiguous().reverse();
+        }
+        Ok(events)
+    }
+
+    /// The event, unless its family is none of `E`'s.
+    fn decode(&self, position: Position, at: At<'_>) -> Result<Option<Sequenced<E>>, ReadError> {
+        if !self.families.is_empty() && !self.families.contains(&at.raw.family()) {
+            return Ok(None);
+        }
+        let event = E::decode(&at.raw).map_err(|cause| ReadError::Decode { position, cause })?;
+        let recorded_at = at.recorded_at.into();
+        Ok(Some(Sequenced { event, position, stream_version: at.stream_version, recorded_at }))
+    }
+
+    /// Everything that comes next in the log.
+    fn next_log_page(&mut self, reader: &Reader) -> Result<VecDeque<Sequenced<E>>, ReadError> {
+        let seek = Seek::Event(self.rest.after.next());
+        let page = reader.log.read(seek, self.head.commit, reader.page_bytes).map_err(StorageError::from)?;
+        let rest = self.rest;
+        let mut events = VecDeque::new();
+        let last = each_event(&page, |event, at| {
+            if event > rest.after && event <= rest.through {
+                events.extend(self.decode(event, at)?);
+            }
+            Ok(())
+        })?;
+        self.rest.after =
+            last.max(Some(self.rest.after)).filter(|_| last.is_some()).unwrap_or(self.rest.through);
+        Ok(events)
+    }
+
+    /// The events at these positions, which rise.
+    fn fetch(&self, reader: &Reader, positions: &[Position]) -> Result<VecDeque<Sequenced<E>>, ReadError> {
+        let mut events = VecDeque::with_capacity(positions.len());
+        let mut left = positions;
+        while let (Some(first), Some(last)) = (left.first(), left.last()) {
+            // Neighbours are read together, strays one by one.
+            let dense = last.0 - first.0 < 4 * left.len() as u64;
+            let bytes = if dense { reader.page_bytes.min(256 * left.len()) } else { 0 };
+            let page =
+                reader.log.read(Seek::Event(*first), self.head.commit, bytes).map_err(StorageError::from)?;
+            let before = left.len();
+            each_event(&page, |position, at| {
+                if left.first() == Some(&position) {
+                    left = &left[1..];
+                    // An index that leads to an event the query does not mean is damaged.
+                    if !query::matches(&self.query, at.raw.type_name(), at.raw.stream(), at.raw.tags()) {
+                        return Err(misled(reader));
+                    }
+                    events.extend(self.decode(position, at)?);
+                }
+                Ok(())
+            })?;
+            if left.len() == before {
+                return Err(StorageError::from(crate::log::missing(*first)).into());
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// An event of the page, with what the record says of it.
+struct At<'a> {
+    raw: RawRef<'a>,
+    stream_version: u64,
+    recorded_at: crate::order::Timestamp,
+}
+
+/// Calls `each` with every event of the page; the last event's position.
+fn each_event(
+    page: &Page,
+    mut each: impl FnMut(Position, At<'_>) -> Result<(), ReadError>,
+) -> Result<Option<Position>, ReadError> {
+    let mut last = None;
+    for record in page.records() {
+        let record = record.map_err(StorageError::from)?;
+        for event in record.events() {
+            last = Some(event.position);
+            let (stream_version, recorded_at) = (event.stream_version, record.time());
+            let position = event.position;
+            let raw = event.raw().map_err(|cause| ReadError::Decode { position, cause })?;
+            each(position, At { raw, stream_version, recorded_at })?;
+        }
+    }
+    Ok(last)
+}
+
+impl<E: EventSet> Iterator for Events<E> {
+    type Item = Result<Sequenced<E>, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next_event();
+        if next.is_err() {
+            self.rest.after = self.rest.through;
+            self.page = VecDeque::new().into_iter();
+        }
+        next.transpose()
+    }
+}

@@ -1,0 +1,334 @@
+//! The writer: the one thread that decides, and the only loop.
+//!
+//! - The order of a group: decide, write and sync, apply, publish, reply. A reply is a promise of durability.
+//! - Group commit without timers: whoever waits when the writer looks shares the next sync.
+//! - A failed write or sync, or a panic, poisons: the group in flight is `Unknown`, everything later is handed back.
+//! - It never waits for the flusher without also taking the flusher's result.
+
+pub(crate) mod queue;
+pub(crate) mod reply;
+
+use crate::commit::{Decision, Group, Rules};
+use crate::disk::Clock;
+use crate::error::{AppendError, StorageError, TroubleKind};
+use crate::log::{Head, Log};
+use crate::options::Options;
+use crate::request::Committed;
+use crate::state::flush::{self, Flushed, Job};
+use crate::state::keys::KeyIndex;
+use crate::state::overlay::{Delta, Overlay};
+use crate::state::tables::{StoredProjection, Tables};
+use crate::state::{self, Board, Published};
+use crate::sync::{Receiver, Sender, after, never, select};
+use queue::{Health, Inbox, Message};
+use reply::Reply;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a caller is told.
+pub(crate) type Answered = Result<Committed, AppendError>;
+
+/// All the writer works with.
+pub(crate) struct Writer {
+    pub rules: Arc<Rules>,
+    pub options: Options,
+    pub clock: Arc<dyn Clock>,
+    pub log: Arc<dyn Log>,
+    pub keys: Arc<KeyIndex>,
+    pub board: Arc<Board>,
+    pub inbox: Inbox,
+    pub health: Arc<Health>,
+    /// `None` where state lives in memory only.
+    pub flusher: Option<Flusher>,
+}
+
+/// How state gets into redb.
+pub(crate) enum Flusher {
+    /// A thread does it, behind the writer.
+    Beside(Beside),
+    /// The writer does it itself, between two groups: the same order of operations in every run.
+    Inline { tables: Tables, projections: Vec<StoredProjection>, before_flush: flush::BeforeFlush },
+}
+
+/// The writer's end of the flusher's thread.
+pub(crate) struct Beside {
+    jobs: Sender<Job>,
+    done: Receiver<Flushed>,
+    /// When the running flush began, and how much it has to do.
+    running: Option<(Duration, usize)>,
+    /// Measured drain rate, bytes a second.
+    rate: f64,
+}
+
+impl Beside {
+    pub fn new(jobs: Sender<Job>, done: Receiver<Flushed>) -> Self {
+        // A guess for the first flush; each later one is paced by the flush before it.
+        Self { jobs, done, running: None, rate: 32e6 }
+    }
+
+    /// Waits for the running flush.
+    fn wait(&self) -> Flushed {
+        self.done.recv().unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// What woke the writer.
+enum Wake {
+    Message(Message),
+    Flushed(Flushed),
+    Quiet,
+    Closed,
+}
+
+impl Writer {
+    /// Runs until the store closes.
+    pub fn run(mut self) {
+        loop {
+            match self.next() {
+                Wake::Message(Message::Append(request, reply)) => self.serve((request, reply)),
+                Wake::Message(Message::Close) | Wake::Closed => break,
+                Wake::Flushed(flushed) => self.adopt(flushed),
+                Wake::Quiet => self.freeze(),
+            }
+        }
+        self.finish();
+    }
+
+    /// Serves what is queued, on the calling thread.
+    pub fn step(&mut self) {
+        while let Some(waiting) = self.inbox.try_next_append() {
+            self.serve(waiting);
+        }
+    }
+
+    fn next(&self) -> Wake {
+        if let Some(message) = self.inbox.try_next() {
+            return Wake::Message(message);
+        }
+        let idle = never();
+        let done = match &self.flusher {
+            Some(Flusher::Beside(beside)) => &beside.done,
+            _ => &idle,
+        };
+        let settled =
+            self.flusher.is_none() || self.board.load().active.is_empty() || self.health.is_poisoned();
+        let quiet = match settled {
+            true => never(),
+            false => after(Duration::from_millis(self.options.overlay_age_ms_max)),
+        };
+        select! {
+            recv(self.inbox.receiver()) -> message => {
+                message.map_or(Wake::Closed, |message| Wake::Message(self.inbox.took(message)))
+            }
+            recv(done) -> flushed => Wake::Flushed(flushed.unwrap_or_else(|_| Err(gone()))),
+            recv(quiet) -> _ => Wake::Quiet,
+        }
+    }
+
+    /// One group: the first request and whoever waits behind it.
+    fn serve(&mut self, first: queue::Waiting) {
+        let mut group = vec![first];
+        let mut bytes = group[0].0.bytes;
+        while group.len() < self.options.group_len_max && bytes < self.options.group_bytes_max {
+            match self.inbox.try_next_append() {
+                Some(next) => {
+                    bytes += next.0.bytes;
+                    group.push(next);
+                }
+                None => break,
+            }
+        }
+        if self.health.is_poisoned() {
+            return group.into_iter().for_each(hand_back);
+        }
+        // A panic in here is a bug of ours, or a disk that lies: the group's replies answer `Unknown` as they drop.
+        let committed = catch_unwind(AssertUnwindSafe(|| self.commit(group)));
+        let trouble = match committed {
+            Ok(Ok(())) => return self.make_room(bytes),
+            Ok(Err(error)) => error,
+            Err(_) => StorageError::new(TroubleKind::Io, "the writer panicked"),
+        };
+        self.health.poison(trouble);
+    }
+
+    /// Decide, write and sync, apply, publish, reply.
+    fn commit(&mut self, waiting: Vec<queue::Waiting>) -> Result<(), StorageError> {
+        let now = self.clock.now();
+        let published = self.board.load();
+        let mut group = Group::new(&self.rules, &*self.log, &self.keys, published.clone());
+        let mut answers: Vec<(Reply<Answered>, Answered)> = Vec::with_capacity(waiting.len());
+        for (request, reply) in waiting {
+            let answer = match group.decide(*request, now) {
+                Ok(Decision::Replay(answer)) => Ok(answer),
+                Ok(Decision::Commit(draft)) => Ok(group.take(*draft)),
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(AppendError::Storage(error)) = &answer {
+                self.health.note_read(error);
+            }
+            // An answer that may rest on an un-synced neighbour waits for the group's sync, a refusal too.
+            match group.commits().is_empty() {
+                true => reply.send(answer),
+                false => answers.push((reply, answer)),
+            }
+        }
+        if group.commits().is_empty() {
+            return Ok(());
+        }
+        let head = match self.log.append(&published.head, group.commits()) {
+            Ok(head) => head,
+            Err(error) => {
+                answers.into_iter().for_each(|(reply, _)| reply.send(Err(AppendError::Unknown)));
+                return Err(error.into());
+            }
+        };
+        let delta = group.into_delta();
+        self.publish(published, delta, head);
+        answers.into_iter().for_each(|(reply, answer)| reply.send(answer));
+        Ok(())
+    }
+
+    fn publish(&self, before: Arc<Published>, delta: Delta, head: Head) {
+        for (term, commit) in &delta.keys {
+            self.keys.insert(*term, *commit);
+        }
+        let mut layouts = before.layouts.clone();
+        if !delta.layouts.is_empty() {
+            state::declare(Arc::make_mut(&mut layouts), delta.layouts.iter().cloned());
+        }
+        before.active.apply(delta);
+        self.board.publish(Published {
+            head,
+            base: before.base.clone(),
+            frozen: before.frozen.clone(),
+            active: before.active.clone(),
+            layouts,
+        });
+    }
+
+    // ---- room in memory ----
+
+    /// Starts a flush when the active overlay is full, and slows down before two are.
+    fn make_room(&mut self, group_bytes: usize) {
+        let limit = self.options.overlay_bytes_max;
+        let used = self.board.load().active.bytes();
+        let Some(Flusher::Beside(Beside { running: Some((began, work)), rate, done, .. })) = &self.flusher
+        else {
+            if used >= limit {
+                self.freeze();
+            }
+            return;
+        };
+        if used >= limit {
+            // Both overlays are full: only the flusher can make room.
+            let flushed = done.recv().unwrap_or_else(|_| Err(gone()));
+            self.adopt(flushed);
+            return self.freeze();
+        }
+        if used * 2 > limit {
+            // Spread the rest of the flush over the groups that still fit.
+            let expected = Duration::from_secs_f64(*work as f64 / rate);
+            let rest = expected.saturating_sub(self.clock.monotonic().saturating_sub(*began));
+            let wait = rest.mul_f64((group_bytes as f64 / (limit - used) as f64).min(1.0));
+            if let Ok(flushed) = done.recv_timeout(wait.min(Duration::from_millis(100))) {
+                self.adopt(flushed);
+            }
+        }
+    }
+
+    /// Freezes the active overlay, at a group boundary, and has it flushed.
+    fn freeze(&mut self) {
+        let published = self.board.load();
+        if published.frozen.is_some() || published.active.is_empty() || self.health.is_poisoned() {
+            return;
+        }
+        let Some(flusher) = &mut self.flusher else { return };
+        let (overlay, head) = (published.active.clone(), published.head);
+        self.board.publish(Published {
+            head,
+            base: published.base.clone(),
+            frozen: Some(overlay.clone()),
+            active: Arc::new(Overlay::default()),
+            layouts: published.layouts.clone(),
+        });
+        match flusher {
+            Flusher::Beside(beside) => {
+                beside.running = Some((self.clock.monotonic(), overlay.bytes()));
+                // A flusher that is gone is found out by `done`.
+                let _ = beside.jobs.send(Job::Flush { overlay, head });
+            }
+            Flusher::Inline { tables, projections, before_flush } => {
+                before_flush();
+                let flushed = flush::flush(tables, &overlay, &head, projections);
+                self.adopt(flushed);
+            }
+        }
+    }
+
+    /// Takes the flushed snapshot in place of the frozen overlay.
+    fn adopt(&mut self, flushed: Flushed) {
+        let base = match flushed {
+            Ok(base) => base,
+            // Derived state cannot follow any more: stop before memory is full of what it lacks.
+            Err(error) => return self.health.poison(error),
+        };
+        let published = self.board.load();
+        let old = self.board.publish(Published {
+            head: published.head,
+            base,
+            frozen: None,
+            active: published.active.clone(),
+            layouts: published.layouts.clone(),
+        });
+        drop(published);
+        if let Some(Flusher::Beside(beside)) = &mut self.flusher {
+            let (began, work) = beside.running.take().expect("a flush that ends has begun");
+            let took = self.clock.monotonic().saturating_sub(began).as_secs_f64().max(1e-3);
+            beside.rate = (work as f64 / took).clamp(1e6, 1e12);
+            let _ = beside.jobs.send(Job::Discard(old));
+        }
+    }
+
+    fn finish_flush(&mut self) {
+        if let Some(Flusher::Beside(beside)) = &self.flusher
+            && beside.running.is_some()
+        {
+            let flushed = beside.wait();
+            self.adopt(flushed);
+        }
+    }
+
+    // ---- the end ----
+
+    /// Serves what was queued before the close, flushes, and says on disk that nothing follows.
+    pub fn finish(&mut self) {
+        self.step();
+        // The flush that runs, then what came since.
+        self.finish_flush();
+        self.freeze();
+        self.finish_flush();
+        let poisoned = self.health.is_poisoned();
+        if !poisoned {
+            // Only spares the next open some work.
+            let _ = self.log.seal();
+            // A poisoned store lets nobody in either, and may be recovered.
+            self.health.close();
+        }
+        while let Some(waiting) = self.inbox.try_next_append() {
+            if poisoned { hand_back(waiting) } else { hand_back_closed(waiting) }
+        }
+    }
+}
+
+fn gone() -> StorageError {
+    StorageError::new(TroubleKind::Io, "the flusher is gone")
+}
+
+fn hand_back((request, reply): queue::Waiting) {
+    reply.send(Err(AppendError::Poisoned(Box::new(request.append))));
+}
+
+fn hand_back_closed((request, reply): queue::Waiting) {
+    reply.send(Err(AppendError::Closed(Box::new(request.append))));
+}

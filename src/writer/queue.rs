@@ -1,0 +1,184 @@
+//! The queue before the writer: bounded in length and bytes; and the store's health, which decides who gets in.
+
+use super::Answered;
+use super::reply::{Answer, Reply, slot};
+use crate::commit::request::Request;
+use crate::error::{AppendError, StorageError};
+use crate::sync::{Mutex, Receiver, Sender, TrySendError, bounded};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// A request and where its answer goes.
+pub(crate) type Waiting = (Box<Request>, Reply<Answered>);
+
+/// What reaches the writer.
+pub(crate) enum Message {
+    Append(Box<Request>, Reply<Answered>),
+    Close,
+}
+
+/// A bounded queue.
+pub(crate) fn queue(len_max: usize, bytes_max: usize, health: Arc<Health>) -> (Outbox, Inbox) {
+    let (send, receive) = bounded(len_max);
+    let bytes = Arc::new(AtomicUsize::new(0));
+    (
+        Outbox { send, bytes: bytes.clone(), bytes_max, health },
+        Inbox { receive, bytes, closing: Cell::new(false) },
+    )
+}
+
+/// The callers' end.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    send: Sender<Message>,
+    bytes: Arc<AtomicUsize>,
+    bytes_max: usize,
+    health: Arc<Health>,
+}
+
+impl Outbox {
+    /// Puts a request into the queue, waiting for a place as long as `patience`.
+    pub fn put(&self, request: Request, patience: Duration) -> Result<Answer<Answered>, AppendError> {
+        match self.health.state() {
+            State::Well => {}
+            State::Poisoned => return Err(AppendError::Poisoned(Box::new(request.append))),
+            State::Closed => return Err(AppendError::Closed(Box::new(request.append))),
+        }
+        let bytes = request.bytes;
+        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bytes_max {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(AppendError::Overloaded(Box::new(request.append)));
+        }
+        let (reply, answer) = slot(|| Err(AppendError::Unknown));
+        let message = Message::Append(Box::new(request), reply);
+        let sent = match self.send.try_send(message) {
+            Err(TrySendError::Full(message)) if !patience.is_zero() => self
+                .send
+                .send_timeout(message, patience)
+                .map_err(|error| (error.is_timeout(), error.into_inner())),
+            sent => sent.map_err(|error| (error.is_full(), error.into_inner())),
+        };
+        sent.map(|()| answer).map_err(|(full, message)| {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            let Message::Append(request, reply) = message else { unreachable!("an append was sent") };
+            // Nobody waits on this slot: the request goes back by hand.
+            reply.send(Err(AppendError::Unknown));
+            let append = Box::new(request.append);
+            if full { AppendError::Overloaded(append) } else { AppendError::Closed(append) }
+        })
+    }
+
+    /// Asks the writer to stop. What is queued before is still served.
+    pub fn close(&self) {
+        // An error says that it has stopped.
+        let _ = self.send.send(Message::Close);
+    }
+
+    /// Requests that wait.
+    pub fn len(&self) -> usize {
+        self.send.len()
+    }
+}
+
+/// The writer's end.
+pub(crate) struct Inbox {
+    receive: Receiver<Message>,
+    bytes: Arc<AtomicUsize>,
+    /// A close came while a group was gathered.
+    closing: Cell<bool>,
+}
+
+impl Inbox {
+    pub fn receiver(&self) -> &Receiver<Message> {
+        &self.receive
+    }
+
+    /// Counts a message out that was taken from `receiver`.
+    pub fn took(&self, message: Message) -> Message {
+        if let Message::Append(request, _) = &message {
+            self.bytes.fetch_sub(request.bytes, Ordering::Relaxed);
+        }
+        message
+    }
+
+    pub fn try_next(&self) -> Option<Message> {
+        match self.closing.take() {
+            true => Some(Message::Close),
+            false => self.receive.try_recv().ok().map(|message| self.took(message)),
+        }
+    }
+
+    /// The next append, if one waits. A close that comes instead is kept for `try_next`.
+    pub fn try_next_append(&self) -> Option<Waiting> {
+        match self.receive.try_recv().ok().map(|message| self.took(message))? {
+            Message::Append(request, reply) => Some((request, reply)),
+            Message::Close => {
+                self.closing.set(true);
+                None
+            }
+        }
+    }
+}
+
+/// How the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Well,
+    Poisoned,
+    Closed,
+}
+
+/// Shared by the writer, who changes it, and everyone else.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    state: AtomicU8,
+    trouble: Mutex<Option<StorageError>>,
+    damage: Mutex<Option<StorageError>>,
+}
+
+impl Health {
+    pub fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            0 => State::Well,
+            1 => State::Poisoned,
+            _ => State::Closed,
+        }
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.state() == State::Poisoned
+    }
+
+    /// No commit any more until `recover`.
+    pub fn poison(&self, trouble: StorageError) {
+        self.trouble.lock().get_or_insert(trouble);
+        // A closed store stays closed.
+        let _ = self.state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    pub fn close(&self) {
+        self.state.store(2, Ordering::Release);
+    }
+
+    /// Remembers what a failed read of derived state means: damage is rebuilt by the next `recover` or open; and a file that
+    /// failed answers nothing any more, so that nothing can be decided by it.
+    pub fn note_read(&self, error: &StorageError) {
+        if error.is_rebuildable() {
+            self.damage.lock().get_or_insert_with(|| error.clone());
+        }
+        if error.ends_handle() {
+            self.poison(error.clone());
+        }
+    }
+
+    pub fn damage(&self) -> Option<StorageError> {
+        self.damage.lock().clone()
+    }
+
+    /// Why it is poisoned.
+    pub fn trouble(&self) -> Option<StorageError> {
+        self.trouble.lock().clone()
+    }
+}

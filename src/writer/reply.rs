@@ -1,0 +1,182 @@
+//! The slot in which one answer travels from the writer to its caller.
+//!
+//! - An answer is put in once. A writer that goes away without one answers with what the slot was given for that case.
+//! - A caller that goes away never hurts the writer: the answer is dropped with the slot.
+
+use crate::sync::{Condvar, Mutex};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+struct Slot<T> {
+    state: Mutex<State<T>>,
+    filled: Condvar,
+}
+
+struct State<T> {
+    answer: Option<T>,
+    /// The caller's task, if it polls.
+    waker: Option<Waker>,
+    /// The caller's thread sleeps on `filled`.
+    sleeping: bool,
+}
+
+/// The writer's end.
+pub(crate) struct Reply<T> {
+    slot: Arc<Slot<T>>,
+    /// The answer if this end is dropped without one.
+    otherwise: Option<fn() -> T>,
+}
+
+/// The caller's end.
+pub(crate) struct Answer<T> {
+    slot: Arc<Slot<T>>,
+}
+
+/// A fresh slot. `otherwise` answers if the writer goes away.
+pub(crate) fn slot<T>(otherwise: fn() -> T) -> (Reply<T>, Answer<T>) {
+    let state = State { answer: None, waker: None, sleeping: false };
+    let slot = Arc::new(Slot { state: Mutex::new(state), filled: Condvar::new() });
+    (Reply { slot: slot.clone(), otherwise: Some(otherwise) }, Answer { slot })
+}
+
+impl<T> Reply<T> {
+    pub fn send(mut self, answer: T) {
+        self.otherwise = None;
+        self.slot.fill(answer);
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if let Some(otherwise) = self.otherwise.take() {
+            self.slot.fill(otherwise());
+        }
+    }
+}
+
+impl<T> Slot<T> {
+    fn fill(&self, answer: T) {
+        let mut state = self.state.lock();
+        debug_assert!(state.answer.is_none(), "one answer only");
+        state.answer = Some(answer);
+        let waker = state.waker.take();
+        let sleeping = state.sleeping;
+        drop(state);
+        if sleeping {
+            self.filled.notify_one();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    pub fn wait(&self) -> T {
+        let mut state = self.slot.state.lock();
+        loop {
+            if let Some(answer) = state.answer.take() {
+                return answer;
+            }
+            state.sleeping = true;
+            self.slot.filled.wait(&mut state);
+            state.sleeping = false;
+        }
+    }
+
+    pub fn wait_timeout(&self, timeout: Duration) -> Option<T> {
+        // A wait that is too long to have an end has none.
+        #[allow(clippy::disallowed_methods, reason = "a caller's patience is real time, not the store's")]
+        let Some(deadline) = Instant::now().checked_add(timeout) else { return Some(self.wait()) };
+        let mut state = self.slot.state.lock();
+        loop {
+            if let Some(answer) = state.answer.take() {
+                return Some(answer);
+            }
+            state.sleeping = true;
+            let timed_out = self.slot.filled.wait_until(&mut state, deadline).timed_out();
+            state.sleeping = false;
+            if timed_out {
+                return state.answer.take();
+            }
+        }
+    }
+}
+
+impl<T> Future for Answer<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let mut state = self.slot.state.lock();
+        match state.answer.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn an_answer_wakes_the_task_that_polled_last() {
+        let (reply, mut answer) = slot(|| "gone");
+        let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        for count in [&first, &second] {
+            let waker = Waker::from(count.clone());
+            assert!(Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        reply.send("here");
+        assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (0, 1));
+        let waker = Waker::from(second);
+        assert_eq!(Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)), Poll::Ready("here"));
+    }
+
+    #[test]
+    fn a_writer_that_goes_away_still_answers() {
+        let (reply, answer) = slot(|| "gone");
+        drop(reply);
+        assert_eq!(answer.wait(), "gone");
+    }
+
+    #[test]
+    fn a_caller_that_goes_away_hurts_nobody() {
+        let (reply, answer) = slot(|| "gone");
+        drop(answer);
+        reply.send("unheard");
+    }
+
+    #[test]
+    fn a_sleeping_caller_is_woken() {
+        let (reply, answer) = slot(|| 0);
+        let caller = std::thread::spawn(move || answer.wait());
+        reply.send(7);
+        assert_eq!(caller.join().expect("the caller does not panic"), 7);
+    }
+
+    #[test]
+    fn a_wait_that_times_out_can_wait_again() {
+        let (reply, answer) = slot(|| 0);
+        assert_eq!(answer.wait_timeout(Duration::ZERO), None);
+        reply.send(7);
+        assert_eq!(answer.wait_timeout(Duration::MAX), Some(7));
+    }
+}

@@ -1,0 +1,150 @@
+//! The import table of `ARCHITECTURE.md`, held against the sources: arrows point one way.
+//!
+//! A new arrow fails here. To propose one, change the table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Each room, and the rooms it may import from. Rooms are top-level modules.
+#[rustfmt::skip]
+const TABLE: &[(&str, &[&str])] = &[
+    // values
+    ("order", &[]),
+    ("misfit", &[]),
+    ("reflect", &["misfit"]),
+    ("codec", &["misfit", "reflect"]),
+    ("key", &["codec", "misfit"]),
+    ("value", &["codec", "misfit"]),
+    ("layout", &["codec", "key", "misfit", "reflect", "value"]),
+    ("event", &["codec", "key", "layout", "misfit", "order", "reflect"]),
+    ("query", &["event", "misfit", "order"]),
+    ("request", &["codec", "event", "key", "misfit", "order", "query"]),
+    ("options", &[]),
+    ("error", &["misfit", "order", "query", "request"]),
+    // seams
+    ("sync", &[]),
+    ("disk", &["order"]),
+    // ground and derived
+    ("log", &["disk", "error", "event", "misfit", "order", "sync"]),
+    ("state", &["codec", "disk", "error", "log", "order", "query", "request", "sync"]),
+    // rules: never one another
+    ("idempotency", &["error", "log", "order", "request", "state"]),
+    ("projection", &["codec", "error", "event", "key", "layout", "log", "order", "state"]),
+    // the path of a commit
+    ("setup", &["disk", "error", "event", "log", "options", "projection", "state"]),
+    ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
+    ("writer", &["commit", "disk", "error", "log", "options", "request", "state", "sync"]),
+    // before it and behind it
+    ("recovery", &["commit", "error", "log", "order", "projection", "request", "setup", "state"]),
+    ("view", &["codec", "commit", "disk", "error", "event", "key", "layout", "log", "order", "projection", "query",
+        "request", "state", "sync", "value", "writer"]),
+    ("verify", &["error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
+    ("store", &["commit", "disk", "error", "idempotency", "log", "order", "projection", "recovery", "request", "setup",
+        "state", "sync", "verify", "view", "writer"]),
+];
+
+#[test]
+fn imports_point_one_way() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for entry in fs::read_dir(&src).expect("src is there") {
+        let path = entry.expect("src can be read").path();
+        let room = path.file_stem().expect("it has a name").to_string_lossy().into_owned();
+        if room != "lib" && room != "testing" {
+            imports(&path, found.entry(room).or_default());
+        }
+    }
+    let table: BTreeMap<&str, BTreeSet<&str>> =
+        TABLE.iter().map(|(room, may)| (*room, may.iter().copied().collect())).collect();
+    let mut wrong = Vec::new();
+    for (room, imported) in &found {
+        let Some(may) = table.get(room.as_str()) else {
+            wrong.push(format!("room `{room}` is not in the table"));
+            continue;
+        };
+        for other in imported.iter().filter(|other| *other != room && !may.contains(other.as_str())) {
+            wrong.push(format!("new arrow: `{room}` imports `{other}`"));
+        }
+        for unused in may.iter().filter(|may| !imported.contains(**may)) {
+            wrong.push(format!("the table lets `{room}` import `{unused}`, and it does not"));
+        }
+    }
+    for (index, (room, may)) in TABLE.iter().enumerate() {
+        for below in may.iter().filter(|may| !TABLE[..index].iter().any(|(above, _)| above == *may)) {
+            wrong.push(format!("`{room}` may not import `{below}`: it stands below it"));
+        }
+    }
+    for room in table.keys().filter(|room| !found.contains_key(**room)) {
+        wrong.push(format!("room `{room}` is in the table and not in src"));
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Rooms of the crate that the product code of a file or folder names.
+fn imports(path: &Path, into: &mut BTreeSet<String>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("it is a directory") {
+            let path = entry.expect("it can be read").path();
+            let tests = path.file_stem().is_some_and(|stem| stem == "tests");
+            if !tests && (path.is_dir() || path.extension().is_some_and(|extension| extension == "rs")) {
+                imports(&path, into);
+            }
+        }
+        return;
+    }
+    let text = fs::read_to_string(path).expect("sources are text");
+    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    // Doc comments and the bodies of exported macros name the crate from outside.
+    let code = product.lines().filter(|line| !line.trim_start().starts_with("//"));
+    for line in code {
+        for piece in line.replace("$crate::", "").split("crate::").skip(1) {
+            let name: String = piece.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if name.chars().next().is_some_and(char::is_lowercase) && name != "any_of" {
+                into.insert(name);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_seam_touches_files_clock_and_threads() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    each_source(&src, &mut |path, text| {
+        let place = path.strip_prefix(&src).expect("below src").to_string_lossy().replace('\\', "/");
+        for (name, homes) in [
+            ("std::fs", &["disk/real.rs"][..]),
+            ("SystemTime::now", &["disk/real.rs"]),
+            ("Instant::now", &["disk/real.rs", "writer/reply.rs"]),
+            ("crossbeam_channel", &["sync.rs"]),
+            ("parking_lot", &["sync.rs"]),
+            ("thread::Builder", &["sync.rs"]),
+            ("redb::", &["state/tables.rs"]),
+            ("bincode::", &["codec.rs"]),
+            ("thread::sleep", &[]),
+            ("env::", &[]),
+        ] {
+            let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let code = product.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let named = code.filter(|line| line.contains(name)).count() > 0;
+            if named && !homes.contains(&place.as_str()) && !place.contains("tests") {
+                wrong.push(format!("{place} names {name}, which lives in {}", homes.join(", ")));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+fn each_source(path: &Path, each: &mut impl FnMut(&Path, &str)) {
+    for entry in fs::read_dir(path).expect("it is a directory") {
+        let path = entry.expect("it can be read").path();
+        match path.is_dir() {
+            true => each_source(&path, each),
+            false if path.extension().is_some_and(|extension| extension == "rs") => {
+                each(&path, &fs::read_to_string(&path).expect("sources are text"));
+            }
+            false => {}
+        }
+    }
+}
