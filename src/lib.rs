@@ -143,4 +143,3 @@ pub mod prelude {
     pub use crate::store::Store;
     pub use crate::view::View;
 }
-

@@ -63,6 +63,10 @@ impl From<LogError> for Failure {
     }
 }
 
+/// Rows of `state.redb` that are compared with their sums before anything is served: a few milliseconds. More are compared by a
+/// thread behind the open.
+pub(crate) const SCRUBBED_AT_OPEN: u64 = 20_000;
+
 /// Commits between two reports of progress.
 const REPORT_EVERY: u64 = 10_000;
 
@@ -243,6 +247,9 @@ impl<'a> Tail<'a> {
             }
         };
         base.each_key(|term, commit| keys.insert(term, commit))?;
+        if base.rows_to_check() <= SCRUBBED_AT_OPEN {
+            base.scrub(|| true)?;
+        }
         let from_nothing = head.commit.0 == 0;
         let misread = !recovery.rules.families.compare(&layouts, |_| String::new()).1.is_empty();
         let published = Published::on(Arc::new(base), head, Arc::new(layouts));

@@ -10,7 +10,7 @@ use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
 use crate::log::{Log, StoreId};
 use crate::order::{CommitNo, Position};
 use crate::projection::Limits;
-use crate::recovery::{Failure, Recovered, Recovery};
+use crate::recovery::{Failure, Recovered, Recovery, SCRUBBED_AT_OPEN};
 use crate::request::{Append, Committed, Durability};
 use crate::setup::Setup;
 use crate::state::tables::Tables;
@@ -293,12 +293,20 @@ fn create(setup: &Setup, path: &Path) -> Result<Place, OpenError> {
     SegmentLog::create(disk, &creating, new_id(&setup.platform), &log_options(setup))?;
     disk.sync_dir(path).map_err(trouble)?;
     disk.rename(&creating, &path.join(LOG)).map_err(trouble)?;
-    disk.sync_dir(path).map_err(trouble)?;
-    if let Some(parent) = path.parent() {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        disk.sync_dir(parent).map_err(trouble)?;
-    }
     Ok(place)
+}
+
+/// Makes the store's own name durable before anything is served: whoever made it may have been killed before that.
+fn sync_names(place: &Place) -> Result<(), OpenError> {
+    let (disk, path) = (&place.platform.disk, &place.path);
+    disk.sync_dir(path).map_err(|error| trouble(path, error))?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    match disk.sync_dir(parent) {
+        // Not ours to look into: then the directory in it was not made by us either.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.map_err(|error| trouble(path, error)),
+    }
 }
 
 fn log_options(setup: &Setup) -> LogOptions {
@@ -312,6 +320,7 @@ fn log_options(setup: &Setup) -> LogOptions {
 
 /// The log and derived state. `durable` is a commit that was acknowledged in this process, if one was.
 fn open_files(place: &Place, setup: &Setup, durable: CommitNo) -> Result<Files, OpenError> {
+    sync_names(place)?;
     let mut tables = open_tables(place, setup)?;
     let known = Some(durable.max(CommitNo(tables.meta().commit))).filter(|commit| commit.0 > 0);
     let options = log_options(setup);
@@ -433,8 +442,28 @@ fn start(
         // Joined first: the flusher ends when the writer has.
         false => threads.insert(0, spawn("writer", move || writer.run()).map_err(no_thread)?),
     }
+    threads.extend(scrub(&board, &health, setup).map_err(no_thread)?);
     let reader = Reader { rules, terms, log, keys, board, health, page_bytes: options.page_bytes };
     Ok((reader, Engine { outbox, threads, lockstep, cut }))
+}
+
+/// Compares a large `state.redb` with its own sums, behind the open; a small one was compared by recovery. What is found stops
+/// the store before more is decided by it.
+fn scrub(board: &Board, health: &Arc<Health>, setup: &Setup) -> io::Result<Option<JoinHandle<()>>> {
+    let base = board.load().base.clone();
+    if setup.lockstep || base.rows_to_check() <= SCRUBBED_AT_OPEN {
+        return Ok(None);
+    }
+    let health = health.clone();
+    let scrub = move || {
+        if let Err(error) = base.scrub(|| health.state() == State::Well) {
+            health.note_read(&error);
+            if error.is_rebuildable() {
+                health.poison(error);
+            }
+        }
+    };
+    spawn("scrub", scrub).map(Some)
 }
 
 fn rebuilt_in_vain() -> OpenError {

@@ -43,6 +43,9 @@ pub(crate) fn declare(layouts: &mut Layouts, declared: impl IntoIterator<Item = 
     }
 }
 
+/// A request's changes, its group's, two overlays, redb.
+const LAYERS_MAX: usize = 5;
+
 impl Published {
     /// Nothing above `base`.
     pub fn on(base: Arc<Base>, head: Head, layouts: Arc<Layouts>) -> Self {
@@ -51,12 +54,17 @@ impl Published {
 
     /// Reads through its layers, with those of `above` (newest first) on top.
     pub fn read<T>(&self, above: &[&dyn Layer], read: impl FnOnce(Layers<'_>) -> T) -> T {
-        let mut layers: Vec<&dyn Layer> = Vec::with_capacity(above.len() + 3);
-        layers.extend_from_slice(above);
-        layers.push(&*self.active);
-        layers.extend(self.frozen.as_deref().map(|frozen| frozen as &dyn Layer));
-        layers.push(&*self.base);
-        read(Layers { layers: &layers, commit: self.head.commit, position: self.head.position })
+        // On the stack: this runs for every row and stream a commit looks at.
+        let mut layers: [&dyn Layer; LAYERS_MAX] = [&*self.base; LAYERS_MAX];
+        let mut len = above.len();
+        layers[..len].copy_from_slice(above);
+        for layer in [Some(&self.active), self.frozen.as_ref()].into_iter().flatten() {
+            layers[len] = &**layer;
+            len += 1;
+        }
+        layers[len] = &*self.base;
+        let layers = &layers[..=len];
+        read(Layers { layers, commit: self.head.commit, position: self.head.position })
     }
 }
 

@@ -11,7 +11,7 @@
 //! - A row moved to another key or table fails its seal.
 //! - redb does not check its own checksums on ordinary reads: nothing from it is believed unsealed, and no panic of its leaves
 //!   this file. What a seal cannot show is an absence; so keys are loaded into memory from numbered chunks, and the other
-//!   tables keep a count and an order-free sum of their seals, which `verify` compares.
+//!   tables keep a count and an order-free sum of their seals, which every open and `verify` compare.
 //! - A posting chunk is never changed once written.
 //! - Plain `get`, `insert`, `remove` and `range` only.
 
@@ -312,10 +312,30 @@ impl StorageBackend for Backend {
     }
 }
 
+/// A database that is closed without a panic: closing it is a commit, and asserts as much as any other.
+#[derive(Debug)]
+struct Guarded(Option<Database>);
+
+impl std::ops::Deref for Guarded {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("only dropping takes it")
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let db = self.0.take();
+        // What is damaged is noticed by the next open.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+    }
+}
+
 /// Derived state on disk. Owned by the flusher, its only writer.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    db: Database,
+    db: Guarded,
     meta: StateMeta,
 }
 
@@ -329,6 +349,7 @@ impl Tables {
                 .set_cache_size(cache_bytes)
                 .create_with_backend(Backend(file))
                 .map_err(trouble)?;
+            let db = Guarded(Some(db));
             if empty {
                 return Ok(Some(Self { db, meta: StateMeta::empty(StoreId([0; 16])) }));
             }
@@ -607,6 +628,26 @@ impl Base {
         })
     }
 
+    /// Rows that `check` would read.
+    pub fn rows_to_check(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Snapshot(snapshot) => snapshot.meta.postings.rows + snapshot.meta.rows.rows,
+        }
+    }
+
+    /// Compares the tables with their sums: what a seal cannot show is a row that is not found any more.
+    ///
+    /// `go_on` is asked for every row; once it says no, the comparison ends without a finding.
+    pub fn scrub(&self, go_on: impl Fn() -> bool) -> Result<(), StorageError> {
+        let stopped = || StorageError::new(TroubleKind::Closed, "not compared to the end");
+        let ask = || if go_on() { Ok(()) } else { Err(stopped()) };
+        match self.check(|_, _| ask(), |_, _| ask()) {
+            Err(error) if !error.is_rebuildable() && !go_on() => Ok(()),
+            compared => compared,
+        }
+    }
+
     /// Rows in the tables, for `stats`.
     pub fn row_count(&self) -> u64 {
         match self {
@@ -727,14 +768,13 @@ impl Layer for Base {
 
     fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(None) };
-        let span = Span { after: Position::START, through };
-        let mut version = None;
         guard(|| {
-            snapshot.chunks(stream, span, Direction::Backward, |postings| {
-                version = postings.version(through);
-                version.is_none()
-            })
-        })?;
-        Ok(version)
+            // The last chunk that begins at or before `through` has it: chunks of a stream leave no position out.
+            let (low, high) = (posting_key(stream, Position(0)), posting_key(stream, through));
+            let last = snapshot.postings.range::<&[u8; 24]>(&low..=&high).map_err(trouble)?.next_back();
+            let Some(entry) = last else { return Ok(None) };
+            let (key, value) = entry.map_err(trouble)?;
+            Ok(decode_chunk(key.value(), value.value())?.version(through))
+        })
     }
 }
