@@ -11,7 +11,7 @@ use crate::error::{OpenError, StorageError};
 use crate::log::record::{LayoutDecl, Record};
 use crate::log::{Head, Log, LogError, Page};
 use crate::order::Position;
-use crate::projection::{self, At, FoldFailure, Registered, Stall, Step};
+use crate::projection::{self, At, FoldFailure, Projections, Registered, Stall, Step};
 use crate::setup::{Progress, ProgressSink, Task};
 use crate::state::flush;
 use crate::state::keys::KeyIndex;
@@ -113,8 +113,9 @@ impl Recovery<'_> {
         old.iter().try_for_each(|id| tables.forget_rows(*id, &kept))
     }
 
-    fn stored_but(&self, stale: &BTreeSet<[u8; 4]>) -> Vec<StoredProjection> {
-        let kept = self.rules.projections.all.iter().filter(|projection| !stale.contains(&projection.id));
+    /// The registered projections whose rows are those of the head.
+    fn stored_but(&self, left_out: &BTreeSet<[u8; 4]>) -> Vec<StoredProjection> {
+        let kept = self.rules.projections.all.iter().filter(|projection| !left_out.contains(&projection.id));
         kept.map(StoredProjection::from).collect()
     }
 
@@ -146,7 +147,7 @@ impl Recovery<'_> {
         let Tail { mut published, keys, mut tables, stale, mut stalls, .. } = tail;
         if !stale.is_empty() {
             let tables = tables.as_mut().expect("only stored rows can be stale");
-            let kept = self.stored_but(&stale);
+            let kept = self.stored_but(&left_out(&stale, &stalls));
             // The rows below belong to one head: bring the rest there first.
             let base = flush::flush(tables, &published.active, &published.head, &kept)?;
             published = Published::on(base, published.head, published.layouts);
@@ -176,7 +177,7 @@ impl Recovery<'_> {
                     Ok(())
                 })
                 .map_err(unstop)?;
-            let all = self.stored_but(&BTreeSet::new());
+            let all = self.stored_but(&left_out(&BTreeSet::new(), shadow.stalls));
             let base = flush::flush(tables, &shadow.rows.active, &end, &all)?;
             published = Published::on(base, end, published.layouts);
         }
@@ -206,6 +207,18 @@ pub(crate) fn unstop(error: LogError) -> Failure {
         },
         error => error.into(),
     }
+}
+
+/// Projections whose rows are not those of the head. They are not named in the state, so that the next open folds them again:
+/// stalled ones stall again at the same place, or go through with mended code.
+fn left_out(stale: &BTreeSet<[u8; 4]>, stalls: &BTreeMap<[u8; 4], Stall>) -> BTreeSet<[u8; 4]> {
+    stale.iter().chain(stalls.keys()).copied().collect()
+}
+
+/// The projections that a flush names in the state.
+pub(crate) fn kept(projections: &Projections) -> Vec<StoredProjection> {
+    let kept = projections.all.iter().filter(|projection| !projections.stalls.contains_key(&projection.id));
+    kept.map(StoredProjection::from).collect()
 }
 
 impl From<&Registered> for StoredProjection {
@@ -330,7 +343,7 @@ impl<'a> Tail<'a> {
         if self.misread {
             return Ok(());
         }
-        let kept = self.recovery.stored_but(&self.stale);
+        let kept = self.recovery.stored_but(&left_out(&self.stale, &self.stalls));
         let base = flush::flush(tables, &self.published.active, &self.published.head, &kept)?;
         self.published = Published::on(base, self.published.head, self.published.layouts.clone());
         Ok(())

@@ -7,10 +7,10 @@ use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind}
 use crate::idempotency::{self, Recalled};
 use crate::log::memory::MemoryLog;
 use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
-use crate::log::{Log, StoreId};
+use crate::log::{Head, Log, StoreId};
 use crate::order::{CommitNo, Position};
 use crate::projection::Limits;
-use crate::recovery::{Failure, Recovered, Recovery, SCRUBBED_AT_OPEN};
+use crate::recovery::{self, Failure, Recovered, Recovery, SCRUBBED_AT_OPEN};
 use crate::request::{Append, Committed, Durability};
 use crate::setup::Setup;
 use crate::state::tables::Tables;
@@ -181,7 +181,7 @@ impl Store {
     }
 
     fn open_locked(place: Place, setup: Setup) -> Result<Self, OpenError> {
-        let files = open_files(&place, &setup, CommitNo::START)?;
+        let files = open_files(&place, &setup, None)?;
         Self::start(Some(place), setup, files)
     }
 
@@ -318,11 +318,12 @@ fn log_options(setup: &Setup) -> LogOptions {
     }
 }
 
-/// The log and derived state. `durable` is a commit that was acknowledged in this process, if one was.
-fn open_files(place: &Place, setup: &Setup, durable: CommitNo) -> Result<Files, OpenError> {
+/// The log and derived state. `durable` is what this process knows to be durable, if it had the store open before.
+fn open_files(place: &Place, setup: &Setup, durable: Option<(StoreId, Head)>) -> Result<Files, OpenError> {
     sync_names(place)?;
     let mut tables = open_tables(place, setup)?;
-    let known = Some(durable.max(CommitNo(tables.meta().commit))).filter(|commit| commit.0 > 0);
+    let meta = tables.meta();
+    let known = durable.or_else(|| (meta.commit > 0).then(|| (StoreId(meta.store), meta.head())));
     let options = log_options(setup);
     let (log, opened) = SegmentLog::open(&place.platform.disk, &place.path.join(LOG), options, known)?;
     if !tables.claim(log.store()) {
@@ -349,7 +350,10 @@ fn open_tables(place: &Place, setup: &Setup) -> Result<Tables, OpenError> {
 
 /// An empty `state.redb` in place of whatever is there.
 fn fresh_tables(place: &Place, setup: &Setup) -> Result<Tables, OpenError> {
-    new_tables(place, STATE, setup.options.state_cache_bytes)
+    let tables = new_tables(place, STATE, setup.options.state_cache_bytes)?;
+    // Without its name all of it would be folded again after a power cut.
+    place.platform.disk.sync_dir(&place.path).map_err(|error| trouble(&place.path, error))?;
+    Ok(tables)
 }
 
 fn new_tables(place: &Place, name: &str, cache_bytes: usize) -> Result<Tables, OpenError> {
@@ -412,7 +416,7 @@ fn start(
     let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
     let mut threads = Vec::new();
     let no_thread = |error| StorageError::io("a thread could not be started", error);
-    let projections = rules.projections.all.iter().map(Into::into).collect();
+    let projections = recovery::kept(&rules.projections);
     let views = views.clone();
     let before_flush: flush::BeforeFlush = Box::new(move || views.expire());
     let flusher = match tables {
@@ -621,7 +625,8 @@ impl Store {
         if damaged {
             remove_if_there(place, STATE)?;
         }
-        let files = open_files(place, &self.inner.setup, reader.board.load().head.commit)?;
+        let durable = (reader.log.store(), reader.board.load().head);
+        let files = open_files(place, &self.inner.setup, Some(durable))?;
         let (reader, engine) = start(Some(place), &self.inner.setup, &self.inner.views, files)?;
         *self.inner.engine.write() = engine;
         *self.inner.current.write() = Arc::new(reader);

@@ -14,7 +14,7 @@ use super::group::{self, GroupHead};
 use super::segment::{HEADER, Header, HeaderFault, Marks, TRAILER, Trailer};
 use super::segments::{self, Known, LogOptions, NEXT, Place, Segment, Writer};
 use super::window::Window;
-use super::{Head, LogError};
+use super::{Head, LogError, StoreId};
 use crate::disk::{Access, Disk, File};
 use crate::order::CommitNo;
 use crate::sync::RwLock;
@@ -94,7 +94,7 @@ pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     options: &LogOptions,
-    known_durable: Option<CommitNo>,
+    known_durable: Option<(StoreId, Head)>,
 ) -> Result<Recovered, LogError> {
     let names = names(disk.as_ref(), dir)?;
     let mut found = survey(disk.as_ref(), dir, &names)?;
@@ -104,6 +104,7 @@ pub(super) fn recover(
         unfinished.push(finished_or_scanned(&pair[0], &pair[1])?);
     }
     let last = found.pop().expect("a log has a segment");
+    let known_durable = known_durable.filter(|(of, _)| *of == store).map(|(_, head)| head);
     let plan = plan(&last, known_durable)?;
 
     let place = Place { disk: disk.clone(), dir: dir.to_owned(), store };
@@ -285,7 +286,7 @@ pub(super) fn scan(
 }
 
 /// Looks at the end of the log and decides what it is.
-fn plan(last: &Found, known_durable: Option<CommitNo>) -> Result<Plan, LogError> {
+fn plan(last: &Found, known_durable: Option<Head>) -> Result<Plan, LogError> {
     let scanned = scan(last.file.as_ref(), last.len, &last.header, None)?;
     let (commit, position) = (scanned.head.commit.next(), scanned.head.position.next());
     if let Some(trailer) = last.trailer {
@@ -301,7 +302,7 @@ fn plan(last: &Found, known_durable: Option<CommitNo>) -> Result<Plan, LogError>
     let rest = scanned.end + if scanned.sealed { group::HEAD as u64 } else { 0 };
     let torn = last_used(last, rest)?.map(|end| (rest, end - rest));
     if torn.is_some() {
-        if known_durable.is_some_and(|known| known >= commit) {
+        if known_durable.is_some_and(|known| known.commit >= commit) {
             return Err(LogError::damaged(
                 commit,
                 position,
@@ -314,7 +315,7 @@ fn plan(last: &Found, known_durable: Option<CommitNo>) -> Result<Plan, LogError>
             return Err(LogError::damaged(commit, position, &what));
         }
     }
-    let proven = scanned.sealed || scanned.last.is_none() || known_durable == Some(scanned.head.commit);
+    let proven = scanned.sealed || scanned.last.is_none() || known_durable == Some(scanned.head);
     Ok(Plan { last: scanned, torn, proven })
 }
 

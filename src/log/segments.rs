@@ -203,8 +203,8 @@ impl SegmentLog {
 
     /// Opens the log in `dir`, makes good what a crash left, and says what that was.
     ///
-    /// `known_durable` is a commit that was durable for certain, from outside the log: damage up to it is no torn tail,
-    /// and where the log ends with it the last group is served as it is, so that readers of an earlier open in this
+    /// `known_durable` is a head that was durable for certain in the log of that store, from outside this log; of another
+    /// store's log it says nothing. Damage up to it is no torn tail, and where the log ends with exactly it the last group is served as it is, so that readers of an earlier open in this
     /// process find all of theirs in its place. A log that ends before it is for the caller to judge.
     ///
     /// Nothing is changed on the disk when this fails, except by an error of the disk itself.
@@ -212,7 +212,7 @@ impl SegmentLog {
         disk: &Arc<dyn Disk>,
         dir: &Path,
         options: LogOptions,
-        known_durable: Option<CommitNo>,
+        known_durable: Option<(StoreId, Head)>,
     ) -> Result<(Self, Opened), LogError> {
         let recovered = recover::recover(disk, dir, &options, known_durable)?;
         let shared = Shared { head: recovered.head, segments: Arc::new(recovered.segments) };

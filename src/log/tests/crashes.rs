@@ -3,6 +3,7 @@
 use super::super::record::Commit;
 use super::super::segments::{Opened, SegmentLog};
 use super::super::{Log, LogError};
+use super::STORE;
 use super::disk::{Fault, MapDisk, Random, Survives};
 use super::{SMALL, commit, dir, empty, group, open, served};
 use std::path::Path;
@@ -202,7 +203,7 @@ fn readers_of_before_a_failure_go_on_after_the_log_was_opened_again() {
             disk.fail_after(if fault == Fault::HalfWrite { 1 } else { 2 }, fault);
             let group = group(&head, 2, 1);
             log.append(&head, &group).unwrap_err();
-            let (again, _) = SegmentLog::open(&disk.shared(), dir(), SMALL, Some(head.commit)).unwrap();
+            let (again, _) = SegmentLog::open(&disk.shared(), dir(), SMALL, Some((STORE, head))).unwrap();
             let kept = again.head() != head;
             assert_eq!(kept, fault == Fault::SyncKeeps);
             assert_eq!(

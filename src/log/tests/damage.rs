@@ -6,7 +6,9 @@ use super::super::segment::{FORMAT, HEADER};
 use super::super::segments::{LogOptions, Opened, SegmentLog};
 use super::super::{Head, Log, LogError, Seek};
 use super::disk::MapDisk;
+use super::only_numbered;
 use super::{SMALL, STORE, dir, empty, fill, open, path, segment, served};
+use crate::log::StoreId;
 use crate::order::CommitNo;
 
 /// A log of several segments, not sealed, its last segment holding more than one group.
@@ -132,10 +134,13 @@ fn a_damaged_last_group_that_is_known_to_be_durable_is_refused() {
     let last = *names(&disk).last().unwrap();
     let starts = groups(&disk, last);
     disk.flip(&segment(last), starts[starts.len() - 2] + HEAD + 20, 1);
-    let known = |commit| SegmentLog::open(&disk.copy().shared(), dir(), SMALL, Some(CommitNo(commit)));
+    let known = |commit| SegmentLog::open(&disk.copy().shared(), dir(), SMALL, only_numbered(commit));
     let damaged = commits.len() as u64 - 1;
     assert_eq!(corrupt_at(known(damaged)).0, damaged);
     known(damaged - 1).unwrap();
+    // What another store knows says nothing about this one.
+    let other = only_numbered(damaged).map(|(_, head)| (StoreId([1; 16]), head));
+    SegmentLog::open(&disk.copy().shared(), dir(), SMALL, other).unwrap();
 }
 
 #[test]
@@ -328,12 +333,12 @@ fn any_flipped_bit_leaves_the_right_bytes_or_a_refusal_or_an_unproven_cut() {
 #[test]
 fn a_bit_flipped_under_an_open_log_is_never_served() {
     let (disk, commits) = grown(7);
+    let durable = Some((STORE, open(&disk.copy()).unwrap().head()));
     for first in names(&disk) {
         let end = groups(&disk, first).pop().unwrap();
         for at in HEADER..end {
             let disk = disk.copy();
-            let (log, _) =
-                SegmentLog::open(&disk.shared(), dir(), SMALL, Some(CommitNo(commits.len() as u64))).unwrap();
+            let (log, _) = SegmentLog::open(&disk.shared(), dir(), SMALL, durable).unwrap();
             disk.rot(&segment(first), at, (at % 8) as u8);
             for commit in &commits {
                 match log.read(Seek::Commit(commit.commit), commit.commit, 1) {
@@ -528,7 +533,7 @@ fn what_stands_in_the_way_of_the_next_segment_is_removed() {
 #[test]
 fn a_log_that_is_behind_what_is_known_opens_for_the_caller_to_judge() {
     let (disk, commits) = grown(7);
-    let (log, opened) = SegmentLog::open(&disk.shared(), dir(), SMALL, Some(CommitNo(99))).unwrap();
+    let (log, opened) = SegmentLog::open(&disk.shared(), dir(), SMALL, only_numbered(99)).unwrap();
     assert_eq!(log.head().commit.0, commits.len() as u64);
     assert!(opened.rewritten.is_some(), "another history proves nothing");
 }

@@ -10,7 +10,7 @@ mod golden;
 use super::record::{Commit, Fold, KeyPart, LayoutDecl, Payload, StoredEvent};
 use super::segments::{LogOptions, Prepare, SegmentLog};
 use super::{Head, Log, LogError, StoreId};
-use crate::order::Timestamp;
+use crate::order::{CommitNo, Timestamp};
 use disk::MapDisk;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,11 @@ fn dir() -> &'static Path {
 
 fn path(name: &str) -> PathBuf {
     dir().join(name)
+}
+
+/// Said to be durable from outside the log: a head of which only the number is right.
+fn only_numbered(commit: u64) -> Option<(StoreId, Head)> {
+    Some((STORE, Head { commit: CommitNo(commit), ..Head::empty(STORE) }))
 }
 
 fn segment(first: u64) -> PathBuf {
