@@ -146,10 +146,27 @@ impl EventSet for Raw {
     }
 }
 
-/// An enum over several families, for folds and checks that read more than one.
+/// An enum over several families, for folds and queries that read more than one.
 ///
-/// ```ignore
-/// tallystone::any_of! { enum Sales { Product(Product), Billing(Billing) } }
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tallystone::prelude::*;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Sold { product: u32 }
+/// #[derive(Serialize, Deserialize)]
+/// struct Billed { product: u32 }
+/// # impl Event for Sold { const FAMILY: &str = "sale"; type Id = u32; fn id(&self) -> u32 { self.product } }
+/// # impl Event for Billed { const FAMILY: &str = "bill"; type Id = u32; fn id(&self) -> u32 { self.product } }
+/// tallystone::any_of! { enum Sales { Sold(Sold), Billed(Billed) } }
+///
+/// # fn main() -> Result<(), Error> {
+/// let store = Store::in_memory(Setup::new().events::<Sales>())?;
+/// store.append(Append::event(Sold { product: 7 }).and(Billed { product: 7 }))?;
+/// let bills = store.view()?.query::<Sales>(Query::all()).filter(|e| matches!(e.as_deref(), Ok(Sales::Billed(_))));
+/// assert_eq!(bills.count(), 1);
+/// # Ok(())
+/// # }
 /// ```
 #[macro_export]
 macro_rules! any_of {
