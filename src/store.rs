@@ -21,7 +21,7 @@ use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views};
 use crate::writer::queue::{Health, Outbox, State, queue};
 use crate::writer::reply::Answer;
-use crate::writer::{Answered, Beside, Flusher, Writer};
+use crate::writer::{Answered, Beside, Flusher, Handed, Writer};
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -726,7 +726,7 @@ pub struct Commit(Pending);
 
 enum Pending {
     Ready(Option<Answered>),
-    Waiting(Answer<Answered>),
+    Waiting(Answer<Handed>),
 }
 
 impl std::fmt::Debug for Commit {
@@ -744,7 +744,7 @@ impl Commit {
     pub fn wait(self) -> Result<Committed, AppendError> {
         match self.0 {
             Pending::Ready(answer) => answer.expect("an answer is taken once"),
-            Pending::Waiting(answer) => answer.wait(),
+            Pending::Waiting(answer) => answer.wait().open(),
         }
     }
 
@@ -752,7 +752,7 @@ impl Commit {
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Committed, AppendError>> {
         match &mut self.0 {
             Pending::Ready(answer) => answer.take(),
-            Pending::Waiting(answer) => answer.wait_timeout(timeout),
+            Pending::Waiting(answer) => answer.wait_timeout(timeout).map(Handed::open),
         }
     }
 }
@@ -765,7 +765,7 @@ impl Future for Commit {
             Pending::Ready(answer) => {
                 Poll::Ready(answer.take().expect("a future is not polled after its answer"))
             }
-            Pending::Waiting(answer) => Pin::new(answer).poll(context),
+            Pending::Waiting(answer) => Pin::new(answer).poll(context).map(Handed::open),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::state::keys::KeyIndex;
 use crate::state::layer::{Direction, Layer, Layers, Span};
 use crate::state::overlay::Delta;
 use request::Request;
+use std::mem;
 use std::sync::Arc;
 
 /// What decisions are made by: fixed while the store is open.
@@ -65,12 +66,14 @@ impl<'a> Group<'a> {
     }
 
     /// Decides one request against the state and the group so far. Everything that can refuse happens here, in this order.
-    pub fn decide(&self, request: Request, now: Timestamp) -> Result<Decision, AppendError> {
-        if let Some(answer) = self.recall(&request)? {
+    ///
+    /// What is committed is moved out of the request; the rest of it stays, for the caller's thread to free.
+    pub fn decide(&self, request: &mut Request, now: Timestamp) -> Result<Decision, AppendError> {
+        if let Some(answer) = self.recall(request)? {
             return Ok(Decision::Replay(answer));
         }
-        self.check_versions(&request)?;
-        self.check_conditions(&request)?;
+        self.check_versions(request)?;
+        self.check_conditions(request)?;
         let mut draft = self.sequence(request, now)?;
         self.declare(&mut draft);
         self.fold(&mut draft)?;
@@ -97,9 +100,9 @@ impl<'a> Group<'a> {
         &self.commits
     }
 
-    /// What the group changes, once it is durable.
-    pub fn into_delta(self) -> Delta {
-        self.delta
+    /// What the group changes, once it is durable, and its spent commits.
+    pub fn into_parts(self) -> (Delta, Vec<Commit>) {
+        (self.delta, self.commits)
     }
 
     fn next_commit(&self) -> CommitNo {
@@ -181,12 +184,12 @@ impl<'a> Group<'a> {
     }
 
     /// Gives commit number, positions, stream versions and time, and indexes the events.
-    fn sequence(&self, request: Request, now: Timestamp) -> Result<Draft, StorageError> {
-        let Request { append, keyed, events: terms, .. } = request;
+    fn sequence(&self, request: &mut Request, now: Timestamp) -> Result<Draft, StorageError> {
+        let (append, keyed) = (&mut request.append, request.keyed.take());
         let mut delta = Delta::default();
         let first = self.position.next();
         let mut events = Vec::with_capacity(append.events.len());
-        for (index, (raw, terms)) in append.events.into_iter().zip(terms).enumerate() {
+        for (index, (raw, terms)) in append.events.drain(..).zip(&request.events).enumerate() {
             let position = Position(first.0 + index as u64);
             let stream_version = self.read(&delta, |layers| layers.stream_version(terms.stream))? + 1;
             delta.post(terms.stream, stream_version, position);
@@ -202,14 +205,14 @@ impl<'a> Group<'a> {
             first,
             // A clock that runs backwards never takes the store with it.
             time: now.max(self.time),
-            label: append.label,
+            label: mem::take(&mut append.label),
             layouts: Vec::new(),
             key: keyed.map(|keyed| KeyPart {
                 scope: keyed.key.scope,
                 key: keyed.key.key,
                 parts: keyed.parts,
             }),
-            response: append.response.map(|bytes| Payload { codec: 0, bytes }),
+            response: append.response.take().map(|bytes| Payload { codec: 0, bytes }),
             events,
             folds: Vec::new(),
         };

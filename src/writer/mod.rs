@@ -8,9 +8,11 @@
 pub(crate) mod queue;
 pub(crate) mod reply;
 
+use crate::commit::request::Request;
 use crate::commit::{Decision, Group, Rules};
 use crate::disk::Clock;
 use crate::error::{AppendError, StorageError, TroubleKind};
+use crate::log::record::Commit;
 use crate::log::{Head, Log};
 use crate::options::Options;
 use crate::request::Committed;
@@ -28,6 +30,30 @@ use std::time::Duration;
 
 /// What a caller is told.
 pub(crate) type Answered = Result<Committed, AppendError>;
+
+/// An answer on its way home, with what is left of the request: it was allocated on the caller's thread, and is freed there.
+/// Freeing it here took a fifth of the writer's time.
+pub(crate) struct Handed {
+    answer: Answered,
+    spent: Option<(Box<Request>, Option<Commit>)>,
+}
+
+impl Handed {
+    pub fn unknown() -> Self {
+        Self { answer: Err(AppendError::Unknown), spent: None }
+    }
+
+    pub fn open(self) -> Answered {
+        drop(self.spent);
+        self.answer
+    }
+}
+
+impl From<Answered> for Handed {
+    fn from(answer: Answered) -> Self {
+        Self { answer, spent: None }
+    }
+}
 
 /// All the writer works with.
 pub(crate) struct Writer {
@@ -157,9 +183,11 @@ impl Writer {
         let now = self.clock.now();
         let published = self.board.load();
         let mut group = Group::new(&self.rules, &*self.log, &self.keys, published.clone());
-        let mut answers: Vec<(Reply<Answered>, Answered)> = Vec::with_capacity(waiting.len());
-        for (request, reply) in waiting {
-            let answer = match group.decide(*request, now) {
+        let mut answers: Vec<(Reply<Handed>, Answered, Box<Request>, bool)> =
+            Vec::with_capacity(waiting.len());
+        for (mut request, reply) in waiting {
+            let before = group.commits().len();
+            let answer = match group.decide(&mut request, now) {
                 Ok(Decision::Replay(answer)) => Ok(answer),
                 Ok(Decision::Commit(draft)) => Ok(group.take(*draft)),
                 Err(refusal) => Err(refusal),
@@ -169,8 +197,8 @@ impl Writer {
             }
             // An answer that may rest on an un-synced neighbour waits for the group's sync, a refusal too.
             match group.commits().is_empty() {
-                true => reply.send(answer),
-                false => answers.push((reply, answer)),
+                true => reply.send(Handed { answer, spent: Some((request, None)) }),
+                false => answers.push((reply, answer, request, group.commits().len() > before)),
             }
         }
         if group.commits().is_empty() {
@@ -179,13 +207,17 @@ impl Writer {
         let head = match self.log.append(&published.head, group.commits()) {
             Ok(head) => head,
             Err(error) => {
-                answers.into_iter().for_each(|(reply, _)| reply.send(Err(AppendError::Unknown)));
+                answers.into_iter().for_each(|(reply, ..)| reply.send(Handed::unknown()));
                 return Err(error.into());
             }
         };
-        let delta = group.into_delta();
+        let (delta, commits) = group.into_parts();
         self.publish(published, delta, head);
-        answers.into_iter().for_each(|(reply, answer)| reply.send(answer));
+        let mut commits = commits.into_iter();
+        for (reply, answer, request, committed) in answers {
+            let commit = if committed { commits.next() } else { None };
+            reply.send(Handed { answer, spent: Some((request, commit)) });
+        }
         Ok(())
     }
 
@@ -326,9 +358,9 @@ fn gone() -> StorageError {
 }
 
 fn hand_back((request, reply): queue::Waiting) {
-    reply.send(Err(AppendError::Poisoned(Box::new(request.append))));
+    reply.send(Handed::from(Err(AppendError::Poisoned(Box::new(request.append)))));
 }
 
 fn hand_back_closed((request, reply): queue::Waiting) {
-    reply.send(Err(AppendError::Closed(Box::new(request.append))));
+    reply.send(Handed::from(Err(AppendError::Closed(Box::new(request.append)))));
 }

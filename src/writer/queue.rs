@@ -1,6 +1,6 @@
 //! The queue before the writer: bounded in length and bytes; and the store's health, which decides who gets in.
 
-use super::Answered;
+use super::Handed;
 use super::reply::{Answer, Reply, slot};
 use crate::commit::request::Request;
 use crate::error::{AppendError, StorageError};
@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A request and where its answer goes.
-pub(crate) type Waiting = (Box<Request>, Reply<Answered>);
+pub(crate) type Waiting = (Box<Request>, Reply<Handed>);
 
 /// What reaches the writer.
 pub(crate) enum Message {
-    Append(Box<Request>, Reply<Answered>),
+    Append(Box<Request>, Reply<Handed>),
     Close,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Puts a request into the queue, waiting for a place as long as `patience`.
-    pub fn put(&self, request: Request, patience: Duration) -> Result<Answer<Answered>, AppendError> {
+    pub fn put(&self, request: Request, patience: Duration) -> Result<Answer<Handed>, AppendError> {
         match self.health.state() {
             State::Well => {}
             State::Poisoned => return Err(AppendError::Poisoned(Box::new(request.append))),
@@ -51,7 +51,7 @@ impl Outbox {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(AppendError::Overloaded(Box::new(request.append)));
         }
-        let (reply, answer) = slot(|| Err(AppendError::Unknown));
+        let (reply, answer) = slot(Handed::unknown);
         let message = Message::Append(Box::new(request), reply);
         let sent = match self.send.try_send(message) {
             Err(TrySendError::Full(message)) if !patience.is_zero() => self
@@ -64,7 +64,7 @@ impl Outbox {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             let Message::Append(request, reply) = message else { unreachable!("an append was sent") };
             // Nobody waits on this slot: the request goes back by hand.
-            reply.send(Err(AppendError::Unknown));
+            reply.send(Handed::unknown());
             let append = Box::new(request.append);
             if full { AppendError::Overloaded(append) } else { AppendError::Closed(append) }
         })
