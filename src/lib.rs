@@ -143,3 +143,8 @@ pub mod prelude {
     pub use crate::store::Store;
     pub use crate::view::View;
 }
+
+/// The README's example runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,8 +1,6 @@
 //! Channels, locks and threads: the one file that names where they come from.
 
-pub(crate) use crossbeam_channel::{
-    Receiver, Sender, TrySendError, after, bounded, never, select, unbounded,
-};
+pub(crate) use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
 pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
 pub(crate) use std::thread::JoinHandle;
 

@@ -21,8 +21,8 @@ use crate::state::keys::KeyIndex;
 use crate::state::overlay::{Delta, Overlay};
 use crate::state::tables::{StoredProjection, Tables};
 use crate::state::{self, Board, Published};
-use crate::sync::{Receiver, Sender, after, never, select};
-use queue::{Health, Inbox, Message};
+use crate::sync::{Receiver, Sender, TryRecvError};
+use queue::{Gone, Health, Inbox, Message};
 use reply::Reply;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -81,10 +81,29 @@ pub(crate) enum Flusher {
 pub(crate) struct Beside {
     jobs: Sender<Job>,
     done: Receiver<Flushed>,
-    /// When the running flush began, and how much it has to do.
-    running: Option<(Duration, usize)>,
+    running: Option<Running>,
     /// Measured drain rate, bytes a second.
     rate: f64,
+}
+
+/// A flush under way.
+struct Running {
+    began: Duration,
+    bytes: usize,
+    /// How long it will take, by the one before it.
+    expected: Duration,
+}
+
+impl Running {
+    /// How long to wait after a group, so that the rest of the flush is spread over the groups that still fit.
+    fn pace(&self, now: Duration, used: usize, limit: usize, group_bytes: usize) -> Duration {
+        if used * 2 <= limit {
+            return Duration::ZERO;
+        }
+        let rest = self.expected.saturating_sub(now.saturating_sub(self.began));
+        let share = (group_bytes as f64 / (limit - used) as f64).min(1.0);
+        rest.mul_f64(share).min(Duration::from_millis(100))
+    }
 }
 
 impl Beside {
@@ -132,23 +151,29 @@ impl Writer {
         if let Some(message) = self.inbox.try_next() {
             return Wake::Message(message);
         }
-        let idle = never();
-        let done = match &self.flusher {
-            Some(Flusher::Beside(beside)) => &beside.done,
-            _ => &idle,
-        };
+        if let Some(flushed) = self.flush_done() {
+            return Wake::Flushed(flushed);
+        }
+        // One channel to sleep on: a flush that ends meanwhile is taken by the next group, or when all has been quiet.
         let settled =
             self.flusher.is_none() || self.board.load().active.is_empty() || self.health.is_poisoned();
-        let quiet = match settled {
-            true => never(),
-            false => after(Duration::from_millis(self.options.overlay_age_ms_max)),
-        };
-        select! {
-            recv(self.inbox.receiver()) -> message => {
-                message.map_or(Wake::Closed, |message| Wake::Message(self.inbox.took(message)))
-            }
-            recv(done) -> flushed => Wake::Flushed(flushed.unwrap_or_else(|_| Err(gone()))),
-            recv(quiet) -> _ => Wake::Quiet,
+        let quiet = Duration::from_millis(self.options.overlay_age_ms_max);
+        match self.inbox.wait(Some(quiet).filter(|_| !settled)) {
+            Ok(Some(message)) => Wake::Message(message),
+            Ok(None) => self.flush_done().map_or(Wake::Quiet, Wake::Flushed),
+            Err(Gone) => Wake::Closed,
+        }
+    }
+
+    /// The result of the running flush, if it is there.
+    fn flush_done(&self) -> Option<Flushed> {
+        match &self.flusher {
+            Some(Flusher::Beside(beside)) if beside.running.is_some() => match beside.done.try_recv() {
+                Ok(flushed) => Some(flushed),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Err(gone())),
+            },
+            _ => None,
         }
     }
 
@@ -243,29 +268,27 @@ impl Writer {
 
     /// Starts a flush when the active overlay is full, and slows down before two are.
     fn make_room(&mut self, group_bytes: usize) {
+        if let Some(flushed) = self.flush_done() {
+            self.adopt(flushed);
+        }
         let limit = self.options.overlay_bytes_max;
         let used = self.board.load().active.bytes();
-        let Some(Flusher::Beside(Beside { running: Some((began, work)), rate, done, .. })) = &self.flusher
-        else {
-            if used >= limit {
-                self.freeze();
-            }
-            return;
-        };
-        if used >= limit {
-            // Both overlays are full: only the flusher can make room.
-            let flushed = done.recv().unwrap_or_else(|_| Err(gone()));
-            self.adopt(flushed);
-            return self.freeze();
-        }
-        if used * 2 > limit {
-            // Spread the rest of the flush over the groups that still fit.
-            let expected = Duration::from_secs_f64(*work as f64 / rate);
-            let rest = expected.saturating_sub(self.clock.monotonic().saturating_sub(*began));
-            let wait = rest.mul_f64((group_bytes as f64 / (limit - used) as f64).min(1.0));
-            if let Ok(flushed) = done.recv_timeout(wait.min(Duration::from_millis(100))) {
+        if let Some(Flusher::Beside(beside)) = &self.flusher
+            && let Some(running) = &beside.running
+        {
+            let pace = running.pace(self.clock.monotonic(), used, limit, group_bytes);
+            let flushed = match used >= limit {
+                // Both overlays are full: only the flusher can make room.
+                true => Some(beside.wait()),
+                false if pace.is_zero() => None,
+                false => beside.done.recv_timeout(pace).ok(),
+            };
+            if let Some(flushed) = flushed {
                 self.adopt(flushed);
             }
+        }
+        if used >= limit {
+            self.freeze();
         }
     }
 
@@ -286,7 +309,9 @@ impl Writer {
         });
         match flusher {
             Flusher::Beside(beside) => {
-                beside.running = Some((self.clock.monotonic(), overlay.bytes()));
+                let (began, bytes) = (self.clock.monotonic(), overlay.bytes());
+                let expected = Duration::from_secs_f64(bytes as f64 / beside.rate);
+                beside.running = Some(Running { began, bytes, expected });
                 // A flusher that is gone is found out by `done`.
                 let _ = beside.jobs.send(Job::Flush { overlay, head });
             }
@@ -315,9 +340,9 @@ impl Writer {
         });
         drop(published);
         if let Some(Flusher::Beside(beside)) = &mut self.flusher {
-            let (began, work) = beside.running.take().expect("a flush that ends has begun");
+            let Running { began, bytes, .. } = beside.running.take().expect("a flush that ends has begun");
             let took = self.clock.monotonic().saturating_sub(began).as_secs_f64().max(1e-3);
-            beside.rate = (work as f64 / took).clamp(1e6, 1e12);
+            beside.rate = (bytes as f64 / took).clamp(1e6, 1e12);
             let _ = beside.jobs.send(Job::Discard(old));
         }
     }

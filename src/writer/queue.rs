@@ -82,6 +82,9 @@ impl Outbox {
     }
 }
 
+/// No caller is left.
+pub(crate) struct Gone;
+
 /// The writer's end.
 pub(crate) struct Inbox {
     receive: Receiver<Message>,
@@ -91,12 +94,21 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub fn receiver(&self) -> &Receiver<Message> {
-        &self.receive
+    /// Sleeps until a message comes; `None`: none came within `patience`.
+    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<Message>, Gone> {
+        let message = match patience {
+            None => self.receive.recv().map_err(|_| Gone)?,
+            Some(patience) => match self.receive.recv_timeout(patience) {
+                Ok(message) => message,
+                Err(error) if error.is_timeout() => return Ok(None),
+                Err(_) => return Err(Gone),
+            },
+        };
+        Ok(Some(self.took(message)))
     }
 
-    /// Counts a message out that was taken from `receiver`.
-    pub fn took(&self, message: Message) -> Message {
+    /// Counts a message out.
+    fn took(&self, message: Message) -> Message {
         if let Message::Append(request, _) = &message {
             self.bytes.fetch_sub(request.bytes, Ordering::Relaxed);
         }
