@@ -107,7 +107,15 @@ impl Desk<'_> {
                 .fail_if_events_match
                 .check()
                 .map_err(|unknown| AppendError::Invalid { what: "condition", why: unknown.to_string() })?;
-            let plan = Plan::new(&condition.fail_if_events_match, self.terms);
+            let query = &condition.fail_if_events_match;
+            if query.limit_events().is_some()
+                || query.is_backwards()
+                || query.range() != (Position::START, None)
+            {
+                let why = "it has an order, a limit or a range of its own; say `after` beside it".to_owned();
+                return Err(AppendError::Invalid { what: "condition", why });
+            }
+            let plan = Plan::new(query, self.terms);
             let span = Span { after: condition.after.unwrap_or_default(), through: published.head.position };
             let matching =
                 published.read(&[], |layers| plan.positions(layers, span, Direction::Forward, 1))?;

@@ -95,14 +95,16 @@ struct Running {
 }
 
 impl Running {
-    /// How long to wait after a group, so that the rest of the flush is spread over the groups that still fit.
-    fn pace(&self, now: Duration, used: usize, limit: usize, group_bytes: usize) -> Duration {
-        if used * 2 <= limit {
-            return Duration::ZERO;
+    /// How long to wait after a group, so that the rest of the flush is spread over the groups that still fit. `None`: none
+    /// fits.
+    fn pace(&self, now: Duration, used: usize, limit: usize, group_bytes: usize) -> Option<Duration> {
+        let room = limit.checked_sub(used).filter(|room| *room > 0)?;
+        if room >= used {
+            return Some(Duration::ZERO);
         }
         let rest = self.expected.saturating_sub(now.saturating_sub(self.began));
-        let share = (group_bytes as f64 / (limit - used) as f64).min(1.0);
-        rest.mul_f64(share).min(Duration::from_millis(100))
+        let share = (group_bytes as f64 / room as f64).min(1.0);
+        Some(rest.mul_f64(share).min(Duration::from_millis(100)))
     }
 }
 
@@ -129,15 +131,28 @@ enum Wake {
 impl Writer {
     /// Runs until the store closes.
     pub fn run(mut self) {
-        loop {
-            match self.next() {
-                Wake::Message(Message::Append(request, reply)) => self.serve((request, reply)),
-                Wake::Message(Message::Close) | Wake::Closed => break,
-                Wake::Flushed(flushed) => self.adopt(flushed),
-                Wake::Quiet => self.freeze(),
-            }
-        }
+        while self.guarded(Self::turn) {}
         self.finish();
+    }
+
+    /// One turn of the loop. `false`: the store closes.
+    fn turn(&mut self) -> bool {
+        match self.next() {
+            Wake::Message(Message::Append(request, reply)) => self.serve((request, reply)),
+            Wake::Message(Message::Close) | Wake::Closed => return false,
+            Wake::Flushed(flushed) => self.adopt(flushed),
+            Wake::Quiet => self.freeze(),
+        }
+        true
+    }
+
+    /// A panic is a bug of ours, or a disk that lies: it poisons the store and never ends the thread, for a thread that is
+    /// gone answers nobody.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self) -> bool) -> bool {
+        catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
+            self.health.poison(StorageError::new(TroubleKind::Io, "the writer panicked"));
+            true
+        })
     }
 
     /// Serves what is queued, on the calling thread.
@@ -193,14 +208,11 @@ impl Writer {
         if self.health.is_poisoned() {
             return group.into_iter().for_each(hand_back);
         }
-        // A panic in here is a bug of ours, or a disk that lies: the group's replies answer `Unknown` as they drop.
-        let committed = catch_unwind(AssertUnwindSafe(|| self.commit(group)));
-        let trouble = match committed {
-            Ok(Ok(())) => return self.make_room(bytes),
-            Ok(Err(error)) => error,
-            Err(_) => StorageError::new(TroubleKind::Io, "the writer panicked"),
-        };
-        self.health.poison(trouble);
+        // If this panics, the group's replies answer `Unknown` as they drop.
+        match self.commit(group) {
+            Ok(()) => self.make_room(bytes),
+            Err(error) => self.health.poison(error),
+        }
     }
 
     /// Decide, write and sync, apply, publish, reply.
@@ -277,11 +289,11 @@ impl Writer {
             && let Some(running) = &beside.running
         {
             let pace = running.pace(self.clock.monotonic(), used, limit, group_bytes);
-            let flushed = match used >= limit {
+            let flushed = match pace {
                 // Both overlays are full: only the flusher can make room.
-                true => Some(beside.wait()),
-                false if pace.is_zero() => None,
-                false => beside.done.recv_timeout(pace).ok(),
+                None => Some(beside.wait()),
+                Some(Duration::ZERO) => None,
+                Some(pace) => beside.done.recv_timeout(pace).ok(),
             };
             if let Some(flushed) = flushed {
                 self.adopt(flushed);
@@ -325,6 +337,10 @@ impl Writer {
 
     /// Takes the flushed snapshot in place of the frozen overlay.
     fn adopt(&mut self, flushed: Flushed) {
+        let running = match &mut self.flusher {
+            Some(Flusher::Beside(beside)) => beside.running.take(),
+            _ => None,
+        };
         let base = match flushed {
             Ok(base) => base,
             // Derived state cannot follow any more: stop before memory is full of what it lacks.
@@ -339,8 +355,9 @@ impl Writer {
             layouts: published.layouts.clone(),
         });
         drop(published);
-        if let Some(Flusher::Beside(beside)) = &mut self.flusher {
-            let Running { began, bytes, .. } = beside.running.take().expect("a flush that ends has begun");
+        if let (Some(Flusher::Beside(beside)), Some(Running { began, bytes, .. })) =
+            (&mut self.flusher, running)
+        {
             let took = self.clock.monotonic().saturating_sub(began).as_secs_f64().max(1e-3);
             beside.rate = (bytes as f64 / took).clamp(1e6, 1e12);
             let _ = beside.jobs.send(Job::Discard(old));
@@ -360,21 +377,23 @@ impl Writer {
 
     /// Serves what was queued before the close, flushes, and says on disk that nothing follows.
     pub fn finish(&mut self) {
-        self.step();
-        // The flush that runs, then what came since.
-        self.finish_flush();
-        self.freeze();
-        self.finish_flush();
-        let poisoned = self.health.is_poisoned();
-        if !poisoned {
-            // Only spares the next open some work.
-            let _ = self.log.seal();
-            // A poisoned store lets nobody in either, and may be recovered.
-            self.health.close();
-        }
-        while let Some(waiting) = self.inbox.try_next_append() {
-            if poisoned { hand_back(waiting) } else { hand_back_closed(waiting) }
-        }
+        self.guarded(|writer| {
+            writer.step();
+            // The flush that runs, then what came since.
+            writer.finish_flush();
+            writer.freeze();
+            writer.finish_flush();
+            if !writer.health.is_poisoned() {
+                // Only spares the next open some work.
+                let _ = writer.log.seal();
+            }
+            true
+        });
+        let hand_back = if self.health.is_poisoned() { hand_back } else { hand_back_closed };
+        let inbox = &self.inbox;
+        let drain = || std::iter::from_fn(|| inbox.try_next_append()).for_each(hand_back);
+        // A poisoned store lets nobody in either, and may be recovered.
+        self.health.let_nobody_in(drain);
     }
 }
 

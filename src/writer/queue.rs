@@ -4,7 +4,7 @@ use super::Handed;
 use super::reply::{Answer, Reply, slot};
 use crate::commit::request::Request;
 use crate::error::{AppendError, StorageError};
-use crate::sync::{Mutex, Receiver, Sender, TrySendError, bounded};
+use crate::sync::{Mutex, Receiver, RwLock, Sender, TrySendError, bounded};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -41,6 +41,8 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Puts a request into the queue, waiting for a place as long as `patience`.
     pub fn put(&self, request: Request, patience: Duration) -> Result<Answer<Handed>, AppendError> {
+        // As long as this is held, the writer takes what is put in.
+        let _gate = self.health.gate.read();
         match self.health.state() {
             State::Well => {}
             State::Poisoned => return Err(AppendError::Poisoned(Box::new(request.append))),
@@ -146,6 +148,8 @@ pub(crate) enum State {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     state: AtomicU8,
+    /// Held by callers from their look at the state until their request is in the queue.
+    gate: RwLock<()>,
     trouble: Mutex<Option<StorageError>>,
     damage: Mutex<Option<StorageError>>,
 }
@@ -168,6 +172,21 @@ impl Health {
         self.trouble.lock().get_or_insert(trouble);
         // A closed store stays closed.
         let _ = self.state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Closes the door behind the last request: whoever saw the store well before has put it in, and `drain` takes it out.
+    pub fn let_nobody_in(&self, drain: impl Fn()) {
+        let gate = loop {
+            // Callers who wait for a place in a full queue hold the gate.
+            drain();
+            if let Some(gate) = self.gate.try_write_for(Duration::from_millis(1)) {
+                break gate;
+            }
+        };
+        // Poisoned stays poisoned: it lets nobody in either.
+        let _ = self.state.compare_exchange(0, 2, Ordering::AcqRel, Ordering::Acquire);
+        drop(gate);
+        drain();
     }
 
     pub fn close(&self) {
