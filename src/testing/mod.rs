@@ -4,10 +4,15 @@ mod clock;
 pub mod disk;
 #[cfg(feature = "testing")]
 pub mod fuzz;
+#[cfg(feature = "testing")]
+pub mod model;
 mod random;
+#[cfg(feature = "testing")]
+pub mod workload;
 
 pub use clock::{SimClock, SimEntropy};
 pub use disk::{Cut, Fault, Faults, ImagePolicy, Op, SimDisk, Stats};
+pub use random::Random;
 
 /// Nothing is appended outside a commit: what reads cannot write.
 ///

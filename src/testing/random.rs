@@ -2,13 +2,16 @@
 
 /// A stream of numbers that its seed decides.
 #[derive(Debug, Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    /// The numbers of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
+    /// The next number.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
@@ -20,14 +23,17 @@ impl Random {
         self.next() % end
     }
 
+    /// True with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         (self.next() >> 11) as f64 / ((1u64 << 53) as f64) < probability
     }
 
+    /// True every other time.
     pub fn coin(&mut self) -> bool {
         self.next() >> 63 == 1
     }
 
+    /// Fills with random bytes.
     pub fn fill(&mut self, out: &mut [u8]) {
         for piece in out.chunks_mut(8) {
             piece.copy_from_slice(&self.next().to_le_bytes()[..piece.len()]);

@@ -1,0 +1,345 @@
+//! The store as vectors and maps: what every answer must be.
+//!
+//! - Shares no code with the store, only public types: folds, queries and fingerprints are told a second time.
+//! - A request is looked at twice, as the store does: on the caller's thread, then in its turn.
+//! - What nobody knows is held by the test as two models, one without it and one with it, until the store is asked.
+
+use super::workload::Ask;
+use super::workload::{CAPACITY, CURSED_SEAT, Fact, Request};
+use crate::error::AppendError;
+use crate::options::Options;
+use crate::order::Timestamp;
+use crate::request::{Committed, Expected, Receipt};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// What it says.
+    pub fact: Fact,
+    /// Its commit.
+    pub commit: u64,
+    /// Its place in its stream.
+    pub stream_version: u64,
+    /// When.
+    pub micros: u64,
+}
+
+/// A commit.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// What was asked.
+    pub request: Arc<Request>,
+    /// Position of its first event.
+    pub first: u64,
+    /// Position of its last event.
+    pub last: u64,
+    /// When.
+    pub micros: u64,
+}
+
+/// Rows of all projections, each with the position that last changed it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllRows {
+    /// `Balances`.
+    pub balances: BTreeMap<u32, (i64, u64)>,
+    /// `Seats`.
+    pub seats: BTreeMap<(u32, u32), (u32, u64)>,
+    /// `Counts`.
+    pub counts: BTreeMap<String, ((u64, u64, u64), u64)>,
+}
+
+/// What the answer must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Acknowledged.
+    Committed {
+        /// Number of the commit.
+        commit: u64,
+        /// An earlier request did it.
+        replayed: bool,
+    },
+    /// Broken by the event at this position.
+    Conflict(u64),
+    /// The stream is at this version.
+    WrongVersion {
+        /// Which.
+        stream: String,
+        /// Its version.
+        is: u64,
+        /// Its last event.
+        last: Option<u64>,
+    },
+    /// By which commit, and the part that differs.
+    KeyReused(u64, String),
+    /// The projection, and which event of the append.
+    Fold(&'static str, usize),
+    /// A limit.
+    TooLarge(&'static str),
+    /// Not a request at all.
+    Invalid(&'static str),
+}
+
+/// All a store holds.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The store's.
+    pub limits: Options,
+    /// By number, from 1.
+    pub commits: Vec<Kept>,
+    /// By position, from 1.
+    pub events: Vec<Noted>,
+    /// Scope and key, to the number of the commit.
+    pub keys: BTreeMap<(String, String), u64>,
+    /// At the head.
+    pub rows: AllRows,
+    streams: BTreeMap<String, Vec<u64>>,
+}
+
+impl Model {
+    /// An empty store.
+    pub fn new(limits: Options) -> Self {
+        Self {
+            limits,
+            commits: Vec::new(),
+            events: Vec::new(),
+            keys: BTreeMap::new(),
+            rows: AllRows::default(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    /// The last position.
+    pub fn position(&self) -> u64 {
+        self.events.len() as u64
+    }
+
+    /// The last commit.
+    pub fn commit(&self) -> u64 {
+        self.commits.len() as u64
+    }
+
+    /// Names of all streams.
+    pub fn streams(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.streams.iter().map(|(name, positions)| (name.as_str(), positions.len() as u64))
+    }
+
+    /// How many events a stream has.
+    pub fn stream_version(&self, stream: &str) -> u64 {
+        self.streams.get(stream).map_or(0, |positions| positions.len() as u64)
+    }
+
+    /// Positions that answer a query, in its order, for a reader at `head`.
+    pub fn answer(&self, ask: &Ask, head: u64) -> Vec<u64> {
+        let through = ask.up_to.unwrap_or(head).min(head);
+        let in_range = ask.after + 1..=through;
+        let mut found: Vec<u64> =
+            in_range.filter(|position| ask.matches(&self.event(*position).fact)).collect();
+        if ask.backwards {
+            found.reverse();
+        }
+        found.truncate(ask.limit.unwrap_or(usize::MAX));
+        found
+    }
+
+    /// The event at a position.
+    pub fn event(&self, position: u64) -> &Noted {
+        &self.events[position as usize - 1]
+    }
+
+    /// What is answered at once, without the writer.
+    pub fn at_once(&self, request: &Request) -> Option<Verdict> {
+        self.over_limits(request).or_else(|| self.recall(request)).or_else(|| self.conflict(request, 0))
+    }
+
+    /// What the writer answers, after the caller looked at everything up to `seen`. Takes it over, if it is committed.
+    pub fn decide(&mut self, request: &Request, seen: u64, now: Timestamp) -> Verdict {
+        let refused = self.recall(request).or_else(|| self.wrong_version(request));
+        if let Some(verdict) = refused.or_else(|| self.conflict(request, seen)) {
+            return verdict;
+        }
+        let micros = now.micros().max(self.commits.last().map_or(0, |last| last.micros));
+        let first = self.position() + 1;
+        let mut rows = self.rows.clone();
+        for (index, fact) in request.facts.iter().enumerate() {
+            if let Err(projection) = rows.fold(fact, first + index as u64, micros) {
+                return Verdict::Fold(projection, index);
+            }
+        }
+        self.rows = rows;
+        let commit = self.commit() + 1;
+        for fact in &request.facts {
+            let positions = self.streams.entry(fact.stream()).or_default();
+            positions.push(self.events.len() as u64 + 1);
+            let stream_version = positions.len() as u64;
+            self.events.push(Noted { fact: fact.clone(), commit, stream_version, micros });
+        }
+        if let Some(key) = &request.key {
+            self.keys.insert(key.clone(), commit);
+        }
+        self.commits.push(Kept { request: Arc::new(request.clone()), first, last: self.position(), micros });
+        Verdict::Committed { commit, replayed: false }
+    }
+
+    fn over_limits(&self, request: &Request) -> Option<Verdict> {
+        let limits = &self.limits;
+        if request.facts.len() > limits.append_events_max {
+            return Some(Verdict::TooLarge("append (events)"));
+        }
+        if request.facts.is_empty() {
+            return Some(Verdict::Invalid("append"));
+        }
+        if request.facts.iter().any(|fact| fact.data().len() > limits.event_bytes_max) {
+            return Some(Verdict::TooLarge("event (bytes)"));
+        }
+        match &request.key {
+            Some((_, key)) if key.is_empty() => return Some(Verdict::Invalid("key")),
+            Some((_, key)) if key.len() > limits.key_bytes_max => return Some(Verdict::TooLarge("key")),
+            Some(_) if two_alike(&request.parts) => return Some(Verdict::Invalid("fingerprint")),
+            _ => {}
+        }
+        let response = request.response.as_ref().map_or(0, Vec::len);
+        (response > limits.response_bytes_max).then_some(Verdict::TooLarge("response (bytes)"))
+    }
+
+    fn recall(&self, request: &Request) -> Option<Verdict> {
+        let commit = *self.keys.get(request.key.as_ref()?)?;
+        let stored = &self.commits[commit as usize - 1].request;
+        Some(match differing_part(stored, request) {
+            Some(part) => Verdict::KeyReused(commit, part),
+            None => Verdict::Committed { commit, replayed: true },
+        })
+    }
+
+    fn wrong_version(&self, request: &Request) -> Option<Verdict> {
+        request.expected.iter().find_map(|(stream, expected)| {
+            let is = self.stream_version(stream);
+            let holds = match expected {
+                Expected::Any => true,
+                Expected::NoStream => is == 0,
+                Expected::Exact(version) => is == *version,
+            };
+            let last = self.streams.get(stream).and_then(|positions| positions.last().copied());
+            (!holds).then(|| Verdict::WrongVersion { stream: stream.clone(), is, last })
+        })
+    }
+
+    /// The first event behind `seen` that breaks a condition.
+    fn conflict(&self, request: &Request, seen: u64) -> Option<Verdict> {
+        request.conditions.iter().find_map(|(ask, after)| {
+            let from = seen.max(after.unwrap_or(0)) + 1;
+            let found = (from..=self.position()).find(|position| ask.matches(&self.event(*position).fact));
+            found.map(Verdict::Conflict)
+        })
+    }
+
+    /// Whether the store's answer is the one it must be.
+    pub fn agrees(
+        &self,
+        verdict: &Verdict,
+        request: &Request,
+        answer: &Result<Committed, AppendError>,
+    ) -> bool {
+        match (verdict, answer) {
+            (Verdict::Committed { commit, replayed }, Ok(committed)) => {
+                committed.replayed == *replayed && self.same(*commit, committed)
+            }
+            (Verdict::Conflict(at), Err(AppendError::Conflict { position, type_name, stream, .. })) => {
+                let fact = &self.event(*at).fact;
+                position.get() == *at && type_name == fact.type_name() && *stream == fact.stream()
+            }
+            (
+                Verdict::WrongVersion { stream, is, last },
+                Err(AppendError::WrongVersion { stream: named, is: found, last: at, expected }),
+            ) => {
+                let asked =
+                    request.expected.iter().any(|(stream, version)| (stream, version) == (named, expected));
+                (stream, is, *last) == (named, found, at.map(|at| at.get())) && asked
+            }
+            (Verdict::KeyReused(by, differs), Err(AppendError::KeyReused { part, commit })) => {
+                commit.get() == *by && part == differs
+            }
+            (Verdict::Fold(name, at), Err(AppendError::Fold { projection, index, .. })) => {
+                (name, at) == (projection, index)
+            }
+            (Verdict::TooLarge(limit), Err(AppendError::TooLarge { what, .. })) => limit == what,
+            (Verdict::Invalid(wrong), Err(AppendError::Invalid { what, .. })) => wrong == what,
+            _ => false,
+        }
+    }
+
+    /// Whether receipt and response are those of a commit.
+    pub fn same(&self, commit: u64, committed: &Committed) -> bool {
+        let Some(kept) = self.commits.get(commit as usize - 1) else { return false };
+        let Receipt { commit: number, first, last, committed_at, .. } = &committed.receipt;
+        (number.get(), first.get(), last.get()) == (commit, kept.first, kept.last)
+            && Timestamp::from(*committed_at).micros() == kept.micros
+            && committed.response == kept.request.response.clone().unwrap_or_default()
+    }
+
+    /// Money that came in and money that there is: the same, whatever happened.
+    pub fn money(&self) -> (i64, i64) {
+        let opened = |event: &Noted| if let Fact::Opened(_, cents) = event.fact { cents } else { 0 };
+        (self.events.iter().map(opened).sum(), self.rows.balances.values().map(|(balance, _)| balance).sum())
+    }
+}
+
+fn two_alike(parts: &[(String, u64)]) -> bool {
+    parts.iter().enumerate().any(|(index, (name, _))| parts[..index].iter().any(|(other, _)| other == name))
+}
+
+/// The name of the first part of the fingerprint that differs.
+fn differing_part(stored: &Request, asked: &Request) -> Option<String> {
+    let same_input = match (stored.input, asked.input) {
+        (None, None) => stored.facts == asked.facts,
+        (stored, asked) => stored == asked,
+    };
+    if !same_input {
+        return Some("input".to_owned());
+    }
+    let value = |request: &Request, name: &str| {
+        request.parts.iter().find(|(part, _)| part == name).map(|(_, value)| *value)
+    };
+    let mut names = stored.parts.iter().chain(&asked.parts).map(|(name, _)| name);
+    names.find(|name| value(stored, name) != value(asked, name)).cloned()
+}
+
+impl AllRows {
+    /// The name of the projection that refuses.
+    fn fold(&mut self, fact: &Fact, position: u64, micros: u64) -> Result<(), &'static str> {
+        let kind = match *fact {
+            Fact::Opened(account, cents) => {
+                let row = self.balances.entry(account).or_default();
+                *row = (row.0 + cents, position);
+                "opened"
+            }
+            Fact::Took(account, cents, _) => {
+                let row = self.balances.get_mut(&account).filter(|row| row.0 >= cents).ok_or("balances")?;
+                *row = (row.0 - cents, position);
+                "took"
+            }
+            Fact::Got(account, cents, _) => {
+                let row = self.balances.get_mut(&account).ok_or("balances")?;
+                *row = (row.0 + cents, position);
+                "got"
+            }
+            Fact::Reserved(show, seat, who) => {
+                let taken = self.seats.keys().filter(|key| key.0 == show).count();
+                if seat == CURSED_SEAT || self.seats.contains_key(&(show, seat)) || taken >= CAPACITY {
+                    return Err("seats");
+                }
+                self.seats.insert((show, seat), (who, position));
+                "reserved"
+            }
+            Fact::Freed(show, seat) => {
+                self.seats.remove(&(show, seat));
+                "freed"
+            }
+            Fact::Claimed(..) | Fact::Note(..) => return Ok(()),
+        };
+        let (row, changed_at) = self.counts.entry(kind.to_owned()).or_default();
+        (*row, *changed_at) = ((row.0 + 1, position, micros), position);
+        Ok(())
+    }
+}

@@ -1,0 +1,1281 @@
+//! The store on a disk that fails, against a model that does not: seeds, an exhaustive sweep of one script, and rot.
+//!
+//! - `SEED=7 cargo test --test simulation seeds` replays one seed; `SIM_SEEDS=5000` runs more of them.
+//! - An error is allowed only after a fault that was put there; damage is never an allowed answer to a power cut.
+//! - What is acknowledged stays; what is refused leaves nothing; what is unknown is all there or not at all.
+
+use std::collections::BTreeMap;
+use std::fmt::{Debug, Display};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tallystone::disk::{Access, Disk, File, Kind, Platform};
+use tallystone::error::{AppendError, OpenError, ReadError};
+use tallystone::event::Raw;
+use tallystone::prelude::{Query, Sequenced, Store, View};
+use tallystone::testing::model::{AllRows, Model, Verdict};
+use tallystone::testing::workload::{self, Balances, Counts, Fact, ON_PURPOSE, Request, Seats, Workload};
+use tallystone::testing::{Fault, Faults, ImagePolicy, Random, SimClock, SimDisk, SimEntropy};
+use tallystone::{Options, Timestamp};
+
+const STORE: &str = "/bank";
+
+// ---- one process ----
+
+/// The disk as one process has it: nothing it starts goes on once it is gone.
+#[derive(Debug)]
+struct Process {
+    disk: SimDisk,
+    dead: AtomicBool,
+}
+
+impl Process {
+    fn alive(&self) -> io::Result<&SimDisk> {
+        match self.dead.load(Ordering::Relaxed) {
+            true => Err(io::Error::other("the process is gone")),
+            false => Ok(&self.disk),
+        }
+    }
+}
+
+impl Disk for Process {
+    fn kind(&self, path: &Path) -> io::Result<Kind> {
+        self.alive()?.kind(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.alive()?.create_dir(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.alive()?.list(dir)
+    }
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        self.alive()?.create_new(path)
+    }
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        self.alive()?.open(path, access)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.alive()?.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.alive()?.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.alive()?.remove_dir(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.alive()?.sync_dir(dir)
+    }
+}
+
+/// Why a step did not go as the model says.
+enum Trouble {
+    /// A fault was put there, and this is what came of it.
+    Faulted(String),
+    /// A bug.
+    Wrong(String),
+}
+
+type Outcome<T = ()> = Result<T, Trouble>;
+
+fn wrong<T>(what: impl Into<String>) -> Outcome<T> {
+    Err(Trouble::Wrong(what.into()))
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { wrong(what()) }
+}
+
+/// Counts what happened, over all seeds.
+#[derive(Debug, Default)]
+struct Tally(BTreeMap<String, u64>);
+
+impl Tally {
+    fn note(&mut self, what: impl Into<String>) {
+        *self.0.entry(what.into()).or_default() += 1;
+    }
+
+    fn add(&mut self, what: impl Into<String>, count: u64) {
+        *self.0.entry(what.into()).or_default() += count;
+    }
+
+    fn merge(&mut self, other: Tally) {
+        other.0.into_iter().for_each(|(what, count)| self.add(what, count));
+    }
+
+    fn line(&self) -> String {
+        self.0.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(" | ")
+    }
+
+    fn count(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+}
+
+// ---- one run ----
+
+/// What may go wrong in a run: another subset for every seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Cut,
+    Kill,
+    Fault(Fault),
+    Quota,
+}
+
+const CLASSES: [Class; 13] = [
+    Class::Cut,
+    Class::Cut,
+    Class::Kill,
+    Class::Quota,
+    Class::Fault(Fault::AnyError),
+    Class::Fault(Fault::WriteError),
+    Class::Fault(Fault::ShortWrite),
+    Class::Fault(Fault::SyncError),
+    Class::Fault(Fault::SyncErrorKeepsNew),
+    Class::Fault(Fault::SyncErrorPartly),
+    Class::Fault(Fault::SyncErrorShowsOld),
+    Class::Fault(Fault::NoSpace),
+    Class::Fault(Fault::ReadError),
+];
+
+/// A view from before, and what it must still say.
+struct Held {
+    view: View,
+    position: u64,
+    rows: AllRows,
+    /// How often the store had been opened, or recovered.
+    life: u64,
+}
+
+/// A group of which nobody knows.
+struct Unknown {
+    /// The model with it.
+    with: Model,
+    requests: Vec<Request>,
+}
+
+struct Sim {
+    random: Random,
+    disk: SimDisk,
+    clock: SimClock,
+    entropy: SimEntropy,
+    options: Options,
+    process: Arc<Process>,
+    store: Option<Store>,
+    created: bool,
+    model: Model,
+    unknown: Option<Unknown>,
+    workload: Workload,
+    views: Vec<Held>,
+    life: u64,
+    classes: Vec<Class>,
+    fault_rate: f64,
+    /// A cut during the recovery from the first: how far ahead, and how.
+    second: Option<(u64, ImagePolicy)>,
+    /// Faults counted when the store was last known to be well.
+    mark: u64,
+    /// A copy of `state.redb` from before.
+    old_state: Option<Vec<u8>>,
+    tally: Tally,
+    trail: Vec<String>,
+}
+
+fn draw_options(random: &mut Random) -> Options {
+    let mut options = Options::default();
+    options.event_bytes_max = [256, 1500, 3000][random.below(3) as usize];
+    options.append_events_max = 8;
+    options.key_bytes_max = 32;
+    options.response_bytes_max = 200;
+    options.segment_bytes_min = 4096;
+    options.segment_bytes_max = [4096, 8192, 65_536][random.below(3) as usize];
+    options.overlay_bytes_max = [4096, 4096, 16_384, 1 << 20][random.below(4) as usize];
+    options.group_len_max = 1 + random.below(8) as usize;
+    options.state_cache_bytes = [1 << 16, 1 << 20][random.below(2) as usize];
+    options.page_bytes = 4096;
+    options.view_age_ms_max = 3_600_000;
+    options
+}
+
+impl Sim {
+    fn new(seed: u64, faulty: bool) -> Self {
+        let mut random = Random::new(seed);
+        let options = draw_options(&mut random);
+        let disk = SimDisk::new(seed);
+        let classes = CLASSES.into_iter().filter(|_| faulty && random.chance(0.4)).collect();
+        Self {
+            process: Arc::new(Process { disk: disk.clone(), dead: AtomicBool::new(false) }),
+            clock: SimClock::default(),
+            entropy: SimEntropy::new(seed),
+            model: Model::new(options.clone()),
+            workload: Workload::new(seed),
+            fault_rate: [0.05, 0.15, 0.4][random.below(3) as usize],
+            second: None,
+            store: None,
+            created: false,
+            unknown: None,
+            views: Vec::new(),
+            life: 0,
+            mark: 0,
+            old_state: None,
+            tally: Tally::default(),
+            trail: Vec::new(),
+            random,
+            disk,
+            options,
+            classes,
+        }
+    }
+
+    fn say(&mut self, what: impl Into<String>) {
+        self.trail.push(format!("op {:5}: {}", self.disk.op_count(), what.into()));
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("the store is open")
+    }
+
+    fn faults(&self) -> u64 {
+        let stats = self.disk.stats();
+        stats.faults.values().sum::<u64>() + stats.over_quota + u64::from(self.disk.is_off())
+    }
+
+    /// An error of the disk: allowed if a fault was put there.
+    fn trouble<T>(&self, what: &str, error: impl Display + Debug) -> Outcome<T> {
+        let told = format!("{what}: {error} ({error:?})");
+        match self.faults() > self.mark {
+            true => Err(Trouble::Faulted(told)),
+            false => wrong(format!("no fault, but {told}")),
+        }
+    }
+
+    // ---- faults ----
+
+    fn arm(&mut self) {
+        if self.classes.is_empty() || !self.random.chance(self.fault_rate) {
+            return;
+        }
+        let class = self.classes[self.random.below(self.classes.len() as u64) as usize];
+        let spread = [2, 8, 40, 150][self.random.below(4) as usize];
+        let ahead = 1 + self.random.below(spread);
+        match class {
+            Class::Cut => {
+                let policy = ImagePolicy::ALL[self.random.below(6) as usize];
+                self.disk.cut_at(self.disk.op_count() + ahead, policy);
+            }
+            Class::Kill => self.kill(),
+            Class::Fault(Fault::ReadError) => {
+                self.disk.plan(Faults::none().at(self.disk.read_count() + ahead, Fault::ReadError));
+            }
+            Class::Fault(fault) => self.disk.plan(Faults::none().at(self.disk.op_count() + ahead, fault)),
+            Class::Quota => self.disk.quota(Some(self.disk.bytes_used() + self.random.below(30_000))),
+        }
+        self.say(format!("armed {class:?}, {ahead} ahead"));
+    }
+
+    fn disarm(&mut self) {
+        self.disk.plan(Faults::none());
+        self.disk.quota(None);
+    }
+
+    fn kill(&mut self) {
+        self.process.dead.store(true, Ordering::Relaxed);
+        if !self.disk.is_off() {
+            self.disk.kill();
+        }
+        self.store = None;
+        self.views.clear();
+        self.say("killed");
+        self.tally.note("kill");
+    }
+
+    fn cut(&mut self, policy: ImagePolicy) {
+        self.process.dead.store(true, Ordering::Relaxed);
+        let cut = self.disk.power_cut(policy);
+        self.store = None;
+        self.views.clear();
+        self.say(cut.to_string());
+        self.tally.note(format!("cut {policy:?}"));
+        // The quota is a property of the disk: an empty one after the cut would keep the store from opening for ever.
+        self.disk.quota(None);
+    }
+
+    /// After an armed cut.
+    fn restart(&mut self) {
+        self.process.dead.store(true, Ordering::Relaxed);
+        let cut = self.disk.restart();
+        self.store = None;
+        self.views.clear();
+        self.say(cut.to_string());
+        self.tally.note(format!("cut {:?}", cut.policy));
+        self.disk.quota(None);
+        if let Some((ahead, policy)) = self.second.take() {
+            self.disk.cut_at(self.disk.op_count() + ahead, policy);
+        }
+    }
+
+    // ---- opening ----
+
+    fn setup(&mut self) -> tallystone::Setup {
+        self.process = Arc::new(Process { disk: self.disk.clone(), dead: AtomicBool::new(false) });
+        let (clock, entropy) = (Arc::new(self.clock.clone()), Arc::new(self.entropy.clone()));
+        let platform = Platform { disk: self.process.clone(), clock, entropy };
+        workload::setup(self.options.clone()).platform(platform).lockstep()
+    }
+
+    fn open(&mut self) -> Outcome {
+        let setup = self.setup();
+        let opened = match self.created {
+            true => Store::open(STORE, setup),
+            false => Store::open_or_create(STORE, setup),
+        };
+        match opened {
+            Ok(store) => {
+                self.store = Some(store);
+                self.created = true;
+                self.say("opened");
+                Ok(())
+            }
+            Err(OpenError::Storage(error)) if !error.is_corruption() => {
+                self.say(format!("not opened: {error}"));
+                self.trouble("open", error)
+            }
+            Err(error) => wrong(format!("open: {error} ({error:?})")),
+        }
+    }
+
+    /// Opens again, however often it takes, and compares everything.
+    fn restore(&mut self) -> Outcome {
+        for attempt in 0.. {
+            if attempt >= 3 {
+                self.disarm();
+            }
+            if attempt >= 10 {
+                return wrong("the store does not open although nothing goes wrong any more");
+            }
+            if attempt > 0 {
+                self.tally.note("fault in recovery");
+            }
+            let again = self.again().and_then(|()| self.settle());
+            match again {
+                Ok(()) => return Ok(()),
+                Err(Trouble::Faulted(what)) => self.say(format!("again: {what}")),
+                Err(wrong) => return Err(wrong),
+            }
+        }
+        unreachable!("attempts end")
+    }
+
+    /// One attempt to open again: in this process, in the next one, or after a power cut.
+    fn again(&mut self) -> Outcome {
+        if self.disk.is_off() {
+            self.restart();
+        } else {
+            match (self.random.below(5), &self.store) {
+                (0, _) => {
+                    self.kill();
+                    let policy = ImagePolicy::ALL[self.random.below(6) as usize];
+                    self.cut(policy);
+                }
+                (1, _) => self.kill(),
+                (2, Some(_)) => {
+                    self.store = None;
+                    self.views.clear();
+                    self.say("dropped");
+                }
+                (_, Some(store)) => {
+                    let stats = store.stats();
+                    let well = stats.poisoned.is_none() && stats.damaged.is_none();
+                    let recovered = store.recover();
+                    self.tally.note("recover()");
+                    return match recovered {
+                        Ok(()) => {
+                            self.life += u64::from(!well);
+                            self.say("recovered");
+                            Ok(())
+                        }
+                        Err(OpenError::Storage(error)) if !error.is_corruption() => {
+                            self.say(format!("not recovered: {error}"));
+                            self.trouble("recover", error)
+                        }
+                        Err(error) => wrong(format!("recover: {error} ({error:?})")),
+                    };
+                }
+                _ => {}
+            }
+        }
+        if self.disk.is_off() {
+            return Err(Trouble::Faulted("power is off".to_owned()));
+        }
+        self.store = None;
+        self.open()
+    }
+
+    /// Finds out what became of the unknown group, and compares.
+    fn settle(&mut self) -> Outcome {
+        let head = self.view()?.commit().get();
+        if let Some(unknown) = self.unknown.take() {
+            if head == unknown.with.commit() {
+                self.tally.note("unknown was there");
+                self.say(format!("unknown was there, up to {head}"));
+                self.model = unknown.with;
+            } else {
+                ensure(head == self.model.commit(), || {
+                    format!("head {head}, neither {} nor {}", self.model.commit(), unknown.with.commit())
+                })?;
+                self.tally.note("unknown was lost");
+                self.say(format!("unknown was lost, back to {head}"));
+            }
+            self.workload.ask_again(unknown.requests);
+            if self.random.chance(0.3) {
+                // What was answered once must hold, though nothing else was written since.
+                self.check()?;
+                self.kill();
+                self.cut(ImagePolicy::DropAll);
+                self.open()?;
+            }
+        }
+        self.check()?;
+        self.mark = self.faults();
+        let stats = self.store().stats();
+        ensure(stats.poisoned.is_none() && stats.damaged.is_none(), || format!("not well: {stats:?}"))
+    }
+
+    // ---- steps ----
+
+    fn step(&mut self) -> Outcome {
+        match self.random.below(24) {
+            0 => self.reopen(),
+            1 => self.without_state(),
+            2 => self.verify(),
+            3 | 4 => {
+                let held = self.take_view()?;
+                self.say(format!("view at {}", held.position));
+                self.views.push(held);
+                Ok(())
+            }
+            5 => self.look_back(),
+            6..9 => self.reads(),
+            9 => {
+                self.move_clock();
+                Ok(())
+            }
+            10 => self.check(),
+            _ => self.group(),
+        }
+    }
+
+    fn move_clock(&mut self) {
+        let now = self.clock_now();
+        match self.random.below(5) {
+            0 => self.clock.jump(Timestamp::from_micros(now / 2)),
+            1 => self.clock.jump(Timestamp::from_micros(now + 1_000_000_000)),
+            _ => self.clock.advance(Duration::from_micros(self.random.below(5_000_000))),
+        }
+    }
+
+    fn clock_now(&self) -> u64 {
+        use tallystone::disk::Clock;
+        self.clock.now().micros()
+    }
+
+    fn group(&mut self) -> Outcome {
+        let group = self.workload.group(&self.model);
+        self.serve(group)
+    }
+
+    /// Hands requests over, serves them, and compares the answers.
+    fn serve(&mut self, group: Vec<Request>) -> Outcome {
+        let (seen, now) = (self.model.position(), Timestamp::from_micros(self.clock_now()));
+        let mut asked = Vec::new();
+        for request in group {
+            let at_once = self.model.at_once(&request);
+            asked.push((self.store().submit(request.append()), at_once, request));
+        }
+        self.store().step();
+        let mut unknown: Option<Unknown> = None;
+        let mut ended = false;
+        let mut faulted = None;
+        self.say(format!("group of {}", asked.len()));
+        for (commit, at_once, request) in asked {
+            let answer = commit.wait();
+            match &answer {
+                Err(AppendError::Unknown) => {
+                    let held = unknown
+                        .get_or_insert_with(|| Unknown { with: self.model.clone(), requests: Vec::new() });
+                    held.with.decide(&request, seen, now);
+                    held.requests.push(request);
+                    ended = true;
+                    continue;
+                }
+                Err(AppendError::Poisoned(_)) => {
+                    ensure(self.faults() > self.mark, || "poisoned without a fault".to_owned())?;
+                    ended = true;
+                    continue;
+                }
+                Err(AppendError::Storage(error)) => {
+                    faulted = Some(self.trouble::<()>("append", error));
+                    continue;
+                }
+                _ => {}
+            }
+            let verdict = match at_once {
+                Some(verdict) => verdict,
+                None => {
+                    ensure(!ended, || format!("after an error of the disk: {answer:?}"))?;
+                    self.model.decide(&request, seen, now)
+                }
+            };
+            self.tally.note(match &verdict {
+                Verdict::Committed { replayed: true, .. } => "replayed",
+                Verdict::Committed { .. } => "committed",
+                _ => "refused",
+            });
+            ensure(self.model.agrees(&verdict, &request, &answer), || {
+                format!("{request:?}\n  must be {verdict:?}\n  is {answer:?}")
+            })?;
+        }
+        if let Some(unknown) = unknown {
+            ensure(self.faults() > self.mark, || "unknown without a fault".to_owned())?;
+            ensure(unknown.with.commit() > self.model.commit(), || {
+                "an unknown group has no commit".to_owned()
+            })?;
+            self.say(format!("unknown: {} to {}", self.model.commit() + 1, unknown.with.commit()));
+            self.tally.note("unknown");
+            self.unknown = Some(unknown);
+            self.nothing_unsynced_shows()?;
+        }
+        faulted.unwrap_or(Ok(()))
+    }
+
+    fn nothing_unsynced_shows(&mut self) -> Outcome {
+        let view = self.view()?;
+        let (head, commit) = (view.position().get(), view.commit().get());
+        let is = (self.model.position(), self.model.commit());
+        ensure((head, commit) == is, || format!("a view shows {head} of {is:?}"))?;
+        if self.disk.is_off() {
+            return Ok(());
+        }
+        for event in view.query::<Raw>(Query::all()) {
+            match event {
+                Ok(event) => ensure(event.position.get() <= head, || "un-synced event".to_owned())?,
+                Err(error) => return self.read_trouble("events after an error", error),
+            }
+        }
+        self.compare_rows(&view, &self.model.rows.clone())
+    }
+
+    fn reopen(&mut self) -> Outcome {
+        self.views.clear();
+        if let Some(store) = self.store.take() {
+            store.close();
+        }
+        self.say("closed");
+        if self.random.chance(0.3) {
+            self.old_state = self.disk.read_file(Path::new(STORE).join("state.redb")).ok();
+        }
+        if !self.disk.is_off() && self.random.chance(0.3) {
+            let policy = ImagePolicy::ALL[self.random.below(6) as usize];
+            self.cut(policy);
+        }
+        self.restore()
+    }
+
+    fn reopen_quietly(&mut self) -> Outcome {
+        self.views.clear();
+        if let Some(store) = self.store.take() {
+            store.close();
+        }
+        self.restore()
+    }
+
+    /// Derived state is lost, or an old copy of it is put back.
+    fn without_state(&mut self) -> Outcome {
+        self.views.clear();
+        if let Some(store) = self.store.take() {
+            store.close();
+        }
+        let path = Path::new(STORE).join("state.redb");
+        match self.old_state.take().filter(|_| self.random.coin() && !self.disk.is_off()) {
+            Some(bytes) => {
+                self.say("an old state.redb");
+                self.tally.note("old state.redb");
+                self.disk.write_file(path, &bytes);
+            }
+            None => {
+                self.say("no state.redb");
+                self.tally.note("no state.redb");
+                // A fault may hit it: then it stays.
+                let _ = self.disk.remove(&path);
+            }
+        }
+        self.restore()
+    }
+
+    fn verify(&mut self) -> Outcome {
+        let report = match self.store().verify() {
+            Ok(report) => report,
+            Err(error) => return self.read_trouble("verify", error),
+        };
+        self.say("verified");
+        if report.first_bad.is_some() && self.faults() > self.mark {
+            return Err(Trouble::Faulted(format!("verify under faults: {report:?}")));
+        }
+        ensure(report.first_bad.is_none() && report.folded_otherwise.is_none(), || {
+            format!("verify: {report:?}")
+        })?;
+        let (commits, events) = (self.model.commit(), self.model.position());
+        ensure((report.commits, report.events) == (commits, events), || format!("verify: {report:?}"))?;
+        ensure(report.keys == self.model.keys.len() as u64, || format!("verify: {report:?}"))
+    }
+
+    // ---- reads ----
+
+    fn view(&self) -> Outcome<View> {
+        match self.store().view() {
+            Ok(view) => Ok(view),
+            Err(error) => wrong(format!("view: {error}")),
+        }
+    }
+
+    fn read_trouble<T>(&self, what: &str, error: ReadError) -> Outcome<T> {
+        match error {
+            ReadError::Storage(error) => self.trouble(what, error),
+            error => wrong(format!("{what}: {error}")),
+        }
+    }
+
+    fn take_view(&self) -> Outcome<Held> {
+        let view = self.view()?;
+        let (position, commit) = (view.position().get(), view.commit().get());
+        let is = (self.model.position(), self.model.commit());
+        ensure((position, commit) == is, || format!("head ({position}, {commit}), the model {is:?}"))?;
+        Ok(Held { view, position, rows: self.model.rows.clone(), life: self.life })
+    }
+
+    fn look_back(&mut self) -> Outcome {
+        let views = std::mem::take(&mut self.views);
+        for held in &views {
+            self.compare_events(&held.view, held.position)?;
+            if held.life == self.life {
+                self.compare_rows(&held.view, &held.rows)?;
+            } else {
+                let row = held.view.row::<Balances>(&0);
+                ensure(matches!(row, Err(ReadError::ViewExpired { .. })), || {
+                    format!("a row of before: {row:?}")
+                })?;
+                self.tally.note("expired view");
+            }
+        }
+        self.tally.add("old view", views.len() as u64);
+        if self.random.coin() {
+            self.views = views;
+        }
+        Ok(())
+    }
+
+    /// Everything, against the model.
+    fn check(&mut self) -> Outcome {
+        let Held { view, position, rows, .. } = self.take_view()?;
+        self.compare_events(&view, position)?;
+        self.compare_rows(&view, &rows)?;
+        self.compare_keys(&view)?;
+        self.compare_files()?;
+        for _ in 0..4 {
+            self.compare_query(&view, position)?;
+        }
+        let (opened, held) = self.model.money();
+        ensure(opened == held, || format!("{opened} cents came in, {held} are there"))
+    }
+
+    fn reads(&mut self) -> Outcome {
+        let Held { view, position, .. } = self.take_view()?;
+        for _ in 0..3 {
+            self.compare_query(&view, position)?;
+        }
+        self.compare_ranges(&view)
+    }
+
+    fn same_event(&self, event: &Sequenced<Raw>) -> bool {
+        let noted = self.model.event(event.position.get());
+        event.type_name() == noted.fact.type_name()
+            && event.stream() == noted.fact.stream()
+            && event.tags().iter().collect::<Vec<_>>() == noted.fact.tags()
+            && event.data() == noted.fact.data()
+            && event.stream_version == noted.stream_version
+            && Timestamp::from(event.recorded_at).micros() == noted.micros
+    }
+
+    fn compare_events(&self, view: &View, position: u64) -> Outcome {
+        let mut next = 0;
+        for event in view.query::<Raw>(Query::all()) {
+            let event = event.or_else(|error| self.read_trouble("events", error))?;
+            next += 1;
+            ensure(event.position.get() == next && next <= position, || {
+                format!("{} after {next}", event.position)
+            })?;
+            ensure(self.same_event(&event), || {
+                format!("event {next} is {event:?}, {:?}", self.model.event(next))
+            })?;
+        }
+        ensure(next == position, || format!("{next} events of {position}"))
+    }
+
+    fn compare_query(&mut self, view: &View, head: u64) -> Outcome {
+        let ask = self.workload.ask(&self.model);
+        let must = self.model.answer(&ask, head);
+        let mut is = Vec::new();
+        for event in view.query::<Raw>(ask.query()) {
+            let event = event.or_else(|error| self.read_trouble("query", error))?;
+            ensure(self.same_event(&event), || format!("event {} is {event:?}", event.position))?;
+            is.push(event.position.get());
+        }
+        ensure(is == must, || format!("{ask:?} at {head}\n  must be {must:?}\n  is {is:?}"))
+    }
+
+    fn compare_rows(&self, view: &View, rows: &AllRows) -> Outcome {
+        let read = |error| self.read_trouble::<()>("rows", error).expect_err("an error");
+        let balances = view.rows::<Balances>(..).with_positions();
+        let balances = balances.map(|row| row.map(|(key, row)| (key, (row.row, row.changed_at.get()))));
+        let balances: BTreeMap<_, _> = balances.collect::<Result<_, _>>().map_err(read)?;
+        let seats = view.rows::<Seats>(..).with_positions();
+        let seats = seats.map(|row| row.map(|(key, row)| (key, (row.row, row.changed_at.get()))));
+        let seats: BTreeMap<_, _> = seats.collect::<Result<_, _>>().map_err(read)?;
+        let counts = view.rows::<Counts>(..).with_positions();
+        let counts = counts.map(|row| row.map(|(key, row)| (key, (row.row, row.changed_at.get()))));
+        let counts: BTreeMap<_, _> = counts.collect::<Result<_, _>>().map_err(read)?;
+        let is = AllRows { balances, seats, counts };
+        ensure(is == *rows, || format!("rows\n  must be {rows:?}\n  are {is:?}"))
+    }
+
+    fn compare_ranges(&mut self, view: &View) -> Outcome {
+        let mut key = || (self.random.below(4) as u32, self.random.below(15) as u32);
+        let (low, high) = (key(), key());
+        let rows = self.model.rows.seats.clone();
+        let must = |keep: &dyn Fn(&(u32, u32)) -> bool| -> Vec<_> {
+            rows.iter().filter(|(key, _)| keep(key)).map(|(key, row)| (*key, row.0)).collect()
+        };
+        let read = |error| self.read_trouble::<()>("range", error).expect_err("an error");
+        let is: Vec<_> = view.rows::<Seats>(low..high).collect::<Result<_, _>>().map_err(read)?;
+        ensure(is == must(&|key| low <= *key && *key < high), || format!("{low:?}..{high:?}: {is:?}"))?;
+        let mut is: Vec<_> =
+            view.rows_backwards::<Seats>(low..=high).collect::<Result<_, _>>().map_err(read)?;
+        is.reverse();
+        ensure(is == must(&|key| low <= *key && *key <= high), || {
+            format!("back {low:?}..={high:?}: {is:?}")
+        })?;
+        let one = view.row::<Seats>(&low).map_err(read)?;
+        ensure(one == rows.get(&low).map(|row| row.0), || format!("row {low:?}: {one:?}"))?;
+        for (stream, version) in self.model.streams() {
+            let Some(account) = stream.strip_prefix("money/") else { continue };
+            let account: u32 = account.parse().expect("streams of accounts end in a number");
+            let is = view.stream_version::<workload::Money>(&account).map_err(read)?;
+            ensure(is == version, || format!("{stream} is at {is}, not {version}"))?;
+        }
+        Ok(())
+    }
+
+    /// Every key answers, and a few are asked again.
+    fn compare_keys(&mut self, view: &View) -> Outcome {
+        for ((scope, key), commit) in &self.model.keys {
+            let must = self.model.commits[*commit as usize - 1].request.response.clone().unwrap_or_default();
+            match view.answer(scope, key) {
+                Ok(Some(answer)) if answer == must => {}
+                Ok(answer) => {
+                    return wrong(format!("key {scope}/{key} of commit {commit} answers {answer:?}"));
+                }
+                Err(error) => return self.read_trouble("answer", error),
+            }
+        }
+        let ghost = view.answer("nobody", "ever").or_else(|error| self.read_trouble("answer", error))?;
+        ensure(ghost.is_none(), || "a key nobody used has an answer".to_owned())?;
+        if self.store().stats().poisoned.is_some() {
+            return Ok(());
+        }
+        let keys = self.model.keys.len() as u64;
+        ensure(self.store().stats().keys_len == keys, || format!("{keys} keys, {:?}", self.store().stats()))?;
+        for _ in 0..3.min(keys) {
+            let commit = *self.model.keys.values().nth(self.random.below(keys) as usize).expect("in range");
+            let request = self.model.commits[commit as usize - 1].request.clone();
+            match self.store().append(request.append()) {
+                Ok(again) => ensure(again.replayed && self.model.same(commit, &again), || {
+                    format!("the retry of commit {commit} is {again:?}")
+                })?,
+                Err(AppendError::Storage(error)) => return self.trouble("retry", error),
+                Err(AppendError::Poisoned(_)) => return Ok(()),
+                Err(error) => return wrong(format!("the retry of commit {commit}: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing lies about that is not the store's.
+    fn compare_files(&self) -> Outcome {
+        for path in self.disk.files() {
+            let name = path.strip_prefix(STORE).unwrap_or(&path).display().to_string();
+            let known = ["lock", "state.redb", "verify.redb"].contains(&name.as_str())
+                || name.starts_with("log/cut-")
+                || (name.starts_with("log/") && name.ends_with(".log"))
+                || self.faults() > self.mark;
+            ensure(known, || format!("{name} lies about"))?;
+        }
+        Ok(())
+    }
+
+    // ---- the whole ----
+
+    fn run(&mut self, steps: u64) -> Outcome {
+        self.arm();
+        self.restore()?;
+        for _ in 0..steps {
+            self.arm();
+            let stepped = match self.store {
+                Some(_) => self.step(),
+                None => Ok(()),
+            };
+            self.go_on(stepped)?;
+        }
+        self.end()
+    }
+
+    /// After a step: opens again if that is needed.
+    fn go_on(&mut self, stepped: Outcome) -> Outcome {
+        match stepped {
+            Ok(()) => {}
+            Err(Trouble::Faulted(what)) => {
+                self.say(format!("faulted: {what}"));
+                self.restore()?;
+            }
+            Err(wrong) => return Err(wrong),
+        }
+        let well = self.store.as_ref().is_some_and(|store| {
+            let stats = store.stats();
+            stats.poisoned.is_none() && stats.damaged.is_none()
+        });
+        match well && !self.disk.is_off() && self.unknown.is_none() {
+            true => Ok(()),
+            false => self.restore(),
+        }
+    }
+
+    /// The faults stop: now everything must go through.
+    fn end(&mut self) -> Outcome {
+        self.disarm();
+        self.kill();
+        self.cut(ImagePolicy::DropAll);
+        self.mark = self.faults();
+        self.restore()?;
+        self.group()?;
+        self.verify()?;
+        self.reopen()?;
+        let stats = self.disk.stats();
+        ensure(stats.syncs_after_failed_sync == 0, || "a sync after a failed sync".to_owned())?;
+        for (fault, count) in &stats.faults {
+            self.tally.add(format!("{fault:?}"), *count);
+        }
+        self.tally.add("over quota", stats.over_quota);
+        self.tally.add("commits", self.model.commit());
+        self.tally.add("mutating calls", self.disk.op_count());
+        Ok(())
+    }
+}
+
+/// Runs a seed: what happened, and the trace.
+fn run_seed(seed: u64) -> Result<(Tally, u64), String> {
+    let mut sim = Sim::new(seed, !seed.is_multiple_of(10));
+    let steps = 20 + sim.random.below(60);
+    finish(&mut sim, &format!("SEED={seed}"), |sim| sim.run(steps))
+}
+
+/// Runs it, catches what escapes, and tells the story if it goes wrong.
+fn finish(sim: &mut Sim, name: &str, run: impl FnOnce(&mut Sim) -> Outcome) -> Result<(Tally, u64), String> {
+    let ran = catch_unwind(AssertUnwindSafe(|| run(sim)));
+    let what = match ran {
+        Ok(Ok(())) => return Ok((std::mem::take(&mut sim.tally), sim.disk.trace_hash())),
+        Ok(Err(Trouble::Faulted(what) | Trouble::Wrong(what))) => what,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            format!("panicked: {}", text.unwrap_or_default())
+        }
+    };
+    let trail = sim.trail.iter().rev().take(25).rev().cloned().collect::<Vec<_>>().join("\n  ");
+    let recent: Vec<_> = sim.disk.recent();
+    let recent = recent[recent.len().saturating_sub(40)..].join("\n  ");
+    Err(format!("{name}: {what}\ntrail:\n  {trail}\ndisk:\n  {recent}"))
+}
+
+fn env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Folds panic on purpose, and redb on damage: neither is news.
+fn quiet() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let text = info.to_string();
+            if !text.contains(ON_PURPOSE) && (std::env::var("LOUD").is_ok() || !text.contains("redb-")) {
+                usual(info);
+            }
+        }));
+    });
+}
+
+#[test]
+fn seeds_agree_with_the_model_whatever_the_disk_does() {
+    quiet();
+    let (from, count) = match env("SEED") {
+        Some(seed) => (seed, 1),
+        None => (env("SIM_FROM").unwrap_or(0), env("SIM_SEEDS").unwrap_or(200)),
+    };
+    let mut tally = Tally::default();
+    let mut failed = Vec::new();
+    for seed in from..from + count {
+        match run_seed(seed) {
+            Ok((one, trace)) => {
+                if seed % 50 == 7 {
+                    let again = run_seed(seed).map(|(_, trace)| trace);
+                    assert_eq!(again, Ok(trace), "SEED={seed} runs otherwise the second time");
+                }
+                tally.merge(one);
+            }
+            Err(report) => {
+                println!("{report}\n");
+                failed.push(seed);
+                if failed.len() as u64 >= env("SIM_FAILURES").unwrap_or(5) {
+                    break;
+                }
+            }
+        }
+    }
+    println!("{count} seeds: {}", tally.line());
+    assert!(
+        failed.is_empty(),
+        "failed: {}",
+        failed.iter().map(|seed| format!("SEED={seed}")).collect::<Vec<_>>().join(" ")
+    );
+    if count >= 200 {
+        for what in ["unknown was there", "unknown was lost", "replayed", "fault in recovery", "old view"] {
+            assert!(tally.count(what) > 0, "{what} never happened");
+        }
+    }
+}
+
+// ---- one script, cut everywhere ----
+
+/// One thing a script does.
+#[derive(Debug, Clone)]
+enum Act {
+    Group(Vec<Request>),
+    Reopen,
+    WithoutState,
+    Verify,
+}
+
+/// About forty calls: create, roll, flush, close, rebuild, retry.
+fn script() -> Vec<Act> {
+    let keyed = |facts: Vec<Fact>, key: &str| Request::of(facts).keyed("script", key);
+    let note = |number: u64, bytes: usize| Request::of([Fact::Note(number, bytes)]);
+    let transfer = |number: u64| {
+        keyed(vec![Fact::Took(1, 5, number), Fact::Got(2, 5, number)], &format!("transfer-{number}"))
+    };
+    let mut once = Request::of([Fact::Claimed(1, 1)]);
+    once.conditions.push((workload::Ask::tagged("name:1"), None));
+    let mut acts = vec![
+        Act::Group(vec![
+            keyed(vec![Fact::Opened(1, 500)], "open-1"),
+            keyed(vec![Fact::Opened(2, 0)], "open-2"),
+        ]),
+        Act::Group(vec![transfer(1), transfer(2), transfer(1)]),
+        Act::Group(vec![
+            once.clone(),
+            once.clone(),
+            Request::of([Fact::Reserved(1, 1, 1), Fact::Reserved(1, 1, 2)]),
+        ]),
+        Act::Group(vec![note(1, 1400), note(2, 1400), Request::of([Fact::Reserved(1, 1, 1)])]),
+        Act::Group(vec![
+            note(3, 1400),
+            Request::of([Fact::Reserved(1, workload::CURSED_SEAT, 1)]),
+            transfer(3),
+        ]),
+        Act::Reopen,
+        Act::Group(vec![transfer(3), transfer(4), note(4, 20)]),
+        Act::Group((0..6).map(|number| note(number, 900)).collect()),
+        Act::Group(vec![Request::of([Fact::Freed(1, 1), Fact::Reserved(1, 2, 3)]), transfer(5)]),
+        Act::WithoutState,
+        Act::Group(vec![transfer(1), transfer(6), once]),
+    ];
+    for number in 7..15 {
+        acts.push(Act::Group(vec![transfer(number), note(number, 300)]));
+    }
+    acts.extend([Act::Verify, Act::Reopen, Act::Group(vec![transfer(14), transfer(15)])]);
+    acts
+}
+
+fn scripted(seed: u64) -> Sim {
+    let mut sim = Sim::new(seed, false);
+    sim.options = Options::default();
+    sim.options.event_bytes_max = 1500;
+    sim.options.segment_bytes_min = 4096;
+    sim.options.segment_bytes_max = 8192;
+    sim.options.overlay_bytes_max = 4096;
+    sim.options.state_cache_bytes = 1 << 16;
+    sim.model = Model::new(sim.options.clone());
+    sim
+}
+
+fn play(sim: &mut Sim, acts: &[Act]) -> Outcome {
+    sim.restore()?;
+    for act in acts {
+        let played = match act {
+            Act::Group(requests) => {
+                let mut all = sim.workload.waiting();
+                all.extend(requests.iter().cloned());
+                sim.serve(all)
+            }
+            Act::Reopen => sim.reopen_quietly(),
+            Act::WithoutState => sim.without_state(),
+            Act::Verify => sim.verify(),
+        };
+        sim.go_on(played)?;
+    }
+    Ok(())
+}
+
+/// How many mutating calls the script makes when nothing goes wrong.
+fn calls_of_script() -> u64 {
+    let mut sim = scripted(1);
+    let played = finish(&mut sim, "script", |sim| play(sim, &script()));
+    played.unwrap_or_else(|report| panic!("{report}"));
+    sim.disk.op_count()
+}
+
+fn assert_none(failed: &[String]) {
+    failed.iter().take(3).for_each(|report| println!("{report}\n"));
+    let names: Vec<_> =
+        failed.iter().filter_map(|report| report.split_once(": ")).map(|(name, _)| name).collect();
+    assert!(failed.is_empty(), "{} failed: {names:?}", failed.len());
+}
+
+#[test]
+fn a_script_survives_a_cut_at_every_call_and_another_in_the_recovery() {
+    quiet();
+    let (calls, acts) = (calls_of_script(), script());
+    let (mut runs, mut seconds, mut failed) = (0, 0, Vec::new());
+    // Every call with one of the policies, and with all of them on demand.
+    let all = env("SWEEP").is_some();
+    for call in 1..=calls {
+        for (index, policy) in ImagePolicy::ALL.into_iter().enumerate() {
+            if !all && call % 3 != index as u64 % 3 {
+                continue;
+            }
+            let mut sim = scripted(call * 6 + index as u64);
+            sim.disk.cut_at(call, policy);
+            // Another cut while it recovers from the first, at every distance in turn.
+            if (call / 3).is_multiple_of(2) {
+                sim.second = Some((1 + (call / 6) % 24, ImagePolicy::ALL[(call as usize + index) % 6]));
+                seconds += 1;
+            }
+            let name = format!("cut at {call} {policy:?}, then {:?}", sim.second);
+            runs += 1;
+            failed.extend(finish(&mut sim, &name, |sim| play(sim, &acts).and_then(|()| sim.end())).err());
+        }
+    }
+    println!("sweep: {calls} calls, {runs} runs with a cut, {seconds} of them with a second");
+    assert_none(&failed);
+}
+
+#[test]
+fn a_script_survives_an_error_at_every_call() {
+    quiet();
+    let (calls, acts) = (calls_of_script(), script());
+    let (mut runs, mut failed) = (0, Vec::new());
+    for call in 1..=calls {
+        for fault in [Fault::AnyError, Fault::SyncErrorKeepsNew, Fault::NoSpace] {
+            if fault != Fault::AnyError && call % 4 != 0 {
+                continue;
+            }
+            let mut sim = scripted(call);
+            sim.disk.plan(Faults::none().at(call, fault));
+            runs += 1;
+            let name = format!("{fault:?} at {call}");
+            failed.extend(finish(&mut sim, &name, |sim| play(sim, &acts).and_then(|()| sim.end())).err());
+        }
+    }
+    println!("errors: {calls} calls, {runs} runs");
+    assert_none(&failed);
+}
+
+// ---- the checkers themselves ----
+
+#[test]
+fn a_disk_that_lies_about_a_sync_is_noticed() {
+    quiet();
+    let noticed = (0..40).filter(|&seed| {
+        let mut sim = Sim::new(seed, false);
+        let run = |sim: &mut Sim| {
+            sim.restore()?;
+            sim.disk.plan(Faults::none().rate(Fault::LyingSync, 0.3));
+            (0..20).try_for_each(|_| sim.group())?;
+            sim.cut(ImagePolicy::DropAll);
+            sim.open()?;
+            sim.settle()
+        };
+        finish(&mut sim, "lie", run).is_err()
+    });
+    let noticed = noticed.count();
+    println!("lying syncs: noticed in {noticed} of 40 runs");
+    assert!(noticed > 0, "nobody noticed");
+}
+
+// ---- rot ----
+
+/// A closed store, and what it holds.
+fn closed_store(seed: u64) -> Sim {
+    let mut sim = scripted(seed);
+    let run = |sim: &mut Sim| {
+        sim.restore()?;
+        (0..25).try_for_each(|_| sim.group())?;
+        sim.store.take().expect("it is open").close();
+        Ok(())
+    };
+    finish(&mut sim, "closed store", run).unwrap_or_else(|report| panic!("{report}"));
+    sim
+}
+
+/// What became of one rotten store.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+enum Rotten {
+    Right,
+    NotOpened,
+    Noticed,
+    /// Something was missing or wrong without an error, and `verify` says so.
+    Late,
+    Never,
+}
+
+fn look_at_rotten(sim: &mut Sim) -> Outcome<Rotten> {
+    let setup = sim.setup();
+    match Store::open(STORE, setup) {
+        Ok(store) => sim.store = Some(store),
+        Err(OpenError::Corrupt { .. } | OpenError::NewerFormat { .. }) => return Ok(Rotten::NotOpened),
+        Err(OpenError::Storage(error)) if error.is_corruption() => return Ok(Rotten::NotOpened),
+        Err(error) => return wrong(format!("open: {error} ({error:?})")),
+    }
+    let mut rotten = Rotten::Right;
+    // Everything is asked; an error that speaks of damage is an answer.
+    let asked = sim.check().and_then(|()| sim.reads());
+    match asked {
+        Ok(()) => {}
+        Err(Trouble::Wrong(what)) if what.contains("damaged") => rotten = Rotten::Noticed,
+        Err(Trouble::Wrong(what) | Trouble::Faulted(what)) => {
+            sim.say(what);
+            rotten = Rotten::Never;
+        }
+    }
+    let report = sim.store().verify();
+    let bad = match &report {
+        Ok(report) => report.first_bad.is_some(),
+        Err(ReadError::Storage(error)) => error.is_corruption(),
+        Err(error) => return wrong(format!("verify: {error}")),
+    };
+    match (rotten, bad) {
+        (Rotten::Right, true) => rotten = Rotten::Noticed,
+        (Rotten::Never, true) => rotten = Rotten::Late,
+        (Rotten::Noticed, false) => return wrong("verify does not see what a read saw"),
+        _ => {}
+    }
+    Ok(rotten)
+}
+
+/// Once derived state is gone, everything must be right again.
+fn rebuild(sim: &mut Sim) -> Outcome {
+    sim.store = None;
+    sim.disk.remove(&Path::new(STORE).join("state.redb")).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => wrong(error.to_string()),
+    })?;
+    sim.open()?;
+    sim.check()
+}
+
+fn rot(only: fn(&str) -> bool, trials: u64) -> BTreeMap<Rotten, u64> {
+    quiet();
+    let (mut outcomes, mut failed) = (BTreeMap::new(), Vec::new());
+    let mut random = Random::new(42);
+    let mut sound = closed_store(0);
+    for trial in 0..trials {
+        if trial % 250 == 0 {
+            sound = closed_store(trial);
+        }
+        let mut sim = scripted(trial);
+        sim.disk = sound.disk.fork(trial);
+        sim.model = sound.model.clone();
+        sim.created = true;
+        let files: Vec<_> =
+            sim.disk.files().into_iter().filter(|path| only(&path.display().to_string())).collect();
+        let file = &files[random.below(files.len() as u64) as usize];
+        let bytes = sim.disk.read_file(file).expect("it is there");
+        // Not into the zeros behind everything: they hold nothing.
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
+        let at = random.below(used);
+        // The last group, its seal and derived state lost at once leave nothing that could tell: not tried.
+        let alone = trial % 3 == 0 && !file.ends_with("state.redb");
+        match random.below(4) {
+            0 if !alone => {
+                let len = (1 + random.below(512)).min(used - at);
+                let mut garbage = vec![0; len as usize];
+                if random.coin() {
+                    random.fill(&mut garbage);
+                }
+                sim.disk.corrupt(file, at, &garbage);
+            }
+            _ => sim.disk.flip_bit(file, at, random.below(8) as u8),
+        }
+        let name = format!("rot trial {trial} at {at} of {}", file.display());
+        let mut found = Rotten::Right;
+        let is_state = file.ends_with("state.redb");
+        // Without derived state all of the log is read at open.
+        if alone {
+            sim.disk.remove(&Path::new(STORE).join("state.redb")).expect("it was there");
+        }
+        let looked = finish(&mut sim, &name, |sim| {
+            found = look_at_rotten(sim)?;
+            if found == Rotten::Late && std::env::var("LOUD").is_ok() {
+                println!("late: {name}: {:?}", sim.trail.last());
+            }
+            if found == Rotten::Never || (found == Rotten::Late && !is_state) {
+                return wrong("wrong, and nobody says so");
+            }
+            if is_state {
+                ensure(found != Rotten::NotOpened, || {
+                    "derived state keeps the store from opening".to_owned()
+                })?;
+                rebuild(sim)?;
+            }
+            Ok(())
+        });
+        failed.extend(looked.err());
+        *outcomes.entry(found).or_default() += 1;
+    }
+    println!("rot, {trials} trials: {outcomes:?}");
+    assert_none(&failed);
+    outcomes
+}
+
+#[test]
+fn rot_in_the_log_is_never_read_as_data() {
+    let trials = env("ROT").unwrap_or(1200);
+    let outcomes = rot(|path| path.contains("/log/"), trials);
+    assert!(!outcomes.contains_key(&Rotten::Late), "no damage of the log waits for verify");
+}
+
+#[test]
+fn rot_in_derived_state_is_an_error_or_a_rebuild() {
+    rot(|path| path.ends_with("state.redb"), env("ROT").unwrap_or(1200));
+}
