@@ -1,0 +1,43 @@
+//! What the benches share: the workload, the floor beside it, and how the two are driven in turn.
+//!
+//! - Both engines are driven by the same code, through the same kind of hand-over.
+//! - A ratio is taken within one round, the engines in turn; what is reported is the median of the rounds, and its spread.
+
+#![allow(dead_code, reason = "each bench uses its part")]
+#![allow(clippy::disallowed_methods, reason = "a bench measures real time")]
+
+pub mod busy;
+pub mod drive;
+pub mod duel;
+pub mod floor;
+pub mod workload;
+
+use std::path::Path;
+
+/// Events in the store before anything is measured: `BENCH_EVENTS`, 100 thousand by default.
+pub fn preload_events() -> u64 {
+    std::env::var("BENCH_EVENTS").map_or(100_000, |events| events.parse().expect("BENCH_EVENTS is a number"))
+}
+
+/// A directory on the disk that is measured: the one cargo builds on. It goes away with its handle.
+pub fn place() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory beside the build")
+}
+
+/// Bytes of all files below `dir`, as they are allocated is not asked: their lengths.
+pub fn bytes_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).expect("the directory is ours");
+    let size = |entry: std::fs::DirEntry| match entry.file_type().expect("its type can be read").is_dir() {
+        true => bytes_in(&entry.path()),
+        false => entry.metadata().map_or(0, |file| file.len()),
+    };
+    entries.map(|entry| size(entry.expect("the directory is ours"))).sum()
+}
+
+/// Resident memory of this process in bytes.
+pub fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
