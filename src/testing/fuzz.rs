@@ -1,14 +1,25 @@
 //! What the fuzz targets in `fuzz/` call: properties that must hold for any bytes. They panic where one does not.
 
-use crate::disk::Disk;
+use super::model::{AllRows, Model};
+use super::workload::{self, Balances, Counts, Seats, Workload};
+use super::{ImagePolicy, Random, SimClock, SimEntropy};
+use crate::disk::{Clock, Disk, Platform};
+use crate::event::Raw;
 use crate::log::hostile::{self, SMALL};
 use crate::log::record::{Commit, StoredEvent};
 use crate::log::segments::SegmentLog;
 use crate::log::{Log, StoreId};
+use crate::options::Options;
 use crate::order::Timestamp;
+use crate::projection::Projection;
+use crate::query::Query;
+use crate::store::Store;
 use crate::testing::SimDisk;
+use crate::view::View;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Whatever decodes as a commit record encodes to the same bytes again.
 pub fn record_decode(bytes: &[u8]) {
@@ -93,4 +104,152 @@ fn served_is_a_prefix(disk: &Arc<dyn Disk>, honest: &[Vec<u8>]) {
     let (log, _) = SegmentLog::open(disk, dir, SMALL, None).expect("it opened before");
     let served = hostile::everything(&log).expect("it was read before");
     assert!(honest.starts_with(&served), "what is served is what was written");
+}
+
+/// Operations that `bytes` choose, on a store and on the model: groups of appends, reads, reopening, kills, power cuts between
+/// two groups, and deletion of derived state. Every answer must be the model's.
+pub fn ops_vs_model(bytes: &[u8]) {
+    let (ops, requests) = bytes.split_at(bytes.len() / 3);
+    let mut random = Random::from_bytes(ops);
+    let mut run = Run::new(&mut random, Random::from_bytes(requests));
+    while !random.is_used_up() {
+        match random.below(16) {
+            0 => run.reopen(|_| ()),
+            1 => run.reopen(SimDisk::kill),
+            2 => run.reopen(|disk| {
+                disk.power_cut(ImagePolicy::DropAll);
+            }),
+            3 => run.reopen(|disk| drop(disk.remove(Path::new("/store/state.redb")))),
+            4 => run.verify(),
+            5 | 6 => run.read(),
+            7 => run.clock.advance(Duration::from_micros(random.below(5000))),
+            _ => run.group(),
+        }
+    }
+    run.read();
+    run.verify();
+}
+
+struct Run {
+    disk: SimDisk,
+    clock: SimClock,
+    options: Options,
+    store: Option<Store>,
+    model: Model,
+    workload: Workload,
+}
+
+impl Run {
+    fn new(random: &mut Random, requests: Random) -> Self {
+        let options = Options {
+            event_bytes_max: 1500,
+            append_events_max: 8,
+            key_bytes_max: 32,
+            response_bytes_max: 200,
+            segment_bytes_min: 4096,
+            segment_bytes_max: 16_384,
+            overlay_bytes_max: [4096, 16_384, 1 << 20][random.below(3) as usize],
+            group_len_max: 1 + random.below(8) as usize,
+            state_cache_bytes: 1 << 16,
+            page_bytes: 4096,
+            ..Options::default()
+        };
+        let (disk, clock) = (SimDisk::new(1), SimClock::default());
+        let (model, workload) = (Model::new(options.clone()), Workload::drawn_from(requests));
+        let mut run = Self { disk, clock, options, store: None, model, workload };
+        run.open();
+        run
+    }
+
+    fn open(&mut self) {
+        let (disk, clock) = (Arc::new(self.disk.clone()), Arc::new(self.clock.clone()));
+        let platform = Platform { disk, clock, entropy: Arc::new(SimEntropy::new(1)) };
+        let setup = workload::setup(self.options.clone()).platform(platform).lockstep();
+        self.store = Some(Store::open_or_create("/store", setup).expect("an honest disk opens"));
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("it is open between operations")
+    }
+
+    /// Ends the store in the way that `end` says, and opens it again.
+    fn reopen(&mut self, end: impl FnOnce(&SimDisk)) {
+        let (closed, disk) = (self.store.take(), self.disk.clone());
+        end(&disk);
+        drop(closed);
+        self.open();
+        self.read();
+    }
+
+    fn group(&mut self) {
+        let (seen, now) = (self.model.position(), Clock::now(&self.clock));
+        let asked: Vec<_> = self.workload.group(&self.model).into_iter().collect();
+        let commits: Vec<_> = asked.iter().map(|request| self.store().submit(request.append())).collect();
+        let at_once: Vec<_> = asked.iter().map(|request| self.model.at_once(request)).collect();
+        self.store().step();
+        for ((request, commit), at_once) in asked.iter().zip(commits).zip(at_once) {
+            let answer = commit.wait();
+            let verdict = at_once.unwrap_or_else(|| self.model.decide(request, seen, now));
+            let agrees = self.model.agrees(&verdict, request, &answer);
+            assert!(agrees, "{request:?}\n must be {verdict:?}\n is {answer:?}");
+        }
+    }
+
+    fn read(&mut self) {
+        let view = self.store().view().expect("the store is open");
+        let head = self.model.position();
+        assert_eq!(view.position().get(), head, "the head is the model's");
+        let ask = self.workload.ask(&self.model);
+        for (query, must) in
+            [(Query::all(), (1..=head).collect()), (ask.query(), self.model.answer(&ask, head))]
+        {
+            let found = view.query::<Raw>(query).map(|event| event.expect("events can be read"));
+            let is: Vec<u64> = found
+                .inspect(|event| {
+                    let noted = self.model.event(event.position.get());
+                    assert_eq!(
+                        (event.stream_version, event.data()),
+                        (noted.stream_version, &*noted.fact.data())
+                    );
+                })
+                .map(|event| event.position.get())
+                .collect();
+            assert_eq!(is, must, "{ask:?}");
+        }
+        let rows = AllRows {
+            balances: rows::<Balances>(&view),
+            seats: rows::<Seats>(&view),
+            counts: rows::<Counts>(&view),
+        };
+        assert!(rows == self.model.rows, "rows are {rows:?}, must be {:?}", self.model.rows);
+    }
+
+    fn verify(&self) {
+        let report = self.store().verify().expect("an honest disk can be read");
+        assert_eq!(report.first_bad, None);
+        assert_eq!(report.events, self.model.position());
+    }
+}
+
+fn rows<P: Projection>(view: &View) -> BTreeMap<P::Key, (P::Row, u64)> {
+    let rows = view.rows::<P>(..).with_positions().map(|row| row.expect("rows can be read"));
+    rows.map(|(key, row)| (key, (row.row, row.changed_at.get()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The targets' properties hold for a few hundred inputs without a fuzzer too.
+    #[test]
+    fn properties_hold_for_inputs_of_chance() {
+        let mut random = Random::new(11);
+        for round in 0..60 {
+            let mut bytes = vec![0; 30 + 10 * round];
+            random.fill(&mut bytes);
+            ops_vs_model(&bytes);
+            hostile_log(&bytes);
+            record_decode(&bytes);
+        }
+    }
 }

@@ -1,20 +1,43 @@
-//! Seeded random numbers (splitmix64), the same on every machine and in every version.
+//! Random numbers: from a seed (splitmix64), the same on every machine and in every version; or from bytes, which a fuzzer steers.
 
-/// A stream of numbers that its seed decides.
+/// A stream of numbers that its seed decides, or its bytes.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    Seed(u64),
+    /// What was not drawn yet, last first.
+    Bytes(Vec<u8>),
+}
 
 impl Random {
     /// The numbers of this seed.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Source::Seed(seed))
+    }
+
+    /// Numbers that these bytes decide, one byte each; zeros when they are used up.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self(Source::Bytes(bytes.iter().rev().copied().collect()))
+    }
+
+    /// No number is left that anybody chose. A seed never ends.
+    pub fn is_used_up(&self) -> bool {
+        matches!(&self.0, Source::Bytes(rest) if rest.is_empty())
     }
 
     /// The next number.
     #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        match &mut self.0 {
+            Source::Seed(state) => {
+                *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                mix(*state)
+            }
+            // In the low bits and in the high ones, where coins and chances look.
+            Source::Bytes(rest) => u64::from(rest.pop().unwrap_or(0)) * 0x0100_0000_0000_0001,
+        }
     }
 
     /// A number below `end`. The bias of the remainder is of no account for the small numbers drawn here.

@@ -500,7 +500,11 @@ pub struct Workload {
 impl Workload {
     /// The workload of this seed.
     pub fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x5bd1_e995);
+        Self::drawn_from(Random::new(seed ^ 0x5bd1_e995))
+    }
+
+    /// The workload that these numbers decide.
+    pub fn drawn_from(mut random: Random) -> Self {
         let weights = std::array::from_fn(|_| [0, 1, 2, 6][random.below(4) as usize]);
         let keyed = [0.2, 0.6, 0.9][random.below(3) as usize];
         Self { random, number: 0, weights, keyed, past: Vec::new(), again: Vec::new() }
