@@ -119,12 +119,13 @@ fn footprint(store: &Store, path: &Path) -> String {
     let stats = store.stats();
     let (bytes, events) = (common::bytes_in(path), stats.position.get());
     format!(
-        "{events} events in {} MB of files ({} bytes each), log {} MB; memory {} MB, of it keys {} MB",
+        "{events} events in {} MB of files ({} bytes each), log {} MB; memory {} MB, of it keys {} MB, page cache up to {} MB",
         bytes >> 20,
         bytes / events.max(1),
         stats.log_bytes >> 20,
         common::resident_bytes() >> 20,
         stats.keys_bytes >> 20,
+        common::state_cache_bytes() >> 20,
     )
 }
 

@@ -19,6 +19,12 @@ pub fn preload_events() -> u64 {
     std::env::var("BENCH_EVENTS").map_or(100_000, |events| events.parse().expect("BENCH_EVENTS is a number"))
 }
 
+/// Page cache of `state.redb`: the default in a small store; in a large one as much as its indexes take, about 100 bytes an event.
+pub fn state_cache_bytes() -> usize {
+    let default = tallystone::Options::default().state_cache_bytes;
+    default.max(usize::try_from(preload_events()).expect("it fits memory") * 100)
+}
+
 /// A directory on the disk that is measured: the one cargo builds on. It goes away with its handle.
 pub fn place() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory beside the build")

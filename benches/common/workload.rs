@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use tallystone::Options;
 use tallystone::prelude::*;
 
 pub const STREAMS: u64 = 10_000;
@@ -71,7 +72,9 @@ impl Projection for Totals {
 pub fn setup() -> Setup {
     let raw = event(0).encode().expect("the event is plain data");
     assert_eq!(raw.data().len(), PAYLOAD_BYTES, "the workload is what it says it is");
-    Setup::new().inline::<Totals>()
+    let mut options = Options::default();
+    options.state_cache_bytes = super::state_cache_bytes();
+    Setup::new().inline::<Totals>().options(options)
 }
 
 /// Spreads numbers over 64 bits; one to one.
