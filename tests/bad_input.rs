@@ -681,6 +681,26 @@ fn a_full_disk_refuses_and_loses_nothing() {
     store.append(deposit(99, 1)).expect("the store goes on");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_log_removed_under_an_open_store_is_noticed_before_the_next_reply() {
+    let (_dir, path) = closed();
+    let store = Store::open(&path, setup()).expect("opens");
+    store.append(deposit(1, 1)).expect("appended");
+    let (files, log) = (content(&path.join("log")), path.join("log"));
+    fs::remove_dir_all(&log).expect("removed");
+    let lost = store.append(deposit(1, 1).key("client", "lost"));
+    assert!(matches!(lost, Err(AppendError::Unknown)), "{lost:?}");
+    assert!(matches!(store.append(deposit(1, 1)), Err(AppendError::Poisoned(_))));
+    assert!(store.recover().is_err(), "there is nothing to recover from");
+    // Put back, it goes on, without what was never acknowledged.
+    fs::create_dir(&log).expect("created");
+    files.iter().for_each(|(name, bytes)| fs::write(name, bytes).expect("put back"));
+    store.recover().expect("the log is there again");
+    assert_eq!(events(&store).len(), 11);
+    assert!(!store.append(deposit(1, 1).key("client", "lost")).expect("appended").replayed);
+}
+
 #[test]
 fn a_closed_store_hands_appends_back() {
     let store = Store::in_memory(setup()).expect("opens");

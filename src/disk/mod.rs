@@ -73,6 +73,8 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// Takes the exclusive lock on this file, held until the handle is dropped. `false` if another handle has it.
     fn try_lock(&self) -> io::Result<bool>;
+    /// Some name still leads to it. What is written to a file without a name is gone with the handle.
+    fn has_name(&self) -> io::Result<bool>;
 }
 
 /// The time, taken from outside.

@@ -150,6 +150,18 @@ impl File for RealFile {
             Err(fs::TryLockError::Error(cause)) => Err(cause),
         }
     }
+
+    #[cfg(unix)]
+    fn has_name(&self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        Ok(self.0.metadata()?.nlink() > 0)
+    }
+
+    /// An open file cannot be removed here.
+    #[cfg(not(unix))]
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// The operating system's clock.

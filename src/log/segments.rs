@@ -236,6 +236,14 @@ impl SegmentLog {
         self.make_room(writer, head, buffer.len() as u64)?;
         writer.segment.file.write_at(writer.end, &buffer)?;
         writer.segment.file.sync_data()?;
+        // What went into a file that was removed under us is on no disk. Asked before the reply, for each group.
+        if !writer.segment.file.has_name()? {
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the segment was removed under the open log",
+            )
+            .into());
+        }
         self.publish(writer, after, &starts, buffer.len() as u64);
         writer.poisoned = false;
         writer.sealed = false;

@@ -18,7 +18,7 @@ use crate::testing::SimDisk;
 use crate::view::View;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 /// Whatever decodes as a commit record encodes to the same bytes again.
@@ -109,6 +109,18 @@ fn served_is_a_prefix(disk: &Arc<dyn Disk>, honest: &[Vec<u8>]) {
 /// Operations that `bytes` choose, on a store and on the model: groups of appends, reads, reopening, kills, power cuts between
 /// two groups, and deletion of derived state. Every answer must be the model's.
 pub fn ops_vs_model(bytes: &[u8]) {
+    // The workload's folds panic on purpose, and the store catches it. A fuzzer's hook would end the process.
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let payload = panic.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            if text.or(payload.downcast_ref::<String>().map(String::as_str)) != Some(workload::ON_PURPOSE) {
+                loud(panic);
+            }
+        }));
+    });
     let (ops, requests) = bytes.split_at(bytes.len() / 3);
     let mut random = Random::from_bytes(ops);
     let mut run = Run::new(&mut random, Random::from_bytes(requests));
