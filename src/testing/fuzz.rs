@@ -125,7 +125,7 @@ pub fn ops_vs_model(bytes: &[u8]) {
     let mut random = Random::from_bytes(ops);
     let mut run = Run::new(&mut random, Random::from_bytes(requests));
     while !random.is_used_up() {
-        match random.below(16) {
+        match random.below(64) {
             0 => run.reopen(|_| ()),
             1 => run.reopen(SimDisk::kill),
             2 => run.reopen(|disk| {
@@ -133,8 +133,8 @@ pub fn ops_vs_model(bytes: &[u8]) {
             }),
             3 => run.reopen(|disk| drop(disk.remove(Path::new("/store/state.redb")))),
             4 => run.verify(),
-            5 | 6 => run.read(),
-            7 => run.clock.advance(Duration::from_micros(random.below(5000))),
+            5..11 => run.read(),
+            11 => run.clock.advance(Duration::from_micros(random.below(5000))),
             _ => run.group(),
         }
     }
