@@ -14,7 +14,7 @@
 pub struct Options {
     /// Payload of one event. Default 1 MiB, at most 16 MiB.
     pub event_bytes_max: usize,
-    /// Events in one append. Default 1,024.
+    /// Events in one append. Default 1,024, at most 65,536.
     pub append_events_max: usize,
     /// One append with all it carries. Default 8 MiB, at most 32 MiB.
     pub append_bytes_max: usize,

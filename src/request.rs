@@ -13,7 +13,10 @@ use std::time::SystemTime;
 /// A plain atomic append: all of its events, or none.
 ///
 /// With a key it is applied once, and answered the same for as long as the key is kept. Its fingerprint is its own
-/// events, unless [`input`](Self::input) says what else tells two requests apart.
+/// events, unless [`input`](Self::input) says what else tells two requests apart. Use ordered maps in what is fingerprinted: a
+/// `HashMap` is written in another order each time, and the retry would be another request.
+///
+/// What is larger than `Options::append_events_max` or `append_bytes_max` goes into several appends with keys of their own.
 #[derive(Debug, Clone)]
 #[must_use = "an append does nothing until it is given to a store"]
 pub struct Append {

@@ -488,8 +488,8 @@ impl<E: EventSet> Events<E> {
             }
             Ok(())
         })?;
-        self.rest.after =
-            last.max(Some(self.rest.after)).filter(|_| last.is_some()).unwrap_or(self.rest.through);
+        // A page begins with the record of the event it was asked for; without one there is nothing more.
+        self.rest.after = last.unwrap_or(self.rest.through);
         Ok(events)
     }
 
