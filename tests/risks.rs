@@ -511,9 +511,6 @@ impl File for PanickingFile {
     fn try_lock(&self) -> io::Result<bool> {
         self.0.try_lock()
     }
-    fn has_name(&self) -> io::Result<bool> {
-        self.0.has_name()
-    }
 }
 
 #[test]

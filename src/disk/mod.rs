@@ -40,6 +40,14 @@ pub enum Access {
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// What stands at `path`; `NotFound` if nothing does.
     fn kind(&self, path: &Path) -> io::Result<Kind>;
+    /// Whether anything stands at `path`. Asked after every sync, so it must not cost one.
+    fn stands(&self, path: &Path) -> io::Result<bool> {
+        match self.kind(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
     /// Makes one directory; `AlreadyExists` if anything stands there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Names in a directory, sorted.
@@ -73,8 +81,6 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     fn sync_data(&self) -> io::Result<()>;
     /// Takes the exclusive lock on this file, held until the handle is dropped. `false` if another handle has it.
     fn try_lock(&self) -> io::Result<bool>;
-    /// Some name still leads to it. What is written to a file without a name is gone with the handle.
-    fn has_name(&self) -> io::Result<bool>;
 }
 
 /// The time, taken from outside.

@@ -237,7 +237,7 @@ impl SegmentLog {
         writer.segment.file.write_at(writer.end, &buffer)?;
         writer.segment.file.sync_data()?;
         // What went into a file that was removed under us is on no disk. Asked before the reply, for each group.
-        if !writer.segment.file.has_name()? {
+        if !self.place.disk.stands(&self.place.path(&name(writer.segment.first())))? {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
                 "the segment was removed under the open log",

@@ -415,8 +415,4 @@ impl File for MapFile {
     fn try_lock(&self) -> io::Result<bool> {
         Ok(true)
     }
-
-    fn has_name(&self) -> io::Result<bool> {
-        Ok(true)
-    }
 }

@@ -112,10 +112,6 @@ impl File for SimFile {
         let lock = &mut state.tree.file_mut(self.node).locked_by;
         Ok(*lock.get_or_insert(self.id) == self.id)
     }
-
-    fn has_name(&self) -> io::Result<bool> {
-        self.look(Op::Len, |state| Ok(state.tree.has_name(self.node)))
-    }
 }
 
 impl Drop for SimFile {

@@ -108,10 +108,6 @@ impl Tree {
         Ok(self.dir(dir)?.live.keys().cloned().collect())
     }
 
-    pub fn has_name(&self, node: NodeId) -> bool {
-        self.dirs().any(|(_, dir)| dir.live.values().any(|id| *id == node))
-    }
-
     pub fn file(&self, node: NodeId) -> &FileNode {
         match &self.nodes[&node] {
             Node::File(file) => file,
