@@ -25,8 +25,8 @@ use crate::log::record::LayoutDecl;
 use crate::log::{Hash, Head, StoreId};
 use crate::order::{CommitNo, Position, Timestamp};
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, Table, TableDefinition,
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, Table,
+    TableDefinition,
 };
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -652,7 +652,7 @@ impl Base {
     pub fn row_count(&self) -> u64 {
         match self {
             Self::Empty => 0,
-            Self::Snapshot(snapshot) => snapshot.rows.len().unwrap_or(0),
+            Self::Snapshot(snapshot) => snapshot.meta.rows.rows,
         }
     }
 }
