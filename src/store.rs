@@ -80,6 +80,8 @@ struct Inner {
     engine: RwLock<Engine>,
     /// One `recover` at a time.
     recovering: Mutex<()>,
+    /// One `verify` at a time: its scratch file has one name.
+    verifying: Mutex<()>,
 }
 
 /// A store's directory, and the lock that keeps others out of it while this lives.
@@ -190,8 +192,16 @@ impl Store {
         let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
         let (reader, engine) = start(place.as_ref(), &setup, &views, files)?;
         let current = Arc::new(RwLock::new(Arc::new(reader)));
-        let (engine, recovering) = (RwLock::new(engine), Mutex::new(()));
-        Ok(Self { inner: Arc::new(Inner { place, setup, current, views, engine, recovering }) })
+        let inner = Inner {
+            place,
+            setup,
+            current,
+            views,
+            engine: RwLock::new(engine),
+            recovering: Mutex::default(),
+            verifying: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 }
 
@@ -577,6 +587,7 @@ impl Store {
     ///
     /// Only what keeps it from looking, such as an I/O error. Damage is in the report.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        let _one = self.inner.verifying.lock();
         let reader = self.reader();
         let setup = &self.inner.setup;
         let shadow =
