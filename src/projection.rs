@@ -248,7 +248,7 @@ impl Table for Layered<'_> {
 
     fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>) {
         let version = RowVersion { commit: self.at.commit, position: self.at.position, value };
-        self.scratch.put_row(key.into_boxed_slice(), version);
+        self.scratch.put_row(key.into(), version);
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct RowVersion {
 }
 
 /// A full row key: which table, then the key's ordered bytes.
-pub(crate) type RowKey = Box<[u8]>;
+pub(crate) type RowKey = Arc<[u8]>;
 
 /// A row with its key.
 pub(crate) type RowEntry = (RowKey, RowVersion);

@@ -680,7 +680,7 @@ impl Snapshot {
             };
             let Some(entry) = entry else { break };
             let (key, value) = entry.map_err(trouble)?;
-            found.push((Box::from(key.value()), decode_row(key.value(), value.value())?));
+            found.push((Arc::from(key.value()), decode_row(key.value(), value.value())?));
         }
         Ok(found)
     }
