@@ -10,7 +10,7 @@ use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
 use crate::log::{Head, Log, StoreId};
 use crate::order::{CommitNo, Position};
 use crate::projection::Limits;
-use crate::recovery::{self, Failure, Recovered, Recovery, SCRUBBED_AT_OPEN};
+use crate::recovery::{self, Failure, Recovered, Recovery};
 use crate::request::{Append, Committed, Durability};
 use crate::setup::Setup;
 use crate::state::tables::Tables;
@@ -19,11 +19,13 @@ use crate::state::{Board, flush};
 use crate::sync::{JoinHandle, Mutex, RwLock, bounded, spawn, unbounded};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views};
-use crate::writer::queue::{Health, Outbox, State, queue};
+use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
-use crate::writer::{Answered, Beside, Flusher, Handed, Writer};
+use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -93,7 +95,7 @@ struct Place {
 
 /// The threads behind a store.
 struct Engine {
-    outbox: Outbox,
+    door: Door,
     threads: Vec<JoinHandle<()>>,
     /// The writer itself, where it has no thread.
     lockstep: Option<Mutex<Writer>>,
@@ -450,11 +452,11 @@ fn start(
         health: health.clone(),
         flusher,
     };
-    let mut lockstep = None;
-    match setup.lockstep {
-        true => lockstep = Some(Mutex::new(writer)),
+    let door = Door { outbox, role: Arc::new(Mutex::new(writer)), lockstep: setup.lockstep };
+    if !setup.lockstep {
+        let role = door.role.clone();
         // Joined first: the flusher ends when the writer has.
-        false => threads.insert(0, spawn("writer", move || writer.run()).map_err(no_thread)?),
+        threads.insert(0, spawn("writer", move || Writer::run(&role)).map_err(no_thread)?);
     }
     threads.extend(scrub(&board, &health, setup).map_err(no_thread)?);
     let reader = Reader { rules, terms, log, keys, board, health, page_bytes: options.page_bytes };
@@ -462,6 +464,7 @@ fn start(
 }
 
 /// Compares a large `state.redb` with its own sums, behind the open; a small one was compared by recovery. What is found stops
+        groups: 0,
 /// the store before more is decided by it.
 fn scrub(board: &Board, health: &Arc<Health>, setup: &Setup) -> io::Result<Option<JoinHandle<()>>> {
     let base = board.load().base.clone();
@@ -522,19 +525,25 @@ impl Store {
     /// ```
     pub fn append(&self, append: Append) -> Result<Committed, AppendError> {
         let patience = Duration::from_millis(self.inner.setup.options.queue_wait_ms_max);
-        let commit = self.put(append, patience)?;
-        self.inner.engine.read().step();
-        commit.wait()
+        match self.look(append)? {
+            Looked::Answered(answer) => Ok(answer),
+            Looked::New(request) => self.door().append(request, patience)?,
+        }
     }
 
     /// Hands an append over, and returns at once. Dropping the `Commit` does not cancel it.
     ///
     /// A full queue is `Overloaded` at once.
     pub fn submit(&self, append: Append) -> Commit {
-        self.put(append, Duration::ZERO).unwrap_or_else(|error| Commit(Pending::Ready(Some(Err(error)))))
+        let handed = self.look(append).and_then(|looked| match looked {
+            Looked::Answered(answer) => Ok(Pending::Ready(Some(Ok(answer)))),
+            Looked::New(request) => self.door().submit(request, Duration::ZERO).map(Pending::Waiting),
+        });
+        Commit(handed.unwrap_or_else(|error| Pending::Ready(Some(Err(error)))))
     }
 
-    fn put(&self, append: Append, patience: Duration) -> Result<Commit, AppendError> {
+    /// Everything that can be done before the writer is asked.
+    fn look(&self, append: Append) -> Result<Looked, AppendError> {
         let reader = self.reader();
         match reader.health.state() {
             State::Closed => return Err(AppendError::Closed(Box::new(append))),
@@ -545,17 +554,20 @@ impl Store {
         let desk = Desk { rules: &reader.rules, options, terms: &reader.terms, log: &*reader.log };
         let mut request = desk.prepare(append)?;
         if let Some(answer) = recall(&reader, &request)? {
-            return Ok(Commit(Pending::Ready(Some(Ok(answer)))));
+            return Ok(Looked::Answered(answer));
         }
         desk.check_conditions(&mut request, &reader.board.load())?;
-        let outbox = self.inner.engine.read().outbox.clone();
-        Ok(Commit(Pending::Waiting(outbox.put(request, patience)?)))
+        Ok(Looked::New(request))
+    }
+
+    fn door(&self) -> Door {
+        self.inner.engine.read().door.clone()
     }
 
     /// Serves what was submitted, as one group where it fits, on this thread. For stores set up with [`Setup::lockstep`].
     #[cfg(feature = "testing")]
     pub fn step(&self) {
-        self.inner.engine.read().step();
+        self.door().role.lock().step();
     }
 
     /// A consistent read of everything at the position that is durable now.
@@ -668,7 +680,7 @@ impl Store {
             keys_bytes: reader.keys.bytes() as u64,
             overlay_bytes: published.active.bytes() as u64,
             frozen_bytes: published.frozen.as_ref().map_or(0, |frozen| frozen.bytes()) as u64,
-            queue_len: engine.outbox.len() as u64,
+            queue_len: engine.door.outbox.len() as u64,
             views_len: self.inner.views.len() as u64,
             event_types_len: published.layouts.len() as u64,
             poisoned: reader.health.trouble().filter(|_| reader.health.is_poisoned()),
@@ -692,16 +704,13 @@ fn recall(reader: &Reader, request: &Request) -> Result<Option<Committed>, Appen
 }
 
 impl Engine {
-    /// Nothing, unless there are no threads.
-    fn step(&self) {
-        if let Some(writer) = &self.lockstep {
-            writer.lock().step();
-        }
-    }
-
     fn stop(&mut self) {
-        if let Some(writer) = self.lockstep.take() {
-            return writer.into_inner().finish();
+        if mem::replace(&mut self.stopped, true) {
+            return;
+        }
+        match self.door.lockstep {
+            true => self.door.role.lock().finish(),
+            false => self.door.outbox.close(),
         }
         self.outbox.close();
         for thread in self.threads.drain(..) {

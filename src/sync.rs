@@ -1,6 +1,8 @@
 //! Channels, locks and threads: the one file that names where they come from.
 
-pub(crate) use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, unbounded};
+pub(crate) use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Select, Sender, TryRecvError, TrySendError, bounded, unbounded,
+};
 pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
 pub(crate) use std::thread::JoinHandle;
 

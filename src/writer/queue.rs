@@ -4,7 +4,7 @@ use super::Handed;
 use super::reply::{Answer, Reply, slot};
 use crate::commit::request::Request;
 use crate::error::{AppendError, StorageError};
-use crate::sync::{Mutex, Receiver, RwLock, Sender, TrySendError, bounded};
+use crate::sync::{Mutex, Receiver, RwLock, Select, Sender, TryRecvError, TrySendError, bounded};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -84,8 +84,13 @@ impl Outbox {
     }
 }
 
-/// No caller is left.
-pub(crate) struct Gone;
+/// What the writer finds when it looks.
+pub(crate) enum Next {
+    Append(Waiting),
+    Nothing,
+    /// A close, or no caller is left.
+    Close,
+}
 
 /// The writer's end.
 pub(crate) struct Inbox {
@@ -96,43 +101,52 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// Sleeps until a message comes; `None`: none came within `patience`.
-    pub fn wait(&self, patience: Option<Duration>) -> Result<Option<Message>, Gone> {
-        let message = match patience {
-            None => self.receive.recv().map_err(|_| Gone)?,
-            Some(patience) => match self.receive.recv_timeout(patience) {
-                Ok(message) => message,
-                Err(error) if error.is_timeout() => return Ok(None),
-                Err(_) => return Err(Gone),
-            },
-        };
-        Ok(Some(self.took(message)))
+    /// To sleep on, without taking anything: whoever holds the writer's role takes.
+    pub fn watch(&self) -> Watch {
+        Watch(self.receive.clone())
     }
 
-    /// Counts a message out.
-    fn took(&self, message: Message) -> Message {
-        if let Message::Append(request, _) = &message {
-            self.bytes.fetch_sub(request.bytes, Ordering::Relaxed);
+    /// Nobody waits.
+    pub fn is_empty(&self) -> bool {
+        !self.closing.get() && self.receive.is_empty()
+    }
+
+    pub fn try_next(&self) -> Next {
+        if self.closing.take() {
+            return Next::Close;
         }
-        message
-    }
-
-    pub fn try_next(&self) -> Option<Message> {
-        match self.closing.take() {
-            true => Some(Message::Close),
-            false => self.receive.try_recv().ok().map(|message| self.took(message)),
+        match self.receive.try_recv() {
+            Ok(Message::Append(request, reply)) => {
+                self.bytes.fetch_sub(request.bytes, Ordering::Relaxed);
+                Next::Append((request, reply))
+            }
+            Ok(Message::Close) | Err(TryRecvError::Disconnected) => Next::Close,
+            Err(TryRecvError::Empty) => Next::Nothing,
         }
     }
 
     /// The next append, if one waits. A close that comes instead is kept for `try_next`.
     pub fn try_next_append(&self) -> Option<Waiting> {
-        match self.receive.try_recv().ok().map(|message| self.took(message))? {
-            Message::Append(request, reply) => Some((request, reply)),
-            Message::Close => {
+        match self.try_next() {
+            Next::Append(waiting) => Some(waiting),
+            Next::Nothing => None,
+            Next::Close => {
                 self.closing.set(true);
                 None
             }
         }
+    }
+}
+
+/// Sees that there is something to take.
+pub(crate) struct Watch(Receiver<Message>);
+
+impl Watch {
+    /// Sleeps until there is something to take. `false`: nothing came within `patience`.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let mut select = Select::new();
+        select.recv(&self.0);
+        select.ready_timeout(patience).is_ok()
     }
 }
 
