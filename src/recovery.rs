@@ -17,6 +17,7 @@ use crate::state::flush;
 use crate::state::keys::KeyIndex;
 use crate::state::layer::{Direction, Span};
 use crate::state::overlay::Delta;
+use crate::state::scrub;
 use crate::state::tables::{Base, StoredProjection, Tables};
 use crate::state::term::Terms;
 use crate::state::{self, Layouts, Published};
@@ -62,10 +63,6 @@ impl From<LogError> for Failure {
         }
     }
 }
-
-/// Rows of `state.redb` that are compared with their sums before anything is served: a few milliseconds. More are compared by a
-/// thread behind the open.
-pub(crate) const SCRUBBED_AT_OPEN: u64 = 20_000;
 
 /// Commits between two reports of progress.
 const REPORT_EVERY: u64 = 10_000;
@@ -260,7 +257,7 @@ impl<'a> Tail<'a> {
             }
         };
         base.each_key(|term, commit| keys.insert(term, commit))?;
-        if base.rows_to_check() <= SCRUBBED_AT_OPEN {
+        if base.rows_to_check() <= scrub::AT_OPEN {
             base.scrub(|| true)?;
         }
         let from_nothing = head.commit.0 == 0;

@@ -15,8 +15,8 @@ use crate::request::{Append, Committed, Durability};
 use crate::setup::Setup;
 use crate::state::tables::Tables;
 use crate::state::term::Terms;
-use crate::state::{Board, flush};
-use crate::sync::{JoinHandle, Mutex, RwLock, bounded, spawn, unbounded};
+use crate::state::{Board, flush, scrub};
+use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, spawn, unbounded};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views};
 use crate::writer::queue::{Health, State, queue};
@@ -97,10 +97,23 @@ struct Place {
 struct Engine {
     door: Door,
     threads: Vec<JoinHandle<()>>,
-    /// The writer itself, where it has no thread.
-    lockstep: Option<Mutex<Writer>>,
+    scrub: Option<Scrub>,
+    stopped: bool,
     /// What opening cut off.
     cut: Option<CutTail>,
+}
+
+/// The scrub's thread. It ends when `_stop` is dropped.
+struct Scrub {
+    thread: JoinHandle<()>,
+    _stop: Sender<Infallible>,
+}
+
+/// What came of looking at an append on the caller's thread.
+enum Looked {
+    /// An earlier commit answers it.
+    Answered(Committed),
+    New(Request),
 }
 
 /// What a store is made of.
@@ -451,6 +464,7 @@ fn start(
         inbox,
         health: health.clone(),
         flusher,
+        groups: 0,
     };
     let door = Door { outbox, role: Arc::new(Mutex::new(writer)), lockstep: setup.lockstep };
     if !setup.lockstep {
@@ -458,29 +472,27 @@ fn start(
         // Joined first: the flusher ends when the writer has.
         threads.insert(0, spawn("writer", move || Writer::run(&role)).map_err(no_thread)?);
     }
-    threads.extend(scrub(&board, &health, setup).map_err(no_thread)?);
+    let every = Duration::from_millis(options.scrub_every_ms);
+    let scrub = match place {
+        Some(_) if !setup.lockstep => Some(scrub(&board, &health, every).map_err(no_thread)?),
+        _ => None,
+    };
     let reader = Reader { rules, terms, log, keys, board, health, page_bytes: options.page_bytes };
-    Ok((reader, Engine { outbox, threads, lockstep, cut }))
+    Ok((reader, Engine { door, threads, scrub, stopped: false, cut }))
 }
 
-/// Compares a large `state.redb` with its own sums, behind the open; a small one was compared by recovery. What is found stops
-        groups: 0,
-/// the store before more is decided by it.
-fn scrub(board: &Board, health: &Arc<Health>, setup: &Setup) -> io::Result<Option<JoinHandle<()>>> {
-    let base = board.load().base.clone();
-    if setup.lockstep || base.rows_to_check() <= SCRUBBED_AT_OPEN {
-        return Ok(None);
-    }
-    let health = health.clone();
-    let scrub = move || {
-        if let Err(error) = base.scrub(|| health.state() == State::Well) {
-            health.note_read(&error);
-            if error.is_rebuildable() {
-                health.poison(error);
-            }
+/// What the scrub finds stops the store before more is decided by it.
+fn scrub(board: &Arc<Board>, health: &Arc<Health>, every: Duration) -> io::Result<Scrub> {
+    let (board, health) = (board.clone(), health.clone());
+    let (stop, stopped) = bounded(0);
+    let found = move |error: StorageError| {
+        health.note_read(&error);
+        if error.is_rebuildable() {
+            health.poison(error);
         }
     };
-    spawn("scrub", scrub).map(Some)
+    let thread = spawn("scrub", move || scrub::run(&board, every, &stopped, found))?;
+    Ok(Scrub { thread, _stop: stop })
 }
 
 fn rebuilt_in_vain() -> OpenError {
@@ -712,7 +724,7 @@ impl Engine {
             true => self.door.role.lock().finish(),
             false => self.door.outbox.close(),
         }
-        self.outbox.close();
+        self.threads.extend(self.scrub.take().map(|scrub| scrub.thread));
         for thread in self.threads.drain(..) {
             // A thread that panicked has poisoned the store already.
             let _ = thread.join();

@@ -621,6 +621,71 @@ fn risk_17_exactly_once_does_not_rest_on_an_absence_in_derived_state() {
     assert!(rebuilt > 0, "some damage must have been found");
 }
 
+#[test]
+fn risk_17_damage_that_comes_while_the_store_is_open_is_found_behind_it() {
+    let lab = Lab::new();
+    let mut options = lab.options.clone();
+    (options.scrub_every_ms, options.state_cache_bytes) = (1, 1 << 16);
+    let store = Store::create(STORE, workload::setup(options).platform(lab.platform())).unwrap();
+    let commits: Vec<_> = (0..500).map(|number| store.submit(opened(number))).collect();
+    commits.into_iter().for_each(|commit| drop(commit.wait().unwrap()));
+    while store.stats().flushed_commit.get() < 500 {
+        std::thread::yield_now();
+    }
+    let pages = lab.disk.read_file(STATE).unwrap().len() as u64 / 4096;
+    (16..pages).for_each(|page| lab.disk.corrupt(STATE, page * 4096 + 40, &[0xA5; 24]));
+    // Nobody reads, and nobody opens it again.
+    while store.stats().poisoned.is_none() {
+        std::thread::yield_now();
+    }
+    assert!(store.stats().damaged.is_some(), "it says what it found");
+    assert!(matches!(store.append(opened(7_000)), Err(AppendError::Poisoned(_))));
+    store.recover().unwrap();
+    assert!(store.append(opened(7)).unwrap().replayed, "rebuilt from the log");
+    assert_eq!(store.verify().unwrap().first_bad, None);
+}
+
+// ---- who serves ----
+
+/// Where its fold ran.
+struct Where;
+
+static FOLDED_ON: std::sync::Mutex<Option<std::thread::ThreadId>> = std::sync::Mutex::new(None);
+
+impl Projection for Where {
+    const NAME: &'static str = "where";
+    type Event = Cell;
+    type Key = u16;
+    type Row = u32;
+    fn fold(_: &Cell, _: &mut Rows<'_, Self>) -> Folded {
+        *FOLDED_ON.lock().unwrap() = Some(std::thread::current().id());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_lone_caller_who_waits_is_served_on_its_own_thread() {
+    let store = Store::in_memory(Setup::new().inline::<Where>()).unwrap();
+    store.append(Append::event(Cell::Cleared { cell: 1 })).unwrap();
+    assert_eq!(*FOLDED_ON.lock().unwrap(), Some(std::thread::current().id()));
+    store.submit(Append::event(Cell::Cleared { cell: 1 })).wait().unwrap();
+    assert_ne!(
+        *FOLDED_ON.lock().unwrap(),
+        Some(std::thread::current().id()),
+        "who does not wait is not kept"
+    );
+}
+
+#[test]
+fn what_a_thread_hands_over_first_is_decided_first() {
+    let store = Store::in_memory(Setup::new().inline::<Cells>()).unwrap();
+    for value in 0..2_000 {
+        let first = store.submit(Append::event(Cell::Put { cell: 1, value }));
+        let second = store.append(Append::event(Cell::Cleared { cell: 1 })).unwrap();
+        assert!(first.wait().unwrap().receipt.commit < second.receipt.commit);
+    }
+}
+
 // ---- merge and rows ----
 
 #[derive(Serialize, Deserialize)]

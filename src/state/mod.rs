@@ -9,6 +9,7 @@ pub(crate) mod flush;
 pub(crate) mod keys;
 pub(crate) mod layer;
 pub(crate) mod overlay;
+pub(crate) mod scrub;
 pub(crate) mod search;
 pub(crate) mod tables;
 pub(crate) mod term;
