@@ -113,7 +113,7 @@ struct Scrub {
 enum Looked {
     /// An earlier commit answers it.
     Answered(Committed),
-    New(Request),
+    New(Box<Request>),
 }
 
 /// What a store is made of.
@@ -569,7 +569,7 @@ impl Store {
             return Ok(Looked::Answered(answer));
         }
         desk.check_conditions(&mut request, &reader.board.load())?;
-        Ok(Looked::New(request))
+        Ok(Looked::New(Box::new(request)))
     }
 
     fn door(&self) -> Door {

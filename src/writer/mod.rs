@@ -84,17 +84,17 @@ pub(crate) struct Door {
 
 impl Door {
     /// Hands a request over. A full queue is waited for as long as `patience`.
-    pub fn submit(&self, request: Request, patience: Duration) -> Result<Answer<Handed>, AppendError> {
+    pub fn submit(&self, request: Box<Request>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
         self.outbox.put(request, patience)
     }
 
     /// Has a request served: on this thread, if nobody is before it.
-    pub fn append(&self, request: Request, patience: Duration) -> Result<Answered, AppendError> {
+    pub fn append(&self, request: Box<Request>, patience: Duration) -> Result<Answered, AppendError> {
         if let Some(mut writer) = self.role.try_lock()
             && writer.inbox.is_empty()
         {
             let (reply, answer) = slot(Handed::unknown);
-            writer.serve_here((Box::new(request), reply));
+            writer.serve_here((request, reply));
             drop(writer);
             return Ok(answer.wait().open());
         }

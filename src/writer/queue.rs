@@ -40,7 +40,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Puts a request into the queue, waiting for a place as long as `patience`.
-    pub fn put(&self, request: Request, patience: Duration) -> Result<Answer<Handed>, AppendError> {
+    pub fn put(&self, request: Box<Request>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
         // As long as this is held, the writer takes what is put in.
         let _gate = self.health.gate.read();
         match self.health.state() {
@@ -54,7 +54,7 @@ impl Outbox {
             return Err(AppendError::Overloaded(Box::new(request.append)));
         }
         let (reply, answer) = slot(Handed::unknown);
-        let message = Message::Append(Box::new(request), reply);
+        let message = Message::Append(request, reply);
         let sent = match self.send.try_send(message) {
             Err(TrySendError::Full(message)) if !patience.is_zero() => self
                 .send
