@@ -1,6 +1,7 @@
 //! What a durable commit costs, beside a raw log on the same disk in the same run.
 //!
 //! - `BENCH_EVENTS=10000000 cargo bench --bench append` measures in a store of ten million events.
+//! - `BENCH_ROUND_S=10` makes each round that long: many flushes in one.
 //! - The disk is the one cargo builds on. Nothing here asks for real-time priority: on a busy machine a wake-up may
 //!   cost a tick of the scheduler, which the floor pays as well.
 //! - The last lines are the ratios, each within one round.
@@ -55,11 +56,11 @@ fn append(criterion: &mut Criterion) {
 /// Gives criterion the time of ours; the floor's rounds lie between. A round has a length, not a count of commits.
 fn measure(criterion: &mut Criterion, name: &str, load: Load, mut round: impl FnMut(Duration) -> Duration) {
     let mut group = criterion.benchmark_group("append");
-    let length = Duration::from_millis(match load {
+    let length = common::round_length().unwrap_or(Duration::from_millis(match load {
         // Long enough to flush.
         Load::InFlight(_) => 1000,
         Load::Clients(_) | Load::Batch(_) => 500,
-    });
+    }));
     group
         .sample_size(10)
         .sampling_mode(SamplingMode::Flat)

@@ -13,10 +13,17 @@ pub mod floor;
 pub mod workload;
 
 use std::path::Path;
+use std::time::Duration;
 
 /// Events in the store before anything is measured: `BENCH_EVENTS`, 100 thousand by default.
 pub fn preload_events() -> u64 {
     std::env::var("BENCH_EVENTS").map_or(100_000, |events| events.parse().expect("BENCH_EVENTS is a number"))
+}
+
+/// The length of a round, where it is asked for: `BENCH_ROUND_S`.
+pub fn round_length() -> Option<Duration> {
+    let seconds = std::env::var("BENCH_ROUND_S").ok()?;
+    Some(Duration::from_secs_f64(seconds.parse().expect("BENCH_ROUND_S is a number")))
 }
 
 /// Page cache of `state.redb`: the default in a small store; in a large one as much as its indexes take, about 100 bytes an event.
