@@ -6,7 +6,7 @@
 //!   there is stalled at a named position; it never keeps the store from opening.
 
 use crate::commit::Rules;
-use crate::commit::request::EventTerms;
+use crate::commit::prepare::EventTerms;
 use crate::error::{OpenError, StorageError};
 use crate::log::record::{LayoutDecl, Record};
 use crate::log::{Head, Log, LogError, Page};

@@ -1,7 +1,7 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
 use crate::commit::Rules;
-use crate::commit::request::{Desk, Request};
+use crate::commit::prepare::{Desk, Prepared};
 use crate::disk::{Access, File, Kind, Platform};
 use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind};
 use crate::idempotency::{self, Recalled};
@@ -113,7 +113,7 @@ struct Scrub {
 enum Looked {
     /// An earlier commit answers it.
     Answered(Committed),
-    New(Box<Request>),
+    New(Box<Prepared>),
 }
 
 /// What a store is made of.
@@ -703,7 +703,7 @@ impl Store {
 }
 
 /// A key that was used before answers here, on the caller's thread: no sync, no hand-over.
-fn recall(reader: &Reader, request: &Request) -> Result<Option<Committed>, AppendError> {
+fn recall(reader: &Reader, request: &Prepared) -> Result<Option<Committed>, AppendError> {
     let Some(keyed) = &request.keyed else { return Ok(None) };
     let through = reader.board.load().head.commit;
     let Some(commit) = reader.keys.get(keyed.term, through) else { return Ok(None) };

@@ -6,7 +6,7 @@
 //!   files, no clock, no randomness in here.
 //! - Later requests of a group see the earlier ones; a refused one leaves no trace.
 
-pub(crate) mod request;
+pub(crate) mod prepare;
 
 use crate::error::{AppendError, StorageError};
 use crate::idempotency::{self, Recalled};
@@ -19,7 +19,7 @@ use crate::state::Published;
 use crate::state::keys::KeyIndex;
 use crate::state::layer::{Direction, Layer, Layers, Span};
 use crate::state::overlay::Delta;
-use request::Request;
+use prepare::Prepared;
 use std::mem;
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl<'a> Group<'a> {
     /// Decides one request against the state and the group so far. Everything that can refuse happens here, in this order.
     ///
     /// What is committed is moved out of the request; the rest of it stays, for the caller's thread to free.
-    pub fn decide(&self, request: &mut Request, now: Timestamp) -> Result<Decision, AppendError> {
+    pub fn decide(&self, request: &mut Prepared, now: Timestamp) -> Result<Decision, AppendError> {
         if let Some(answer) = self.recall(request)? {
             return Ok(Decision::Replay(answer));
         }
@@ -120,7 +120,7 @@ impl<'a> Group<'a> {
     // ---- the steps of `decide` ----
 
     /// A key that was used before answers at once.
-    fn recall(&self, request: &Request) -> Result<Option<Committed>, AppendError> {
+    fn recall(&self, request: &Prepared) -> Result<Option<Committed>, AppendError> {
         let Some(keyed) = &request.keyed else { return Ok(None) };
         let durability = self.rules.durability;
         let recalled = if let Some(commit) = self.delta.keys.get(&keyed.term) {
@@ -142,7 +142,7 @@ impl<'a> Group<'a> {
         &self.commits[(commit.0 - self.published.head.commit.0 - 1) as usize]
     }
 
-    fn check_versions(&self, request: &Request) -> Result<(), AppendError> {
+    fn check_versions(&self, request: &Prepared) -> Result<(), AppendError> {
         for expectation in &request.expected {
             let term = expectation.term;
             let is = self.read(&Delta::default(), |layers| layers.stream_version(term))?;
@@ -158,7 +158,7 @@ impl<'a> Group<'a> {
     }
 
     /// Only what came after the caller's own check is asked here.
-    fn check_conditions(&self, request: &Request) -> Result<(), AppendError> {
+    fn check_conditions(&self, request: &Prepared) -> Result<(), AppendError> {
         for condition in &request.conditions {
             let span = Span { after: condition.checked, through: self.position };
             let matching = self.read(&Delta::default(), |layers| {
@@ -184,7 +184,7 @@ impl<'a> Group<'a> {
     }
 
     /// Gives commit number, positions, stream versions and time, and indexes the events.
-    fn sequence(&self, request: &mut Request, now: Timestamp) -> Result<Draft, StorageError> {
+    fn sequence(&self, request: &mut Prepared, now: Timestamp) -> Result<Draft, StorageError> {
         let (append, keyed) = (&mut request.append, request.keyed.take());
         let mut delta = Delta::default();
         let first = self.position.next();

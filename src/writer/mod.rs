@@ -10,7 +10,7 @@
 pub(crate) mod queue;
 pub(crate) mod reply;
 
-use crate::commit::request::Request;
+use crate::commit::prepare::Prepared;
 use crate::commit::{Decision, Group, Rules};
 use crate::disk::Clock;
 use crate::error::{AppendError, StorageError, TroubleKind};
@@ -37,7 +37,7 @@ pub(crate) type Answered = Result<Committed, AppendError>;
 /// Freeing it here took a fifth of the writer's time.
 pub(crate) struct Handed {
     answer: Answered,
-    spent: Option<(Box<Request>, Option<Commit>)>,
+    spent: Option<(Box<Prepared>, Option<Commit>)>,
 }
 
 impl Handed {
@@ -84,12 +84,12 @@ pub(crate) struct Door {
 
 impl Door {
     /// Hands a request over. A full queue is waited for as long as `patience`.
-    pub fn submit(&self, request: Box<Request>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
+    pub fn submit(&self, request: Box<Prepared>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
         self.outbox.put(request, patience)
     }
 
     /// Has a request served: on this thread, if nobody is before it.
-    pub fn append(&self, request: Box<Request>, patience: Duration) -> Result<Answered, AppendError> {
+    pub fn append(&self, request: Box<Prepared>, patience: Duration) -> Result<Answered, AppendError> {
         if let Some(mut writer) = self.role.try_lock()
             && writer.inbox.is_empty()
         {
@@ -260,7 +260,7 @@ impl Writer {
         let now = self.clock.now();
         let published = self.board.load();
         let mut group = Group::new(&self.rules, &*self.log, &self.keys, published.clone());
-        let mut answers: Vec<(Reply<Handed>, Answered, Box<Request>, bool)> =
+        let mut answers: Vec<(Reply<Handed>, Answered, Box<Prepared>, bool)> =
             Vec::with_capacity(waiting.len());
         for (mut request, reply) in waiting {
             let before = group.commits().len();

@@ -2,7 +2,7 @@
 
 use super::Handed;
 use super::reply::{Answer, Reply, slot};
-use crate::commit::request::Request;
+use crate::commit::prepare::Prepared;
 use crate::error::{AppendError, StorageError};
 use crate::sync::{Mutex, Receiver, RwLock, Select, Sender, TryRecvError, TrySendError, bounded};
 use std::cell::Cell;
@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A request and where its answer goes.
-pub(crate) type Waiting = (Box<Request>, Reply<Handed>);
+pub(crate) type Waiting = (Box<Prepared>, Reply<Handed>);
 
 /// What reaches the writer.
 pub(crate) enum Message {
-    Append(Box<Request>, Reply<Handed>),
+    Append(Box<Prepared>, Reply<Handed>),
     Close,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Puts a request into the queue, waiting for a place as long as `patience`.
-    pub fn put(&self, request: Box<Request>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
+    pub fn put(&self, request: Box<Prepared>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
         // As long as this is held, the writer takes what is put in.
         let _gate = self.health.gate.read();
         match self.health.state() {

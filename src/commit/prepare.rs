@@ -15,7 +15,7 @@ use crate::state::term::{Term, Terms};
 
 /// An append with everything the writer would otherwise have to compute.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct Prepared {
     pub append: Append,
     pub keyed: Option<Keyed>,
     pub events: Vec<EventTerms>,
@@ -77,7 +77,7 @@ pub(crate) struct Desk<'a> {
 
 impl Desk<'_> {
     /// Checks limits and names, and hashes them.
-    pub fn prepare(&self, append: Append) -> Result<Request, AppendError> {
+    pub fn prepare(&self, append: Append) -> Result<Prepared, AppendError> {
         if let Some((what, why)) = append.fault {
             return Err(AppendError::Invalid { what, why });
         }
@@ -97,11 +97,11 @@ impl Desk<'_> {
             version: *version,
         });
         let (events, expected) = (events.collect(), expected.collect());
-        Ok(Request { append, keyed, events, expected, conditions: Vec::new(), bytes })
+        Ok(Prepared { append, keyed, events, expected, conditions: Vec::new(), bytes })
     }
 
     /// Looks for events that break a condition in what the caller can see. The writer looks only at what came since.
-    pub fn check_conditions(&self, request: &mut Request, published: &Published) -> Result<(), AppendError> {
+    pub fn check_conditions(&self, request: &mut Prepared, published: &Published) -> Result<(), AppendError> {
         for condition in &request.append.conditions {
             condition
                 .fail_if_events_match
