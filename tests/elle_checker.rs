@@ -106,6 +106,8 @@ fn one_overlooked_write_is_read_skew_or_a_lost_update() {
 #[test]
 fn two_readers_that_disagree_on_the_order_of_two_writes_are_nonadjacent() {
     verdict("ax1 / ay1 / rx1ry / rxry1 / rx1ry1", &["G-nonadjacent"]);
+    // Beside shorter ways round over the same edges that are only write skew.
+    verdict("ax1rw / ay1rz / rx1ryrz1 / rxry1rw1 / az1 / aw1 / rx1ry1rz1rw1", &["G-nonadjacent"]);
 }
 
 #[test]
@@ -131,6 +133,13 @@ fn two_ids_only_a_clock_sees_it() {
     assert_eq!(report.names(), ["G2-item-realtime"], "{report}");
     assert!(report.serializable() && !report.strictly_serializable());
     verdict("rxax1 / rxay1 / ry / rx1ry1", &[]);
+}
+
+#[test]
+fn a_cycle_in_real_time_is_told_beside_one_that_needs_no_clock() {
+    // T1 and T2 are write skew; T3 began after T1 and sees a state from before it.
+    let text = "0..1 rxay1aq1 / 0..9 ryax1 / 2..3 rp / 0..9 rqap1 / 10..11 rx1ry1rq1rp1";
+    verdict(text, &["G2-item", "G2-item-realtime"]);
 }
 
 #[test]

@@ -167,7 +167,8 @@ fn reason(versions: &Versions, from: usize, why: Why, to: usize) -> String {
     }
 }
 
-/// For each order, the worst cycle of each knot that needs that order. Small knots first; the largest of very many are left out.
+/// For each order, the worst cycle of each knot that needs that order; milder ones of the same knot are not looked for. Small knots
+/// first; the largest of very many are left out.
 pub fn worst(graph: &Graph) -> Vec<Cycle> {
     const KNOTS_MAX: usize = 20;
     let mut cycles = Vec::new();
@@ -359,9 +360,6 @@ impl<'g> Search<'g> {
         while let Some((length, state)) = queue.pop_front() {
             if state.node == from && state.ordered && !state.after_rw {
                 return self.way_round(from, first, state);
-            }
-            if length > self.reached[state.index()].length {
-                continue;
             }
             for edge in &self.graph.edges[state.node as usize] {
                 self.visits += 1;

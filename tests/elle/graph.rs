@@ -86,7 +86,7 @@ impl Graph {
                 self.add(txn(earlier), txn(later), Why::Ww { earlier, later });
             }
         }
-        for read in versions.reads.iter().filter(|read| read.external && read.prefix) {
+        for read in versions.reads.iter().filter(|read| read.prefix) {
             let chain = &chains[read.key];
             let split = chain.seen.partition_point(|(place, _)| *place < read.list.len());
             if let Some((_, append)) = chain.seen[..split].last() {
