@@ -154,6 +154,8 @@ fn an_unknown_outcome_is_settled_by_who_reads_it() {
     verdict("info 0.. ax1 / 1..2 rx", &[]);
     // Read: it happened, and may have happened late.
     verdict("info 0.. ax1 / 1..2 rx / 3..4 rx1", &[]);
+    // Even after its caller gave up.
+    verdict("info 0..1 ax1 / 2..3 rx / 4..5 rx1", &[]);
     // All of it happened, if any did.
     verdict("info 0.. ax1ay1 / 1..2 rx1ry / 3..4 rx1ry1", &["G-single"]);
     // Its own reads without an answer imply nothing; with one they count once it is known to have committed.

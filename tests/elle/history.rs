@@ -72,7 +72,7 @@ pub struct Txn {
     pub status: Status,
     /// The instant before the store was called.
     pub invoked: u64,
-    /// The instant after the store replied; `None` if it never did.
+    /// The instant after the store replied; `None` if it never did. Of an unknown outcome, it implies nothing.
     pub completed: Option<u64>,
     pub ops: Vec<Op>,
 }
