@@ -4,11 +4,14 @@
 
 use crate::order::{CommitNo, Position};
 use crate::request::Append;
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error as ThisError;
 
 pub use crate::misfit::{DecodeError, LayoutError};
@@ -178,24 +181,63 @@ fn join(missing: &[Missing]) -> String {
     missing.iter().map(Missing::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// The assumption that no longer held, and who changed it.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+#[error("{read}{}, was changed by the event at position {position} ({type_name} in {stream}){}", place(.read_at), work(.label))]
+pub struct Conflict {
+    /// What was read, in words: "row 7 of `seats`".
+    pub read: String,
+    /// The caller's line that read it; none for the condition of an append.
+    pub read_at: Option<&'static Location<'static>>,
+    /// Where the reader stood.
+    pub snapshot: Position,
+    /// The event that changed it.
+    pub position: Position,
+    /// Its type.
+    pub type_name: String,
+    /// Its stream.
+    pub stream: String,
+    /// The commit it is part of.
+    pub commit: CommitNo,
+    /// The label of the request that wrote it; empty where it had none.
+    pub label: String,
+}
+
+impl Conflict {
+    /// Of a read that is still to be named.
+    pub(crate) fn by(
+        position: Position,
+        type_name: String,
+        stream: String,
+        commit: CommitNo,
+        label: String,
+    ) -> Self {
+        let (read, snapshot) = (String::new(), Position::START);
+        Self { read, read_at: None, snapshot, position, type_name, stream, commit, label }
+    }
+}
+
+fn place(at: &Option<&'static Location<'static>>) -> String {
+    at.map_or_else(String::new, |at| format!(", read at {}:{}", at.file(), at.line()))
+}
+
+fn work(label: &str) -> String {
+    if label.is_empty() { String::new() } else { format!(", by `{label}`") }
+}
+
 /// Why an append was not acknowledged.
 ///
 /// Nothing was written, except after [`Unknown`](Self::Unknown). A retry with the same key is always safe.
 #[derive(Debug, Clone, ThisError)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// An event that matches the condition exists after `after`. Read again, decide again.
-    #[error("the condition is broken by the event at position {position} ({type_name} in {stream})")]
-    Conflict {
-        /// The first event that matches.
-        position: Position,
-        /// Its type.
-        type_name: String,
-        /// Its stream.
-        stream: String,
-        /// The label of the append that wrote it; empty where it had none.
-        label: String,
-    },
+    /// What the append rests on has changed: an event that matches its condition exists. Read again, decide again.
+    #[error(transparent)]
+    Conflict(Box<Conflict>),
+    /// Of a transaction: its snapshot is older than the changes that are kept. Read again, decide again.
+    #[error("the snapshot is too old to tell whether its rows have changed")]
+    TooOld,
     /// The stream is not at the expected version. Read again, decide again.
     #[error("stream {stream} is at version {is}, expected {expected}")]
     WrongVersion {
@@ -207,6 +249,12 @@ pub enum AppendError {
         is: u64,
         /// Its last event, if there is one.
         last: Option<Position>,
+    },
+    /// This thread is inside a transaction of the store, whose decision may be made again. Append through it.
+    #[error("an append inside the transaction `{outer}`")]
+    Nested {
+        /// The label of the transaction.
+        outer: String,
     },
     /// The key was used before with another input. Correct the caller; never retry.
     #[error("this key was used with another `{part}` (commit {commit})")]
@@ -268,6 +316,253 @@ impl AppendError {
     /// The same append may succeed later, without a change. After `Poisoned` and `Unknown`, `recover()` first.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Overloaded(_) | Self::Poisoned(_) | Self::Unknown)
+    }
+}
+
+/// Why a transaction was not acknowledged. `E` is the domain's own refusal.
+///
+/// Nothing was written, except after [`Unknown`](Self::Unknown). The same from every form of store.
+#[derive(Debug, Clone, ThisError)]
+#[non_exhaustive]
+pub enum TxError<E = Infallible> {
+    /// The decision said no. Nothing is stored under the key, and a retry decides again.
+    #[error("refused")]
+    Refused(E),
+    /// What was read has changed, and retries are used up or forbidden. Decide again.
+    #[error(transparent)]
+    Conflict(Box<Conflict>),
+    /// The snapshot is older than the changes that are kept: it took longer than two flushes. Decide again.
+    #[error("the transaction's snapshot is too old")]
+    TooOld,
+    /// It costs more than its budget, and the rule denies. Make it smaller.
+    #[error("`{rule}`: {used}, the limit is {limit}")]
+    Budget {
+        /// The rule.
+        rule: Rule,
+        /// What it used: milliseconds, operations, rows, reads or bytes, as the rule says.
+        used: u64,
+        /// What it may.
+        limit: u64,
+    },
+    /// This thread is inside a transaction already: `outer` is its label.
+    #[error("a transaction inside `{outer}`")]
+    Nested {
+        /// The one it is inside of.
+        outer: String,
+    },
+    /// The key was used before with another input. Correct the caller; never retry.
+    #[error("this key was used with another `{part}` (commit {commit})")]
+    KeyReused {
+        /// The part of the fingerprint that differs.
+        part: String,
+        /// Who used it.
+        commit: CommitNo,
+    },
+    /// The stored answer was written with another shape of `T`. `View::answer` has its bytes.
+    #[error("the stored answer of commit {commit} has another shape than the type asked for")]
+    AnswerChanged {
+        /// The commit that stored it.
+        commit: CommitNo,
+    },
+    /// An inline projection refused the event, failed or panicked on it.
+    #[error("projection `{projection}` refused event {index} of the transaction: {why}")]
+    Fold {
+        /// The projection.
+        projection: &'static str,
+        /// Which event of the transaction, from 0.
+        index: usize,
+        /// Its reason.
+        why: String,
+    },
+    /// The store was not told about this family or projection.
+    #[error("the setup lacks {0}")]
+    Unregistered(Missing),
+    /// Larger than `Options` allows.
+    #[error("{what} has {size}, the limit is {limit}")]
+    TooLarge {
+        /// Which of them, with its unit.
+        what: &'static str,
+        /// How large it is.
+        size: u64,
+        /// How large it may be.
+        limit: u64,
+    },
+    /// A name that is empty or has control characters, or a value no codec can carry.
+    #[error("{what}: {why}")]
+    Invalid {
+        /// What is wrong.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// A read failed for a reason of its own.
+    #[error(transparent)]
+    Read(ReadError),
+    /// The decision went on after one of its operations had failed, and said yes: that cannot be committed. Pass faults on
+    /// with `?`.
+    #[error("an operation failed and its error was swallowed: {0}")]
+    Swallowed(Fault),
+    /// Too many wait for the writer, or one holds it for too long. Try again later.
+    #[error("no turn within {} ms{}", .waited.as_millis(), held_by(.holder))]
+    Overloaded {
+        /// How long it waited.
+        waited: Duration,
+        /// The label of the transaction that held the writer, if one did.
+        holder: Option<String>,
+    },
+    /// The commit may or may not be there: its write or sync failed. `Store::recover`, then ask again with the same key.
+    #[error("the outcome of the write is not known")]
+    Unknown,
+    /// An earlier write failed. `Store::recover`, then try again.
+    #[error("an earlier write failed; call recover()")]
+    Poisoned,
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The disk, before anything was written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+fn held_by(label: &Option<String>) -> String {
+    label.as_ref().map_or_else(String::new, |label| format!(", while `{label}` held the writer"))
+}
+
+impl<E> TxError<E> {
+    /// The same transaction may succeed later, without a change. After `Poisoned` and `Unknown`, `recover()` first.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::Conflict(_) | Self::TooOld | Self::Overloaded { .. } | Self::Poisoned | Self::Unknown
+        )
+    }
+
+    /// The domain's refusal, if that is what it is.
+    pub fn refused(&self) -> Option<&E> {
+        match self {
+            Self::Refused(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Puts another domain's refusal into the caller's words.
+    pub fn map_refusal<F>(self, map: impl FnOnce(E) -> F) -> TxError<F> {
+        match self {
+            Self::Refused(why) => TxError::Refused(map(why)),
+            Self::Conflict(conflict) => TxError::Conflict(conflict),
+            Self::TooOld => TxError::TooOld,
+            Self::Budget { rule, used, limit } => TxError::Budget { rule, used, limit },
+            Self::Nested { outer } => TxError::Nested { outer },
+            Self::KeyReused { part, commit } => TxError::KeyReused { part, commit },
+            Self::AnswerChanged { commit } => TxError::AnswerChanged { commit },
+            Self::Fold { projection, index, why } => TxError::Fold { projection, index, why },
+            Self::Unregistered(missing) => TxError::Unregistered(missing),
+            Self::TooLarge { what, size, limit } => TxError::TooLarge { what, size, limit },
+            Self::Invalid { what, why } => TxError::Invalid { what, why },
+            Self::Read(error) => TxError::Read(error),
+            Self::Swallowed(fault) => TxError::Swallowed(fault),
+            Self::Overloaded { waited, holder } => TxError::Overloaded { waited, holder },
+            Self::Unknown => TxError::Unknown,
+            Self::Poisoned => TxError::Poisoned,
+            Self::Closed => TxError::Closed,
+            Self::Storage(error) => TxError::Storage(error),
+        }
+    }
+}
+
+impl<E> From<AppendError> for TxError<E> {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Conflict(conflict) => Self::Conflict(conflict),
+            AppendError::TooOld => Self::TooOld,
+            // A transaction expects no version: what it read is its condition.
+            error @ AppendError::WrongVersion { .. } => {
+                Self::Invalid { what: "transaction", why: error.to_string() }
+            }
+            AppendError::Nested { outer } => Self::Nested { outer },
+            AppendError::KeyReused { part, commit } => Self::KeyReused { part, commit },
+            AppendError::Fold { projection, index, why } => Self::Fold { projection, index, why },
+            AppendError::Unregistered(missing) => Self::Unregistered(missing),
+            AppendError::TooLarge { what, size, limit } => Self::TooLarge { what, size, limit },
+            AppendError::Invalid { what, why } => Self::Invalid { what, why },
+            AppendError::Overloaded(_) => Self::Overloaded { waited: Duration::ZERO, holder: None },
+            AppendError::Closed(_) => Self::Closed,
+            AppendError::Poisoned(_) => Self::Poisoned,
+            AppendError::Unknown => Self::Unknown,
+            AppendError::Storage(error) => Self::Storage(error),
+        }
+    }
+}
+
+impl<E> From<ReadError> for TxError<E> {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unregistered(missing) => Self::Unregistered(missing),
+            ReadError::Invalid { what, why } => Self::Invalid { what, why },
+            ReadError::ViewExpired { .. } => Self::TooOld,
+            ReadError::Closed => Self::Closed,
+            ReadError::Storage(error) => Self::Storage(error),
+            error => Self::Read(error),
+        }
+    }
+}
+
+/// An operation of a transaction failed, and the transaction is over. Pass it on with `?`: it knows the cause.
+#[derive(Debug, Clone, ThisError)]
+#[error("{0}")]
+pub struct Fault(Arc<TxError>);
+
+impl Fault {
+    pub(crate) fn new(cause: impl Into<TxError>) -> Self {
+        Self(Arc::new(cause.into()))
+    }
+
+    /// Why.
+    pub fn cause(&self) -> &TxError {
+        &self.0
+    }
+}
+
+impl<E> From<Fault> for TxError<E> {
+    fn from(fault: Fault) -> Self {
+        (*fault.0).clone().map_refusal(|never| match never {})
+    }
+}
+
+/// A rule of a transaction's budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// Its own time, in milliseconds: waiting for the writer and the disk is not counted.
+    Time,
+    /// The time of one operation, in milliseconds.
+    SlowOperation,
+    /// Operations.
+    Operations,
+    /// Work that must never run inside a transaction: calls to the network, mail, jobs, other databases.
+    OutsideCall,
+    /// A transaction of another store inside this one.
+    OtherStore,
+    /// Rows or events read by one operation.
+    Scan,
+    /// Reads that are conditions of the commit.
+    Reads,
+    /// Bytes to be written.
+    Bytes,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Time => "time of a transaction (ms)",
+            Self::SlowOperation => "time of an operation (ms)",
+            Self::Operations => "operations of a transaction",
+            Self::OutsideCall => "outside call in a transaction",
+            Self::OtherStore => "transaction of another store in a transaction",
+            Self::Scan => "rows or events in one operation",
+            Self::Reads => "reads of a transaction",
+            Self::Bytes => "bytes of a transaction",
+        })
     }
 }
 
@@ -359,6 +654,12 @@ pub enum Error {
     /// From `append`.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// From `transact` and `commit`; a refusal of the domain in words.
+    #[error(transparent)]
+    Tx(TxError<String>),
+    /// From an operation of a transaction.
+    #[error(transparent)]
+    Fault(#[from] Fault),
     /// From reads.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -368,4 +669,10 @@ pub enum Error {
     /// From codecs.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+impl<E: fmt::Debug> From<TxError<E>> for Error {
+    fn from(error: TxError<E>) -> Self {
+        Self::Tx(error.map_refusal(|why| format!("{why:?}")))
+    }
 }

@@ -94,6 +94,8 @@ pub mod query;
 pub mod request;
 pub(crate) mod options;
 pub mod error;
+pub(crate) mod own;
+pub(crate) mod budget;
 
 // The seams to everything outside.
 pub(crate) mod sync;
@@ -118,6 +120,7 @@ pub(crate) mod writer;
 // Behind it, and before it.
 pub(crate) mod recovery;
 pub mod view;
+pub mod transaction;
 pub(crate) mod verify;
 pub mod store;
 
@@ -133,14 +136,15 @@ pub use verify::{Bad, VerifyReport};
 
 /// What most programs need.
 pub mod prelude {
-    pub use crate::error::{AppendError, Error, FoldError, OpenError, ReadError};
+    pub use crate::error::{AppendError, Error, Fault, FoldError, OpenError, ReadError, TxError};
     pub use crate::event::{Event, EventSet, Raw, Sequenced, Tags};
     pub use crate::order::Position;
     pub use crate::projection::{Folded, Projection, Rows};
     pub use crate::query::{Query, QueryItem};
-    pub use crate::request::{Append, Committed, Expected, Receipt};
+    pub use crate::request::{Append, Committed, Expected, Receipt, Request};
     pub use crate::setup::Setup;
     pub use crate::store::Store;
+    pub use crate::transaction::{Decision, Tx, refuse};
     pub use crate::view::View;
 }
 

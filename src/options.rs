@@ -44,6 +44,8 @@ pub struct Options {
     pub queue_bytes_max: usize,
     /// How long `append` waits for a place in the queue before it is `Overloaded`. Default 5,000 ms.
     pub queue_wait_ms_max: u64,
+    /// How long a transaction that met conflicts may hold the writer for itself. Default 1,000 ms.
+    pub hold_ms_max: u64,
     /// Commits that share one sync. Default 1,024.
     pub group_len_max: usize,
     /// Bytes that share one sync. Default 8 MiB.
@@ -86,6 +88,7 @@ impl Default for Options {
             queue_len_max: 4096,
             queue_bytes_max: 64 << 20,
             queue_wait_ms_max: 5_000,
+            hold_ms_max: 1_000,
             group_len_max: 1024,
             group_bytes_max: 8 << 20,
             segment_bytes_max: 64 << 20,
@@ -125,6 +128,7 @@ impl Options {
         within("queue_len_max", self.queue_len_max as u64, 1, 1 << 20);
         within("queue_bytes_max", self.queue_bytes_max as u64, self.append_bytes_max as u64, 1 << 40);
         within("queue_wait_ms_max", self.queue_wait_ms_max, 0, 3_600_000);
+        within("hold_ms_max", self.hold_ms_max, 1, 60_000);
         within("group_len_max", self.group_len_max as u64, 1, 1 << 20);
         within("group_bytes_max", self.group_bytes_max as u64, 1, 64 << 20);
         within("segment_bytes_min", self.segment_bytes_min, 4096, self.segment_bytes_max);

@@ -8,7 +8,7 @@ use crate::order::{CommitNo, Position, Timestamp};
 use crate::query::Query;
 use serde::Serialize;
 use std::fmt::{self, Display};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// A plain atomic append: all of its events, or none.
 ///
@@ -28,8 +28,112 @@ pub struct Append {
     pub(crate) response: Option<Vec<u8>>,
     pub(crate) expected: Vec<(String, Expected)>,
     pub(crate) conditions: Vec<AppendCondition>,
+    /// What a transaction decided, which may be to do nothing.
+    pub(crate) decided: bool,
     /// The first thing that could not be built; reported when it is appended.
     pub(crate) fault: Option<(&'static str, String)>,
+}
+
+/// A labelled piece of work for a transaction, with or without a key.
+///
+/// ```
+/// use tallystone::request::{Request, Retry};
+///
+/// let input = (42, "seat 7");
+/// let keyed = Request::new("book").key("customer/42", "9f1c-77", &input).part("method", &"POST");
+/// let once = Request::new("nightly").retry(Retry::Never);
+/// # let _ = (keyed, once);
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a request does nothing until it is given to a store"]
+pub struct Request {
+    pub(crate) label: String,
+    pub(crate) key: Option<RequestKey>,
+    pub(crate) parts: Vec<(String, Digest)>,
+    pub(crate) retry: Retry,
+    pub(crate) wait_max: Option<Duration>,
+    /// The first thing that could not be built; reported when it is used.
+    pub(crate) fault: Option<(&'static str, String)>,
+}
+
+impl Request {
+    /// Work of this name: it stands in reports, budgets, and in the conflicts it causes others.
+    pub fn new(label: impl Into<String>) -> Self {
+        let (key, parts, fault) = (None, Vec::new(), None);
+        Self { label: label.into(), key, parts, retry: Retry::default(), wait_max: None, fault }
+    }
+
+    /// The key under which it is decided once. Same scope, key and input: the stored answer. Same key, another input:
+    /// `KeyReused`. `&()` says that the input does not matter.
+    pub fn key(
+        mut self,
+        scope: impl Display,
+        key: impl Into<String>,
+        input: &(impl Serialize + ?Sized),
+    ) -> Self {
+        self.key = Some(RequestKey { scope: scope.to_string(), key: key.into() });
+        self.put_part(INPUT, input);
+        self
+    }
+
+    /// One more named part of the fingerprint. `KeyReused` names the part that differs.
+    pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
+        self.put_part(name, value);
+        self
+    }
+
+    /// How often it is decided again after a conflict.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// How long it may wait for its turn, instead of `Options::queue_wait_ms_max`; then it is `Overloaded`, and nothing was
+    /// written.
+    pub fn wait_max(mut self, wait: Duration) -> Self {
+        self.wait_max = Some(wait);
+        self
+    }
+
+    fn put_part(&mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) {
+        match digest(value) {
+            Ok(digest) => self.parts.push((name.into(), digest)),
+            Err(error) => drop(self.fault.get_or_insert_with(|| ("fingerprint", error.to_string()))),
+        }
+    }
+}
+
+impl From<&str> for Request {
+    fn from(label: &str) -> Self {
+        Self::new(label)
+    }
+}
+
+impl From<String> for Request {
+    fn from(label: String) -> Self {
+        Self::new(label)
+    }
+}
+
+/// How often a decision is made again after a conflict. The default is `UpTo(16)`.
+///
+/// The last of several tries is made with the writer held, so that nothing can come between: a long decision among short ones
+/// gets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Retry {
+    /// The first conflict is the caller's to tell.
+    Never,
+    /// So many more tries.
+    UpTo(u32),
+    /// So many more tries, and the writer is never held for them: it may starve.
+    Optimistic(u32),
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self::UpTo(16)
+    }
 }
 
 /// The caller's name for a request, unique within its scope.
@@ -68,6 +172,12 @@ impl Append {
         events.into_iter().fold(Self::none(), Self::and)
     }
 
+    /// What a transaction decided.
+    pub(crate) fn decided(request: &Request, events: Vec<Raw>, response: Option<Vec<u8>>) -> Self {
+        let (label, key, parts) = (request.label.clone(), request.key.clone(), request.parts.clone());
+        Self { label, events, key, parts, response, decided: true, ..Self::none() }
+    }
+
     fn none() -> Self {
         Self {
             label: String::new(),
@@ -78,6 +188,7 @@ impl Append {
             response: None,
             expected: Vec::new(),
             conditions: Vec::new(),
+            decided: false,
             fault: None,
         }
     }
@@ -162,6 +273,10 @@ impl Append {
 
     /// All parts of the fingerprint, the input first.
     pub(crate) fn fingerprint(&self) -> Vec<(String, Digest)> {
+        if self.decided {
+            // A transaction's input is one of its parts; its events follow from it.
+            return self.parts.clone();
+        }
         let input = self.input.unwrap_or_else(|| events_digest(&self.events));
         let mut parts = Vec::with_capacity(1 + self.parts.len());
         parts.push((INPUT.to_owned(), input));

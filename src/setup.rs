@@ -1,10 +1,12 @@
 //! What a store is told before it opens. One function in a program makes it, and its tests use the same one.
 
+use crate::budget::{Budget, TxEvent};
 use crate::disk::Platform;
 use crate::error::Missing;
 use crate::event::{self, Codec, EventSet, Family, Raw};
 use crate::log::record::StoredEvent;
 use crate::options::Options;
+use crate::own::Own;
 use crate::projection::{Projection, Projections, Registered};
 use crate::state::Layouts;
 use std::collections::{BTreeMap, HashMap};
@@ -20,10 +22,15 @@ pub struct Setup {
     pub(crate) inline: Vec<Registered>,
     pub(crate) options: Options,
     pub(crate) progress: Option<ProgressSink>,
+    pub(crate) budget: Budget,
+    pub(crate) on_tx: Option<OnTx>,
     pub(crate) platform: Platform,
     /// No threads: everything happens on the caller's, in one order.
     pub(crate) lockstep: bool,
 }
+
+/// Told of each transaction once.
+pub(crate) type OnTx = Arc<dyn Fn(&TxEvent) + Send + Sync>;
 
 pub(crate) type ProgressSink = Arc<dyn Fn(&Progress) + Send + Sync>;
 
@@ -59,6 +66,8 @@ impl Setup {
             inline: Vec::new(),
             options: Options::default(),
             progress: None,
+            budget: Budget::default(),
+            on_tx: None,
             platform: Platform::real(),
             lockstep: false,
         }
@@ -88,6 +97,18 @@ impl Setup {
         self
     }
 
+    /// What transactions may cost. Without it [`Budget::default`] watches, and refuses only a transaction of another store inside.
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Told once of each transaction, when it ends: on the thread that ran it.
+    pub fn on_tx(mut self, tell: impl Fn(&TxEvent) + Send + Sync + 'static) -> Self {
+        self.on_tx = Some(Arc::new(tell));
+        self
+    }
+
     /// Files, clock and entropy of this store instead of the operating system's.
     #[cfg(feature = "testing")]
     pub fn platform(mut self, platform: Platform) -> Self {
@@ -106,6 +127,7 @@ impl Setup {
     /// Everything that contradicts itself, one sentence each.
     pub(crate) fn check(&self) -> Vec<String> {
         let mut wrong = self.options.check();
+        wrong.extend(self.budget.check());
         let mut seen: BTreeMap<&str, Family> = BTreeMap::new();
         for family in self.all_families() {
             match seen.insert(family.name(), family) {
@@ -132,7 +154,7 @@ impl Setup {
 
     fn all_families(&self) -> impl Iterator<Item = Family> {
         let folded = self.inline.iter().flat_map(|projection| projection.families.iter());
-        self.families.iter().chain(folded).copied()
+        self.families.iter().chain(folded).copied().chain([Family::of::<Own>()])
     }
 
     pub(crate) fn families(&self) -> Families {

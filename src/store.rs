@@ -3,7 +3,7 @@
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
 use crate::disk::{Access, File, Kind, Platform};
-use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind};
+use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind, TxError};
 use crate::idempotency::{self, Recalled};
 use crate::log::memory::MemoryLog;
 use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
@@ -11,12 +11,14 @@ use crate::log::{Head, Log, StoreId};
 use crate::order::{CommitNo, Position};
 use crate::projection::Limits;
 use crate::recovery::{self, Failure, Recovered, Recovery};
-use crate::request::{Append, Committed, Durability};
+use crate::request::{Append, Committed, Durability, Request};
 use crate::setup::Setup;
 use crate::state::tables::Tables;
 use crate::state::term::Terms;
 use crate::state::{Board, flush, scrub};
 use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, spawn, unbounded};
+use crate::transaction::attempt::{self, Parts, Shared};
+use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Decision, Tx, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views};
 use crate::writer::queue::{Health, State, queue};
@@ -26,6 +28,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::mem;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -79,6 +82,8 @@ struct Inner {
     setup: Setup,
     current: Current,
     views: Arc<Views>,
+    /// What its transactions share.
+    shared: Arc<Shared>,
     engine: RwLock<Engine>,
     /// One `recover` at a time.
     recovering: Mutex<()>,
@@ -207,11 +212,13 @@ impl Store {
         let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
         let (reader, engine) = start(place.as_ref(), &setup, &views, files)?;
         let current = Arc::new(RwLock::new(Arc::new(reader)));
+        let shared = Shared::new(setup.platform.clone(), setup.budget.clone(), setup.on_tx.clone());
         let inner = Inner {
             place,
             setup,
             current,
             views,
+            shared: Arc::new(shared),
             engine: RwLock::new(engine),
             recovering: Mutex::default(),
             verifying: Mutex::default(),
@@ -465,12 +472,18 @@ fn start(
         health: health.clone(),
         flusher,
         groups: 0,
+        lease: None,
     };
-    let door = Door { outbox, role: Arc::new(Mutex::new(writer)), lockstep: setup.lockstep };
+    let door = Door {
+        outbox,
+        role: Arc::new(Mutex::new(writer)),
+        lockstep: setup.lockstep,
+        released: Arc::default(),
+    };
     if !setup.lockstep {
-        let role = door.role.clone();
+        let door = door.clone();
         // Joined first: the flusher ends when the writer has.
-        threads.insert(0, spawn("writer", move || Writer::run(&role)).map_err(no_thread)?);
+        threads.insert(0, spawn("writer", move || Writer::run(&door)).map_err(no_thread)?);
     }
     let every = Duration::from_millis(options.scrub_every_ms);
     let scrub = match place {
@@ -556,6 +569,9 @@ impl Store {
 
     /// Everything that can be done before the writer is asked.
     fn look(&self, append: Append) -> Result<Looked, AppendError> {
+        if let Some(outer) = inside::outer(&self.inner.shared.registry) {
+            return Err(AppendError::Nested { outer });
+        }
         let reader = self.reader();
         match reader.health.state() {
             State::Closed => return Err(AppendError::Closed(Box::new(append))),
@@ -563,13 +579,105 @@ impl Store {
             State::Well => {}
         }
         let options = &self.inner.setup.options;
-        let desk = Desk { rules: &reader.rules, options, terms: &reader.terms, log: &*reader.log };
+        let desk = Desk { rules: &reader.rules, options, terms: &reader.terms };
         let mut request = desk.prepare(append)?;
         if let Some(answer) = recall(&reader, &request)? {
             return Ok(Looked::Answered(answer));
         }
-        desk.check_conditions(&mut request, &reader.board.load())?;
+        request.reads.check(&reader.board.load(), &*reader.log)?;
         Ok(Looked::New(Box::new(request)))
+    }
+
+    /// Runs `decide` against a snapshot, and commits what it wrote if everything it read still holds; else again.
+    ///
+    /// The level is strict serializability. `decide` may run several times: it takes its inputs by reference, and does nothing
+    /// but read and write through the transaction. After a few conflicts it runs with the writer held (for
+    /// `Options::hold_ms_max`), so that it does not starve. A decision that writes nothing and has no key is not committed: its
+    /// receipt is the snapshot's.
+    ///
+    /// # Errors
+    ///
+    /// Each says what the caller does differently; see [`TxError`]. Nothing is written, except perhaps after `Unknown`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # enum Account { Paid { from: u32, cents: u64 }, Got { to: u32, cents: u64 } }
+    /// # impl Event for Account {
+    /// #     const FAMILY: &str = "account";
+    /// #     type Id = u32;
+    /// #     fn id(&self) -> u32 { match self { Self::Paid { from, .. } => *from, Self::Got { to, .. } => *to } }
+    /// # }
+    /// # struct Balances;
+    /// # impl Projection for Balances {
+    /// #     const NAME: &str = "balances";
+    /// #     type Event = Account;
+    /// #     type Key = u32;
+    /// #     type Row = u64;
+    /// #     fn fold(event: &Account, rows: &mut Rows<'_, Self>) -> Folded {
+    /// #         match event {
+    /// #             Account::Paid { from, cents } => rows.update(*from, |row| *row -= cents),
+    /// #             Account::Got { to, cents } => rows.update(*to, |row| *row += cents),
+    /// #         }
+    /// #     }
+    /// # }
+    /// #[derive(Debug, PartialEq)]
+    /// struct TooLittle { has: u64 }
+    ///
+    /// fn pay(tx: &mut Tx, from: u32, to: u32, cents: u64) -> Decision<u64, TooLittle> {
+    ///     let has = tx.row::<Balances>(&from)?.unwrap_or(0);
+    ///     if has < cents {
+    ///         return refuse(TooLittle { has });
+    ///     }
+    ///     tx.append(Account::Paid { from, cents })?;
+    ///     tx.append(Account::Got { to, cents })?;
+    ///     Ok(tx.row::<Balances>(&from)?.unwrap_or(0))
+    /// }
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// let store = Store::in_memory(Setup::new().inline::<Balances>())?;
+    /// store.append(Append::event(Account::Got { to: 1, cents: 500 }))?;
+    /// let request = Request::new("pay").key("customer/1", "order-17", &(1, 2, 300));
+    /// let paid = store.transact(request.clone(), |tx| pay(tx, 1, 2, 300))?;
+    /// let again = store.transact(request, |tx| pay(tx, 1, 2, 300))?;
+    /// assert_eq!((paid.response, again.response, again.replayed), (200, 200, true));
+    ///
+    /// // Example: the domain says no, and nothing is written.
+    /// let refused = store.transact("pay", |tx| pay(tx, 1, 2, 300));
+    /// assert!(matches!(refused, Err(TxError::Refused(TooLittle { has: 200 }))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn transact<T: StoredAnswer, E>(
+        &self,
+        request: impl Into<Request>,
+        decide: impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
+    ) -> Result<Committed<T>, TxError<E>> {
+        attempt::transact(&self.parts(), request.into(), Location::caller(), decide)
+    }
+
+    /// Begins a transaction that its caller commits: for tests and tools. Several may interleave on one thread.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`, `Poisoned`, `Invalid`.
+    #[track_caller]
+    pub fn begin(&self, request: impl Into<Request>) -> Result<Tx<'_>, TxError> {
+        transaction::begin(self.parts(), request.into(), Location::caller())
+    }
+
+    /// The transactions that run now.
+    pub fn active_transactions(&self) -> Vec<ActiveTx> {
+        self.inner.shared.registry.list(self.inner.setup.platform.clock.monotonic())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        let Inner { shared, current, views, setup, .. } = &*self.inner;
+        Parts { shared, current, views, options: &setup.options, door: self.door() }
     }
 
     fn door(&self) -> Door {

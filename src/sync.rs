@@ -3,7 +3,7 @@
 pub(crate) use crossbeam_channel::{
     Receiver, RecvTimeoutError, Select, Sender, TryRecvError, TrySendError, bounded, unbounded,
 };
-pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
+pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 pub(crate) use std::thread::JoinHandle;
 
 use std::io;
@@ -14,4 +14,9 @@ pub(crate) fn spawn<T: Send + 'static>(
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     std::thread::Builder::new().name(format!("tallystone-{name}")).spawn(run)
+}
+
+/// Sleeps for a short while, or less.
+pub(crate) fn pause(time: std::time::Duration) {
+    std::thread::park_timeout(time);
 }

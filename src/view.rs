@@ -138,6 +138,10 @@ impl View {
         self.head.position
     }
 
+    pub(crate) fn head(&self) -> Head {
+        self.head
+    }
+
     /// The last commit it sees.
     pub fn commit(&self) -> CommitNo {
         self.head.commit
@@ -170,6 +174,29 @@ impl View {
         let published = self.published()?;
         let version = note(&reader, published.read(&[], |layers| layers.row(&key)))?;
         version.map(|version| decode_row::<P>(&version)).transpose()
+    }
+
+    /// The row under `key`, marked as read outside a transaction: inside one it must be
+    /// [rechecked](crate::transaction::Tx::recheck).
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    pub fn stale<P: Projection>(
+        &self,
+        key: &(impl KeyRef<P::Key> + ?Sized),
+    ) -> Result<Stale<Option<P::Row>>, ReadError> {
+        let row = row_key(id_of::<P>(&self.reader())?, key).map_err(|error| invalid("row key", error))?;
+        let decode: Decode<Option<P::Row>> =
+            |version| Ok(version.map(decode_row::<P>).transpose()?.map(|found| found.row));
+        let value = self.row::<P>(key)?;
+        Ok(Stale {
+            value,
+            position: self.position(),
+            key: row,
+            words: format!("a row of `{}`, rechecked", P::NAME),
+            decode,
+        })
     }
 
     /// Rows in a range of keys, in order; `..` for all. Reversible, page by page.
@@ -272,13 +299,15 @@ impl View {
         self.current.read().clone()
     }
 
-    fn published(&self) -> Result<Arc<Published>, ReadError> {
+    /// What it reads, unless it was let go.
+    pub(crate) fn published(&self) -> Result<Arc<Published>, ReadError> {
         let limit_ms = self.age_max.as_millis() as u64;
         self.slot.published.read().clone().ok_or(ReadError::ViewExpired { limit_ms })
     }
 }
 
-fn id_of<P: Projection>(reader: &Reader) -> Result<[u8; 4], ReadError> {
+/// The id of the projection's rows, if it can be read.
+pub(crate) fn id_of<P: Projection>(reader: &Reader) -> Result<[u8; 4], ReadError> {
     let projections = &reader.rules.projections;
     let Some(registered) = projections.get::<P>() else {
         let add = "add `.inline::<..>()` to the setup";
@@ -297,7 +326,7 @@ fn invalid(what: &'static str, why: impl fmt::Display) -> ReadError {
 }
 
 /// Remembers damage of derived state on the way out.
-fn note<T>(reader: &Reader, read: Result<T, StorageError>) -> Result<T, ReadError> {
+pub(crate) fn note<T>(reader: &Reader, read: Result<T, StorageError>) -> Result<T, ReadError> {
     read.map_err(|error| {
         reader.health.note_read(&error);
         ReadError::Storage(error)
@@ -311,11 +340,53 @@ fn misled(reader: &Reader) -> ReadError {
     ReadError::Storage(error)
 }
 
-fn decode_row<P: Projection>(version: &RowVersion) -> Result<RowAt<P::Row>, ReadError> {
+pub(crate) fn decode_row<P: Projection>(version: &RowVersion) -> Result<RowAt<P::Row>, ReadError> {
     let value = version.value.as_deref().expect("a layer's answer holds a row");
     let row =
         codec::decode(value).map_err(|cause| ReadError::Decode { position: version.position, cause })?;
     Ok(RowAt { row, changed_at: version.position })
+}
+
+/// Read outside a transaction, and perhaps no longer true. [`show`](Self::show) is for display;
+/// [`Tx::recheck`](crate::transaction::Tx::recheck) reads it again, as a condition.
+pub struct Stale<T> {
+    value: T,
+    position: Position,
+    key: Vec<u8>,
+    words: String,
+    decode: Decode<T>,
+}
+
+type Decode<T> = fn(Option<&RowVersion>) -> Result<T, ReadError>;
+
+impl<T> Stale<T> {
+    /// As it was. For display.
+    pub fn show(&self) -> &T {
+        &self.value
+    }
+
+    /// Where it was read.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    pub(crate) fn words(&self) -> &str {
+        &self.words
+    }
+
+    pub(crate) fn decode(&self, version: Option<&RowVersion>) -> Result<T, ReadError> {
+        (self.decode)(version)
+    }
+}
+
+impl<T> fmt::Debug for Stale<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stale(at {})", self.position)
+    }
 }
 
 /// Rows, page by page.

@@ -22,6 +22,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("request", &["codec", "event", "key", "misfit", "order", "query"]),
     ("options", &[]),
     ("error", &["misfit", "order", "query", "request"]),
+    ("own", &["event"]),
+    ("budget", &["error"]),
     // seams
     ("sync", &[]),
     ("disk", &["order"]),
@@ -32,16 +34,18 @@ const TABLE: &[(&str, &[&str])] = &[
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "order", "state"]),
     // the path of a commit
-    ("setup", &["disk", "error", "event", "log", "options", "projection", "state"]),
+    ("setup", &["budget", "disk", "error", "event", "log", "options", "own", "projection", "state"]),
     ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "request", "state", "sync"]),
     // before it and behind it
     ("recovery", &["commit", "error", "log", "order", "projection", "request", "setup", "state"]),
     ("view", &["codec", "commit", "disk", "error", "event", "key", "layout", "log", "order", "projection", "query",
         "request", "state", "sync", "value", "writer"]),
+    ("transaction", &["budget", "codec", "commit", "disk", "error", "event", "idempotency", "key", "layout", "options",
+        "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
     ("verify", &["error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
     ("store", &["commit", "disk", "error", "idempotency", "log", "order", "projection", "recovery", "request", "setup",
-        "state", "sync", "verify", "view", "writer"]),
+        "state", "sync", "transaction", "verify", "view", "writer"]),
 ];
 
 #[test]

@@ -106,8 +106,8 @@ fn an_append_fails_if_an_event_matches_after_the_position() {
         match refused {
             true => {
                 let named = |position: &Position, stream: &str| position.get() == 4 && stream == "course/c1";
-                let conflict = matches!(&answer, Err(AppendError::Conflict { position, stream, type_name, .. })
-                    if named(position, stream) && type_name == "course.Joined");
+                let conflict = matches!(&answer, Err(AppendError::Conflict(by))
+                    if named(&by.position, &by.stream) && by.type_name == "course.Joined");
                 assert!(conflict, "after {after:?}: {answer:?}");
             }
             false => drop(answer.unwrap_or_else(|error| panic!("after {after:?}: {error}"))),
@@ -139,7 +139,7 @@ fn an_append_is_atomic() {
     let store = store();
     let two = Append::event(joined("c1", "cy")).and(Course::Defined { course: "c3".into() });
     let refused = store.append(two.fail_if_events_match(QueryItem::tag("student", "bo"), None));
-    assert!(matches!(refused, Err(AppendError::Conflict { .. })));
+    assert!(matches!(refused, Err(AppendError::Conflict(_))));
     assert_eq!(at(&store, Query::all()).len(), 6);
     assert!(matches!(store.append(Append::events(Vec::<Course>::new())), Err(AppendError::Invalid { .. })));
 }
@@ -158,7 +158,7 @@ fn a_condition_sees_its_neighbours_in_the_same_group() {
                     let taken = QueryItem::tag("course", format!("c{name}"));
                     match store.append(claim.fail_if_events_match(taken, None)) {
                         Ok(_) => drop(owners.fetch_add(1, Ordering::Relaxed)),
-                        Err(AppendError::Conflict { .. }) => {}
+                        Err(AppendError::Conflict(_)) => {}
                         Err(error) => panic!("{error}"),
                     }
                 }

@@ -366,7 +366,7 @@ fn risk_08_an_answer_that_rests_on_an_unsynced_neighbour_is_unknown_with_it() {
     assert!(answers[0].is_ok() && answers[2].as_ref().is_ok_and(|again| again.replayed));
     assert!(matches!(answers[1], Err(AppendError::WrongVersion { is: 1, .. })));
     assert!(matches!(answers[3], Err(AppendError::KeyReused { .. })));
-    assert!(matches!(answers[4], Err(AppendError::Conflict { .. })));
+    assert!(matches!(answers[4], Err(AppendError::Conflict(_))));
 }
 
 #[test]
@@ -1444,7 +1444,8 @@ fn positions_at_the_edges_are_answered_without_a_panic() {
             let matches = positions(&store, query.clone().after(after)).first().copied();
             let append = opened(1000 + number * 10 + index).fail_if_events_match(query, Some(after));
             match (store.append(append), matches) {
-                (Err(AppendError::Conflict { position, .. }), Some(first)) => {
+                (Err(AppendError::Conflict(conflict)), Some(first)) => {
+                    let position = conflict.position;
                     assert_eq!(position.get(), first)
                 }
                 (Ok(committed), None) => assert!(!committed.replayed),

@@ -7,8 +7,9 @@
 //! - Later requests of a group see the earlier ones; a refused one leaves no trace.
 
 pub(crate) mod prepare;
+pub(crate) mod reads;
 
-use crate::error::{AppendError, StorageError};
+use crate::error::{AppendError, Conflict, StorageError};
 use crate::idempotency::{self, Recalled};
 use crate::log::record::{Commit, KeyPart, LayoutDecl, Payload, StoredEvent};
 use crate::log::{Log, Seek};
@@ -73,7 +74,7 @@ impl<'a> Group<'a> {
             return Ok(Decision::Replay(answer));
         }
         self.check_versions(request)?;
-        self.check_conditions(request)?;
+        self.check_reads(&request.reads)?;
         let mut draft = self.sequence(request, now)?;
         self.declare(&mut draft);
         self.fold(&mut draft)?;
@@ -157,29 +158,16 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    /// Only what came after the caller's own check is asked here.
-    fn check_conditions(&self, request: &Prepared) -> Result<(), AppendError> {
-        for condition in &request.conditions {
-            let span = Span { after: condition.checked, through: self.position };
-            let matching = self.read(&Delta::default(), |layers| {
-                condition.plan.positions(layers, span, Direction::Forward, 1)
-            })?;
-            if let Some(position) = matching.first() {
-                return Err(self.conflict(*position)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn conflict(&self, position: Position) -> Result<AppendError, StorageError> {
+    /// What a conflict says of the event at `position`, which this group may hold.
+    fn event_at(&self, position: Position) -> Result<Conflict, StorageError> {
         let here = self.commits.iter().find(|commit| position <= commit.last() && position >= commit.first);
         match here {
             Some(commit) => {
                 let event = &commit.events[(position.0 - commit.first.0) as usize];
                 let (type_name, stream) = (event.type_name.clone(), event.stream.clone());
-                Ok(AppendError::Conflict { position, type_name, stream, label: commit.label.clone() })
+                Ok(Conflict::by(position, type_name, stream, commit.commit, commit.label.clone()))
             }
-            None => conflict_at(self.log, position, self.published.head.commit),
+            None => event_at(self.log, position, self.published.head.commit),
         }
     }
 
@@ -270,16 +258,12 @@ fn everything() -> Span {
     Span { after: Position::START, through: Position(u64::MAX) }
 }
 
-/// The refusal that names the event at `position`.
-pub(crate) fn conflict_at(
-    log: &dyn Log,
-    position: Position,
-    through: CommitNo,
-) -> Result<AppendError, StorageError> {
+/// What a conflict says of the event at `position`.
+fn event_at(log: &dyn Log, position: Position, through: CommitNo) -> Result<Conflict, StorageError> {
     let page = log.read(Seek::Event(position), through, 0)?;
     let record = page.records().next().ok_or_else(|| crate::log::missing(position))??;
     let event = record.events().find(|event| event.position == position);
     let event = event.ok_or_else(|| crate::log::missing(position))?;
     let (type_name, stream) = (event.type_name.into(), event.stream.into());
-    Ok(AppendError::Conflict { position, type_name, stream, label: record.label().into() })
+    Ok(Conflict::by(position, type_name, stream, record.commit(), record.label().into()))
 }

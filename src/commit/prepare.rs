@@ -1,15 +1,13 @@
 //! A request as the writer takes it: checked against the limits and hashed on the caller's thread.
 
 use crate::commit::Rules;
+use crate::commit::reads::{Read, Reads, What};
 use crate::error::AppendError;
 use crate::event::{self, BadText, Raw};
 use crate::idempotency::Keyed;
-use crate::log::Log;
 use crate::options::Options;
 use crate::order::Position;
 use crate::request::{Append, Expected};
-use crate::state::Published;
-use crate::state::layer::{Direction, Span};
 use crate::state::search::Plan;
 use crate::state::term::{Term, Terms};
 
@@ -20,7 +18,8 @@ pub(crate) struct Prepared {
     pub keyed: Option<Keyed>,
     pub events: Vec<EventTerms>,
     pub expected: Vec<Expectation>,
-    pub conditions: Vec<Condition>,
+    /// What must still be as the caller saw it.
+    pub reads: Reads,
     /// What it weighs in the queue and in its group.
     pub bytes: usize,
 }
@@ -59,20 +58,11 @@ pub(crate) struct Expectation {
     pub version: Expected,
 }
 
-/// Events that must not be there.
-#[derive(Debug)]
-pub(crate) struct Condition {
-    pub plan: Plan,
-    /// No match up to here: the caller's thread has looked.
-    pub checked: Position,
-}
-
 /// What preparing a request needs to know.
 pub(crate) struct Desk<'a> {
     pub rules: &'a Rules,
     pub options: &'a Options,
     pub terms: &'a Terms,
-    pub log: &'a dyn Log,
 }
 
 impl Desk<'_> {
@@ -82,6 +72,7 @@ impl Desk<'_> {
             return Err(AppendError::Invalid { what, why });
         }
         let bytes = self.check(&append)?;
+        let reads = self.conditions(&append)?;
         let keyed = append.key.clone().map(|key| Keyed {
             term: self.terms.key(&key),
             parts: append.fingerprint(),
@@ -97,17 +88,17 @@ impl Desk<'_> {
             version: *version,
         });
         let (events, expected) = (events.collect(), expected.collect());
-        Ok(Prepared { append, keyed, events, expected, conditions: Vec::new(), bytes })
+        Ok(Prepared { append, keyed, events, expected, reads, bytes })
     }
 
-    /// Looks for events that break a condition in what the caller can see. The writer looks only at what came since.
-    pub fn check_conditions(&self, request: &mut Prepared, published: &Published) -> Result<(), AppendError> {
-        for condition in &request.append.conditions {
-            condition
-                .fail_if_events_match
+    /// The conditions of a plain append: queries that must find nothing new.
+    fn conditions(&self, append: &Append) -> Result<Reads, AppendError> {
+        let mut reads = Reads::default();
+        for condition in &append.conditions {
+            let query = &condition.fail_if_events_match;
+            query
                 .check()
                 .map_err(|unknown| AppendError::Invalid { what: "condition", why: unknown.to_string() })?;
-            let query = &condition.fail_if_events_match;
             if query.limit_events().is_some()
                 || query.is_backwards()
                 || query.range() != (Position::START, None)
@@ -115,23 +106,17 @@ impl Desk<'_> {
                 let why = "it has an order, a limit or a range of its own; say `after` beside it".to_owned();
                 return Err(AppendError::Invalid { what: "condition", why });
             }
-            let plan = Plan::new(query, self.terms);
-            let span = Span { after: condition.after.unwrap_or_default(), through: published.head.position };
-            let matching =
-                published.read(&[], |layers| plan.positions(layers, span, Direction::Forward, 1))?;
-            if let Some(position) = matching.first() {
-                return Err(super::conflict_at(self.log, *position, published.head.commit)?);
-            }
-            let checked = span.after.max(span.through);
-            request.conditions.push(Condition { plan, checked });
+            let (what, words) =
+                (What::Events(Plan::new(query, self.terms)), "the append's condition".to_owned());
+            reads.all.push(Read { what, words, at: None, after: condition.after.unwrap_or_default() });
         }
-        Ok(())
+        Ok(reads)
     }
 
     fn check(&self, append: &Append) -> Result<usize, AppendError> {
         let options = self.options;
         within("append (events)", append.events.len(), options.append_events_max)?;
-        if append.events.is_empty() {
+        if append.events.is_empty() && !append.decided {
             return Err(AppendError::Invalid { what: "append", why: "it has no event".into() });
         }
         let mut bytes = 64 + append.label.len();
@@ -175,7 +160,7 @@ impl Desk<'_> {
         Ok(bytes)
     }
 
-    fn check_event(&self, event: &Raw) -> Result<usize, AppendError> {
+    pub fn check_event(&self, event: &Raw) -> Result<usize, AppendError> {
         let options = self.options;
         text(event::check_type_name(event.type_name(), options.type_bytes_max))?;
         text(event::check_stream(event.stream(), options.stream_bytes_max))?;

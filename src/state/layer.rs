@@ -111,6 +111,15 @@ pub(crate) trait Layer {
     fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError>;
 }
 
+/// What a layer in memory remembers of changes, removals too. redb does not: of a row that is gone nothing is left there.
+pub(crate) trait History {
+    /// The first change of the row by a commit after `after`.
+    fn row_change(&self, key: &[u8], after: CommitNo) -> Option<RowVersion>;
+
+    /// The first change of any row in the range by a commit after `after`.
+    fn range_change(&self, range: &KeyRange, after: CommitNo) -> Option<RowVersion>;
+}
+
 /// Layers, newest first, as one reader sees them.
 #[derive(Clone, Copy)]
 pub(crate) struct Layers<'a> {

@@ -16,8 +16,9 @@ pub(crate) mod term;
 
 use crate::log::Head;
 use crate::log::record::LayoutDecl;
+use crate::order::CommitNo;
 use crate::sync::RwLock;
-use layer::{Layer, Layers};
+use layer::{History, Layer, Layers};
 use overlay::Overlay;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub(crate) struct Published {
     /// Being flushed. Kept until the flush is in `base`.
     pub frozen: Option<Arc<Overlay>>,
     pub active: Arc<Overlay>,
+    /// Flushed last, and kept for its history: what it has is in `base` too.
+    pub recent: Option<Arc<Overlay>>,
     pub layouts: Arc<Layouts>,
 }
 
@@ -50,7 +53,18 @@ const LAYERS_MAX: usize = 5;
 impl Published {
     /// Nothing above `base`.
     pub fn on(base: Arc<Base>, head: Head, layouts: Arc<Layouts>) -> Self {
-        Self { head, base, frozen: None, active: Arc::default(), layouts }
+        let active = Arc::new(Overlay::after(head.commit));
+        Self { head, base, frozen: None, active, recent: None, layouts }
+    }
+
+    /// The changes of rows since some commit, oldest first. `None`: so far back they are not kept.
+    ///
+    /// Absences are checked by it: a row that was removed and flushed is nowhere else (a read set validated against redb alone
+    /// would pass or fail by when the flush ran).
+    pub fn history(&self, since: CommitNo) -> Option<impl Iterator<Item = &dyn History>> {
+        let kept = [self.recent.as_ref(), self.frozen.as_ref(), Some(&self.active)].into_iter().flatten();
+        let from = kept.clone().next().map_or(self.head.commit, |oldest| oldest.after);
+        (from <= since).then(|| kept.map(|overlay| &**overlay as &dyn History))
     }
 
     /// Reads through its layers, with those of `above` (newest first) on top.

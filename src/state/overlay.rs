@@ -4,15 +4,14 @@
 //! - A delta is private to the writer. It enters the overlay after the sync, so nothing un-synced is ever in here.
 //! - Entries never change once they are in an overlay. Readers cut them at their own head.
 
-use super::layer::{Direction, KeyRange, Layer, RowEntry, RowKey, RowVersion, Span};
+use super::layer::{Direction, History, KeyRange, Layer, RowEntry, RowKey, RowVersion, Span};
 use super::term::{Term, TermMap};
 use crate::error::StorageError;
 use crate::log::record::LayoutDecl;
 use crate::order::{CommitNo, Position};
 use crate::sync::{Mutex, RwLock};
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::mem;
+use std::ops::RangeBounds;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The positions of one term, rising.
@@ -123,13 +122,25 @@ impl Layer for Delta {
     }
 }
 
+impl History for Delta {
+    fn row_change(&self, key: &[u8], _: CommitNo) -> Option<RowVersion> {
+        self.rows.get(key).cloned()
+    }
+
+    fn range_change(&self, range: &KeyRange, _: CommitNo) -> Option<RowVersion> {
+        self.rows.range::<[u8], _>(range.as_bounds()).next().map(|(_, version)| version.clone())
+    }
+}
+
 /// Everything committed since the last freeze.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
+    /// It has every change of the commits after this one, up to the next overlay's.
+    pub after: CommitNo,
     postings: RwLock<TermMap<Postings>>,
     rows: RwLock<RowMap>,
-    /// Row keys in order, for ranges: those that were asked for so far. Locked before `rows`.
-    in_order: Mutex<BTreeSet<RowKey>>,
+    /// Row keys in order, for ranges. Locked before `rows`.
+    in_order: Mutex<InOrder>,
     keys: Mutex<Vec<(Term, CommitNo)>>,
     layouts: Mutex<Vec<LayoutDecl>>,
     /// What it holds, estimated: moved by the writer, read by its pacing and by `stats`.
@@ -137,36 +148,51 @@ pub(crate) struct Overlay {
 }
 
 /// Rows, found by hash. The writer looks up and puts in a row with every event: comparing its way through a tree was a seventh
-/// of its time. Keys are put in order by whoever asks for a range, and each key once.
+/// of its time.
 #[derive(Debug, Default)]
 struct RowMap {
     by_key: HashMap<RowKey, Vec<RowVersion>>,
-    /// Keys that are not in order yet.
-    unordered: Vec<RowKey>,
+    /// Which row each commit changed, in their order: what validation walks.
+    changes: Vec<(CommitNo, RowKey)>,
 }
 
 impl RowMap {
     fn push(&mut self, key: RowKey, version: RowVersion) {
-        match self.by_key.entry(key) {
-            Entry::Occupied(mut versions) => versions.get_mut().push(version),
-            Entry::Vacant(place) => {
-                self.unordered.push(place.key().clone());
-                place.insert(vec![version]);
-            }
-        }
+        self.changes.push((version.commit, key.clone()));
+        self.by_key.entry(key).or_default().push(version);
+    }
+}
+
+/// Keys are put in order by whoever asks for a range.
+#[derive(Debug, Default)]
+struct InOrder {
+    keys: BTreeSet<RowKey>,
+    /// The changes whose keys are in.
+    changes: usize,
+}
+
+impl InOrder {
+    fn catch_up(&mut self, rows: &RowMap) {
+        self.keys.extend(rows.changes[self.changes..].iter().map(|(_, key)| key.clone()));
+        self.changes = rows.changes.len();
     }
 }
 
 /// Bytes an entry takes beside its content, measured on a 64-bit machine: a hash slot, a vector, a tree node's share.
 const TERM_BYTES: usize = 96;
 const POSITION_BYTES: usize = 12;
-const ROW_BYTES: usize = 112;
+const ROW_BYTES: usize = 136;
 const KEY_BYTES: usize = 32;
 
 /// Entries put in under one lock, so that a large group never keeps readers out for long.
 const ENTRIES_PER_LOCK: usize = 64;
 
 impl Overlay {
+    /// For what comes after this commit.
+    pub fn after(after: CommitNo) -> Self {
+        Self { after, ..Self::default() }
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -224,6 +250,21 @@ impl Overlay {
     }
 }
 
+impl History for Overlay {
+    fn row_change(&self, key: &[u8], after: CommitNo) -> Option<RowVersion> {
+        let map = self.rows.read();
+        map.by_key.get(key)?.iter().find(|version| version.commit > after).cloned()
+    }
+
+    fn range_change(&self, range: &KeyRange, after: CommitNo) -> Option<RowVersion> {
+        let map = self.rows.read();
+        let from = map.changes.partition_point(|(commit, _)| *commit <= after);
+        let bounds = range.as_bounds();
+        let (commit, key) = map.changes[from..].iter().find(|(_, key)| bounds.contains::<[u8]>(key))?;
+        map.by_key.get(key)?.iter().find(|version| version.commit == *commit).cloned()
+    }
+}
+
 fn in_batches<T>(entries: impl IntoIterator<Item = T>, mut put: impl FnMut(&mut dyn Iterator<Item = T>)) {
     let mut entries = entries.into_iter().peekable();
     while entries.peek().is_some() {
@@ -256,10 +297,9 @@ impl Layer for Overlay {
         limit: usize,
     ) -> Result<Vec<RowEntry>, StorageError> {
         let mut in_order = self.in_order.lock();
-        let unordered = mem::take(&mut self.rows.write().unordered);
-        in_order.extend(unordered);
         let map = self.rows.read();
-        let keys = in_order.range::<[u8], _>(range.as_bounds());
+        in_order.catch_up(&map);
+        let keys = in_order.keys.range::<[u8], _>(range.as_bounds());
         let seen = |key: &RowKey| {
             map.by_key
                 .get(key)

@@ -6,7 +6,7 @@
 
 use super::workload::Ask;
 use super::workload::{CAPACITY, CURSED_SEAT, Fact, Request};
-use crate::error::AppendError;
+use crate::error::{AppendError, Conflict};
 use crate::options::Options;
 use crate::order::Timestamp;
 use crate::request::{Committed, Expected, Receipt};
@@ -245,7 +245,8 @@ impl Model {
             (Verdict::Committed { commit, replayed }, Ok(committed)) => {
                 committed.replayed == *replayed && self.same(*commit, committed)
             }
-            (Verdict::Conflict(at), Err(AppendError::Conflict { position, type_name, stream, .. })) => {
+            (Verdict::Conflict(at), Err(AppendError::Conflict(conflict))) => {
+                let Conflict { position, type_name, stream, .. } = &**conflict;
                 let fact = &self.event(*at).fact;
                 position.get() == *at && type_name == fact.type_name() && *stream == fact.stream()
             }

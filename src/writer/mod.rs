@@ -23,7 +23,7 @@ use crate::state::keys::KeyIndex;
 use crate::state::overlay::{Delta, Overlay};
 use crate::state::tables::{StoredProjection, Tables};
 use crate::state::{self, Board, Published};
-use crate::sync::{Mutex, Receiver, Sender, TryRecvError};
+use crate::sync::{Condvar, Mutex, MutexGuard, Receiver, Sender, TryRecvError};
 use queue::{Health, Inbox, Next, Outbox, State};
 use reply::{Answer, Reply, slot};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -71,6 +71,15 @@ pub(crate) struct Writer {
     pub flusher: Option<Flusher>,
     /// Groups served, to tell a quiet store by.
     pub groups: u64,
+    /// Who alone is served now.
+    pub lease: Option<Lease>,
+}
+
+/// The writer is held: only its holder's request is served, until it comes or the time is over.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    holder: Arc<str>,
+    until: Duration,
 }
 
 /// The way in: the queue, and the writer's role for whom it is free.
@@ -80,6 +89,8 @@ pub(crate) struct Door {
     pub role: Arc<Mutex<Writer>>,
     /// The writer has no thread: whoever waits serves the queue.
     pub lockstep: bool,
+    /// A lease has ended.
+    pub released: Arc<Condvar>,
 }
 
 impl Door {
@@ -90,19 +101,121 @@ impl Door {
 
     /// Has a request served: on this thread, if nobody is before it.
     pub fn append(&self, request: Box<Prepared>, patience: Duration) -> Result<Answered, AppendError> {
-        if let Some(mut writer) = self.role.try_lock()
-            && writer.inbox.is_empty()
-        {
-            let (reply, answer) = slot(Handed::unknown);
-            writer.serve_here((request, reply));
-            drop(writer);
-            return Ok(answer.wait().open());
+        match self.serve_here(request) {
+            Ok(answered) => Ok(answered),
+            Err(request) => {
+                let answer = self.submit(request, patience)?;
+                self.step();
+                Ok(answer.wait().open())
+            }
         }
-        let answer = self.submit(request, patience)?;
+    }
+
+    /// The same, and the request is withdrawn if its turn does not come within `patience`: then `None`.
+    pub fn append_within(
+        &self,
+        request: Box<Prepared>,
+        patience: Duration,
+    ) -> Result<Option<Answered>, AppendError> {
+        match self.serve_here(request) {
+            Ok(answered) => Ok(Some(answered)),
+            Err(request) => {
+                let answer = self.submit(request, patience)?;
+                self.step();
+                match answer.wait_timeout(patience) {
+                    Some(handed) => Ok(Some(handed.open())),
+                    None if answer.withdraw() => Ok(None),
+                    None => Ok(Some(answer.wait().open())),
+                }
+            }
+        }
+    }
+
+    /// Serves a request on this thread, if the writer is idle and nobody is before it.
+    fn serve_here(&self, request: Box<Prepared>) -> Result<Answered, Box<Prepared>> {
+        match self.role.try_lock() {
+            Some(mut writer) if writer.inbox.is_empty() && writer.lease.is_none() => {
+                Ok(writer.serve_alone(request))
+            }
+            _ => Err(request),
+        }
+    }
+
+    /// Serves the queue where nobody else does.
+    fn step(&self) {
         if self.lockstep {
             self.role.lock().step();
         }
-        Ok(answer.wait().open())
+    }
+
+    // ---- holding the writer ----
+
+    /// Holds the writer for a while: whatever others ask waits, and nothing changes meanwhile. `None`: another holds it
+    /// for longer than `patience`.
+    pub fn hold(&self, holder: &str, time: Duration, patience: Duration) -> Option<Held<'_>> {
+        let mut writer = self.free(patience)?;
+        let holder: Arc<str> = holder.into();
+        let until = writer.clock.monotonic() + time;
+        writer.lease = Some(Lease { holder: holder.clone(), until });
+        Some(Held { door: self, holder })
+    }
+
+    /// Who holds the writer, for those who wait in vain.
+    pub fn holder(&self) -> Option<String> {
+        let writer = self.role.try_lock_for(Duration::from_millis(10))?;
+        writer.lease.as_ref().map(|lease| lease.holder.to_string())
+    }
+
+    /// The writer, once nobody holds it. `None`: not within `patience`.
+    fn free(&self, patience: Duration) -> Option<MutexGuard<'_, Writer>> {
+        let mut writer = self.role.try_lock_for(patience)?;
+        let mut patience = patience;
+        while let Some(lease) = &writer.lease {
+            if patience.is_zero() {
+                return None;
+            }
+            let (now, holder) = (writer.clock.monotonic(), lease.holder.clone());
+            let left = lease.until.saturating_sub(now);
+            let wait = left.min(patience);
+            let slept = self.released.wait_for(&mut writer, wait).timed_out();
+            let spent = if slept { wait } else { writer.clock.monotonic().saturating_sub(now) };
+            patience = patience.saturating_sub(spent);
+            if slept && wait == left && writer.is_held_by(&holder) {
+                writer.lease = None;
+            }
+        }
+        Some(writer)
+    }
+}
+
+/// The writer is held, until this is dropped or its time is over.
+pub(crate) struct Held<'a> {
+    door: &'a Door,
+    holder: Arc<str>,
+}
+
+impl Held<'_> {
+    /// Serves the request before all others. If its time is over, others may have come between.
+    pub fn append(self, request: Box<Prepared>, patience: Duration) -> Result<Option<Answered>, AppendError> {
+        let mut writer = self.door.role.lock();
+        match writer.lease.is_none() || writer.is_held_by(&self.holder) {
+            true => Ok(Some(writer.serve_alone(request))),
+            false => {
+                drop(writer);
+                self.door.append_within(request, patience)
+            }
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut writer = self.door.role.lock();
+        if writer.is_held_by(&self.holder) {
+            writer.lease = None;
+        }
+        drop(writer);
+        self.door.released.notify_all();
     }
 }
 
@@ -159,22 +272,26 @@ impl Beside {
 
 impl Writer {
     /// Runs until the store closes.
-    pub fn run(role: &Mutex<Self>) {
+    pub fn run(door: &Door) {
         let (watch, quiet) = {
-            let writer = role.lock();
+            let writer = door.role.lock();
             (writer.inbox.watch(), Duration::from_millis(writer.options.overlay_age_ms_max))
         };
         let mut groups = 0;
         loop {
             // The role is free while this sleeps.
             let woken = watch.wait(quiet);
-            let mut writer = role.lock();
+            let Some(mut writer) = door.free(Duration::MAX) else { continue };
             let idle = !woken && groups == writer.groups;
             if !writer.guarded(|writer| writer.turn(idle)) {
                 return writer.finish();
             }
             groups = writer.groups;
         }
+    }
+
+    fn is_held_by(&self, holder: &Arc<str>) -> bool {
+        self.lease.as_ref().is_some_and(|lease| Arc::ptr_eq(&lease.holder, holder))
     }
 
     /// One turn of the loop. `false`: the store closes.
@@ -202,14 +319,16 @@ impl Writer {
     }
 
     /// Serves one request, and whoever comes behind it, on the thread that brought it.
-    fn serve_here(&mut self, waiting: queue::Waiting) {
-        if self.health.state() == State::Closed {
-            return hand_back_closed(waiting);
+    fn serve_alone(&mut self, request: Box<Prepared>) -> Answered {
+        let (reply, answer) = slot(Handed::unknown);
+        match self.health.state() {
+            State::Closed => hand_back_closed((request, reply)),
+            _ => drop(self.guarded(|writer| {
+                writer.serve((request, reply));
+                true
+            })),
         }
-        self.guarded(|writer| {
-            writer.serve(waiting);
-            true
-        });
+        answer.wait().open()
     }
 
     /// Serves what is queued, on the calling thread.
@@ -245,6 +364,8 @@ impl Writer {
             }
         }
         self.groups += 1;
+        // Who has withdrawn was told so.
+        group.retain(|(_, reply)| reply.take());
         if self.health.is_poisoned() {
             return group.into_iter().for_each(hand_back);
         }
@@ -312,6 +433,7 @@ impl Writer {
             base: before.base.clone(),
             frozen: before.frozen.clone(),
             active: before.active.clone(),
+            recent: before.recent.clone(),
             layouts,
         });
     }
@@ -356,7 +478,8 @@ impl Writer {
             head,
             base: published.base.clone(),
             frozen: Some(overlay.clone()),
-            active: Arc::new(Overlay::default()),
+            active: Arc::new(Overlay::after(head.commit)),
+            recent: published.recent.clone(),
             layouts: published.layouts.clone(),
         });
         match flusher {
@@ -392,6 +515,7 @@ impl Writer {
             base,
             frozen: None,
             active: published.active.clone(),
+            recent: published.frozen.clone(),
             layouts: published.layouts.clone(),
         });
         drop(published);

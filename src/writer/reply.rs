@@ -21,6 +21,18 @@ struct State<T> {
     waker: Option<Waker>,
     /// The caller's thread sleeps on `filled`.
     sleeping: bool,
+    turn: Turn,
+}
+
+/// Whose move it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The request waits in the queue.
+    Waits,
+    /// The writer has it.
+    Taken,
+    /// The caller does not want it any more.
+    Withdrawn,
 }
 
 /// The writer's end.
@@ -37,12 +49,21 @@ pub(crate) struct Answer<T> {
 
 /// A fresh slot. `otherwise` answers if the writer goes away.
 pub(crate) fn slot<T>(otherwise: fn() -> T) -> (Reply<T>, Answer<T>) {
-    let state = State { answer: None, waker: None, sleeping: false };
+    let state = State { answer: None, waker: None, sleeping: false, turn: Turn::Waits };
     let slot = Arc::new(Slot { state: Mutex::new(state), filled: Condvar::new() });
     (Reply { slot: slot.clone(), otherwise: Some(otherwise) }, Answer { slot })
 }
 
 impl<T> Reply<T> {
+    /// The writer takes the request. `false`: the caller has withdrawn it.
+    pub fn take(&self) -> bool {
+        let mut state = self.slot.state.lock();
+        if state.turn == Turn::Waits {
+            state.turn = Turn::Taken;
+        }
+        state.turn == Turn::Taken
+    }
+
     pub fn send(mut self, answer: T) {
         self.otherwise = None;
         self.slot.fill(answer);
@@ -75,6 +96,15 @@ impl<T> Slot<T> {
 }
 
 impl<T> Answer<T> {
+    /// Takes the request back, if the writer has not taken it. `false`: it has, and there will be an answer.
+    pub fn withdraw(&self) -> bool {
+        let mut state = self.slot.state.lock();
+        if state.turn == Turn::Waits {
+            state.turn = Turn::Withdrawn;
+        }
+        state.turn == Turn::Withdrawn
+    }
+
     pub fn wait(&self) -> T {
         let mut state = self.slot.state.lock();
         loop {
@@ -155,6 +185,16 @@ mod tests {
         let (reply, answer) = slot(|| "gone");
         drop(reply);
         assert_eq!(answer.wait(), "gone");
+    }
+
+    #[test]
+    fn a_request_is_taken_or_withdrawn_and_never_both() {
+        let (reply, answer) = slot(|| "gone");
+        assert!(answer.withdraw() && !reply.take());
+        let (reply, answer) = slot(|| "gone");
+        assert!(reply.take() && !answer.withdraw());
+        reply.send("here");
+        assert_eq!(answer.wait(), "here");
     }
 
     #[test]

@@ -1,0 +1,129 @@
+//! What a decision read, as the condition of its commit: optimistic concurrency control with backward validation (Kung and
+//! Robinson 1981), over events, rows, ranges and absences.
+//!
+//! - Events never change, so a query changed only if there are new matches. Rows and ranges changed if any commit since put
+//!   something there or took it away.
+//! - The caller's thread asks up to what it can see, the writer only about what came since.
+
+use super::{Group, event_at};
+use crate::error::{AppendError, Conflict, StorageError};
+use crate::log::{Head, Log};
+use crate::order::{CommitNo, Position};
+use crate::state::Published;
+use crate::state::layer::{Direction, History, KeyRange, Layers, RowKey, RowVersion, Span};
+use crate::state::search::Plan;
+use std::panic::Location;
+
+/// One read.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub what: What,
+    /// In words, for whoever is told that it changed.
+    pub words: String,
+    /// The caller's line; none for the condition of a plain append.
+    pub at: Option<&'static Location<'static>>,
+    /// Events up to here are known to the caller, whatever its snapshot.
+    pub after: Position,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// Every event that matches.
+    Events(Plan),
+    Row(RowKey),
+    Rows(KeyRange),
+}
+
+/// The reads of one decision.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    pub all: Vec<Read>,
+    /// Where the decision stood: none of them had changed then.
+    pub snapshot: (CommitNo, Position),
+    /// Up to here none of them has changed.
+    pub checked: (CommitNo, Position),
+}
+
+/// What changed first under one of the reads.
+pub(crate) struct Change {
+    read: usize,
+    position: Position,
+}
+
+impl Reads {
+    /// Of a decision at this head.
+    pub fn at(head: &Head) -> Self {
+        let stands = (head.commit, head.position);
+        Self { all: Vec::new(), snapshot: stands, checked: stands }
+    }
+
+    /// Asks about what came since the last look, up to the head of `published`. For the caller's thread.
+    pub fn check(&mut self, published: &Published, log: &dyn Log) -> Result<(), AppendError> {
+        if self.all.is_empty() {
+            return Ok(());
+        }
+        let Some(history) = self.history(published) else { return Err(AppendError::TooOld) };
+        let changed = published.read(&[], |layers| self.changed(layers, &history))?;
+        match changed {
+            Some(change) => {
+                let event = event_at(log, change.position, published.head.commit)?;
+                Err(self.conflict(&change, event))
+            }
+            None => {
+                self.checked = (published.head.commit, published.head.position);
+                Ok(())
+            }
+        }
+    }
+
+    /// The changes of rows that its reads may miss; empty where it read none.
+    fn history<'a>(&self, published: &'a Published) -> Option<Vec<&'a dyn History>> {
+        match self.all.iter().all(|read| matches!(read.what, What::Events(_))) {
+            true => Some(Vec::new()),
+            false => published.history(self.checked.0).map(Iterator::collect),
+        }
+    }
+
+    fn changed(&self, layers: Layers<'_>, history: &[&dyn History]) -> Result<Option<Change>, StorageError> {
+        let (commit, position) = self.checked;
+        let first = |change: &dyn Fn(&dyn History) -> Option<RowVersion>| {
+            history.iter().find_map(|layer| change(*layer)).map(|version| version.position)
+        };
+        for (read, Read { what, after, .. }) in self.all.iter().enumerate() {
+            let changed = match what {
+                What::Row(key) => first(&|layer| layer.row_change(key, commit)),
+                What::Rows(range) => first(&|layer| layer.range_change(range, commit)),
+                What::Events(plan) => {
+                    let since = Span { after: position.max(*after), through: layers.position };
+                    plan.positions(layers, since, Direction::Forward, 1)?.first().copied()
+                }
+            };
+            if let Some(position) = changed {
+                return Ok(Some(Change { read, position }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn conflict(&self, change: &Change, changed_by: Conflict) -> AppendError {
+        let Read { words, at, .. } = &self.all[change.read];
+        let (read, read_at, snapshot) = (words.clone(), *at, self.snapshot.1);
+        AppendError::Conflict(Box::new(Conflict { read, read_at, snapshot, ..changed_by }))
+    }
+}
+
+impl Group<'_> {
+    /// Asks about what came after the caller's own look. For the writer.
+    pub(super) fn check_reads(&self, reads: &Reads) -> Result<(), AppendError> {
+        if reads.all.is_empty() {
+            return Ok(());
+        }
+        let Some(mut history) = reads.history(&self.published) else { return Err(AppendError::TooOld) };
+        history.push(&self.delta);
+        match self.read(&super::Delta::default(), |layers| reads.changed(layers, &history))? {
+            Some(change) => Err(reads.conflict(&change, self.event_at(change.position)?)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! From a decision to its commit: tried, checked, handed over; and tried again after a conflict.
+
+use super::inside::{self, Registry, Running, TxState};
+use super::{Callback, Decision, Origin, Tx};
+use crate::budget::{Budget, Meter, Outcome, Policy};
+use crate::codec;
+use crate::commit::prepare::{Desk, Prepared};
+use crate::commit::reads::Reads;
+use crate::disk::{Clock, Platform};
+use crate::error::{AppendError, TxError};
+use crate::idempotency::{self, Keyed, Recalled};
+use crate::layout::Layout;
+use crate::options::Options;
+use crate::request::{Append, Committed, Receipt, Request, Retry};
+use crate::setup::OnTx;
+use crate::state::overlay::Delta;
+use crate::sync::{Mutex, pause};
+use crate::view::{Current, Reader, Views};
+use crate::writer::queue::State;
+use crate::writer::{Answered, Door, Held};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::any::TypeId;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What may be stored as an answer.
+pub trait Answer: Serialize + DeserializeOwned + Send + 'static {}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Answer for T {}
+
+/// What the transactions of a store share.
+pub(crate) struct Shared {
+    pub platform: Platform,
+    pub budget: Budget,
+    pub on_tx: Option<OnTx>,
+    pub registry: Registry,
+    /// Digests of the layouts of answers, each traced once.
+    pub shapes: Mutex<HashMap<TypeId, [u8; SHAPE_BYTES]>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+/// A stored answer begins with a digest of its type's layout.
+const SHAPE_BYTES: usize = 8;
+
+impl Shared {
+    pub fn new(platform: Platform, budget: Budget, on_tx: Option<OnTx>) -> Self {
+        Self { platform, budget, on_tx, registry: Registry::default(), shapes: Mutex::default() }
+    }
+
+    fn shape<T: Answer>(&self) -> Result<[u8; SHAPE_BYTES], TxError> {
+        let type_id = TypeId::of::<T>();
+        if let Some(shape) = self.shapes.lock().get(&type_id) {
+            return Ok(*shape);
+        }
+        let layout = Layout::of::<T>().map_err(|error| invalid("answer", error))?;
+        let mut shape = [0; SHAPE_BYTES];
+        blake3::Hasher::new().update(layout.to_string().as_bytes()).finalize_xof().fill(&mut shape);
+        self.shapes.lock().insert(type_id, shape);
+        Ok(shape)
+    }
+
+    fn encode<T: Answer>(&self, answer: &T) -> Result<Vec<u8>, TxError> {
+        let mut bytes = self.shape::<T>()?.to_vec();
+        bytes.extend(codec::encode(answer).map_err(|error| invalid("answer", error))?);
+        Ok(bytes)
+    }
+
+    /// An answer of an earlier commit, as the type that is asked for now.
+    fn decode<T: Answer>(&self, stored: Committed) -> Result<Committed<T>, TxError> {
+        let Committed { response, receipt, replayed } = stored;
+        let shape = self.shape::<T>()?;
+        let answer = response.strip_prefix(&shape[..]).and_then(|bytes| codec::decode(bytes).ok());
+        match answer {
+            Some(response) => Ok(Committed { response, receipt, replayed }),
+            None => Err(TxError::AnswerChanged { commit: receipt.commit }),
+        }
+    }
+}
+
+fn invalid(what: &'static str, why: impl fmt::Display) -> TxError {
+    TxError::Invalid { what, why: why.to_string() }
+}
+
+/// The parts of a store that a transaction works with.
+#[derive(Clone)]
+pub(crate) struct Parts<'s> {
+    pub shared: &'s Arc<Shared>,
+    pub current: &'s Current,
+    pub views: &'s Views,
+    pub options: &'s Options,
+    pub door: Door,
+}
+
+impl Parts<'_> {
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.shared.platform.clock
+    }
+
+    fn desk<'a>(&'a self, reader: &'a Reader) -> Desk<'a> {
+        Desk { rules: &reader.rules, options: self.options, terms: &reader.terms }
+    }
+}
+
+/// What of a transaction outlives a try. Reports it when it ends, however that is.
+pub(crate) struct Work {
+    shared: Arc<Shared>,
+    request: Request,
+    origin: Origin,
+    running: Arc<Running>,
+    tries: u32,
+    at: &'static Location<'static>,
+}
+
+/// After so many conflicts the writer is held.
+const HELD_AFTER: u32 = 4;
+
+/// A decision that is ready for the writer.
+pub(crate) struct Ready<T> {
+    pub prepared: Box<Prepared>,
+    pub answer: T,
+    pub callbacks: Vec<Callback>,
+}
+
+/// What a decision came to.
+pub(crate) enum Concluded<T> {
+    /// There is nothing to commit.
+    ReadOnly(Committed<T>, Vec<Callback>),
+    Ready(Ready<T>),
+}
+
+/// Decides and commits, again after a conflict.
+pub(crate) fn transact<T: Answer, E>(
+    parts: &Parts<'_>,
+    request: Request,
+    at: &'static Location<'static>,
+    mut decide: impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
+) -> Result<Committed<T>, TxError<E>> {
+    let mut work = Work::begin(parts, request, at).map_err(widen)?;
+    loop {
+        let tried = work.once(parts, &mut decide);
+        work.told(&tried);
+        match tried {
+            Err(error) if work.again(&error) => work.pause(parts),
+            ended => return work.end(ended),
+        }
+    }
+}
+
+impl Work {
+    pub fn begin(
+        parts: &Parts<'_>,
+        request: Request,
+        at: &'static Location<'static>,
+    ) -> Result<Self, TxError> {
+        if let Some((what, why)) = request.fault {
+            return Err(TxError::Invalid { what, why });
+        }
+        let shared = parts.shared.clone();
+        let mut seed = [0; 32];
+        shared.platform.entropy.fill(&mut seed);
+        let now = parts.clock().now().max(parts.current.read().board.load().head.time);
+        let meter = Meter::new(&shared.budget, &request.label, now.into());
+        let running = shared.registry.begin(meter, parts.clock().monotonic());
+        Ok(Self { shared, request, origin: Origin { now, seed, drawn: 0 }, running, tries: 0, at })
+    }
+
+    /// One try: asks whether it was done before, decides, commits.
+    fn once<T: Answer, E>(
+        &self,
+        parts: &Parts<'_>,
+        decide: &mut impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
+    ) -> Result<Committed<T>, TxError<E>> {
+        if let Some(answer) = self.recall(parts).map_err(widen)? {
+            return Ok(answer);
+        }
+        let inside = inside::enter(&self.running, self.at).map_err(widen)?;
+        let held = self.holds_the_writer().then(|| self.hold(parts)).transpose().map_err(widen)?;
+        *self.running.state.lock() = if held.is_some() { TxState::Holding } else { TxState::Deciding };
+        let mut tx = self.attempt(parts).map_err(widen)?;
+        tx.inside = Some(inside);
+        let decided = decide(&mut tx);
+        let concluded = tx.conclude(decided)?;
+        self.commit(parts, concluded, held).map_err(widen)
+    }
+
+    /// Has the writer commit what was decided, and runs what waits for that.
+    pub fn commit<T: Answer>(
+        &self,
+        parts: &Parts<'_>,
+        concluded: Concluded<T>,
+        held: Option<Holding<'_>>,
+    ) -> Result<Committed<T>, TxError> {
+        let (committed, callbacks) = match concluded {
+            Concluded::ReadOnly(answer, callbacks) => (answer, callbacks),
+            Concluded::Ready(Ready { prepared, answer, callbacks }) => {
+                let (began, patience) = (parts.clock().monotonic(), self.patience(parts));
+                *self.running.state.lock() = TxState::Waiting;
+                let served = match held {
+                    None => parts.door.append_within(prepared, patience),
+                    Some(held) => held.append(prepared, patience),
+                };
+                self.running.meter.lock().event.waited += parts.clock().monotonic().saturating_sub(began);
+                let served = served.map_err(|error| self.not_taken(parts, error, patience))?;
+                let answered = served.ok_or_else(|| self.overloaded(parts, patience))?;
+                (self.settle(answered, answer)?, callbacks)
+            }
+        };
+        self.call_back(callbacks);
+        Ok(committed)
+    }
+
+    /// Has the writer to itself for a while.
+    fn hold<'p>(&self, parts: &'p Parts<'_>) -> Result<Holding<'p>, TxError> {
+        let (began, patience) = (parts.clock().monotonic(), self.patience(parts));
+        let time = Duration::from_millis(parts.options.hold_ms_max);
+        let held = parts.door.hold(&self.request.label, time, patience);
+        let now = parts.clock().monotonic();
+        self.running.meter.lock().event.waited += now.saturating_sub(began);
+        let held = held.ok_or_else(|| self.overloaded(parts, patience))?;
+        let (running, clock) = (self.running.clone(), parts.shared.platform.clock.clone());
+        Ok(Holding { held: Some(held), since: now, running, clock })
+    }
+
+    /// A transaction at what is published now.
+    pub fn attempt<'s>(&self, parts: &Parts<'s>) -> Result<Tx<'s>, TxError> {
+        let reader = parts.current.read().clone();
+        match reader.health.state() {
+            State::Closed => return Err(TxError::Closed),
+            State::Poisoned => return Err(TxError::Poisoned),
+            State::Well => {}
+        }
+        let published = reader.board.load();
+        self.running.meter.lock().begin();
+        Ok(Tx {
+            parts: parts.clone(),
+            request: self.request.clone(),
+            running: self.running.clone(),
+            inside: None,
+            reads: RefCell::new(Reads::at(&published.head)),
+            view: parts.views.take(parts.current, published),
+            reader,
+            origin: self.origin.clone(),
+            began: parts.clock().monotonic(),
+            scratch: Delta::default(),
+            events: Vec::new(),
+            fault: RefCell::default(),
+            callbacks: Vec::new(),
+            manual: None,
+            _on_one_thread: PhantomData,
+        })
+    }
+
+    /// The answer of an earlier commit with the same key.
+    pub fn recall<T: Answer>(&self, parts: &Parts<'_>) -> Result<Option<Committed<T>>, TxError> {
+        let Some(key) = &self.request.key else { return Ok(None) };
+        let reader = parts.current.read().clone();
+        let through = reader.board.load().head.commit;
+        let keyed =
+            Keyed { term: reader.terms.key(key), key: key.clone(), parts: self.request.parts.clone() };
+        let Some(commit) = reader.keys.get(keyed.term, through) else { return Ok(None) };
+        match idempotency::recall(&*reader.log, commit, &keyed, reader.rules.durability)? {
+            Recalled::Same(answer) => self.shared.decode(answer).map(Some),
+            Recalled::Reused { part, commit } => Err(TxError::KeyReused { part, commit }),
+            // The writer has the last word.
+            Recalled::Other => Ok(None),
+        }
+    }
+
+    /// What the writer said, with the answer in the caller's type.
+    pub fn settle<T: Answer>(&self, answered: Answered, answer: T) -> Result<Committed<T>, TxError> {
+        let committed = answered?;
+        if committed.replayed {
+            // Another caller used the key meanwhile: its answer is the answer.
+            return self.shared.decode(committed);
+        }
+        Ok(Committed { response: answer, receipt: committed.receipt, replayed: false })
+    }
+
+    pub fn call_back(&self, callbacks: Vec<Callback>) {
+        for callback in callbacks {
+            if catch_unwind(AssertUnwindSafe(callback)).is_err() {
+                self.running.meter.lock().event.callbacks_panicked += 1;
+            }
+        }
+    }
+
+    fn patience(&self, parts: &Parts<'_>) -> Duration {
+        self.request.wait_max.unwrap_or(Duration::from_millis(parts.options.queue_wait_ms_max))
+    }
+
+    fn overloaded(&self, parts: &Parts<'_>, waited: Duration) -> TxError {
+        TxError::Overloaded { waited, holder: parts.door.holder() }
+    }
+
+    pub fn not_taken(&self, parts: &Parts<'_>, error: AppendError, waited: Duration) -> TxError {
+        match error.into() {
+            TxError::Overloaded { .. } => self.overloaded(parts, waited),
+            error => error,
+        }
+    }
+
+    // ---- again ----
+
+    /// Notes a conflict.
+    pub fn told<T, E>(&self, tried: &Result<Committed<T>, TxError<E>>) {
+        if let Err(TxError::Conflict(conflict)) = tried {
+            self.running.meter.lock().event.conflicts.push((**conflict).clone());
+        }
+    }
+
+    /// Whether to try once more.
+    pub fn again<E>(&mut self, error: &TxError<E>) -> bool {
+        let more = match self.request.retry {
+            Retry::Never => false,
+            Retry::UpTo(times) | Retry::Optimistic(times) => self.tries < times,
+        };
+        let again = more && matches!(error, TxError::Conflict(_) | TxError::TooOld);
+        self.tries += u32::from(again);
+        again
+    }
+
+    pub fn holds_the_writer(&self) -> bool {
+        matches!(self.request.retry, Retry::UpTo(times) if self.tries > 0 && self.tries >= times.min(HELD_AFTER))
+    }
+
+    /// Steps back for a random while, longer after each conflict.
+    fn pause(&self, parts: &Parts<'_>) {
+        if parts.door.lockstep {
+            return;
+        }
+        let mut random = [0; 2];
+        self.shared.platform.entropy.fill(&mut random);
+        let longest = 50 << self.tries.min(7);
+        let wait =
+            Duration::from_micros(u64::from(u16::from_le_bytes(random)) * longest / u64::from(u16::MAX));
+        self.running.meter.lock().event.waited += wait;
+        pause(wait);
+    }
+
+    /// Notes how it ended.
+    pub fn end<T, E>(&self, ended: Result<Committed<T>, TxError<E>>) -> Result<Committed<T>, TxError<E>> {
+        let mut meter = self.running.meter.lock();
+        meter.event.outcome = match &ended {
+            Ok(committed) if committed.replayed => Outcome::Replayed,
+            Ok(_) if meter.event.outcome == Outcome::ReadOnly => Outcome::ReadOnly,
+            Ok(_) => Outcome::Committed,
+            Err(TxError::Refused(_)) => Outcome::Refused,
+            Err(TxError::Conflict(_) | TxError::TooOld) => Outcome::Conflict,
+            Err(_) => Outcome::Failed,
+        };
+        drop(meter);
+        ended
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let event = &self.running.meter.lock().event;
+        match &self.shared.on_tx {
+            // A listener that panics harms nobody.
+            Some(on_tx) => drop(catch_unwind(AssertUnwindSafe(|| on_tx(event)))),
+            None => {
+                for finding in event.findings.iter().filter(|finding| finding.policy == Policy::Warn) {
+                    let place =
+                        finding.at.map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+                    let (label, rule) = (&event.label, finding.rule);
+                    eprintln!(
+                        "transaction `{label}`: {rule}: {}, the limit is {}{place}",
+                        finding.used, finding.limit
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// No domain, so no refusal.
+pub(crate) fn widen<E>(error: TxError) -> TxError<E> {
+    error.map_refusal(|never| match never {})
+}
+
+/// The writer is held, and the time is counted.
+pub(crate) struct Holding<'p> {
+    held: Option<Held<'p>>,
+    since: Duration,
+    running: Arc<Running>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Holding<'_> {
+    fn append(
+        mut self,
+        prepared: Box<Prepared>,
+        patience: Duration,
+    ) -> Result<Option<Answered>, AppendError> {
+        self.held.take().expect("it is held until here").append(prepared, patience)
+    }
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        drop(self.held.take());
+        self.running.meter.lock().event.held += self.clock.monotonic().saturating_sub(self.since);
+    }
+}
+
+impl Tx<'_> {
+    /// What the decision came to: nothing, or a request whose reads hold as far as this thread can see.
+    pub(crate) fn conclude<T: Answer, E>(self, decided: Decision<T, E>) -> Result<Concluded<T>, TxError<E>> {
+        let own = self.parts.clock().monotonic().saturating_sub(self.began);
+        self.running.meter.lock().spent(own).map_err(widen)?;
+        let fault = self.fault.borrow().clone();
+        let answer = match (decided, fault) {
+            (Ok(answer), None) => answer,
+            (Err(error), None) => return Err(error),
+            // What failed may be what the answer rests on.
+            (Ok(_), Some(fault)) if !fault.cause().is_retryable() => return Err(TxError::Swallowed(fault)),
+            (_, Some(fault)) => return Err(fault.into()),
+        };
+        self.ready(answer).map_err(widen)
+    }
+
+    fn ready<T: Answer>(self, answer: T) -> Result<Concluded<T>, TxError> {
+        let head = self.view.head();
+        if self.events.is_empty() && self.request.key.is_none() {
+            self.running.meter.lock().event.outcome = Outcome::ReadOnly;
+            let (commit, position, time) = (head.commit, head.position, head.time);
+            let receipt = Receipt::new(commit, position.next(), position, time, self.reader.rules.durability);
+            let answer = Committed { response: answer, receipt, replayed: false };
+            return Ok(Concluded::ReadOnly(answer, self.callbacks));
+        }
+        let response = self.request.key.as_ref().map(|_| self.parts.shared.encode(&answer)).transpose()?;
+        let answer_bytes = response.as_ref().map_or(0, Vec::len);
+        self.running.meter.lock().write(0, answer_bytes, None)?;
+        let append = Append::decided(&self.request, self.events, response);
+        let mut prepared = self.parts.desk(&self.reader).prepare(append)?;
+        prepared.reads = self.reads.into_inner();
+        prepared.reads.check(&self.reader.board.load(), &*self.reader.log)?;
+        Ok(Concluded::Ready(Ready { prepared: Box::new(prepared), answer, callbacks: self.callbacks }))
+    }
+}

@@ -1,0 +1,576 @@
+//! Decide: reads that are remembered, writes that wait.
+//!
+//! - A transaction reads one snapshot, and everything it reads is a condition of its commit: strict serializability, always,
+//!   with the order of commits for the serial order. One that writes nothing is never refused.
+//! - Its writes stay in a scratch layer of its own until the commit. Inline projections are folded on it at once, so that rows
+//!   reflect its own events; they are folded again, for good, by the writer.
+//! - What may differ between two tries (time, ids, randomness) is drawn once.
+
+pub(crate) mod attempt;
+pub(crate) mod inside;
+
+pub use crate::budget::{Budget, Finding, Outcome, Policy, TxEvent};
+pub use attempt::Answer;
+pub use inside::{ActiveTx, TxState, outside_tx};
+
+use crate::commit::prepare::Desk;
+use crate::commit::reads::{Read, Reads, What};
+use crate::error::{Fault, TxError};
+use crate::event::{self, Event, EventSet, KeyRef, Raw, Sequenced};
+use crate::key;
+use crate::order::{Position, Timestamp};
+use crate::own::Own;
+use crate::projection::{At, FoldFailure, Projection, Step, key_range, row_key};
+use crate::query::{self, Query, QueryItem};
+use crate::request::{Committed, Request};
+use crate::state::layer::{Direction, KeyRange, RowEntry, RowKey};
+use crate::state::overlay::Delta;
+use crate::state::search::Plan;
+use crate::view::{self, Events, Reader, Stale, View};
+use attempt::{Parts, Work};
+use inside::{Inside, Running};
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::marker::PhantomData;
+use std::ops::{Bound, RangeBounds};
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// What a decision returns: an answer that is stored, or a refusal that is not.
+pub type Decision<T = (), E = Infallible> = Result<T, TxError<E>>;
+
+/// Refuses on the domain's own grounds. Nothing is written, and a retry decides again.
+///
+/// # Errors
+///
+/// Always: it is one.
+pub fn refuse<T, E>(why: E) -> Decision<T, E> {
+    Err(TxError::Refused(why))
+}
+
+/// One decision against one snapshot. Every read is a condition of its commit.
+///
+/// Reads and writes fail with a [`Fault`], which says that this transaction is over and why; pass it on with `?`. One that is
+/// swallowed cannot be committed. Neither `Send` nor `Sync`.
+pub struct Tx<'s> {
+    parts: Parts<'s>,
+    request: Request,
+    running: Arc<Running>,
+    /// The closure form keeps others off this thread; the manual one may interleave.
+    inside: Option<Inside>,
+    reader: Arc<Reader>,
+    view: View,
+    origin: Origin,
+    began: Duration,
+    reads: RefCell<Reads>,
+    /// What it wrote: rows as folded here, and where its events are indexed.
+    scratch: Delta,
+    events: Vec<Raw>,
+    fault: RefCell<Option<Fault>>,
+    callbacks: Vec<Callback>,
+    /// Of the manual form, which is tried once.
+    manual: Option<Work>,
+    _on_one_thread: PhantomData<*const ()>,
+}
+
+type Callback = Box<dyn FnOnce() + Send>;
+
+/// What is drawn once for all tries.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    now: Timestamp,
+    seed: [u8; 32],
+    drawn: u64,
+}
+
+impl std::fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tx(`{}` at {})", self.request.label, self.view.position())
+    }
+}
+
+// ---- reading ----
+
+impl Tx<'_> {
+    /// The row under `key`, if there is one, with what this transaction did to it.
+    ///
+    /// # Errors
+    ///
+    /// A fault: `Unregistered`, `TooOld`, the budget, the disk.
+    #[track_caller]
+    pub fn row<P: Projection>(&self, key: &(impl KeyRef<P::Key> + ?Sized)) -> Result<Option<P::Row>, Fault> {
+        self.operate(Location::caller(), |at| {
+            let key = self.row_key::<P>(key)?;
+            self.track_row(key.clone(), || row_words::<P>(&key), at)?;
+            Ok((self.read_row::<P>(&key)?, 1))
+        })
+    }
+
+    /// All rows in a range of keys, in order. The range is a condition: rows that come, go or change in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn rows<P: Projection>(
+        &self,
+        keys: impl RangeBounds<P::Key>,
+    ) -> Result<Vec<(P::Key, P::Row)>, Fault> {
+        self.scan::<P>(keys, Direction::Forward, usize::MAX, Location::caller())
+    }
+
+    /// The first `limit` rows in a range of keys. Only what was seen is a condition: up to the last of them, or the whole range
+    /// if there are fewer.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn first_rows<P: Projection>(
+        &self,
+        keys: impl RangeBounds<P::Key>,
+        limit: usize,
+    ) -> Result<Vec<(P::Key, P::Row)>, Fault> {
+        self.scan::<P>(keys, Direction::Forward, limit, Location::caller())
+    }
+
+    /// The last `limit` rows in a range of keys, from the last backwards. Only what was seen is a condition.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn last_rows<P: Projection>(
+        &self,
+        keys: impl RangeBounds<P::Key>,
+        limit: usize,
+    ) -> Result<Vec<(P::Key, P::Row)>, Fault> {
+        self.scan::<P>(keys, Direction::Backward, limit, Location::caller())
+    }
+
+    /// The events of one stream, oldest first, and those this transaction appended to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn stream<E: Event>(&self, id: &(impl KeyRef<E::Id> + ?Sized)) -> Result<Vec<Sequenced<E>>, Fault> {
+        self.read_events(QueryItem::stream::<E>(id).into(), true, Location::caller())
+    }
+
+    /// The events that match, in the query's order and up to its limit, and those this transaction appended.
+    ///
+    /// New matches are the condition. Its own events stand where they would if nothing came between: their positions and stream
+    /// versions are sure only once it is committed.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn query<E: EventSet>(&self, query: impl Into<Query>) -> Result<Vec<Sequenced<E>>, Fault> {
+        self.read_events(query.into(), true, Location::caller())
+    }
+
+    /// For display only: the row is not a condition of the commit.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn peek_row<P: Projection>(
+        &self,
+        key: &(impl KeyRef<P::Key> + ?Sized),
+    ) -> Result<Option<P::Row>, Fault> {
+        self.operate(Location::caller(), |_| Ok((self.read_row::<P>(&self.row_key::<P>(key)?)?, 1)))
+    }
+
+    /// For display only: the events are not a condition of the commit.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn peek_query<E: EventSet>(&self, query: impl Into<Query>) -> Result<Vec<Sequenced<E>>, Fault> {
+        self.read_events(query.into(), false, Location::caller())
+    }
+
+    /// Reads again, as a condition, what was read outside.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    #[track_caller]
+    pub fn recheck<T>(&self, stale: &Stale<T>) -> Result<T, Fault> {
+        self.operate(Location::caller(), |at| {
+            let key: RowKey = stale.key().into();
+            self.track_row(key.clone(), || stale.words().to_owned(), at)?;
+            let version = self.layered(|layers| layers.row(&key))?;
+            Ok((stale.decode(version.as_ref())?, 1))
+        })
+    }
+
+    /// Narrows the condition, on purpose: of all that was read so far, only new events that match this can change the decision.
+    ///
+    /// # Errors
+    ///
+    /// A fault if the query names what there is not, or has an order, a limit or a range.
+    #[track_caller]
+    pub fn only_if_unchanged(&self, query: impl Into<Query>) -> Result<(), Fault> {
+        self.operate(Location::caller(), |at| {
+            let query = query.into();
+            query.check().map_err(crate::error::ReadError::from)?;
+            if query.limit_events().is_some() || query.range() != (Position::START, None) {
+                let why = "a condition has no limit and no range".to_owned();
+                return Err(TxError::Invalid { what: "query", why });
+            }
+            self.reads.borrow_mut().all.clear();
+            self.track_events(&query, at)?;
+            Ok(((), 0))
+        })
+    }
+
+    fn row_key<P: Projection>(&self, key: &(impl KeyRef<P::Key> + ?Sized)) -> Result<RowKey, TxError> {
+        let id = view::id_of::<P>(&self.reader)?;
+        let invalid =
+            |why: crate::error::DecodeError| TxError::Invalid { what: "row key", why: why.to_string() };
+        row_key(id, key).map(RowKey::from).map_err(invalid)
+    }
+
+    fn read_row<P: Projection>(&self, key: &RowKey) -> Result<Option<P::Row>, TxError> {
+        let version = self.layered(|layers| layers.row(key))?;
+        let row = version.as_ref().map(view::decode_row::<P>).transpose()?;
+        Ok(row.map(|found| found.row))
+    }
+
+    /// Reads the snapshot with this transaction's changes on top.
+    fn layered<T>(
+        &self,
+        read: impl FnOnce(crate::state::layer::Layers<'_>) -> Result<T, crate::error::StorageError>,
+    ) -> Result<T, TxError> {
+        let published = self.view.published()?;
+        Ok(view::note(&self.reader, published.read(&[&self.scratch], read))?)
+    }
+
+    fn scan<P: Projection>(
+        &self,
+        keys: impl RangeBounds<P::Key>,
+        direction: Direction,
+        limit: usize,
+        at: &'static Location<'static>,
+    ) -> Result<Vec<(P::Key, P::Row)>, Fault> {
+        self.operate(at, |at| {
+            let id = view::id_of::<P>(&self.reader)?;
+            let invalid =
+                |why: crate::error::DecodeError| TxError::Invalid { what: "row key", why: why.to_string() };
+            let range = key_range::<P>(id, keys).map_err(invalid)?;
+            let found = self.layered(|layers| layers.rows(&range, direction, limit))?;
+            let seen = seen(range, direction, &found, limit);
+            self.track(What::Rows(seen), format!("rows of `{}`", P::NAME), Position::START, at)?;
+            let decode = |(key, version): &RowEntry| {
+                let row = view::decode_row::<P>(version)?.row;
+                let decoded = key::decode(&key[4..]);
+                let position = version.position;
+                let key = decoded.map_err(|cause| crate::error::ReadError::Decode { position, cause })?;
+                Ok::<_, crate::error::ReadError>((key, row))
+            };
+            let rows = found.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+            let read = rows.len();
+            Ok((rows, read))
+        })
+    }
+
+    fn read_events<E: EventSet>(
+        &self,
+        query: Query,
+        tracked: bool,
+        at: &'static Location<'static>,
+    ) -> Result<Vec<Sequenced<E>>, Fault> {
+        self.operate(at, |at| {
+            let head = self.view.head();
+            let limit = query.limit_events().unwrap_or(usize::MAX);
+            let stored = Events::<E>::new(self.parts.current.clone(), head, query.clone());
+            let mut found: Vec<Sequenced<E>> = stored.collect::<Result<_, _>>()?;
+            // Events before the snapshot never change: what they fill, nothing that comes can change.
+            let filled = found.len() >= limit && !query.is_backwards();
+            let past = query.range().1.is_some_and(|up_to| up_to <= head.position);
+            if tracked && !filled && !past {
+                self.track_events(&query, at)?;
+            }
+            let mut own = self.own_events::<E>(&query)?;
+            match query.is_backwards() {
+                true => {
+                    own.reverse();
+                    own.append(&mut found);
+                    found = own;
+                }
+                false => found.append(&mut own),
+            }
+            found.truncate(limit);
+            let read = found.len();
+            Ok((found, read))
+        })
+    }
+
+    /// What this transaction appended and the query means.
+    fn own_events<E: EventSet>(&self, query: &Query) -> Result<Vec<Sequenced<E>>, TxError> {
+        let families: Vec<_> = E::families().iter().map(event::Family::name).collect();
+        let (after, up_to) = query.range();
+        let mut found = Vec::new();
+        for (index, raw) in self.events.iter().enumerate() {
+            let position = self.own_position(index);
+            let wanted = families.is_empty() || families.contains(&raw.family());
+            let borrowed = raw.borrowed();
+            if !wanted
+                || position <= after
+                || up_to.is_some_and(|up_to| position > up_to)
+                || !query::matches(query, raw.type_name(), raw.stream(), borrowed.tags())
+            {
+                continue;
+            }
+            let cause = |cause| crate::error::ReadError::Decode { position, cause };
+            let event = E::decode(&borrowed).map_err(cause)?;
+            let stream = self.reader.terms.stream(raw.stream());
+            let before = self.view.published()?.read(&[], |layers| layers.stream_version(stream))?;
+            let earlier =
+                self.events[..=index].iter().filter(|earlier| earlier.stream() == raw.stream()).count();
+            let (stream_version, recorded_at) = (before + earlier as u64, self.now());
+            found.push(Sequenced { event, position, stream_version, recorded_at });
+        }
+        Ok(found)
+    }
+
+    /// Where an event of its own would stand if nothing came between.
+    fn own_position(&self, index: usize) -> Position {
+        Position(self.view.position().0 + 1 + index as u64)
+    }
+
+    // ---- tracking ----
+
+    fn track_row(
+        &self,
+        key: RowKey,
+        words: impl FnOnce() -> String,
+        at: &'static Location<'static>,
+    ) -> Result<(), TxError> {
+        let known = |read: &Read| matches!(&read.what, What::Row(other) if *other == key);
+        // A row is often read again after an event of one's own; the last read is where it stands then.
+        if self.reads.borrow().all.iter().rev().take(8).any(known) {
+            return Ok(());
+        }
+        self.track(What::Row(key), words(), Position::START, at)
+    }
+
+    fn track_events(&self, query: &Query, at: &'static Location<'static>) -> Result<(), TxError> {
+        let plan = Plan::new(query, &self.reader.terms);
+        self.track(What::Events(plan), format!("events: {query}"), query.range().0, at)
+    }
+
+    fn track(
+        &self,
+        what: What,
+        words: String,
+        after: Position,
+        at: &'static Location<'static>,
+    ) -> Result<(), TxError> {
+        self.running.meter.lock().read(at)?;
+        self.reads.borrow_mut().all.push(Read { what, words, at: Some(at), after });
+        Ok(())
+    }
+}
+
+/// What of the range was really looked at.
+fn seen(mut range: KeyRange, direction: Direction, found: &[RowEntry], limit: usize) -> KeyRange {
+    if let Some((last, _)) = found.last().filter(|_| found.len() >= limit) {
+        match direction {
+            Direction::Forward => range.upper = Bound::Included(last.to_vec()),
+            Direction::Backward => range.lower = Bound::Included(last.to_vec()),
+        }
+    }
+    range
+}
+
+fn row_words<P: Projection>(key: &RowKey) -> String {
+    match key::decode::<P::Key>(&key[4..]).and_then(|key| key::text(&key)) {
+        Ok(text) => format!("row {text} of `{}`", P::NAME),
+        Err(_) => format!("a row of `{}`", P::NAME),
+    }
+}
+
+// ---- writing ----
+
+impl Tx<'_> {
+    /// Appends an event when the transaction commits. Inline rows reflect it at once.
+    ///
+    /// # Errors
+    ///
+    /// A fault: `Unregistered`, `TooLarge`, `Invalid`; `Fold`, if an inline projection refuses it.
+    #[track_caller]
+    pub fn append(&mut self, event: impl EventSet) -> Result<(), Fault> {
+        let raw = event.encode().map_err(|why| TxError::Invalid { what: "event", why: why.to_string() });
+        self.write(raw, Location::caller())
+    }
+
+    /// Appends a raw event, as tools write it.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    #[track_caller]
+    pub fn append_raw(&mut self, event: Raw) -> Result<(), Fault> {
+        self.write(Ok(event), Location::caller())
+    }
+
+    fn write(&mut self, raw: Result<Raw, TxError>, at: &'static Location<'static>) -> Result<(), Fault> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let written = self.operate(at, |at| {
+            let raw = raw?;
+            let desk =
+                Desk { rules: &self.reader.rules, options: self.parts.options, terms: &self.reader.terms };
+            let bytes = desk.check_event(&raw)?;
+            self.running.meter.lock().write(1, bytes, Some(at))?;
+            self.fold(&raw, &mut scratch)?;
+            Ok((raw, 0))
+        });
+        self.scratch = scratch;
+        self.events.push(written?);
+        Ok(())
+    }
+
+    /// Folds an event of one's own on top of the snapshot.
+    fn fold(&self, raw: &Raw, scratch: &mut Delta) -> Result<(), TxError> {
+        let (index, published) = (self.events.len(), self.view.published()?);
+        let at = At {
+            commit: published.head.commit.next(),
+            position: self.own_position(index),
+            time: self.origin.now.max(published.head.time),
+        };
+        let limits = self.reader.rules.limits;
+        let mut step = Step { at, limits, published: &published, group: &Delta::default(), scratch };
+        self.reader.rules.projections.fold(&raw.borrowed(), &mut step).map_err(|failure| match failure {
+            FoldFailure::Refused { projection, why } => TxError::Fold { projection, index, why },
+            FoldFailure::Storage(error) => TxError::Storage(error),
+        })?;
+        Ok(())
+    }
+
+    /// Runs after the commit, on this thread, in this process only: not if the process dies before. A panic in it is counted
+    /// in the [`TxEvent`] and changes nothing.
+    pub fn after_commit(&mut self, callback: impl FnOnce() + Send + 'static) {
+        self.callbacks.push(Box::new(callback));
+    }
+
+    /// The first transaction that asks for a flag, and commits, gets `true`; all others `false`, for ever.
+    ///
+    /// It is an event in the stream `tallystone/FLAG`.
+    ///
+    /// # Errors
+    ///
+    /// As [`append`](Self::append).
+    #[track_caller]
+    pub fn once(&mut self, flag: &str) -> Result<bool, Fault> {
+        let at = Location::caller();
+        let taken: Vec<Sequenced<Own>> = self.read_events(QueryItem::stream::<Own>(flag).into(), true, at)?;
+        if !taken.is_empty() {
+            return Ok(false);
+        }
+        let raw = Own::Once { flag: flag.to_owned() }.encode();
+        self.write(raw.map_err(|why| TxError::Invalid { what: "flag", why: why.to_string() }), at)?;
+        Ok(true)
+    }
+}
+
+// ---- what is the same in every try ----
+
+impl Tx<'_> {
+    /// The time of the transaction: when it was first tried. The commit's own time may be later.
+    pub fn now(&self) -> SystemTime {
+        self.origin.now.into()
+    }
+
+    /// A new id: random, and the same in every try.
+    pub fn new_id(&mut self) -> u128 {
+        u128::from_le_bytes(self.draw())
+    }
+
+    /// A random number, the same in every try.
+    pub fn random(&mut self) -> u64 {
+        u64::from_le_bytes(self.draw())
+    }
+
+    fn draw<const N: usize>(&mut self) -> [u8; N] {
+        let mut drawn = [0; N];
+        let mut hasher = blake3::Hasher::new_keyed(&self.origin.seed);
+        hasher.update(&self.origin.drawn.to_le_bytes()).finalize_xof().fill(&mut drawn);
+        self.origin.drawn += 1;
+        drawn
+    }
+
+    /// The position of the snapshot.
+    pub fn position(&self) -> Position {
+        self.view.position()
+    }
+
+    /// The snapshot itself, to read without tracking: for display.
+    pub fn peek(&self) -> &View {
+        &self.view
+    }
+}
+
+// ---- the manual form ----
+
+/// Begins a transaction that its caller commits.
+pub(crate) fn begin<'s>(
+    parts: Parts<'s>,
+    request: Request,
+    at: &'static Location<'static>,
+) -> Result<Tx<'s>, TxError> {
+    let work = Work::begin(&parts, request, at)?;
+    let mut tx = work.attempt(&parts)?;
+    tx.manual = Some(work);
+    Ok(tx)
+}
+
+impl Tx<'_> {
+    /// Commits, and waits until it is durable. For the manual form, [`Store::begin`](crate::Store::begin): a closure has no
+    /// transaction to give away. Dropping one commits nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::transact`](crate::Store::transact), once: nothing is tried again.
+    pub fn commit<T: Answer>(mut self, response: T) -> Result<Committed<T>, TxError> {
+        let work = self.manual.take().expect("only the manual form is owned by its caller");
+        let parts = self.parts.clone();
+        let concluded = self.conclude(Ok(response));
+        let committed = concluded.and_then(|concluded| work.commit(&parts, concluded, None));
+        work.told(&committed);
+        work.end(committed)
+    }
+}
+
+// ---- one operation ----
+
+impl Tx<'_> {
+    /// Runs one operation within the budget. `work` gives what it found and how many rows or events that took.
+    fn operate<T>(
+        &self,
+        at: &'static Location<'static>,
+        work: impl FnOnce(&'static Location<'static>) -> Result<(T, usize), TxError>,
+    ) -> Result<T, Fault> {
+        if let Some(fault) = &*self.fault.borrow() {
+            return Err(fault.clone());
+        }
+        let began = self.parts.clock().monotonic();
+        let own = began.saturating_sub(self.began);
+        let charged = self.running.meter.lock().operation(own, at);
+        let done = charged.and_then(|()| work(at)).and_then(|(found, rows)| {
+            let took = self.parts.clock().monotonic().saturating_sub(began);
+            self.running.meter.lock().done(took, rows, at)?;
+            Ok(found)
+        });
+        done.map_err(|cause| {
+            let fault = Fault::new(cause);
+            self.fault.borrow_mut().get_or_insert(fault).clone()
+        })
+    }
+}
