@@ -62,16 +62,26 @@ pub(crate) fn names<T: DeserializeOwned>() -> Result<Names, LayoutError> {
     }
 }
 
-/// All names of one variant: its own and its aliases. Serde tells names apart by an enum of its own, without saying
-/// which is which; two names that lead to the same value of it are names of the same variant.
+/// All names of one variant: its own and its aliases.
 pub(crate) fn same_variant<T: DeserializeOwned>(variant: &str) -> Result<Vec<&'static str>, LayoutError> {
-    let names = names::<T>()?.to_vec();
-    let wanted = identity::<T>(variant);
-    let same: Vec<_> = names.iter().copied().filter(|name| identity::<T>(name) == wanted).collect();
-    // An identity that tells nothing apart is none: a `Deserialize` written by hand may use plain text.
-    let tells = same.len() < names.len();
-    Ok(if tells { same } else { names.into_iter().filter(|name| *name == variant).collect() })
+    let same = same_as::<T>(variant);
+    Ok(names::<T>()?.to_vec().into_iter().filter(|name| same(name)).collect())
 }
+
+/// Whether another name is one of the same variant. Serde tells names apart by an enum of its own, without saying which is
+/// which; two names that lead to the same value of it are names of the same variant.
+pub(crate) fn same_as<T: DeserializeOwned>(variant: &str) -> impl Fn(&str) -> bool {
+    // An identity that tells nothing apart is none: a `Deserialize` written by hand may use plain text.
+    let tells = |identity: &u64| {
+        let other = |name: &str| self::identity::<T>(name) != Some(*identity);
+        other(NO_NAME) || names::<T>().is_ok_and(|names| names.to_vec().into_iter().any(other))
+    };
+    let wanted = identity::<T>(variant).filter(tells);
+    move |name| name == variant || (wanted.is_some() && identity::<T>(name) == wanted)
+}
+
+/// What no variant is called.
+const NO_NAME: &str = "\0";
 
 /// Which variant a value is of. Serde's field and variant identifiers are enums; of any other type it says nothing.
 pub(crate) fn identity_of<T>(value: &T) -> u64 {

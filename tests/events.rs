@@ -135,6 +135,24 @@ fn the_order_of_variants_is_not_on_disk() {
     assert_eq!(read, renamed::Card::Subscribed { card: 1, by: "bo".into(), note: Some("hi".into()) });
 }
 
+/// Was read as a variant of its own, so that the open refused it as gone.
+#[test]
+fn the_only_variant_of_a_family_may_have_an_alias() {
+    #[derive(Serialize, Deserialize)]
+    enum Rang {
+        #[serde(alias = "Bell")]
+        Chime { times: u32 },
+    }
+    impl Event for Rang {
+        const FAMILY: &str = "rang";
+        type Id = ();
+        fn id(&self) {}
+    }
+    let family = Family::of::<Rang>();
+    assert_eq!(family.types().unwrap()[0].aliases, ["rang.Bell"]);
+    assert_eq!(family.layout_of("Bell").unwrap(), family.layout_of("Chime").unwrap());
+}
+
 #[test]
 fn what_does_not_fit_is_told_without_the_payload() {
     fn told<E: EventSet + std::fmt::Debug>(raw: &Raw) -> String {
