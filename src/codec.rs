@@ -31,6 +31,32 @@ fn format() -> Format {
     bincode::DefaultOptions::new().with_fixint_encoding()
 }
 
+/// How a payload is written. Its id is stored with every payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// bincode 1.3.3, fixed integers, little-endian; of an event, what follows the variant index.
+    Bincode = 1,
+    /// Json: what the value of the event's fields is.
+    Json = 2,
+}
+
+impl Codec {
+    /// The stored id.
+    pub const fn id(self) -> u8 {
+        self as u8
+    }
+
+    /// The codec of a stored id, if there is one.
+    pub const fn from_id(id: u8) -> Option<Self> {
+        match id {
+            1 => Some(Self::Bincode),
+            2 => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
+
 // Whole values
 
 /// The bytes of a plain value: a row, a response, the input of a fingerprint.
@@ -56,9 +82,25 @@ pub(crate) fn encode_event<T: Serialize>(event: &T, out: &mut Vec<u8>) -> Result
 }
 
 /// An event from the name of its variant and its payload.
-pub(crate) fn decode_event<T: DeserializeOwned>(variant: &str, payload: &[u8]) -> Result<T, DecodeError> {
+#[inline]
+pub(crate) fn decode_event<T: DeserializeOwned>(
+    codec: Codec,
+    variant: &str,
+    payload: &[u8],
+) -> Result<T, DecodeError> {
     known::<T>(variant)?;
-    read_whole(payload, |reader| T::deserialize(Named { variant, content: reader }))
+    match codec {
+        Codec::Bincode => read_whole(payload, |reader| T::deserialize(Named { variant, content: reader })),
+        Codec::Json => event_from_json(variant, payload),
+    }
+}
+
+/// The payload of an event without the event around it.
+pub(crate) fn decode_payload<T: DeserializeOwned>(codec: Codec, payload: &[u8]) -> Result<T, DecodeError> {
+    match codec {
+        Codec::Bincode => decode(payload),
+        Codec::Json => from_json(payload),
+    }
 }
 
 /// The type must have this name itself: a catch-all variant (`serde(other)`) must not swallow what it does not know.
@@ -1145,22 +1187,27 @@ impl<'de, C: de::VariantAccess<'de>> de::EnumAccess<'de> for Named<'_, C> {
 
 // Json
 
-/// An event from the name of its variant and its fields as json.
 #[cfg(feature = "json")]
-pub(crate) fn decode_event_json<T: DeserializeOwned>(
-    variant: &str,
-    payload: &[u8],
-) -> Result<T, DecodeError> {
-    known::<T>(variant)?;
+fn event_from_json<T: DeserializeOwned>(variant: &str, payload: &[u8]) -> Result<T, DecodeError> {
     let mut json = serde_json::Deserializer::from_slice(payload);
     let event = T::deserialize(Named { variant, content: Json(&mut json) }).map_err(|e| json_misfit(&e))?;
     json.end().map_err(|e| json_misfit(&e))?;
     Ok(event)
 }
 
+#[cfg(feature = "json")]
+fn from_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, DecodeError> {
+    serde_json::from_slice(payload).map_err(|e| json_misfit(&e))
+}
+
 /// Without the feature such events stay raw.
 #[cfg(not(feature = "json"))]
-pub(crate) fn decode_event_json<T: DeserializeOwned>(_: &str, _: &[u8]) -> Result<T, DecodeError> {
+fn event_from_json<T>(_: &str, payload: &[u8]) -> Result<T, DecodeError> {
+    from_json(payload)
+}
+
+#[cfg(not(feature = "json"))]
+fn from_json<T>(_: &[u8]) -> Result<T, DecodeError> {
     Err(DecodeError::new("the payload is json, which needs the feature `json`"))
 }
 

@@ -11,6 +11,7 @@ use crate::layout::{self, Layout};
 use crate::misfit::{DecodeError, LayoutError};
 use crate::order::Position;
 use crate::reflect;
+use crate::upcast::Older;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::TypeId;
@@ -18,13 +19,16 @@ use std::fmt::{self, Display, Write};
 use std::ops::Deref;
 use std::time::SystemTime;
 
+pub use crate::codec::Codec;
 pub use crate::key::{Key, KeyRef};
+pub use crate::upcast::Upcasts;
 
 /// A family of events: one serde enum, or one struct. Its type names are `FAMILY.Variant`.
 ///
 /// Names and layouts come from serde's derive: `#[serde(rename)]` pins a name, `#[serde(alias)]` keeps an old one
 /// readable, and the order of variants means nothing. `untagged`, `tag`, `flatten` and `skip_serializing_if` are
-/// refused: the stored bytes have no field names.
+/// refused: the stored bytes have no field names. A field that is added, dropped, renamed or retyped needs a step in
+/// [`upcasts`](Event::upcasts); without one a store that holds the older payload is not opened.
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The first half of each type name and stream; neither `.` nor `/` in it.
     const FAMILY: &'static str;
@@ -39,10 +43,15 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn tags(&self) -> Tags {
         Tags::none()
     }
+
+    /// How payloads that were stored before a type changed are read as what it is today. No step: nothing has changed.
+    fn upcasts() -> Upcasts<Self> {
+        Upcasts::none()
+    }
 }
 
-/// The schema version of every type: the steps that lead to a later one are not here yet.
-const SCHEMA: u16 = 1;
+/// Stands for the schema version that this code writes, until the event is stored.
+pub(crate) const TODAY: u16 = 0;
 
 /// What a fold, a query or a check may read: one family, several ([`any_of!`](crate::any_of)), or [`Raw`].
 pub trait EventSet: Sized + Send + Sync + 'static {
@@ -86,14 +95,11 @@ fn decode_as<E: Event>(raw: &RawRef<'_>) -> Result<E, DecodeError> {
     let Some(variant) = variant else {
         return Err(DecodeError::new(format!("not an event of family {}", E::FAMILY)));
     };
-    if raw.schema != SCHEMA {
-        let schema = raw.schema;
-        return Err(DecodeError::new(format!("written with schema {schema}, this code knows {SCHEMA}")));
+    let upcasts = E::upcasts();
+    if raw.schema == upcasts.version(variant) || raw.schema == TODAY {
+        return codec::decode_event(raw.codec, variant, raw.data);
     }
-    match raw.codec {
-        Codec::Bincode => codec::decode_event(variant, raw.data),
-        Codec::Json => codec::decode_event_json(variant, raw.data),
-    }
+    upcasts.read(variant, raw.schema, raw.codec, raw.data)
 }
 
 fn encode_as<E: Event>(event: &E) -> Result<Raw, DecodeError> {
@@ -106,7 +112,7 @@ fn encode_as<E: Event>(event: &E) -> Result<Raw, DecodeError> {
     }
     Ok(Raw {
         type_name: type_name(E::FAMILY, variant),
-        schema: SCHEMA,
+        schema: E::upcasts().version(variant),
         codec: Codec::Bincode,
         stream: stream_of::<E, _>(&event.id())?,
         tags: event.tags(),
@@ -211,7 +217,7 @@ pub struct Family {
     pub(crate) type_id: TypeId,
     names: fn() -> Result<reflect::Names, LayoutError>,
     same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
-    variants: fn() -> Result<Vec<layout::Variant>, Vec<LayoutError>>,
+    types: fn() -> Result<Vec<EventType>, Vec<LayoutError>>,
     layout_of: fn(&str) -> Result<Layout, LayoutError>,
 }
 
@@ -226,6 +232,8 @@ pub struct EventType {
     pub schema: u16,
     /// What a payload holds.
     pub layout: Layout,
+    /// Older versions with steps that lead here.
+    pub(crate) older: Vec<Older>,
 }
 
 impl Family {
@@ -236,7 +244,7 @@ impl Family {
             type_id: TypeId::of::<E>(),
             names: reflect::names::<E>,
             same_variant: reflect::same_variant::<E>,
-            variants: layout::variants::<E>,
+            types: types_of::<E>,
             layout_of: layout::of_variant::<E>,
         }
     }
@@ -276,15 +284,7 @@ impl Family {
     ///
     /// - Everything in the family that a store cannot carry, all at once.
     pub fn types(&self) -> Result<Vec<EventType>, Vec<LayoutError>> {
-        check_family(self.name).map_err(|e| vec![LayoutError::new(e.to_string())])?;
-        let full = |variant: String| type_name(self.name, &variant);
-        let types = (self.variants)()?.into_iter().map(|variant| EventType {
-            name: full(variant.name),
-            aliases: variant.aliases.into_iter().map(full).collect(),
-            schema: SCHEMA,
-            layout: variant.layout,
-        });
-        Ok(types.collect())
+        (self.types)()
     }
 
     /// The layout of the payload of one variant, which may be an older name of it.
@@ -297,6 +297,31 @@ impl Family {
     }
 }
 
+fn types_of<E: Event>() -> Result<Vec<EventType>, Vec<LayoutError>> {
+    check_family(E::FAMILY).map_err(|e| vec![LayoutError::new(e.to_string())])?;
+    let upcasts = E::upcasts();
+    let mut wrong = upcasts.faults();
+    let mut types = Vec::new();
+    let variants = layout::variants::<E>().unwrap_or_else(|errors| {
+        wrong.extend(errors);
+        Vec::new()
+    });
+    let full = |variant: &String| type_name(E::FAMILY, variant);
+    for layout::Variant { name, aliases, layout } in variants {
+        match upcasts.older(&name, &layout) {
+            Ok(older) => types.push(EventType {
+                name: full(&name),
+                aliases: aliases.iter().map(full).collect(),
+                schema: upcasts.version(&name),
+                layout,
+                older,
+            }),
+            Err(e) => wrong.push(e),
+        }
+    }
+    if wrong.is_empty() { Ok(types) } else { Err(wrong) }
+}
+
 impl fmt::Debug for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Family").field(&self.name).finish()
@@ -304,32 +329,6 @@ impl fmt::Debug for Family {
 }
 
 // Stored events
-
-/// How a payload is written. Its id is stored with every payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Codec {
-    /// bincode 1.3.3, fixed integers, little-endian; of an event, what follows the variant index.
-    Bincode = 1,
-    /// Json: what the value of the event's fields is.
-    Json = 2,
-}
-
-impl Codec {
-    /// The stored id.
-    pub const fn id(self) -> u8 {
-        self as u8
-    }
-
-    /// The codec of a stored id, if there is one.
-    pub const fn from_id(id: u8) -> Option<Self> {
-        match id {
-            1 => Some(Self::Bincode),
-            2 => Some(Self::Json),
-            _ => None,
-        }
-    }
-}
 
 /// An event as stored, unread.
 #[derive(Clone, PartialEq, Eq)]
@@ -344,6 +343,9 @@ pub struct Raw {
 
 impl Raw {
     /// For tools and imports: an event without its Rust type. Its texts are looked at when it is appended.
+    ///
+    /// `schema` is the version that the payload is of, 0 for the one that the store's code writes when it is appended. A
+    /// version that this code cannot read is refused then.
     pub fn new(
         type_name: impl Into<String>,
         schema: u16,
@@ -356,6 +358,10 @@ impl Raw {
     }
 
     /// The same with a payload in json: an object for named fields, a list for a tuple, `null` for none.
+    ///
+    /// It is recorded with the version that the store's code writes at that time, and read with that one ever after: a later
+    /// [upcast step](Upcasts) applies to it like to any other. Since its layout is not in the log, an open does not look at
+    /// it; one that does not fit its version is found when it is read.
     #[cfg(feature = "json")]
     pub fn json(
         type_name: impl Into<String>,
@@ -363,7 +369,7 @@ impl Raw {
         tags: Tags,
         payload: &serde_json::Value,
     ) -> Self {
-        Self::new(type_name, SCHEMA, Codec::Json, stream, tags, payload.to_string().into_bytes())
+        Self::new(type_name, TODAY, Codec::Json, stream, tags, payload.to_string().into_bytes())
     }
 
     /// The same from json text, which is kept as it is.
@@ -379,7 +385,7 @@ impl Raw {
         payload: &str,
     ) -> Result<Self, DecodeError> {
         serde_json::from_str::<serde::de::IgnoredAny>(payload).map_err(|e| codec::json_misfit(&e))?;
-        Ok(Self::new(type_name, SCHEMA, Codec::Json, stream, tags, payload.as_bytes().to_vec()))
+        Ok(Self::new(type_name, TODAY, Codec::Json, stream, tags, payload.as_bytes().to_vec()))
     }
 
     /// The same event, borrowed.
@@ -404,7 +410,7 @@ impl Raw {
         self.borrowed().family()
     }
 
-    /// The schema version it was written with.
+    /// The schema version it was written with; 0 before it is appended, if that is left to the store.
     pub fn schema(&self) -> u16 {
         self.schema
     }

@@ -13,7 +13,7 @@
 mod text;
 mod trace;
 
-use crate::codec::{self, Reader, VALUE_BYTES_MAX};
+use crate::codec::{self, Codec, Reader, VALUE_BYTES_MAX};
 use crate::key;
 use crate::misfit::{DecodeError, LayoutError};
 use crate::reflect::{self, Names};
@@ -124,6 +124,23 @@ impl Layout {
         Ok(value)
     }
 
+    /// Whether payloads of `old` read as this: the same parts in the same places, under other names at most.
+    pub(crate) fn renames(&self, old: &Layout) -> bool {
+        let alike = match (self, old) {
+            (Layout::Struct(new), Layout::Struct(old)) | (Layout::Enum(new), Layout::Enum(old)) => {
+                names_stay(new, old)
+            }
+            (Layout::Array(_, new), Layout::Array(_, old)) => new == old,
+            (Layout::Option(_), Layout::Option(_))
+            | (Layout::Seq(_), Layout::Seq(_))
+            | (Layout::Map(..), Layout::Map(..))
+            | (Layout::Tuple(_), Layout::Tuple(_)) => true,
+            (new, old) => new == old,
+        };
+        let (new, old) = (self.parts(), old.parts());
+        alike && new.len() == old.len() && new.into_iter().zip(old).all(|(new, old)| new.renames(old))
+    }
+
     fn parts(&self) -> Vec<&Layout> {
         match self {
             Layout::Option(inner) | Layout::Seq(inner) | Layout::Array(inner, _) => vec![inner],
@@ -147,6 +164,12 @@ impl Layout {
             _ => Layout::Tuple(parts),
         }
     }
+}
+
+/// A name that both have and that has moved is not the same part.
+fn names_stay(new: &[(Arc<str>, Layout)], old: &[(Arc<str>, Layout)]) -> bool {
+    let has = |all: &[(Arc<str>, Layout)], name: &str| all.iter().any(|(other, _)| **other == *name);
+    new.iter().zip(old).all(|((now, _), (was, _))| now == was || !has(old, now) && !has(new, was))
 }
 
 impl fmt::Display for Layout {
@@ -371,7 +394,7 @@ fn written_is_read<E: Serialize + DeserializeOwned>(
     };
     let mut again = Vec::new();
     let same = layout.read(&payload).is_ok()
-        && codec::decode_event::<E>(variant, &payload)
+        && codec::decode_event::<E>(Codec::Bincode, variant, &payload)
             .and_then(|event| codec::encode_event(&event, &mut again))
             .is_ok_and(|name| name == variant);
     if same && again.len() == payload.len() {

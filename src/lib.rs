@@ -89,6 +89,7 @@ pub(crate) mod codec;
 pub(crate) mod key;
 pub mod value;
 pub mod layout;
+pub(crate) mod upcast;
 pub mod event;
 pub mod query;
 pub mod request;

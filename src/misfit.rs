@@ -4,6 +4,7 @@
 //! - Every message says where: the field, and the byte where there are bytes.
 
 use serde::de::{Expected, Unexpected};
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -141,6 +142,12 @@ fn kind(found: &Unexpected<'_>) -> &'static str {
         | Unexpected::StructVariant => "a variant",
         _ => "another kind of value",
     }
+}
+
+/// What a panic said. It may quote a payload.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 /// A type that a store cannot carry, or whose layout cannot be read from its serde derive.

@@ -10,6 +10,7 @@ use crate::event::{EventSet, Family, RawRef};
 use crate::key::{self, Key, KeyRef};
 use crate::layout::{self, Layout};
 use crate::log::record::Fold;
+use crate::misfit::panic_text;
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::state::Published;
 use crate::state::layer::{Direction, KeyRange, Layers, RowEntry, RowVersion};
@@ -406,11 +407,6 @@ impl Registered {
             Err(panic) => Err(refused(format!("panicked: {}", panic_text(&*panic)))),
         }
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 /// Digests of what one commit changed, for each projection whose rows it changed.

@@ -72,8 +72,8 @@ pub(crate) fn same_variant<T: DeserializeOwned>(variant: &str) -> Result<Vec<&'s
 /// which; two names that lead to the same value of it are names of the same variant.
 pub(crate) fn same_as<T: DeserializeOwned>(variant: &str) -> impl Fn(&str) -> bool {
     // An identity that tells nothing apart is none: a `Deserialize` written by hand may use plain text.
-    let tells = |identity: &u64| {
-        let other = |name: &str| self::identity::<T>(name) != Some(*identity);
+    let tells = |wanted: &u64| {
+        let other = |name: &str| identity::<T>(name) != Some(*wanted);
         other(NO_NAME) || names::<T>().is_ok_and(|names| names.to_vec().into_iter().any(other))
     };
     let wanted = identity::<T>(variant).filter(tells);

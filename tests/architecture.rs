@@ -17,7 +17,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("key", &["codec", "misfit"]),
     ("value", &["codec", "misfit"]),
     ("layout", &["codec", "key", "misfit", "reflect", "value"]),
-    ("event", &["codec", "key", "layout", "misfit", "order", "reflect"]),
+    ("upcast", &["codec", "layout", "misfit", "reflect"]),
+    ("event", &["codec", "key", "layout", "misfit", "order", "reflect", "upcast"]),
     ("query", &["event", "misfit", "order"]),
     ("request", &["codec", "event", "key", "misfit", "order", "query"]),
     ("options", &[]),
@@ -32,9 +33,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("state", &["codec", "disk", "error", "log", "order", "query", "request", "sync"]),
     // rules: never one another
     ("idempotency", &["error", "log", "order", "request", "state"]),
-    ("projection", &["codec", "error", "event", "key", "layout", "log", "order", "state"]),
+    ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
     // the path of a commit
-    ("setup", &["budget", "disk", "error", "event", "log", "options", "own", "projection", "state"]),
+    ("setup", &["budget", "disk", "error", "event", "layout", "log", "options", "own", "projection", "state", "upcast"]),
     ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "request", "state", "sync"]),
     // before it and behind it

@@ -86,14 +86,14 @@ proptest! {
         let mut payload = vec![7];
         let name = encode_event(&value, &mut payload).unwrap();
         prop_assert_eq!(&payload[1..], &format().serialize(&value).unwrap()[4..]);
-        prop_assert_eq!(decode_event::<Kind>(name, &payload[1..]).unwrap(), value);
+        prop_assert_eq!(decode_event::<Kind>(Codec::Bincode, name, &payload[1..]).unwrap(), value);
     }
 
     #[test]
     fn no_bytes_make_reading_panic_or_read_short(bytes in any::<Vec<u8>>()) {
         let _ = decode::<All>(&bytes);
         for name in ["Small", "Big", "Two", "Cut", "Other"] {
-            let Ok(value) = decode_event::<Kind>(name, &bytes) else { continue };
+            let Ok(value) = decode_event::<Kind>(Codec::Bincode, name, &bytes) else { continue };
             let mut again = Vec::new();
             prop_assert_eq!(encode_event(&value, &mut again).unwrap(), name);
             prop_assert_eq!(again, bytes.clone());
@@ -298,7 +298,7 @@ fn a_catch_all_variant_does_not_swallow_unknown_events() {
         #[serde(other)]
         Other,
     }
-    let error = decode_event::<Catching>("Later", &[]).unwrap_err().to_string();
+    let error = decode_event::<Catching>(Codec::Bincode, "Later", &[]).unwrap_err().to_string();
     assert_eq!(error, "this code knows only Known, Other");
-    assert_eq!(decode_event::<Catching>("Known", &[]).unwrap(), Catching::Known);
+    assert_eq!(decode_event::<Catching>(Codec::Bincode, "Known", &[]).unwrap(), Catching::Known);
 }

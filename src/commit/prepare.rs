@@ -67,12 +67,13 @@ pub(crate) struct Desk<'a> {
 
 impl Desk<'_> {
     /// Checks limits and names, and hashes them.
-    pub fn prepare(&self, append: Append) -> Result<Prepared, AppendError> {
+    pub fn prepare(&self, mut append: Append) -> Result<Prepared, AppendError> {
         if let Some((what, why)) = append.fault {
             return Err(AppendError::Invalid { what, why });
         }
         let bytes = self.check(&append)?;
         let reads = self.conditions(&append)?;
+        append.events.iter_mut().for_each(|event| self.rules.families.settle(event));
         let keyed = append.key.clone().map(|key| Keyed {
             term: self.terms.key(&key),
             parts: append.fingerprint(),

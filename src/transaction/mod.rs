@@ -424,7 +424,8 @@ impl Tx<'_> {
     fn write(&mut self, raw: Result<Raw, TxError>, at: &'static Location<'static>) -> Result<(), Fault> {
         let mut scratch = std::mem::take(&mut self.scratch);
         let written = self.operate(at, |at| {
-            let raw = raw?;
+            let mut raw = raw?;
+            self.reader.rules.families.settle(&mut raw);
             let desk =
                 Desk { rules: &self.reader.rules, options: self.parts.options, terms: &self.reader.terms };
             let bytes = desk.check_event(&raw)?;
