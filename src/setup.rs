@@ -18,6 +18,7 @@ use std::sync::Arc;
 /// Everything the store must know: families, projections, limits. Used up by one open.
 ///
 /// Projections bring the families they fold. A family that is in the log and not in the setup refuses the open.
+#[derive(Clone)]
 #[must_use = "a setup does nothing until a store is opened with it"]
 pub struct Setup {
     pub(crate) families: Vec<Family>,

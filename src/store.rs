@@ -17,8 +17,8 @@ use crate::state::tables::Tables;
 use crate::state::term::Terms;
 use crate::state::{Board, flush, scrub};
 use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, spawn, unbounded};
-use crate::transaction::attempt::{self, Parts, Shared};
-use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Decision, Tx, inside};
+use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared, Work};
+use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views};
 use crate::writer::queue::{Health, State, queue};
@@ -27,6 +27,7 @@ use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::marker::PhantomData;
 use std::mem;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -207,10 +208,60 @@ impl Store {
         Self::start(Some(place), setup, files)
     }
 
+    /// A store in memory that begins as a copy of this one, which is in memory too, and goes its own way: for tests that start
+    /// from one state many times.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Seen { who: u32 }
+    /// # impl Event for Seen { const FAMILY: &str = "seen"; type Id = u32; fn id(&self) -> u32 { self.who } }
+    /// # fn main() -> Result<(), Error> {
+    /// let base = Store::in_memory(Setup::new().events::<Seen>())?;
+    /// base.append(Append::event(Seen { who: 1 }))?;
+    /// let (one, other) = (base.fork()?, base.fork()?);
+    /// one.append(Append::event(Seen { who: 2 }))?;
+    /// assert_eq!((one.stats().position.get(), other.stats().position.get()), (2, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Setup`: the store is on disk. `Storage`: a thread could not be started.
+    pub fn fork(&self) -> Result<Self, OpenError> {
+        let setup = self.inner.setup.clone();
+        // Nothing is committed while it is copied.
+        let door = self.door();
+        let _role = door.role.lock();
+        let reader = self.reader();
+        let Some(log) = reader.log.fork() else {
+            return Err(OpenError::Setup(vec!["only a store in memory can be forked".to_owned()]));
+        };
+        let recovered = Recovered {
+            published: reader.board.load().fork(),
+            keys: reader.keys.fork(),
+            tables: None,
+            stalls: reader.rules.projections.stalls.clone(),
+        };
+        let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
+        let ground = Ground { log, rules, terms, recovered, cut: None };
+        Self::assemble(None, setup, |_, setup, views| launch(false, setup, views, ground))
+    }
+
     fn start(place: Option<Place>, setup: Setup, files: Files) -> Result<Self, OpenError> {
+        Self::assemble(place, setup, |place, setup, views| start(place, setup, views, files))
+    }
+
+    fn assemble(
+        place: Option<Place>,
+        setup: Setup,
+        start: impl FnOnce(Option<&Place>, &Setup, &Arc<Views>) -> Result<(Reader, Engine), OpenError>,
+    ) -> Result<Self, OpenError> {
         let age = Duration::from_millis(setup.options.view_age_ms_max);
         let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
-        let (reader, engine) = start(place.as_ref(), &setup, &views, files)?;
+        let (reader, engine) = start(place.as_ref(), &setup, &views)?;
         let current = Arc::new(RwLock::new(Arc::new(reader)));
         let shared = Shared::new(setup.platform.clone(), setup.budget.clone(), setup.on_tx.clone());
         let inner = Inner {
@@ -441,9 +492,30 @@ fn start(
         }
         (Err(Failure::Unusable), None) => return Err(rebuilt_in_vain()),
     };
-    let Recovered { published, keys, tables, stalls } = recovered;
-    rules.projections.stalls = stalls;
-    let (rules, keys, board) = (Arc::new(rules), Arc::new(keys), Arc::new(Board::new(published)));
+    rules.projections.stalls = recovered.stalls.clone();
+    launch(place.is_some(), setup, views, Ground { log, rules: Arc::new(rules), terms, recovered, cut })
+}
+
+/// What the threads of a store stand on.
+struct Ground {
+    log: Arc<dyn Log>,
+    rules: Arc<Rules>,
+    terms: Terms,
+    recovered: Recovered,
+    cut: Option<CutTail>,
+}
+
+/// Starts the threads.
+fn launch(
+    on_disk: bool,
+    setup: &Setup,
+    views: &Arc<Views>,
+    ground: Ground,
+) -> Result<(Reader, Engine), OpenError> {
+    let Ground { log, rules, terms, recovered, cut } = ground;
+    let Recovered { published, keys, tables, .. } = recovered;
+    let options = &setup.options;
+    let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published)));
     let health = Arc::new(Health::default());
     let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
     let mut threads = Vec::new();
@@ -486,8 +558,8 @@ fn start(
         threads.insert(0, spawn("writer", move || Writer::run(&door)).map_err(no_thread)?);
     }
     let every = Duration::from_millis(options.scrub_every_ms);
-    let scrub = match place {
-        Some(_) if !setup.lockstep => Some(scrub(&board, &health, every).map_err(no_thread)?),
+    let scrub = match on_disk {
+        true if !setup.lockstep => Some(scrub(&board, &health, every).map_err(no_thread)?),
         _ => None,
     };
     let reader = Reader { rules, terms, log, keys, board, health, page_bytes: options.page_bytes };
@@ -658,6 +730,21 @@ impl Store {
         decide: impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
     ) -> Result<Committed<T>, TxError<E>> {
         attempt::transact(&self.parts(), request.into(), Location::caller(), decide)
+    }
+
+    /// The same as a future: `decide` runs where it is polled, and the sync is waited for without a thread. Dropped, what was
+    /// handed over still commits, and nothing is decided any more.
+    #[track_caller]
+    pub fn submit_transact<T: StoredAnswer, E, F>(
+        &self,
+        request: impl Into<Request>,
+        decide: F,
+    ) -> Deciding<T, E, F>
+    where
+        F: FnMut(&mut Tx<'_>) -> Decision<T, E>,
+    {
+        let begun = Work::begin(&self.parts(), request.into(), Location::caller());
+        Deciding { store: self.clone(), begun: Some(begun), decide, waits: None, refusal: PhantomData }
     }
 
     /// Begins a transaction that its caller commits: for tests and tools. Several may interleave on one thread.
@@ -906,6 +993,106 @@ impl Future for Commit {
                 Poll::Ready(answer.take().expect("a future is not polled after its answer"))
             }
             Pending::Waiting(answer) => Pin::new(answer).poll(context).map(Handed::open),
+        }
+    }
+}
+
+/// A decision under way. Dropped, what was handed over still commits.
+#[must_use = "nothing is decided before it is polled"]
+pub struct Deciding<T, E, F> {
+    store: Store,
+    /// `None` once it has ended.
+    begun: Option<Result<Work, TxError>>,
+    decide: F,
+    waits: Option<Waits<T>>,
+    refusal: PhantomData<fn() -> E>,
+}
+
+/// Handed over, and not answered yet.
+struct Waits<T> {
+    answer: Answer<Handed>,
+    response: T,
+    callbacks: Vec<Callback>,
+}
+
+impl<T, E, F> std::fmt::Debug for Deciding<T, E, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deciding")
+    }
+}
+
+// Nothing in it is pinned.
+impl<T, E, F> Unpin for Deciding<T, E, F> {}
+
+impl<T, E, F> Future for Deciding<T, E, F>
+where
+    T: StoredAnswer,
+    F: FnMut(&mut Tx<'_>) -> Decision<T, E>,
+{
+    type Output = Result<Committed<T>, TxError<E>>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let mut work = match this.begun.take().expect("a future is not polled after its answer") {
+            Ok(work) => work,
+            Err(error) => return Poll::Ready(Err(attempt::widen(error))),
+        };
+        loop {
+            let tried = match &mut this.waits {
+                None => match this.store.decide(&work, &mut this.decide) {
+                    Ok(Handing::Ended(committed)) => Ok(committed),
+                    Ok(Handing::Over(waits)) => {
+                        this.waits = Some(waits);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+                Some(waits) => match Pin::new(&mut waits.answer).poll(context) {
+                    Poll::Pending => {
+                        this.begun = Some(Ok(work));
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(handed) => {
+                        let Waits { response, callbacks, .. } = this.waits.take().expect("matched above");
+                        work.received(handed.open(), response, callbacks).map_err(attempt::widen)
+                    }
+                },
+            };
+            work.told(&tried);
+            match tried {
+                Err(error) if work.again(&error) => {}
+                ended => return Poll::Ready(work.end(ended)),
+            }
+        }
+    }
+}
+
+/// What came of one try of a future.
+enum Handing<T> {
+    Ended(Committed<T>),
+    Over(Waits<T>),
+}
+
+impl Store {
+    /// Decides on this thread, and hands over what is to be committed.
+    fn decide<T: StoredAnswer, E>(
+        &self,
+        work: &Work,
+        decide: &mut impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
+    ) -> Result<Handing<T>, TxError<E>> {
+        let parts = self.parts();
+        match work.decide(&parts, decide)? {
+            Decided::Before(answer) => Ok(Handing::Ended(answer)),
+            Decided::Now(Concluded::Ready(Ready { prepared, answer, callbacks }), None) => {
+                let handed = parts.door.submit(prepared, Duration::ZERO);
+                let waiting = handed.map_err(|error| work.not_taken(&parts, error, Duration::ZERO));
+                let waits = Waits { answer: waiting.map_err(attempt::widen)?, response: answer, callbacks };
+                Ok(Handing::Over(waits))
+            }
+            // With the writer held, the commit is made here and now.
+            Decided::Now(concluded, held) => {
+                work.commit(&parts, concluded, held).map(Handing::Ended).map_err(attempt::widen)
+            }
         }
     }
 }

@@ -41,6 +41,12 @@ impl MemoryLog {
 }
 
 impl Log for MemoryLog {
+    fn fork(&self) -> Option<Arc<dyn Log>> {
+        // Groups never change: they are shared.
+        let inner = RwLock::new(self.inner.read().clone());
+        Some(Arc::new(Self { store: self.store, inner }))
+    }
+
     fn store(&self) -> StoreId {
         self.store
     }

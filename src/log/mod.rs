@@ -26,6 +26,7 @@ use record::{Commit, Record};
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Where the log ends: its last commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +109,11 @@ pub(crate) trait Log: Send + Sync + fmt::Debug {
 
     /// Bytes kept, files held.
     fn size(&self) -> LogSize;
+
+    /// A copy that goes its own way, where that costs next to nothing.
+    fn fork(&self) -> Option<Arc<dyn Log>> {
+        None
+    }
 
     /// Says that nothing follows, so that the next open need not distrust the tail. Only a courtesy: it may fail.
     fn seal(&self) -> Result<(), LogError>;

@@ -21,6 +21,11 @@ impl KeyIndex {
         Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
     }
 
+    /// A copy that goes its own way.
+    pub fn fork(&self) -> Self {
+        Self { shards: self.shards.iter().map(|shard| RwLock::new(shard.read().clone())).collect() }
+    }
+
     // The top bits choose the shard, the low ones the slot within it.
     fn shard(&self, key: Term) -> &RwLock<TermMap<CommitNo>> {
         &self.shards[(key >> 120) as usize % SHARDS]

@@ -57,6 +57,12 @@ impl Published {
         Self { head, base, frozen: None, active, recent: None, layouts }
     }
 
+    /// A copy that goes its own way, of state that is in memory only.
+    pub fn fork(&self) -> Self {
+        let (active, layouts) = (Arc::new(self.active.fork()), self.layouts.clone());
+        Self { head: self.head, base: self.base.clone(), frozen: None, active, recent: None, layouts }
+    }
+
     /// The changes of rows since some commit, oldest first. `None`: so far back they are not kept.
     ///
     /// Absences are checked by it: a row that was removed and flushed is nowhere else (a read set validated against redb alone

@@ -193,6 +193,21 @@ impl Overlay {
         Self { after, ..Self::default() }
     }
 
+    /// A copy that goes its own way.
+    pub fn fork(&self) -> Self {
+        let rows = self.rows.read();
+        let rows = RowMap { by_key: rows.by_key.clone(), changes: rows.changes.clone() };
+        Self {
+            after: self.after,
+            postings: RwLock::new(self.postings.read().clone()),
+            rows: RwLock::new(rows),
+            in_order: Mutex::default(),
+            keys: Mutex::new(self.keys.lock().clone()),
+            layouts: Mutex::new(self.layouts.lock().clone()),
+            bytes: AtomicUsize::new(self.bytes()),
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }

@@ -139,6 +139,14 @@ pub(crate) enum Concluded<T> {
     Ready(Ready<T>),
 }
 
+/// What came of one try to decide.
+pub(crate) enum Decided<'p, T> {
+    /// An earlier commit answers it.
+    Before(Committed<T>),
+    /// The writer is still held for it, where it was.
+    Now(Concluded<T>, Option<Holding<'p>>),
+}
+
 /// Decides and commits, again after a conflict.
 pub(crate) fn transact<T: Answer, E>(
     parts: &Parts<'_>,
@@ -175,14 +183,26 @@ impl Work {
         Ok(Self { shared, request, origin: Origin { now, seed, drawn: 0 }, running, tries: 0, at })
     }
 
-    /// One try: asks whether it was done before, decides, commits.
+    /// One try: decides, commits.
     fn once<T: Answer, E>(
         &self,
         parts: &Parts<'_>,
         decide: &mut impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
     ) -> Result<Committed<T>, TxError<E>> {
+        match self.decide(parts, decide)? {
+            Decided::Before(answer) => Ok(answer),
+            Decided::Now(concluded, held) => self.commit(parts, concluded, held).map_err(widen),
+        }
+    }
+
+    /// Asks whether it was done before, and decides.
+    pub fn decide<'p, T: Answer, E>(
+        &self,
+        parts: &'p Parts<'_>,
+        decide: &mut impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
+    ) -> Result<Decided<'p, T>, TxError<E>> {
         if let Some(answer) = self.recall(parts).map_err(widen)? {
-            return Ok(answer);
+            return Ok(Decided::Before(answer));
         }
         let inside = inside::enter(&self.running, self.at).map_err(widen)?;
         let held = self.holds_the_writer().then(|| self.hold(parts)).transpose().map_err(widen)?;
@@ -190,8 +210,7 @@ impl Work {
         let mut tx = self.attempt(parts).map_err(widen)?;
         tx.inside = Some(inside);
         let decided = decide(&mut tx);
-        let concluded = tx.conclude(decided)?;
-        self.commit(parts, concluded, held).map_err(widen)
+        Ok(Decided::Now(tx.conclude(decided)?, held))
     }
 
     /// Has the writer commit what was decided, and runs what waits for that.
@@ -201,23 +220,39 @@ impl Work {
         concluded: Concluded<T>,
         held: Option<Holding<'_>>,
     ) -> Result<Committed<T>, TxError> {
-        let (committed, callbacks) = match concluded {
-            Concluded::ReadOnly(answer, callbacks) => (answer, callbacks),
-            Concluded::Ready(Ready { prepared, answer, callbacks }) => {
-                let (began, patience) = (parts.clock().monotonic(), self.patience(parts));
-                *self.running.state.lock() = TxState::Waiting;
-                let served = match held {
-                    None => parts.door.append_within(prepared, patience),
-                    Some(held) => held.append(prepared, patience),
-                };
-                self.running.meter.lock().event.waited += parts.clock().monotonic().saturating_sub(began);
-                let served = served.map_err(|error| self.not_taken(parts, error, patience))?;
-                let answered = served.ok_or_else(|| self.overloaded(parts, patience))?;
-                (self.settle(answered, answer)?, callbacks)
+        let Ready { prepared, answer, callbacks } = match concluded {
+            Concluded::Ready(ready) => ready,
+            Concluded::ReadOnly(answer, callbacks) => {
+                self.call_back(callbacks);
+                return Ok(answer);
             }
         };
+        let (began, patience) = (parts.clock().monotonic(), self.patience(parts));
+        *self.running.state.lock() = TxState::Waiting;
+        let served = match held {
+            None => parts.door.append_within(prepared, patience),
+            Some(held) => held.append(prepared, patience),
+        };
+        self.running.meter.lock().event.waited += parts.clock().monotonic().saturating_sub(began);
+        let served = served.map_err(|error| self.not_taken(parts, error, patience))?;
+        let answered = served.ok_or_else(|| self.overloaded(parts, patience))?;
+        self.received(answered, answer, callbacks)
+    }
+
+    /// What the writer said, with the answer in the caller's type.
+    pub fn received<T: Answer>(
+        &self,
+        answered: Answered,
+        answer: T,
+        callbacks: Vec<Callback>,
+    ) -> Result<Committed<T>, TxError> {
+        let committed = answered?;
+        if committed.replayed {
+            // Another caller used the key meanwhile: its answer is the answer, and what it had to do after it was its own.
+            return self.shared.decode(committed);
+        }
         self.call_back(callbacks);
-        Ok(committed)
+        Ok(Committed { response: answer, receipt: committed.receipt, replayed: false })
     }
 
     /// Has the writer to itself for a while.
@@ -277,17 +312,7 @@ impl Work {
         }
     }
 
-    /// What the writer said, with the answer in the caller's type.
-    pub fn settle<T: Answer>(&self, answered: Answered, answer: T) -> Result<Committed<T>, TxError> {
-        let committed = answered?;
-        if committed.replayed {
-            // Another caller used the key meanwhile: its answer is the answer.
-            return self.shared.decode(committed);
-        }
-        Ok(Committed { response: answer, receipt: committed.receipt, replayed: false })
-    }
-
-    pub fn call_back(&self, callbacks: Vec<Callback>) {
+    fn call_back(&self, callbacks: Vec<Callback>) {
         for callback in callbacks {
             if catch_unwind(AssertUnwindSafe(callback)).is_err() {
                 self.running.meter.lock().event.callbacks_panicked += 1;

@@ -74,7 +74,8 @@ pub struct Tx<'s> {
     _on_one_thread: PhantomData<*const ()>,
 }
 
-type Callback = Box<dyn FnOnce() + Send>;
+/// What runs after the commit.
+pub(crate) type Callback = Box<dyn FnOnce() + Send>;
 
 /// What is drawn once for all tries.
 #[derive(Debug, Clone)]
