@@ -49,7 +49,8 @@ pub struct Append {
 pub struct Request {
     pub(crate) label: String,
     pub(crate) key: Option<RequestKey>,
-    pub(crate) parts: Vec<(String, Digest)>,
+    input: Digest,
+    parts: Vec<(String, Digest)>,
     pub(crate) retry: Retry,
     pub(crate) wait_max: Option<Duration>,
     /// The first thing that could not be built; reported when it is used.
@@ -59,8 +60,8 @@ pub struct Request {
 impl Request {
     /// Work of this name: it stands in reports, budgets, and in the conflicts it causes others.
     pub fn new(label: impl Into<String>) -> Self {
-        let (key, parts, fault) = (None, Vec::new(), None);
-        Self { label: label.into(), key, parts, retry: Retry::default(), wait_max: None, fault }
+        let (label, input, parts, retry) = (label.into(), Digest::default(), Vec::new(), Retry::default());
+        Self { label, key: None, input, parts, retry, wait_max: None, fault: None }
     }
 
     /// The key under which it is decided once. Same scope, key and input: the stored answer. Same key, another input:
@@ -72,13 +73,14 @@ impl Request {
         input: &(impl Serialize + ?Sized),
     ) -> Self {
         self.key = Some(RequestKey { scope: scope.to_string(), key: key.into() });
-        self.put_part(INPUT, input);
+        self.input = self.digest(input);
         self
     }
 
     /// One more named part of the fingerprint. `KeyReused` names the part that differs.
     pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
-        self.put_part(name, value);
+        let digest = self.digest(value);
+        self.parts.push((name.into(), digest));
         self
     }
 
@@ -95,11 +97,16 @@ impl Request {
         self
     }
 
-    fn put_part(&mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) {
-        match digest(value) {
-            Ok(digest) => self.parts.push((name.into(), digest)),
-            Err(error) => drop(self.fault.get_or_insert_with(|| ("fingerprint", error.to_string()))),
-        }
+    fn digest(&mut self, value: &(impl Serialize + ?Sized)) -> Digest {
+        digest(value).unwrap_or_else(|error| {
+            self.fault.get_or_insert_with(|| ("fingerprint", error.to_string()));
+            Digest::default()
+        })
+    }
+
+    /// All parts of the fingerprint, the input first.
+    pub(crate) fn fingerprint(&self) -> Vec<(String, Digest)> {
+        fingerprint(self.input, &self.parts)
     }
 }
 
@@ -175,7 +182,16 @@ impl Append {
     /// What a transaction decided.
     pub(crate) fn decided(request: &Request, events: Vec<Raw>, response: Option<Vec<u8>>) -> Self {
         let (label, key, parts) = (request.label.clone(), request.key.clone(), request.parts.clone());
-        Self { label, events, key, parts, response, decided: true, ..Self::none() }
+        Self {
+            label,
+            events,
+            key,
+            input: Some(request.input),
+            parts,
+            response,
+            decided: true,
+            ..Self::none()
+        }
     }
 
     fn none() -> Self {
@@ -273,16 +289,15 @@ impl Append {
 
     /// All parts of the fingerprint, the input first.
     pub(crate) fn fingerprint(&self) -> Vec<(String, Digest)> {
-        if self.decided {
-            // A transaction's input is one of its parts; its events follow from it.
-            return self.parts.clone();
-        }
-        let input = self.input.unwrap_or_else(|| events_digest(&self.events));
-        let mut parts = Vec::with_capacity(1 + self.parts.len());
-        parts.push((INPUT.to_owned(), input));
-        parts.extend(self.parts.iter().cloned());
-        parts
+        fingerprint(self.input.unwrap_or_else(|| events_digest(&self.events)), &self.parts)
     }
+}
+
+fn fingerprint(input: Digest, parts: &[(String, Digest)]) -> Vec<(String, Digest)> {
+    let mut all = Vec::with_capacity(1 + parts.len());
+    all.push((INPUT.to_owned(), input));
+    all.extend(parts.iter().cloned());
+    all
 }
 
 fn digest(value: &(impl Serialize + ?Sized)) -> Result<Digest, DecodeError> {

@@ -349,6 +349,16 @@ pub(crate) fn decode_row<P: Projection>(version: &RowVersion) -> Result<RowAt<P:
 
 /// Read outside a transaction, and perhaps no longer true. [`show`](Self::show) is for display;
 /// [`Tx::recheck`](crate::transaction::Tx::recheck) reads it again, as a condition.
+///
+/// It is no `T`, so that it cannot slip into a decision:
+///
+/// ```compile_fail,E0308
+/// # use tallystone::view::Stale;
+/// fn decide(balance: u64) {}
+/// fn handler(stale: Stale<u64>) {
+///     decide(stale);
+/// }
+/// ```
 pub struct Stale<T> {
     value: T,
     position: Position,

@@ -206,3 +206,14 @@ fn a_type_that_the_family_does_not_have_is_refused_by_name() {
         store.append(Append::event(joined("c1", "x")).fail_if_events_match(family().only(["Join"]), None));
     assert!(matches!(refused, Err(AppendError::Invalid { what: "condition", .. })), "{refused:?}");
 }
+
+#[test]
+fn a_condition_over_all_events_holds_where_nothing_came_since() {
+    let store = Store::in_memory(Setup::new().events::<Course>()).unwrap();
+    for count in 0..3 {
+        let after = store.view().unwrap().position();
+        let append = || Append::event(joined("c1", "ana")).fail_if_events_match(Query::all(), Some(after));
+        store.append(append()).unwrap_or_else(|error| panic!("{count}: {error}"));
+        assert!(matches!(store.append(append()), Err(AppendError::Conflict(_))), "something came since");
+    }
+}

@@ -625,11 +625,13 @@ fn risk_17_exactly_once_does_not_rest_on_an_absence_in_derived_state() {
 fn risk_17_damage_that_comes_while_the_store_is_open_is_found_behind_it() {
     let lab = Lab::new();
     let mut options = lab.options.clone();
-    (options.scrub_every_ms, options.state_cache_bytes) = (1, 1 << 16);
+    // A file many times its page cache: what damage meets is read again.
+    (options.scrub_every_ms, options.state_cache_bytes, options.overlay_bytes_max) = (1, 1 << 16, 1 << 20);
     let store = Store::create(STORE, workload::setup(options).platform(lab.platform())).unwrap();
-    let commits: Vec<_> = (0..500).map(|number| store.submit(opened(number))).collect();
+    let commits: Vec<_> =
+        (0..4_000).map(|account| store.submit(ask(Request::of([Fact::Opened(account, 1)])))).collect();
     commits.into_iter().for_each(|commit| drop(commit.wait().unwrap()));
-    while store.stats().flushed_commit.get() < 500 {
+    while store.stats().flushed_commit.get() < 4_000 {
         std::thread::yield_now();
     }
     let pages = lab.disk.read_file(STATE).unwrap().len() as u64 / 4096;
@@ -639,9 +641,9 @@ fn risk_17_damage_that_comes_while_the_store_is_open_is_found_behind_it() {
         std::thread::yield_now();
     }
     assert!(store.stats().damaged.is_some(), "it says what it found");
-    assert!(matches!(store.append(opened(7_000)), Err(AppendError::Poisoned(_))));
+    assert!(matches!(store.append(opened(7)), Err(AppendError::Poisoned(_))));
     store.recover().unwrap();
-    assert!(store.append(opened(7)).unwrap().replayed, "rebuilt from the log");
+    assert_eq!(store.stats().commit.get(), 4_000, "rebuilt from the log");
     assert_eq!(store.verify().unwrap().first_bad, None);
 }
 
@@ -930,6 +932,40 @@ fn risk_22_damage_before_what_was_durable_is_corrupt_and_changes_nothing() {
         if lab.try_open().is_err() {
             assert_eq!(lab.log_bytes(), before, "a refusal changes nothing");
         }
+    }
+}
+
+/// What a torn tail holds says nothing by how it looks: own groups that came before, groups of other stores. And however long it
+/// is, all of it is kept aside.
+#[test]
+fn risk_22_a_torn_tail_that_holds_old_groups_and_foreign_ones_is_cut_and_kept_whole() {
+    let mut options = small();
+    (options.segment_bytes_min, options.segment_bytes_max) = (8 << 20, 8 << 20);
+    let filled = |seed: u64, commits: u64| {
+        let lab = Lab { options: options.clone(), ..Lab::seeded(seed) };
+        let store = lab.create();
+        (0..commits).for_each(|number| drop(store.append(opened(number)).unwrap()));
+        lab.kill(store);
+        let segment = lab.segments()[0].clone();
+        let bytes = lab.disk.read_file(&segment).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        (lab, segment, bytes[..used.next_multiple_of(8)].to_vec())
+    };
+    let (_, _, foreign) = filled(2, 40);
+    for kind in ["own", "foreign", "long"] {
+        let (lab, segment, own) = filled(1, 3);
+        let torn = match kind {
+            "own" => own[128..].to_vec(),
+            "foreign" => foreign[128..].to_vec(),
+            _ => vec![0xA5; 3 << 20],
+        };
+        lab.disk.corrupt(&segment, own.len() as u64, &torn);
+        let store = lab.open();
+        let cut = store.stats().cut.unwrap_or_else(|| panic!("{kind}: nothing was cut"));
+        let used = torn.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
+        assert_eq!((cut.commit.get(), cut.bytes), (4, used), "{kind}");
+        assert_eq!(lab.disk.read_file(&cut.kept_in).unwrap().len() as u64, used, "{kind}");
+        assert_eq!(store.stats().commit.get(), 3, "{kind}");
     }
 }
 

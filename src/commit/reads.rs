@@ -121,7 +121,10 @@ impl Group<'_> {
         }
         let Some(mut history) = reads.history(&self.published) else { return Err(AppendError::TooOld) };
         history.push(&self.delta);
-        match self.read(&super::Delta::default(), |layers| reads.changed(layers, &history))? {
+        let changed = self.read(&super::Delta::default(), |layers| {
+            reads.changed(Layers { position: self.position, ..layers }, &history)
+        })?;
+        match changed {
             Some(change) => Err(reads.conflict(&change, self.event_at(change.position)?)),
             None => Ok(()),
         }

@@ -302,7 +302,7 @@ impl Work {
         let reader = parts.current.read().clone();
         let through = reader.board.load().head.commit;
         let keyed =
-            Keyed { term: reader.terms.key(key), key: key.clone(), parts: self.request.parts.clone() };
+            Keyed { term: reader.terms.key(key), key: key.clone(), parts: self.request.fingerprint() };
         let Some(commit) = reader.keys.get(keyed.term, through) else { return Ok(None) };
         match idempotency::recall(&*reader.log, commit, &keyed, reader.rules.durability)? {
             Recalled::Same(answer) => self.shared.decode(answer).map(Some),

@@ -548,3 +548,13 @@ fn options_out_of_range_are_bounded() {
     assert_eq!(served(&log).unwrap(), commits);
     assert_ne!(log.head(), Head::empty(STORE));
 }
+
+#[test]
+fn a_segment_has_room_for_its_group_and_for_a_trailer_behind_it() {
+    let options = LogOptions::default();
+    for group in [0, 1 << 10, (64 << 20) - HEADER as u64, 65 << 20] {
+        let size = options.size(0, group);
+        assert!(size >= HEADER as u64 + group + HEAD as u64 + 8, "{group}: {size}");
+        assert!(size <= (64 << 20).max(HEADER as u64 + group + HEAD as u64 + 16), "{group}: {size}");
+    }
+}
