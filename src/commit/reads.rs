@@ -10,7 +10,7 @@ use crate::error::{AppendError, Conflict, StorageError};
 use crate::log::{Head, Log};
 use crate::order::{CommitNo, Position};
 use crate::state::Published;
-use crate::state::layer::{Direction, History, KeyRange, Layers, RowKey, RowVersion, Span};
+use crate::state::layer::{Direction, History, KeyRange, Layers, RowKey, RowVersion, Since, Span};
 use crate::state::search::Plan;
 use std::panic::Location;
 
@@ -87,13 +87,14 @@ impl Reads {
 
     fn changed(&self, layers: Layers<'_>, history: &[&dyn History]) -> Result<Option<Change>, StorageError> {
         let (commit, position) = self.checked;
+        let since = Since { after: commit, through: layers.commit };
         let first = |change: &dyn Fn(&dyn History) -> Option<RowVersion>| {
             history.iter().find_map(|layer| change(*layer)).map(|version| version.position)
         };
         for (read, Read { what, after, .. }) in self.all.iter().enumerate() {
             let changed = match what {
-                What::Row(key) => first(&|layer| layer.row_change(key, commit)),
-                What::Rows(range) => first(&|layer| layer.range_change(range, commit)),
+                What::Row(key) => first(&|layer| layer.row_change(key, since)),
+                What::Rows(range) => first(&|layer| layer.range_change(range, since)),
                 What::Events(plan) => {
                     let since = Span { after: position.max(*after), through: layers.position };
                     plan.positions(layers, since, Direction::Forward, 1)?.first().copied()

@@ -84,6 +84,21 @@ impl Span {
     }
 }
 
+/// Commits after one and up to another: an overlay may hold more than is published.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Since {
+    /// Exclusive.
+    pub after: CommitNo,
+    /// Inclusive.
+    pub through: CommitNo,
+}
+
+impl Since {
+    pub fn has(self, commit: CommitNo) -> bool {
+        self.after < commit && commit <= self.through
+    }
+}
+
 /// One layer. Every answer is cut at what the reader may see.
 pub(crate) trait Layer {
     fn row(&self, key: &[u8], through: CommitNo) -> Result<Option<RowVersion>, StorageError>;
@@ -113,11 +128,11 @@ pub(crate) trait Layer {
 
 /// What a layer in memory remembers of changes, removals too. redb does not: of a row that is gone nothing is left there.
 pub(crate) trait History {
-    /// The first change of the row by a commit after `after`.
-    fn row_change(&self, key: &[u8], after: CommitNo) -> Option<RowVersion>;
+    /// The first change of the row by one of these commits.
+    fn row_change(&self, key: &[u8], since: Since) -> Option<RowVersion>;
 
-    /// The first change of any row in the range by a commit after `after`.
-    fn range_change(&self, range: &KeyRange, after: CommitNo) -> Option<RowVersion>;
+    /// The first change of any row in the range by one of these commits.
+    fn range_change(&self, range: &KeyRange, since: Since) -> Option<RowVersion>;
 }
 
 /// Layers, newest first, as one reader sees them.

@@ -4,7 +4,7 @@
 //! - A delta is private to the writer. It enters the overlay after the sync, so nothing un-synced is ever in here.
 //! - Entries never change once they are in an overlay. Readers cut them at their own head.
 
-use super::layer::{Direction, History, KeyRange, Layer, RowEntry, RowKey, RowVersion, Span};
+use super::layer::{Direction, History, KeyRange, Layer, RowEntry, RowKey, RowVersion, Since, Span};
 use super::term::{Term, TermMap};
 use crate::error::StorageError;
 use crate::log::record::LayoutDecl;
@@ -123,11 +123,11 @@ impl Layer for Delta {
 }
 
 impl History for Delta {
-    fn row_change(&self, key: &[u8], _: CommitNo) -> Option<RowVersion> {
+    fn row_change(&self, key: &[u8], _: Since) -> Option<RowVersion> {
         self.rows.get(key).cloned()
     }
 
-    fn range_change(&self, range: &KeyRange, _: CommitNo) -> Option<RowVersion> {
+    fn range_change(&self, range: &KeyRange, _: Since) -> Option<RowVersion> {
         self.rows.range::<[u8], _>(range.as_bounds()).next().map(|(_, version)| version.clone())
     }
 }
@@ -266,16 +266,17 @@ impl Overlay {
 }
 
 impl History for Overlay {
-    fn row_change(&self, key: &[u8], after: CommitNo) -> Option<RowVersion> {
+    fn row_change(&self, key: &[u8], since: Since) -> Option<RowVersion> {
         let map = self.rows.read();
-        map.by_key.get(key)?.iter().find(|version| version.commit > after).cloned()
+        map.by_key.get(key)?.iter().find(|version| since.has(version.commit)).cloned()
     }
 
-    fn range_change(&self, range: &KeyRange, after: CommitNo) -> Option<RowVersion> {
+    fn range_change(&self, range: &KeyRange, since: Since) -> Option<RowVersion> {
         let map = self.rows.read();
-        let from = map.changes.partition_point(|(commit, _)| *commit <= after);
-        let bounds = range.as_bounds();
-        let (commit, key) = map.changes[from..].iter().find(|(_, key)| bounds.contains::<[u8]>(key))?;
+        let from = map.changes.partition_point(|(commit, _)| *commit <= since.after);
+        let to = map.changes.partition_point(|(commit, _)| *commit <= since.through);
+        let (bounds, changes) = (range.as_bounds(), map.changes.get(from..to).unwrap_or_default());
+        let (commit, key) = changes.iter().find(|(_, key)| bounds.contains::<[u8]>(key))?;
         map.by_key.get(key)?.iter().find(|version| version.commit == *commit).cloned()
     }
 }
@@ -343,5 +344,34 @@ impl Layer for Overlay {
 
     fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError> {
         Ok(self.postings.read().get(&stream).and_then(|postings| postings.version(through)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ops::Bound;
+
+    /// A group enters the overlay before its head is published. A reader who sees the change between the two, and asks the log
+    /// for its event, would be told of damage.
+    #[test]
+    fn a_change_is_seen_by_those_it_is_published_to_only() {
+        let (overlay, key): (Overlay, RowKey) = (Overlay::default(), [7][..].into());
+        for commit in [1, 2] {
+            let mut delta = Delta::default();
+            let version =
+                RowVersion { commit: CommitNo(commit), position: Position(10 * commit), value: None };
+            delta.put_row(key.clone(), version);
+            overlay.apply(delta);
+        }
+        let all = KeyRange { lower: Bound::Unbounded, upper: Bound::Unbounded };
+        for (after, through, first) in
+            [(0, 2, Some(10)), (0, 1, Some(10)), (1, 2, Some(20)), (1, 1, None), (2, 1, None)]
+        {
+            let since = Since { after: CommitNo(after), through: CommitNo(through) };
+            for change in [overlay.row_change(&key, since), overlay.range_change(&all, since)] {
+                assert_eq!(change.map(|version| version.position.0), first, "{since:?}");
+            }
+        }
     }
 }
