@@ -1,6 +1,7 @@
 //! The rules of the ground, one test each, made from the scenario that each of them closes.
 //!
-//! Some rules cannot be seen from outside or belong to parts that are not there yet: 12 to 15, 19, 21, 29, 30.
+//! Those of transactions, 12 to 15, are in `transaction_risks.rs`. Some cannot be seen from outside or belong to parts that are
+//! not there yet: 19, 21, 29, 30.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
