@@ -5,6 +5,7 @@
 //! - **appends** of typed events with idempotency keys, under strictly serializable single-writer commits;
 //! - **projections** that derive rows from events, in the same commit;
 //! - **views**: consistent reads of events and rows at one position, that never block the writer;
+//! - **subscriptions**: all events from a position on, then those that come;
 //! - **`verify`**: log, indexes, keys and rows compared with one another, and **`recover`** after the disk has failed.
 //!
 //! One commit makes the key, its answer, the events and the rows durable together. Everything but the log is derived, and can be
@@ -79,6 +80,7 @@
 //! # Features
 //!
 //! - `json`: raw appends of JSON by type name, payloads shown as JSON.
+//! - `stream`: subscriptions are `futures_core::Stream`s.
 //! - `testing`: a simulated disk with power cuts and faults, a clock that tests move, a reference model.
 
 // Values: what crosses the API.
@@ -123,6 +125,7 @@ pub(crate) mod recovery;
 pub mod view;
 pub mod transaction;
 pub(crate) mod verify;
+pub mod subscription;
 pub mod store;
 
 #[cfg(any(test, feature = "testing"))]
@@ -145,6 +148,7 @@ pub mod prelude {
     pub use crate::request::{Append, Committed, Expected, Receipt, Request};
     pub use crate::setup::Setup;
     pub use crate::store::Store;
+    pub use crate::subscription::Subscription;
     pub use crate::transaction::{Decision, Tx, refuse};
     pub use crate::view::View;
 }

@@ -4,18 +4,22 @@ use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
 use crate::disk::{Access, File, Kind, Platform};
 use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind, TxError};
+use crate::event::EventSet;
 use crate::idempotency::{self, Recalled};
 use crate::log::memory::MemoryLog;
 use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
 use crate::log::{Head, Log, StoreId};
 use crate::order::{CommitNo, Position};
 use crate::projection::Limits;
+use crate::query::Query;
 use crate::recovery::{self, Failure, Recovered, Recovery};
 use crate::request::{Append, Committed, Durability, Request};
 use crate::setup::Setup;
+use crate::state::bell::Bell;
 use crate::state::tables::Tables;
 use crate::state::term::Terms;
 use crate::state::{Board, flush, scrub};
+use crate::subscription::Subscription;
 use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, spawn, unbounded};
 use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared, Work};
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, inside};
@@ -85,6 +89,8 @@ struct Inner {
     views: Arc<Views>,
     /// What its transactions share.
     shared: Arc<Shared>,
+    /// Rung when the head has moved, and when the store was recovered or closed.
+    bell: Arc<Bell>,
     engine: RwLock<Engine>,
     /// One `recover` at a time.
     recovering: Mutex<()>,
@@ -247,21 +253,22 @@ impl Store {
         };
         let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
         let ground = Ground { log, rules, terms, recovered, cut: None };
-        Self::assemble(None, setup, |_, setup, views| launch(false, setup, views, ground))
+        Self::assemble(None, setup, |_, setup, views, bell| launch(false, setup, views, bell, ground))
     }
 
     fn start(place: Option<Place>, setup: Setup, files: Files) -> Result<Self, OpenError> {
-        Self::assemble(place, setup, |place, setup, views| start(place, setup, views, files))
+        Self::assemble(place, setup, |place, setup, views, bell| start(place, setup, views, bell, files))
     }
 
     fn assemble(
         place: Option<Place>,
         setup: Setup,
-        start: impl FnOnce(Option<&Place>, &Setup, &Arc<Views>) -> Result<(Reader, Engine), OpenError>,
+        start: impl FnOnce(Option<&Place>, &Setup, &Arc<Views>, &Arc<Bell>) -> Result<(Reader, Engine), OpenError>,
     ) -> Result<Self, OpenError> {
         let age = Duration::from_millis(setup.options.view_age_ms_max);
         let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
-        let (reader, engine) = start(place.as_ref(), &setup, &views)?;
+        let bell = Arc::default();
+        let (reader, engine) = start(place.as_ref(), &setup, &views, &bell)?;
         let current = Arc::new(RwLock::new(Arc::new(reader)));
         let shared = Shared::new(setup.platform.clone(), setup.budget.clone(), setup.on_tx.clone());
         let inner = Inner {
@@ -269,6 +276,7 @@ impl Store {
             setup,
             current,
             views,
+            bell,
             shared: Arc::new(shared),
             engine: RwLock::new(engine),
             recovering: Mutex::default(),
@@ -461,6 +469,7 @@ fn start(
     place: Option<&Place>,
     setup: &Setup,
     views: &Arc<Views>,
+    bell: &Arc<Bell>,
     files: Files,
 ) -> Result<(Reader, Engine), OpenError> {
     let Files { log, tables, cut } = files;
@@ -493,7 +502,7 @@ fn start(
         (Err(Failure::Unusable), None) => return Err(rebuilt_in_vain()),
     };
     rules.projections.stalls = recovered.stalls.clone();
-    launch(place.is_some(), setup, views, Ground { log, rules: Arc::new(rules), terms, recovered, cut })
+    launch(place.is_some(), setup, views, bell, Ground { log, rules: Arc::new(rules), terms, recovered, cut })
 }
 
 /// What the threads of a store stand on.
@@ -510,12 +519,13 @@ fn launch(
     on_disk: bool,
     setup: &Setup,
     views: &Arc<Views>,
+    bell: &Arc<Bell>,
     ground: Ground,
 ) -> Result<(Reader, Engine), OpenError> {
     let Ground { log, rules, terms, recovered, cut } = ground;
     let Recovered { published, keys, tables, .. } = recovered;
     let options = &setup.options;
-    let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published)));
+    let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published, bell.clone())));
     let health = Arc::new(Health::default());
     let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
     let mut threads = Vec::new();
@@ -797,6 +807,45 @@ impl Store {
         self.inner.current.read().clone()
     }
 
+    /// All events that match and stand behind `after`, in order: those that are there, then those that come.
+    ///
+    /// A query that goes backwards, or has a limit or an end, is refused by the subscription's first item.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use std::task::Poll;
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize, Clone)]
+    /// # struct Paid { cents: u64 }
+    /// # impl Event for Paid {
+    /// #     const FAMILY: &str = "payment";
+    /// #     type Id = ();
+    /// #     fn id(&self) {}
+    /// # }
+    /// # fn main() -> Result<(), Error> {
+    /// let store = Store::in_memory(Setup::new().events::<Paid>())?;
+    /// store.append(Append::event(Paid { cents: 500 }))?;
+    /// let mut payments = store.subscribe::<Paid>(Query::all(), Position::START);
+    /// let first = payments.next().expect("the store is open")?;
+    /// assert_eq!((first.position.get(), first.event.cents), (1, 500));
+    ///
+    /// // There is no more for now: `next` would wait.
+    /// assert!(payments.try_next().is_pending());
+    /// store.append(Append::event(Paid { cents: 900 }))?;
+    /// assert!(matches!(payments.try_next(), Poll::Ready(Some(Ok(paid))) if paid.event.cents == 900));
+    ///
+    /// // Example: what has an end cannot be followed.
+    /// let mut refused = store.subscribe::<Paid>(Query::all().limit(1), Position::START);
+    /// assert!(matches!(refused.next(), Some(Err(ReadError::Invalid { what: "subscription", .. }))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subscribe<E: EventSet>(&self, query: impl Into<Query>, after: Position) -> Subscription<E> {
+        Subscription::new(self.inner.current.clone(), self.inner.bell.clone(), query.into(), after)
+    }
+
     /// Walks everything: the log's chain and checksums, indexes and keys against the log, rows against a refold.
     ///
     /// It reads the whole store at the position of the call, beside a writer that goes on, and folds every projection again
@@ -857,9 +906,11 @@ impl Store {
         }
         let durable = (reader.log.store(), reader.board.load().head);
         let files = open_files(place, &self.inner.setup, Some(durable))?;
-        let (reader, engine) = start(Some(place), &self.inner.setup, &self.inner.views, files)?;
-        *self.inner.engine.write() = engine;
-        *self.inner.current.write() = Arc::new(reader);
+        let inner = &self.inner;
+        let (reader, engine) = start(Some(place), &inner.setup, &inner.views, &inner.bell, files)?;
+        *inner.engine.write() = engine;
+        *inner.current.write() = Arc::new(reader);
+        inner.bell.ring();
         Ok(())
     }
 
@@ -933,6 +984,7 @@ impl Inner {
         self.engine.write().stop();
         let reader = self.current.read().clone();
         reader.health.close();
+        self.bell.ring();
         self.views.let_go();
         if let (Some(place), Some(_)) = (&self.place, reader.health.damage()) {
             // What was found damaged is not found again: the next open rebuilds.

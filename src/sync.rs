@@ -7,6 +7,7 @@ pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 pub(crate) use std::thread::JoinHandle;
 
 use std::io;
+use std::time::{Duration, Instant};
 
 /// Starts a thread of the store, named for debuggers.
 pub(crate) fn spawn<T: Send + 'static>(
@@ -17,6 +18,12 @@ pub(crate) fn spawn<T: Send + 'static>(
 }
 
 /// Sleeps for a short while, or less.
-pub(crate) fn pause(time: std::time::Duration) {
+pub(crate) fn pause(time: Duration) {
     std::thread::park_timeout(time);
+}
+
+/// When a caller's patience ends. `None`: a patience too long to have an end.
+pub(crate) fn deadline(patience: Duration) -> Option<Instant> {
+    #[allow(clippy::disallowed_methods, reason = "a caller's patience is real time, not the store's")]
+    Instant::now().checked_add(patience)
 }

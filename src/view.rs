@@ -502,7 +502,7 @@ impl<E: EventSet> Events<E> {
         }
     }
 
-    fn next_event(&mut self) -> Result<Option<Sequenced<E>>, ReadError> {
+    pub(crate) fn next_event(&mut self) -> Result<Option<Sequenced<E>>, ReadError> {
         if let Some(failed) = self.failed.take() {
             return Err(failed);
         }
@@ -517,8 +517,31 @@ impl<E: EventSet> Events<E> {
             if self.rest.is_empty() || self.plan.is_none() {
                 return Ok(None);
             }
-            self.page = self.next_page()?.into_iter();
+            let rest = self.rest;
+            // What could not be read is still to be read.
+            self.page = self.next_page().inspect_err(|_| self.rest = rest)?.into_iter();
         }
+    }
+
+    /// The reader of the moment.
+    pub(crate) fn reader(&self) -> Arc<Reader> {
+        self.current.read().clone()
+    }
+
+    /// Sees what was committed up to `head`, too.
+    pub(crate) fn reach(&mut self, head: Head) {
+        self.head = head;
+        self.rest.through = head.position;
+    }
+
+    /// Fails with `why` instead of giving anything.
+    pub(crate) fn refuse(&mut self, why: ReadError) {
+        self.failed.get_or_insert(why);
+    }
+
+    /// The next event, if it was read already.
+    pub(crate) fn buffered(&mut self) -> Option<Sequenced<E>> {
+        self.page.next()
     }
 
     fn next_page(&mut self) -> Result<VecDeque<Sequenced<E>>, ReadError> {

@@ -45,8 +45,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("transaction", &["budget", "codec", "commit", "disk", "error", "event", "idempotency", "key", "layout", "options",
         "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
     ("verify", &["error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
-    ("store", &["commit", "disk", "error", "idempotency", "log", "order", "projection", "recovery", "request", "setup",
-        "state", "sync", "transaction", "verify", "view", "writer"]),
+    ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
+    ("store", &["commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query", "recovery",
+        "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "writer"]),
 ];
 
 #[test]
@@ -121,7 +122,7 @@ fn only_the_seam_touches_files_clock_and_threads() {
         for (name, homes) in [
             ("std::fs", &["disk/real.rs"][..]),
             ("SystemTime::now", &["disk/real.rs"]),
-            ("Instant::now", &["disk/real.rs", "writer/reply.rs"]),
+            ("Instant::now", &["disk/real.rs", "sync.rs"]),
             ("crossbeam_channel", &["sync.rs"]),
             ("parking_lot", &["sync.rs"]),
             ("thread::Builder", &["sync.rs"]),

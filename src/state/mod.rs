@@ -5,6 +5,7 @@
 //! - Nothing un-synced is in it.
 //! - Losing all of it costs a rebuild, nothing else.
 
+pub(crate) mod bell;
 pub(crate) mod flush;
 pub(crate) mod keys;
 pub(crate) mod layer;
@@ -18,6 +19,7 @@ use crate::log::Head;
 use crate::log::record::LayoutDecl;
 use crate::order::CommitNo;
 use crate::sync::RwLock;
+use bell::Bell;
 use layer::{History, Layer, Layers};
 use overlay::Overlay;
 use std::collections::{BTreeMap, HashMap};
@@ -91,23 +93,33 @@ impl Published {
 
 /// The place where the writer publishes and everyone else looks.
 #[derive(Debug)]
-pub(crate) struct Board(RwLock<Arc<Published>>);
+pub(crate) struct Board {
+    place: RwLock<Arc<Published>>,
+    /// Rung when the head has moved.
+    bell: Arc<Bell>,
+}
 
 impl Board {
-    pub fn new(published: Published) -> Self {
-        Self(RwLock::new(Arc::new(published)))
+    pub fn new(published: Published, bell: Arc<Bell>) -> Self {
+        Self { place: RwLock::new(Arc::new(published)), bell }
     }
 
     pub fn load(&self) -> Arc<Published> {
-        self.0.read().clone()
+        self.place.read().clone()
     }
 
-    /// The writer alone calls it, at a group boundary. Gives back what stood there.
+    /// The writer alone calls it, at a group boundary, and replies after it. Gives back what stood there.
     pub fn publish(&self, published: Published) -> Arc<Published> {
         let published = Arc::new(published);
         assert!(published.base.commit() <= published.head.commit, "derived state is never ahead of the head");
-        let mut place = self.0.write();
-        assert!(place.head.commit <= published.head.commit, "the head never goes back");
-        std::mem::replace(&mut *place, published)
+        let head = published.head.commit;
+        let mut place = self.place.write();
+        assert!(place.head.commit <= head, "the head never goes back");
+        let before = std::mem::replace(&mut *place, published);
+        drop(place);
+        if before.head.commit < head {
+            self.bell.ring();
+        }
+        before
     }
 }

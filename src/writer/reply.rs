@@ -3,12 +3,12 @@
 //! - An answer is put in once. A writer that goes away without one answers with what the slot was given for that case.
 //! - A caller that goes away never hurts the writer: the answer is dropped with the slot.
 
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, deadline};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 struct Slot<T> {
     state: Mutex<State<T>>,
@@ -118,9 +118,7 @@ impl<T> Answer<T> {
     }
 
     pub fn wait_timeout(&self, timeout: Duration) -> Option<T> {
-        // A wait that is too long to have an end has none.
-        #[allow(clippy::disallowed_methods, reason = "a caller's patience is real time, not the store's")]
-        let Some(deadline) = Instant::now().checked_add(timeout) else { return Some(self.wait()) };
+        let Some(deadline) = deadline(timeout) else { return Some(self.wait()) };
         let mut state = self.slot.state.lock();
         loop {
             if let Some(answer) = state.answer.take() {
