@@ -581,7 +581,8 @@ pub enum ReadError {
         /// Those there are.
         known: Vec<String>,
     },
-    /// The projection's code failed on an event when its rows were folded again. Mend the code, raise its version, open again.
+    /// The projection's code failed on an event, when its rows were folded again or behind the writer. Mend the code and open
+    /// again; raise its version if rows folded before would come out otherwise.
     #[error("projection `{projection}` is stalled at position {position}: {why}")]
     Stalled {
         /// The projection.
@@ -590,6 +591,27 @@ pub enum ReadError {
         position: Position,
         /// Its reason.
         why: String,
+    },
+    /// The projection had not folded the position when the time was over. It goes on; wait again.
+    #[error("projection `{projection}` is at position {at}, not yet at {wanted}")]
+    Behind {
+        /// The projection.
+        projection: &'static str,
+        /// How far it is.
+        at: Position,
+        /// What was waited for.
+        wanted: Position,
+    },
+    /// The projection is folded from the first commit, because it is new, changed or its file was damaged, and cannot be read
+    /// until it has caught up.
+    #[error("projection `{projection}` is being rebuilt: at position {at} of {of}")]
+    Rebuilding {
+        /// The projection.
+        projection: &'static str,
+        /// How far it is.
+        at: Position,
+        /// How far it must come.
+        of: Position,
     },
     /// The view is older than `view_age_ms_max`, and was let go. Take a new one.
     #[error("the view is older than {limit_ms} ms")]

@@ -3,7 +3,7 @@
 //! A service opens a store in its own process, and gets
 //!
 //! - **appends** of typed events with idempotency keys, under strictly serializable single-writer commits;
-//! - **projections** that derive rows from events, in the same commit;
+//! - **projections** that derive rows from events, in the same commit or catching up behind it;
 //! - **views**: consistent reads of events and rows at one position, that never block the writer;
 //! - **subscriptions**: all events from a position on, then those that come;
 //! - **`verify`**: log, indexes, keys and rows compared with one another, and **`recover`** after the disk has failed.
@@ -122,6 +122,7 @@ pub(crate) mod writer;
 
 // Behind it, and before it.
 pub(crate) mod recovery;
+pub(crate) mod behind;
 pub mod view;
 pub mod transaction;
 pub(crate) mod verify;

@@ -363,7 +363,7 @@ pub(crate) fn index(record: &Record<'_>, terms: &Terms) -> Delta {
 }
 
 /// Folds a commit's events into `scratch`. Projections that fail are returned, and what they changed is dropped.
-fn refold(
+pub(crate) fn refold(
     record: &Record<'_>,
     projections: &[&Registered],
     limits: &projection::Limits,

@@ -23,6 +23,7 @@ use std::sync::Arc;
 pub struct Setup {
     pub(crate) families: Vec<Family>,
     pub(crate) inline: Vec<Registered>,
+    pub(crate) behind: Vec<Registered>,
     pub(crate) options: Options,
     pub(crate) progress: Option<ProgressSink>,
     pub(crate) budget: Budget,
@@ -67,6 +68,7 @@ impl Setup {
         Self {
             families: Vec::new(),
             inline: Vec::new(),
+            behind: Vec::new(),
             options: Options::default(),
             progress: None,
             budget: Budget::default(),
@@ -85,6 +87,17 @@ impl Setup {
     /// A projection folded in the commit: always at the head, and able to refuse.
     pub fn inline<P: Projection>(mut self) -> Self {
         self.inline.push(Registered::of::<P>());
+        self
+    }
+
+    /// A projection that catches up behind the writer, on a thread of its own: it costs an append nothing, and cannot refuse.
+    ///
+    /// Its rows are those of an earlier position, which [`View::folded_through`](crate::view::View::folded_through) tells;
+    /// [`Store::wait_for`](crate::Store::wait_for) waits for a position. Where its fold fails or panics it stalls, and nothing
+    /// else does. While it is folded from the first commit, because it is new or its version was raised, its rows answer
+    /// `Rebuilding`.
+    pub fn behind<P: Projection>(mut self) -> Self {
+        self.behind.push(Registered::of::<P>());
         self
     }
 
@@ -144,9 +157,10 @@ impl Setup {
                 }
             }
         }
-        for (index, projection) in self.inline.iter().enumerate() {
+        let projections: Vec<_> = self.all_projections().collect();
+        for (index, projection) in projections.iter().enumerate() {
             wrong.extend(projection.faults.iter().cloned());
-            for other in &self.inline[..index] {
+            for other in &projections[..index] {
                 if other.name == projection.name || other.id == projection.id {
                     wrong.push(format!("two projections are called `{}`", projection.name));
                 }
@@ -155,8 +169,12 @@ impl Setup {
         wrong
     }
 
+    fn all_projections(&self) -> impl Iterator<Item = &Registered> {
+        self.inline.iter().chain(&self.behind)
+    }
+
     fn all_families(&self) -> impl Iterator<Item = Family> {
-        let folded = self.inline.iter().flat_map(|projection| projection.families.iter());
+        let folded = self.all_projections().flat_map(|projection| projection.families.iter());
         self.families.iter().chain(folded).copied().chain([Family::of::<Own>()])
     }
 
@@ -181,6 +199,7 @@ impl fmt::Debug for Setup {
         f.debug_struct("Setup")
             .field("families", &families)
             .field("inline", &self.inline)
+            .field("behind", &self.behind)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
+use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
 use crate::disk::{Access, File, Kind, Platform};
@@ -10,7 +11,7 @@ use crate::log::memory::MemoryLog;
 use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
 use crate::log::{Head, Log, StoreId};
 use crate::order::{CommitNo, Position};
-use crate::projection::Limits;
+use crate::projection::{Limits, Projection};
 use crate::query::Query;
 use crate::recovery::{self, Failure, Recovered, Recovery};
 use crate::request::{Append, Committed, Durability, Request};
@@ -18,13 +19,13 @@ use crate::setup::Setup;
 use crate::state::bell::Bell;
 use crate::state::tables::Tables;
 use crate::state::term::Terms;
-use crate::state::{Board, flush, scrub};
+use crate::state::{Board, Published, flush, scrub};
 use crate::subscription::Subscription;
-use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, spawn, unbounded};
+use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, deadline, spawn, unbounded};
 use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared, Work};
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, inside};
 use crate::verify::{self, VerifyReport};
-use crate::view::{Current, Reader, View, Views};
+use crate::view::{Current, Reader, View, Views, unregistered};
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
 use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
@@ -89,8 +90,8 @@ struct Inner {
     views: Arc<Views>,
     /// What its transactions share.
     shared: Arc<Shared>,
-    /// Rung when the head has moved, and when the store was recovered or closed.
-    bell: Arc<Bell>,
+    /// Both are rung when the store was recovered or closed, too.
+    bells: Bells,
     engine: RwLock<Engine>,
     /// One `recover` at a time.
     recovering: Mutex<()>,
@@ -110,6 +111,8 @@ struct Engine {
     door: Door,
     threads: Vec<JoinHandle<()>>,
     scrub: Option<Scrub>,
+    /// Projections behind the writer.
+    behind: Followers,
     stopped: bool,
     /// What opening cut off.
     cut: Option<CutTail>,
@@ -253,22 +256,22 @@ impl Store {
         };
         let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
         let ground = Ground { log, rules, terms, recovered, cut: None };
-        Self::assemble(None, setup, |_, setup, views, bell| launch(false, setup, views, bell, ground))
+        Self::assemble(None, setup, |_, setup, views, bells| launch(None, setup, views, bells, ground))
     }
 
     fn start(place: Option<Place>, setup: Setup, files: Files) -> Result<Self, OpenError> {
-        Self::assemble(place, setup, |place, setup, views, bell| start(place, setup, views, bell, files))
+        Self::assemble(place, setup, |place, setup, views, bells| start(place, setup, views, bells, files))
     }
 
     fn assemble(
         place: Option<Place>,
         setup: Setup,
-        start: impl FnOnce(Option<&Place>, &Setup, &Arc<Views>, &Arc<Bell>) -> Result<(Reader, Engine), OpenError>,
+        start: impl FnOnce(Option<&Place>, &Setup, &Arc<Views>, &Bells) -> Result<(Reader, Engine), OpenError>,
     ) -> Result<Self, OpenError> {
         let age = Duration::from_millis(setup.options.view_age_ms_max);
         let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
-        let bell = Arc::default();
-        let (reader, engine) = start(place.as_ref(), &setup, &views, &bell)?;
+        let bells = Bells::default();
+        let (reader, engine) = start(place.as_ref(), &setup, &views, &bells)?;
         let current = Arc::new(RwLock::new(Arc::new(reader)));
         let shared = Shared::new(setup.platform.clone(), setup.budget.clone(), setup.on_tx.clone());
         let inner = Inner {
@@ -276,7 +279,7 @@ impl Store {
             setup,
             current,
             views,
-            bell,
+            bells,
             shared: Arc::new(shared),
             engine: RwLock::new(engine),
             recovering: Mutex::default(),
@@ -469,7 +472,7 @@ fn start(
     place: Option<&Place>,
     setup: &Setup,
     views: &Arc<Views>,
-    bell: &Arc<Bell>,
+    bells: &Bells,
     files: Files,
 ) -> Result<(Reader, Engine), OpenError> {
     let Files { log, tables, cut } = files;
@@ -502,7 +505,7 @@ fn start(
         (Err(Failure::Unusable), None) => return Err(rebuilt_in_vain()),
     };
     rules.projections.stalls = recovered.stalls.clone();
-    launch(place.is_some(), setup, views, bell, Ground { log, rules: Arc::new(rules), terms, recovered, cut })
+    launch(place, setup, views, bells, Ground { log, rules: Arc::new(rules), terms, recovered, cut })
 }
 
 /// What the threads of a store stand on.
@@ -516,23 +519,26 @@ struct Ground {
 
 /// Starts the threads.
 fn launch(
-    on_disk: bool,
+    place: Option<&Place>,
     setup: &Setup,
     views: &Arc<Views>,
-    bell: &Arc<Bell>,
+    bells: &Bells,
     ground: Ground,
 ) -> Result<(Reader, Engine), OpenError> {
     let Ground { log, rules, terms, recovered, cut } = ground;
     let Recovered { published, keys, tables, .. } = recovered;
     let options = &setup.options;
-    let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published, bell.clone())));
+    let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published, bells.head.clone())));
     let health = Arc::new(Health::default());
     let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
     let mut threads = Vec::new();
     let no_thread = |error| StorageError::io("a thread could not be started", error);
     let projections = recovery::kept(&rules.projections);
-    let views = views.clone();
-    let before_flush: flush::BeforeFlush = Box::new(move || views.expire());
+    let expire = {
+        let views = views.clone();
+        move || views.expire()
+    };
+    let before_flush: flush::BeforeFlush = Box::new(expire.clone());
     let flusher = match tables {
         None => None,
         Some(tables) if setup.lockstep => Some(Flusher::Inline { tables, projections, before_flush }),
@@ -568,12 +574,29 @@ fn launch(
         threads.insert(0, spawn("writer", move || Writer::run(&door)).map_err(no_thread)?);
     }
     let every = Duration::from_millis(options.scrub_every_ms);
-    let scrub = match on_disk {
-        true if !setup.lockstep => Some(scrub(&board, &health, every).map_err(no_thread)?),
+    let scrub = match place {
+        Some(_) if !setup.lockstep => Some(scrub(&board, &health, every).map_err(no_thread)?),
         _ => None,
     };
-    let reader = Reader { rules, terms, log, keys, board, health, page_bytes: options.page_bytes };
-    Ok((reader, Engine { door, threads, scrub, stopped: false, cut }))
+    let following = Following {
+        log: log.clone(),
+        board: board.clone(),
+        bells: bells.clone(),
+        limits: rules.limits,
+        page_bytes: options.page_bytes,
+        overlay_bytes_max: options.overlay_bytes_max,
+        overlay_age_max: Duration::from_millis(options.overlay_age_ms_max),
+        files: place.map(|place| BehindFiles {
+            disk: place.platform.disk.clone(),
+            store: place.path.clone(),
+            cache_bytes: options.state_cache_bytes,
+        }),
+        before_flush: Arc::new(expire),
+    };
+    let followers = Followers::start(&following, &setup.behind, setup.lockstep).map_err(no_thread)?;
+    let behind = followers.all().to_vec();
+    let reader = Reader { rules, terms, log, keys, board, health, behind, page_bytes: options.page_bytes };
+    Ok((reader, Engine { door, threads, scrub, behind: followers, stopped: false, cut }))
 }
 
 /// What the scrub finds stops the store before more is decided by it.
@@ -781,10 +804,13 @@ impl Store {
         self.inner.engine.read().door.clone()
     }
 
-    /// Serves what was submitted, as one group where it fits, on this thread. For stores set up with [`Setup::lockstep`].
+    /// Serves what was submitted, as one group where it fits, and then a page for each projection behind the writer, on this
+    /// thread. For stores set up with [`Setup::lockstep`].
     #[cfg(feature = "testing")]
     pub fn step(&self) {
-        self.door().role.lock().step();
+        let engine = self.inner.engine.read();
+        engine.door.role.lock().step();
+        engine.behind.step();
     }
 
     /// A consistent read of everything at the position that is durable now.
@@ -797,9 +823,7 @@ impl Store {
         match reader.health.state() {
             State::Closed => Err(ReadError::Closed),
             // What was durable stays readable.
-            State::Well | State::Poisoned => {
-                Ok(self.inner.views.take(&self.inner.current, reader.board.load()))
-            }
+            State::Well | State::Poisoned => Ok(self.inner.views.take(&self.inner.current, &reader)),
         }
     }
 
@@ -843,7 +867,135 @@ impl Store {
     /// # }
     /// ```
     pub fn subscribe<E: EventSet>(&self, query: impl Into<Query>, after: Position) -> Subscription<E> {
-        Subscription::new(self.inner.current.clone(), self.inner.bell.clone(), query.into(), after)
+        Subscription::new(self.inner.current.clone(), self.inner.bells.head.clone(), query.into(), after)
+    }
+
+    /// A view in which `P` has folded everything up to `position`, once there is one: the position of a receipt reads what was
+    /// written there. An inline projection has it as soon as it is committed.
+    ///
+    /// # Errors
+    ///
+    /// - `Stalled`: at once, it will not get there by itself.
+    /// - `Behind` or `Rebuilding`: `timeout` is over, and says where it stands. It goes on; wait again.
+    /// - `Unregistered`, `Closed`, `Storage`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tallystone::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[derive(Serialize, Deserialize, Clone)]
+    /// # struct Paid { cents: u64 }
+    /// # impl Event for Paid {
+    /// #     const FAMILY: &str = "payment";
+    /// #     type Id = ();
+    /// #     fn id(&self) {}
+    /// # }
+    /// struct Sum;
+    /// impl Projection for Sum {
+    ///     const NAME: &str = "sum";
+    ///     type Event = Paid;
+    ///     type Key = ();
+    ///     type Row = u64;
+    ///     fn fold(paid: &Paid, rows: &mut Rows<Self>) -> Folded {
+    ///         rows.update((), |sum| *sum += paid.cents)
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// let store = Store::in_memory(Setup::new().behind::<Sum>())?;
+    /// let paid = store.append(Append::event(Paid { cents: 500 }))?;
+    /// let view = store.wait_for::<Sum>(paid.receipt.last, Duration::from_secs(10))?;
+    /// assert_eq!(view.row::<Sum>(&())?, Some(500));
+    ///
+    /// // Example: nobody writes the next event, so the wait is in vain.
+    /// let next = Position::new(paid.receipt.last.get() + 1);
+    /// let vain = store.wait_for::<Sum>(next, Duration::ZERO);
+    /// assert!(matches!(vain, Err(ReadError::Behind { at, .. }) if at == paid.receipt.last));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn wait_for<P: Projection>(&self, position: Position, timeout: Duration) -> Result<View, ReadError> {
+        let bells = &self.inner.bells;
+        let is_behind = self.reader().behind.iter().any(|behind| behind.is::<P>());
+        self.wait(if is_behind { &bells.behind } else { &bells.head }, timeout, || {
+            let view = self.view()?;
+            match view.folded_through::<P>()? {
+                at if at >= position => Ok(view),
+                at => Err(ReadError::Behind { projection: P::NAME, at, wanted: position }),
+            }
+        })
+    }
+
+    /// Asks until the answer is another than "not yet", or the time is over.
+    fn wait<T>(
+        &self,
+        bell: &Bell,
+        timeout: Duration,
+        mut ask: impl FnMut() -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let deadline = deadline(timeout);
+        loop {
+            let listener = bell.listen();
+            match ask() {
+                Err(not_yet @ (ReadError::Behind { .. } | ReadError::Rebuilding { .. })) => {
+                    let moved = match self.inner.setup.lockstep {
+                        // Nobody moves but by this.
+                        true => self.inner.engine.read().behind.step(),
+                        false => listener.wait(deadline),
+                    };
+                    if !moved {
+                        return Err(not_yet);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Folds a projection behind the writer again from the first commit, in another file, and waits until that is served.
+    ///
+    /// Until then the rows there are go on being served and followed; [`Stats::behind`] tells how far it has come. A process
+    /// that ends meanwhile leaves the old rows.
+    ///
+    /// # Errors
+    ///
+    /// - `Stalled`: its fold fails on an event.
+    /// - `Unregistered`: only what [`Setup::behind`] registered is rebuilt by this; `Closed`, `Storage`.
+    pub fn rebuild<P: Projection>(&self) -> Result<(), ReadError> {
+        let find = || {
+            let reader = self.reader();
+            match reader.health.state() {
+                State::Closed => Err(ReadError::Closed),
+                _ => reader
+                    .behind
+                    .iter()
+                    .find(|behind| behind.is::<P>())
+                    .cloned()
+                    .ok_or_else(unregistered::<P>),
+            }
+        };
+        let mut asked = None;
+        self.wait(&self.inner.bells.behind, Duration::MAX, || {
+            let behind = find()?;
+            let standing = behind.standing();
+            let (at, of) = standing.building.unwrap_or_default();
+            match &asked {
+                _ if standing.halt.is_some() => return behind.rows(&standing).map(drop),
+                Some((one, built)) if Arc::ptr_eq(one, &behind) => {
+                    if standing.built > *built {
+                        return Ok(());
+                    }
+                }
+                // Now, or again: a recovery has forgotten it.
+                _ => {
+                    behind.rebuild();
+                    asked = Some((behind, standing.built));
+                }
+            }
+            Err(ReadError::Rebuilding { projection: P::NAME, at, of })
+        })
     }
 
     /// Walks everything: the log's chain and checksums, indexes and keys against the log, rows against a refold.
@@ -882,7 +1034,7 @@ impl Store {
     /// Opens the files again, in this process, after `Unknown` or `Poisoned`, or when derived state was found damaged.
     ///
     /// What is durable is served again, and what is not is gone: ask again with the same key. A store that is well is left
-    /// alone. Of views taken before, events stay readable and rows do not (`ViewExpired`).
+    /// alone, but for projections behind the writer that stalled or could not use their files: they try again. Of views taken before, events stay readable and rows do not (`ViewExpired`).
     ///
     /// # Errors
     ///
@@ -891,6 +1043,7 @@ impl Store {
         let _one = self.inner.recovering.lock();
         let reader = self.reader();
         let damaged = reader.health.damage().is_some();
+        reader.behind.iter().for_each(|behind| behind.resume());
         let Some(place) = &self.inner.place else { return Ok(()) };
         match reader.health.state() {
             State::Closed => return Err(OpenError::NotFound { path: place.path.clone() }),
@@ -907,10 +1060,10 @@ impl Store {
         let durable = (reader.log.store(), reader.board.load().head);
         let files = open_files(place, &self.inner.setup, Some(durable))?;
         let inner = &self.inner;
-        let (reader, engine) = start(Some(place), &inner.setup, &inner.views, &inner.bell, files)?;
+        let (reader, engine) = start(Some(place), &inner.setup, &inner.views, &inner.bells, files)?;
         *inner.engine.write() = engine;
         *inner.current.write() = Arc::new(reader);
-        inner.bell.ring();
+        inner.bells.ring();
         Ok(())
     }
 
@@ -941,6 +1094,11 @@ impl Store {
             queue_len: engine.door.outbox.len() as u64,
             views_len: self.inner.views.len() as u64,
             event_types_len: published.layouts.len() as u64,
+            behind: reader
+                .behind
+                .iter()
+                .map(|one| BehindStats::new(one.projection.name, &one.standing(), &published))
+                .collect(),
             poisoned: reader.health.trouble().filter(|_| reader.health.is_poisoned()),
             damaged: reader.health.damage(),
             cut: engine.cut.clone(),
@@ -975,6 +1133,7 @@ impl Engine {
             // A thread that panicked has poisoned the store already.
             let _ = thread.join();
         }
+        self.behind.stop();
     }
 }
 
@@ -984,7 +1143,7 @@ impl Inner {
         self.engine.write().stop();
         let reader = self.current.read().clone();
         reader.health.close();
-        self.bell.ring();
+        self.bells.ring();
         self.views.let_go();
         if let (Some(place), Some(_)) = (&self.place, reader.health.damage()) {
             // What was found damaged is not found again: the next open rebuilds.
@@ -1179,12 +1338,58 @@ pub struct Stats {
     pub views_len: u64,
     /// Event types in the log.
     pub event_types_len: u64,
+    /// The projections behind the writer, in the setup's order.
+    pub behind: Vec<BehindStats>,
     /// Why nothing is committed any more, until `recover`.
     pub poisoned: Option<StorageError>,
     /// Damage found in derived state; `recover` rebuilds it.
     pub damaged: Option<StorageError>,
     /// What opening cut off: the torn end of a group that was never acknowledged.
     pub cut: Option<CutTail>,
+}
+
+/// Where a projection behind the writer stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BehindStats {
+    /// Its name.
+    pub projection: &'static str,
+    /// The last event that is in its rows.
+    pub position: Position,
+    /// Events that are not yet.
+    pub lag_len: u64,
+    /// Its rows in its file.
+    pub flushed_rows: u64,
+    /// Memory of what is newer than its file, estimated.
+    pub overlay_bytes: u64,
+    /// It is folded from the first commit: how far that is, and how far it must come to be served.
+    pub rebuilding: Option<(Position, Position)>,
+    /// The event its fold failed on, and why. `recover` has it try again.
+    pub stalled: Option<(Position, String)>,
+    /// Why it cannot use its file or the log. `recover` has it try again.
+    pub trouble: Option<StorageError>,
+}
+
+impl BehindStats {
+    fn new(projection: &'static str, standing: &Standing, published: &Published) -> Self {
+        let (stalled, trouble) = match &standing.halt {
+            Some(Halt::Stalled(stall)) => (Some((stall.position, stall.why.clone())), None),
+            Some(Halt::Trouble(error)) => (None, Some(error.clone())),
+            None => (None, None),
+        };
+        let position = standing.position();
+        Self {
+            projection,
+            position,
+            // It may have moved since the head was looked at.
+            lag_len: published.head.position.get().saturating_sub(position.get()),
+            flushed_rows: standing.flushed_rows(),
+            overlay_bytes: standing.overlay_bytes(),
+            rebuilding: standing.building,
+            stalled,
+            trouble,
+        }
+    }
 }
 
 /// A torn tail of the log, cut off at open and kept beside it.

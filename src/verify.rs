@@ -3,9 +3,11 @@
 //! - What is expected is computed from the log alone, beside what is served.
 //! - Memory: about 40 bytes for each stream, type and tag, and what one overlay may hold. Rows are folded in a scratch file.
 
+use crate::behind::Behind;
 use crate::error::{ReadError, StorageError};
 use crate::log::{Head, LogError, Page};
 use crate::order::{CommitNo, Position};
+use crate::projection::Registered;
 use crate::recovery::{self, Recovery, Shadow, stop};
 use crate::setup::Task;
 use crate::state::Published;
@@ -82,14 +84,22 @@ impl From<StorageError> for Stop {
     }
 }
 
+impl From<Bad> for Stop {
+    fn from(bad: Bad) -> Self {
+        Self::Bad(bad)
+    }
+}
+
 pub(crate) fn run(
     reader: &Reader,
     recovery: &Recovery<'_>,
     shadow: Option<Tables>,
 ) -> Result<VerifyReport, ReadError> {
+    // Taken first: none of them is ahead of what is published then.
+    let behind = served_behind(reader);
     let published = reader.board.load();
     let mut report = VerifyReport::default();
-    match compare(reader, recovery, &published, shadow, &mut report) {
+    match compare(reader, recovery, &published, &behind, shadow, &mut report) {
         Ok(()) => Ok(report),
         Err(Stop::Bad(bad)) => Ok(VerifyReport { first_bad: Some(bad), ..report }),
         Err(Stop::Storage(error)) => Err(error.into()),
@@ -100,21 +110,40 @@ fn compare(
     reader: &Reader,
     recovery: &Recovery<'_>,
     published: &Published,
+    behind: &[ServedBehind],
     mut shadow: Option<Tables>,
     report: &mut VerifyReport,
 ) -> Result<(), Stop> {
     // Lives as long as what was folded into it is read.
-    let (expected, refolded) = walk_log(reader, recovery, published, &mut shadow, report)?;
+    let (expected, refolded) = walk_log(reader, recovery, published, behind, &mut shadow, report)?;
     let noted = |error: StorageError| {
         reader.health.note_read(&error);
         Stop::from(error)
     };
     let served = served_terms(published).map_err(noted)?;
     compare_terms(&expected, &served, report)?;
-    compare_rows(recovery, published, &refolded, report).map_err(|stop| match stop {
-        Stop::Storage(error) => noted(error),
-        bad => bad,
-    })
+    for projection in running(recovery) {
+        compare_rows(projection, published, &refolded, report).map_err(noted)?.map_or(Ok(()), Err)?;
+    }
+    for (behind, rows) in behind {
+        let noted = |error: StorageError| {
+            behind.note_read(rows, &error);
+            Stop::from(error)
+        };
+        compare_rows(&behind.projection, rows, &refolded, report).map_err(noted)?.map_or(Ok(()), Err)?;
+    }
+    Ok(())
+}
+
+/// A projection behind the writer, and its rows up to their own head.
+type ServedBehind = (Arc<Behind>, Arc<Published>);
+
+fn served_behind(reader: &Reader) -> Vec<ServedBehind> {
+    let served = |behind: &Arc<Behind>| {
+        let standing = behind.standing();
+        behind.rows(&standing).ok().map(|rows| (behind.clone(), rows.clone()))
+    };
+    reader.behind.iter().filter_map(served).collect()
 }
 
 // ---- the log ----
@@ -124,6 +153,7 @@ fn walk_log(
     reader: &Reader,
     recovery: &Recovery<'_>,
     published: &Published,
+    behind: &[ServedBehind],
     shadow_tables: &mut Option<Tables>,
     report: &mut VerifyReport,
 ) -> Result<(Tallies, Published), Stop> {
@@ -142,6 +172,7 @@ fn walk_log(
         stalls: &mut stalls,
         mismatch: None,
     };
+    shadow.projections.extend(behind.iter().map(|(behind, _)| &behind.projection));
     let mut bad = None;
     let walked = reader.log.check(&mut |page, head| {
         if head.commit > end.commit {
@@ -151,6 +182,10 @@ fn walk_log(
         bad = look_at(reader, page, &mut expected, &mut streams, report)?;
         if bad.is_some() {
             return Err(past_the_end());
+        }
+        // Each as far as what it is compared with.
+        for (behind, _) in behind.iter().filter(|(_, rows)| rows.head.commit < head.commit) {
+            shadow.projections.retain(|projection| projection.id != behind.projection.id);
         }
         shadow.follow(page, head)?;
         if let Some(tables) =
@@ -175,7 +210,7 @@ fn walk_log(
     Ok((expected, shadow.rows))
 }
 
-fn running<'a>(recovery: &Recovery<'a>) -> Vec<&'a crate::projection::Registered> {
+fn running<'a>(recovery: &Recovery<'a>) -> Vec<&'a Registered> {
     let projections = &recovery.rules.projections;
     projections.all.iter().filter(|projection| !projections.stalls.contains_key(&projection.id)).collect()
 }
@@ -277,30 +312,26 @@ fn compare_terms(expected: &Tallies, served: &Tallies, report: &mut VerifyReport
 // ---- rows ----
 
 fn compare_rows(
-    recovery: &Recovery<'_>,
-    published: &Published,
+    projection: &Registered,
+    served: &Published,
     refolded: &Published,
     report: &mut VerifyReport,
-) -> Result<(), Stop> {
-    for projection in running(recovery) {
-        let mut served = Scan::new(published, table_range(projection.id));
-        let mut folded = Scan::new(refolded, table_range(projection.id));
-        loop {
-            let (is, should_be) = (served.next()?, folded.next()?);
-            if is == should_be && is.is_none() {
-                break;
-            }
-            if is != should_be {
-                let of = |entry: &Option<RowEntry>| entry.as_ref().map(|(_, version)| version.position);
-                let position = of(&is).into_iter().chain(of(&should_be)).min().unwrap_or_default();
-                let what =
-                    format!("a row of projection `{}` is not what folding the log gives", projection.name);
-                return Err(Stop::Bad(Bad { position, what }));
-            }
-            report.rows += 1;
+) -> Result<Option<Bad>, StorageError> {
+    let mut served = Scan::new(served, table_range(projection.id));
+    let mut folded = Scan::new(refolded, table_range(projection.id));
+    loop {
+        let (is, should_be) = (served.next()?, folded.next()?);
+        if is == should_be && is.is_none() {
+            return Ok(None);
         }
+        if is != should_be {
+            let of = |entry: &Option<RowEntry>| entry.as_ref().map(|(_, version)| version.position);
+            let position = of(&is).into_iter().chain(of(&should_be)).min().unwrap_or_default();
+            let what = format!("a row of projection `{}` is not what folding the log gives", projection.name);
+            return Ok(Some(Bad { position, what }));
+        }
+        report.rows += 1;
     }
-    Ok(())
 }
 
 /// All rows of one table, page by page.

@@ -4,6 +4,7 @@
 //! - Events never change, so they stay readable; rows do, so a view that stands in the way of reclaiming them expires.
 //! - Long reads go page by page and hold nothing in between.
 
+use crate::behind::{Behind, Standing};
 use crate::codec;
 use crate::commit::Rules;
 use crate::disk::Clock;
@@ -13,11 +14,11 @@ use crate::key::{self, KeyRef};
 use crate::layout::Layout;
 use crate::log::{Head, Log, Page, Seek};
 use crate::order::{CommitNo, Position};
-use crate::projection::{Projection, key_range, row_key};
+use crate::projection::{Projection, Stall, key_range, row_key};
 use crate::query::{self, Query, QueryItem};
 use crate::request::RequestKey;
 use crate::state::keys::KeyIndex;
-use crate::state::layer::{Direction, KeyRange, RowEntry, RowVersion, Span};
+use crate::state::layer::{Direction, KeyRange, Layers, RowEntry, RowVersion, Span};
 use crate::state::search::Plan;
 use crate::state::term::Terms;
 use crate::state::{Board, Published};
@@ -41,7 +42,25 @@ pub(crate) struct Reader {
     pub keys: Arc<KeyIndex>,
     pub board: Arc<Board>,
     pub health: Arc<Health>,
+    pub behind: Vec<Arc<Behind>>,
     pub page_bytes: usize,
+}
+
+/// What one view sees.
+#[derive(Debug)]
+struct Seen {
+    published: Arc<Published>,
+    /// In the reader's order.
+    behind: Vec<Arc<Standing>>,
+}
+
+impl Reader {
+    /// Everything as it is now.
+    fn look(&self) -> Seen {
+        // First: what is behind is never ahead of the position that the view is at.
+        let behind = self.behind.iter().map(|behind| behind.standing()).collect();
+        Seen { published: self.board.load(), behind }
+    }
 }
 
 /// The reader of the moment: views outlive a `recover`.
@@ -57,7 +76,7 @@ pub(crate) struct Views {
 
 #[derive(Debug)]
 struct Slot {
-    published: RwLock<Option<Arc<Published>>>,
+    seen: RwLock<Option<Seen>>,
     taken_at: Duration,
 }
 
@@ -66,10 +85,11 @@ impl Views {
         Self { slots: Mutex::default(), clock, age_max }
     }
 
-    pub fn take(&self, current: &Current, published: Arc<Published>) -> View {
-        let head = published.head;
+    pub fn take(&self, current: &Current, reader: &Reader) -> View {
+        let seen = reader.look();
+        let head = seen.published.head;
         let taken_at = self.clock.monotonic();
-        let slot = Arc::new(Slot { published: RwLock::new(Some(published)), taken_at });
+        let slot = Arc::new(Slot { seen: RwLock::new(Some(seen)), taken_at });
         let mut slots = self.slots.lock();
         // Amortised: the list never holds more than twice the views there are.
         if slots.len() == slots.capacity() {
@@ -87,7 +107,7 @@ impl Views {
             let Some(slot) = slot.upgrade() else { return false };
             let old = now.saturating_sub(slot.taken_at) > self.age_max;
             if old {
-                drop(slot.published.write().take());
+                drop(slot.seen.write().take());
             }
             !old
         });
@@ -96,7 +116,7 @@ impl Views {
     /// Lets go of all of them: the file below is about to be closed.
     pub fn let_go(&self) {
         let held = std::mem::take(&mut *self.slots.lock());
-        held.iter().filter_map(Weak::upgrade).for_each(|slot| drop(slot.published.write().take()));
+        held.iter().filter_map(Weak::upgrade).for_each(|slot| drop(slot.seen.write().take()));
     }
 
     /// Views that hold something, for `stats`.
@@ -151,7 +171,8 @@ impl View {
     ///
     /// # Errors
     ///
-    /// `Unregistered` if the setup lacks the projection; `ViewExpired`: take a new view.
+    /// `Unregistered` if the setup lacks the projection; `Stalled` or `Rebuilding` if it has no rows to show; `ViewExpired`:
+    /// take a new view.
     pub fn row<P: Projection>(
         &self,
         key: &(impl KeyRef<P::Key> + ?Sized),
@@ -169,10 +190,9 @@ impl View {
         key: &(impl KeyRef<P::Key> + ?Sized),
     ) -> Result<Option<RowAt<P::Row>>, ReadError> {
         let reader = self.reader();
-        let id = id_of::<P>(&reader)?;
-        let key = row_key(id, key).map_err(|error| invalid("row key", error))?;
-        let published = self.published()?;
-        let version = note(&reader, published.read(&[], |layers| layers.row(&key)))?;
+        let table = Table::of::<P>(&reader)?;
+        let key = row_key(table.id, key).map_err(|error| invalid("row key", error))?;
+        let version = self.read_rows(&reader, table, |layers| layers.row(&key))?;
         version.map(|version| decode_row::<P>(&version)).transpose()
     }
 
@@ -214,15 +234,17 @@ impl View {
     }
 
     fn scan<P: Projection>(&self, keys: impl RangeBounds<P::Key>, direction: Direction) -> RowScan<P> {
-        let range = id_of::<P>(&self.reader())
-            .and_then(|id| key_range::<P>(id, keys).map_err(|error| invalid("row key", error)));
-        let (range, failed) = match range {
-            Ok(range) => (Some(range), None),
+        let rest = Table::of::<P>(&self.reader()).and_then(|table| {
+            let range = key_range::<P>(table.id, keys).map_err(|error| invalid("row key", error))?;
+            Ok((table, range))
+        });
+        let (rest, failed) = match rest {
+            Ok(rest) => (Some(rest), None),
             Err(error) => (None, Some(error)),
         };
         RowScan {
             view: self.clone(),
-            range,
+            rest,
             direction,
             page: Vec::new().into_iter(),
             failed,
@@ -301,24 +323,95 @@ impl View {
 
     /// What it reads, unless it was let go.
     pub(crate) fn published(&self) -> Result<Arc<Published>, ReadError> {
+        self.seen(|seen| Ok(seen.published.clone()))
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&Seen) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let limit_ms = self.age_max.as_millis() as u64;
-        self.slot.published.read().clone().ok_or(ReadError::ViewExpired { limit_ms })
+        look(self.slot.seen.read().as_ref().ok_or(ReadError::ViewExpired { limit_ms })?)
+    }
+
+    /// The position up to which the rows of `P` are folded: the view's own for an inline projection, that or an earlier one
+    /// for one behind the writer.
+    ///
+    /// # Errors
+    ///
+    /// As [`row`](Self::row).
+    pub fn folded_through<P: Projection>(&self) -> Result<Position, ReadError> {
+        let reader = self.reader();
+        let table = Table::of::<P>(&reader)?;
+        Ok(self.rows_of(&reader, table)?.head.position)
+    }
+
+    /// The rows below a table, as this view sees them.
+    fn rows_of(&self, reader: &Reader, table: Table) -> Result<Arc<Published>, ReadError> {
+        match table.behind {
+            None => self.published(),
+            Some(index) => self.seen(|seen| reader.behind[index].rows(&seen.behind[index]).cloned()),
+        }
+    }
+
+    fn read_rows<T>(
+        &self,
+        reader: &Reader,
+        table: Table,
+        read: impl FnOnce(Layers<'_>) -> Result<T, StorageError>,
+    ) -> Result<T, ReadError> {
+        let rows = self.rows_of(reader, table)?;
+        let read = rows.read(&[], read);
+        match table.behind {
+            None => note(reader, read),
+            // What stands in its file is its own trouble.
+            Some(index) => read.map_err(|error| {
+                reader.behind[index].note_read(&rows, &error);
+                ReadError::Storage(error)
+            }),
+        }
     }
 }
 
-/// The id of the projection's rows, if it can be read.
-pub(crate) fn id_of<P: Projection>(reader: &Reader) -> Result<[u8; 4], ReadError> {
-    let projections = &reader.rules.projections;
-    let Some(registered) = projections.get::<P>() else {
-        let add = "add `.inline::<..>()` to the setup";
-        return Err(ReadError::Unregistered(Missing::new(format!("projection `{}`", P::NAME), add)));
-    };
-    match projections.stalls.get(&registered.id) {
-        None => Ok(registered.id),
-        Some(stall) => {
-            Err(ReadError::Stalled { projection: P::NAME, position: stall.position, why: stall.why.clone() })
+/// Where the rows of a projection are.
+#[derive(Clone, Copy)]
+struct Table {
+    id: [u8; 4],
+    /// Which of those behind the writer; `None`: inline.
+    behind: Option<usize>,
+}
+
+impl Table {
+    fn of<P: Projection>(reader: &Reader) -> Result<Self, ReadError> {
+        let projections = &reader.rules.projections;
+        if let Some(registered) = projections.get::<P>() {
+            return match projections.stalls.get(&registered.id) {
+                None => Ok(Self { id: registered.id, behind: None }),
+                Some(Stall { position, why }) => {
+                    Err(ReadError::Stalled { projection: P::NAME, position: *position, why: why.clone() })
+                }
+            };
+        }
+        match reader.behind.iter().position(|behind| behind.is::<P>()) {
+            Some(index) => Ok(Self { id: reader.behind[index].projection.id, behind: Some(index) }),
+            None => Err(unregistered::<P>()),
         }
     }
+}
+
+/// The id of the rows of `P`, if a decision may rest on them.
+pub(crate) fn id_of<P: Projection>(reader: &Reader) -> Result<[u8; 4], ReadError> {
+    let table = Table::of::<P>(reader)?;
+    match table.behind {
+        None => Ok(table.id),
+        Some(_) => {
+            let why = format!("`{}` is behind the writer: no decision may rest on it", P::NAME);
+            Err(ReadError::Invalid { what: "projection", why })
+        }
+    }
+}
+
+/// The setup lacks `P`.
+pub(crate) fn unregistered<P: Projection>() -> ReadError {
+    let add = "add `.inline::<..>()` or `.behind::<..>()` to the setup";
+    ReadError::Unregistered(Missing::new(format!("projection `{}`", P::NAME), add))
 }
 
 fn invalid(what: &'static str, why: impl fmt::Display) -> ReadError {
@@ -403,7 +496,7 @@ impl<T> fmt::Debug for Stale<T> {
 pub struct RowScan<P> {
     view: View,
     /// What was not asked for yet.
-    range: Option<KeyRange>,
+    rest: Option<(Table, KeyRange)>,
     direction: Direction,
     page: std::vec::IntoIter<RowEntry>,
     failed: Option<ReadError>,
@@ -427,7 +520,7 @@ impl<P: Projection> RowScan<P> {
             Ok((key, row))
         });
         if next.is_err() {
-            (self.range, self.page) = (None, Vec::new().into_iter());
+            (self.rest, self.page) = (None, Vec::new().into_iter());
         }
         Some(next)
     }
@@ -439,13 +532,12 @@ impl<P: Projection> RowScan<P> {
         if let Some(entry) = self.page.next() {
             return Ok(Some(entry));
         }
-        let Some(mut range) = self.range.take() else { return Ok(None) };
-        let published = self.view.published()?;
-        let read = published.read(&[], |layers| layers.rows(&range, self.direction, ROWS_PER_PAGE));
-        let page = note(&self.view.reader(), read)?;
+        let Some((table, mut range)) = self.rest.take() else { return Ok(None) };
+        let read = |layers: Layers<'_>| layers.rows(&range, self.direction, ROWS_PER_PAGE);
+        let page = self.view.read_rows(&self.view.reader(), table, read)?;
         if page.len() == ROWS_PER_PAGE {
             range.continue_past(&page[ROWS_PER_PAGE - 1].0, self.direction);
-            self.range = Some(range);
+            self.rest = Some((table, range));
         }
         self.page = page.into_iter();
         Ok(self.page.next())

@@ -40,14 +40,15 @@ const TABLE: &[(&str, &[&str])] = &[
     ("writer", &["commit", "disk", "error", "log", "options", "request", "state", "sync"]),
     // before it and behind it
     ("recovery", &["commit", "error", "log", "order", "projection", "request", "setup", "state"]),
-    ("view", &["codec", "commit", "disk", "error", "event", "key", "layout", "log", "order", "projection", "query",
+    ("behind", &["disk", "error", "log", "order", "projection", "recovery", "state", "sync"]),
+    ("view", &["behind", "codec", "commit", "disk", "error", "event", "key", "layout", "log", "order", "projection", "query",
         "request", "state", "sync", "value", "writer"]),
     ("transaction", &["budget", "codec", "commit", "disk", "error", "event", "idempotency", "key", "layout", "options",
         "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
-    ("verify", &["error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
+    ("verify", &["behind", "error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
     ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
-    ("store", &["commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query", "recovery",
-        "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "writer"]),
+    ("store", &["behind", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
+        "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "writer"]),
 ];
 
 #[test]

@@ -164,17 +164,24 @@ pub(crate) struct Walk<'a> {
     at: usize,
     /// Numbers and time of what came before. Its chain is not looked at.
     before: Head,
+    /// Where the log stood before the last group's head that was met, by what that head says.
+    boundary: Option<Head>,
 }
 
 impl<'a> Walk<'a> {
     /// From the start of `bytes`, which is the start of a group or of a record; both follow `before`.
     pub fn new(store: StoreId, bytes: &'a [u8], before: Head) -> Self {
-        Self { store, bytes, at: 0, before }
+        Self { store, bytes, at: 0, before, boundary: None }
     }
 
     /// The last record that was found.
     pub fn before(&self) -> &Head {
         &self.before
+    }
+
+    /// Where the log stood before the last group whose head was met.
+    pub fn boundary(&self) -> Option<Head> {
+        self.boundary
     }
 
     /// The next record; `None` at the end of the bytes.
@@ -199,6 +206,7 @@ impl<'a> Walk<'a> {
             return Err(damaged);
         }
         self.at += HEAD;
+        self.boundary = Some(Head { hash: head.chain, ..self.before });
         Ok(())
     }
 
@@ -233,7 +241,7 @@ pub(crate) fn verify(
     if !head.follows(store, before) || head.is_seal() || head.size() != group.len() {
         return Err(damaged);
     }
-    let mut walk = Walk { store, bytes: group, at: HEAD, before: *before };
+    let mut walk = Walk { at: HEAD, ..Walk::new(store, group, *before) };
     let mut records = 0;
     while walk.at < group.len() {
         let at = if records == 0 { 0 } else { walk.at };

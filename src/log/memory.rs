@@ -105,8 +105,8 @@ impl Log for MemoryLog {
             page.extend_from_slice(&group.bytes);
         }
         drop(inner);
-        let records = Page::from_walk(Walk::new(self.store, &page, before), from, through, bytes)?;
-        Ok(Page { bytes: page, records })
+        let (records, bounds) = Page::from_walk(Walk::new(self.store, &page, before), from, through, bytes)?;
+        Ok(Page { bytes: page, records, bounds })
     }
 
     fn walk(
@@ -126,7 +126,7 @@ impl Log for MemoryLog {
                 .map_err(|fault| {
                     LogError::damaged(head.commit.next(), head.position.next(), &fault.to_string())
                 })?;
-            step(&Page { bytes: group.bytes.clone(), records }, &after)?;
+            step(&Page { bytes: group.bytes.clone(), records, ..Page::default() }, &after)?;
             head = after;
         }
         assert_eq!(head, end, "the chain ends at the head");

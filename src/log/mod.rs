@@ -133,6 +133,18 @@ pub(crate) enum Seek {
 pub(crate) struct Page {
     bytes: Vec<u8>,
     records: Vec<Range<usize>>,
+    bounds: Bounds,
+}
+
+/// Where groups begin and end in a page.
+#[derive(Debug, Default)]
+struct Bounds {
+    /// The chain before the first record, if that begins a group.
+    before: Option<Hash>,
+    /// The last head within the page that a group is known to end with.
+    boundary: Option<Head>,
+    /// The last commit in it.
+    last: CommitNo,
 }
 
 impl fmt::Debug for Page {
@@ -147,6 +159,26 @@ impl Page {
         self.records.iter().map(|range| Record::decode(&self.bytes[range.clone()]))
     }
 
+    /// The chain, as the log says it stood before the first record. `None`: that record begins no group.
+    pub fn before(&self) -> Option<Hash> {
+        self.bounds.before
+    }
+
+    /// The last head in it that a group ends with, or `through` if it reaches that. `None`: it is all part of one group.
+    pub fn boundary(&self, through: &Head) -> Option<Head> {
+        if self.bounds.last == through.commit { Some(*through) } else { self.bounds.boundary }
+    }
+
+    /// The last commit in it.
+    pub fn last(&self) -> CommitNo {
+        self.bounds.last
+    }
+
+    /// What it takes in memory.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     #[cfg(any(test, feature = "testing"))]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
@@ -158,8 +190,8 @@ impl Page {
         seek: Seek,
         through: CommitNo,
         bytes: usize,
-    ) -> Result<Vec<Range<usize>>, LogError> {
-        let (mut records, mut taken) = (Vec::new(), 0);
+    ) -> Result<(Vec<Range<usize>>, Bounds), LogError> {
+        let (mut records, mut taken, mut bounds) = (Vec::new(), 0, Bounds::default());
         while walk.before().commit < through && (records.is_empty() || taken < bytes) {
             let (commit, position) = (walk.before().commit.next(), walk.before().position.next());
             let fault = |fault: record::Malformed| LogError::damaged(commit, position, &fault.to_string());
@@ -170,6 +202,12 @@ impl Page {
                 Seek::Event(position) => found.fixed.last() >= position,
             };
             if wanted {
+                let met = walk.boundary().filter(|boundary| boundary.commit.next() >= commit);
+                match records.is_empty() {
+                    true => bounds.before = met.map(|boundary| boundary.hash),
+                    false => bounds.boundary = met.or(bounds.boundary),
+                }
+                bounds.last = found.fixed.commit;
                 taken += found.body.len();
                 records.push(found.body);
             }
@@ -178,7 +216,7 @@ impl Page {
         if records.is_empty() && commit < through {
             return Err(LogError::damaged(commit.next(), position.next(), "no record where one must be"));
         }
-        Ok(records)
+        Ok((records, bounds))
     }
 }
 

@@ -382,7 +382,7 @@ impl SegmentLog {
             hash: segment.header.before.hash,
         };
         Page::from_walk(Walk::new(self.place.store, &page, before), seek, through, bytes)
-            .map(|records| Page { bytes: page, records })
+            .map(|(records, bounds)| Page { bytes: page, records, bounds })
     }
 }
 
@@ -433,7 +433,14 @@ impl Log for SegmentLog {
             }
         };
         let segment = &segments[index.checked_sub(1).expect("the first segment starts at the first commit")];
-        self.read_segment(segment, from, through, bytes)
+        let mut page = self.read_segment(segment, from, through, bytes)?;
+        // A group never spans segments, and the next segment's header says where this one ended.
+        if let Some(end) = segments.get(index).map(|next| next.header.before)
+            && end.commit == page.bounds.last
+        {
+            page.bounds.boundary = Some(end);
+        }
+        Ok(page)
     }
 
     fn walk(
@@ -524,7 +531,7 @@ impl SegmentLog {
             let mut records = Vec::new();
             let after = group::verify(store, &head, bytes, |found| records.push(found.body))
                 .map_err(|fault| damaged(&fault.to_string()))?;
-            let page = Page { bytes: bytes.to_vec(), records };
+            let page = Page { bytes: bytes.to_vec(), records, ..Page::default() };
             step(&page, &after)?;
             at += size as u64;
             head = after;

@@ -275,15 +275,15 @@ impl Work {
             State::Poisoned => return Err(TxError::Poisoned),
             State::Well => {}
         }
-        let published = reader.board.load();
+        let view = parts.views.take(parts.current, &reader);
         self.running.meter.lock().begin();
         Ok(Tx {
             parts: parts.clone(),
             request: self.request.clone(),
             running: self.running.clone(),
             inside: None,
-            reads: RefCell::new(Reads::at(&published.head)),
-            view: parts.views.take(parts.current, published),
+            reads: RefCell::new(Reads::at(&view.head())),
+            view,
             reader,
             origin: self.origin.clone(),
             began: parts.clock().monotonic(),
