@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tallystone::error::OpenError;
-use tallystone::prelude::{Append, Committed, Query, Store};
+use tallystone::event::Raw;
+use tallystone::prelude::{Append, Committed, Position, Query, Store, View};
 use tallystone::testing::Random;
-use tallystone::testing::workload::{self, Balances, Counts, Fact, Request};
+use tallystone::testing::workload::{self, Balances, Counts, Fact, Request, Trails};
 use tallystone::{Options, Setup};
 
 const CHILD: &str = "TALLY_CHILD";
@@ -208,13 +209,39 @@ impl Known {
         let sum: i64 = view.rows::<Balances>(..).map(|row| row.expect("a row").1).sum();
         let count = view.row::<Counts>("opened").expect("a row").map_or(0, |row| row.0);
         assert_eq!((sum as u64, count), (keys, keys), "rows are those of the events");
-        drop(view);
+        let head = view.position();
+        let behind = store.wait_for::<Trails>(head, Duration::from_secs(60)).expect("it catches up");
+        let trails = behind.rows::<Trails>(..).map(|row| row.expect("a row"));
+        assert_eq!(
+            trails.collect::<BTreeMap<_, _>>(),
+            trails_of(&view),
+            "rows behind are those of the events"
+        );
+        let mut subscription = store.subscribe::<Raw>(Query::all(), Position::START);
+        for position in 1..=head.get() {
+            let event = subscription.next().expect("open").expect("readable");
+            assert_eq!(event.position.get(), position, "once, in order");
+        }
+        assert!(subscription.try_next().is_pending());
+        drop((view, behind));
         let report = store.verify().expect("verify looks");
         assert_eq!((report.first_bad, report.folded_otherwise), (None, None), "{rounds:?}");
         if random.coin() {
             store.close();
         }
     }
+}
+
+/// What `Trails` must be, from the events: nobody frees a seat here.
+fn trails_of(view: &View) -> BTreeMap<String, (u64, u64)> {
+    let mut trails: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for event in view.query::<Raw>(Query::all()) {
+        let event = event.expect("an event");
+        let (count, sum) = trails.entry(event.event.stream().to_owned()).or_default();
+        *count += 1;
+        *sum = sum.wrapping_mul(31).wrapping_add(event.position.get());
+    }
+    trails
 }
 
 /// Nothing half-made lies about.
@@ -226,7 +253,15 @@ fn assert_tidy(dir: &Path) {
             .collect()
     };
     for name in names(dir) {
-        assert!(["lock", "log", "state.redb", "verify.redb"].contains(&name.as_str()), "{name} lies about");
+        assert!(
+            ["behind", "lock", "log", "state.redb", "verify.redb"].contains(&name.as_str()),
+            "{name} lies about"
+        );
+    }
+    if dir.join("behind").exists() {
+        // Built anew beside the old one, at most.
+        let files = names(&dir.join("behind"));
+        assert!(files.len() <= 2 && files.iter().all(|name| name.starts_with("trails.")), "{files:?}");
     }
     for name in names(&dir.join("log")) {
         // The next segment is prepared ahead by a store that is open.
@@ -319,6 +354,9 @@ fn a_process_killed_while_it_rebuilds_goes_on() {
     store.close();
     for round in 1..=rounds(5) {
         std::fs::remove_file(dir.join("state.redb")).expect("it was there");
+        if round % 2 == 0 {
+            std::fs::remove_dir_all(dir.join("behind")).expect("it was there");
+        }
         for _ in 0..2 {
             known.hear(&killed("append", &dir, round, Duration::from_millis(4 + random.below(50))));
         }

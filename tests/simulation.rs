@@ -8,16 +8,19 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tallystone::disk::{Access, Disk, File, Kind, Platform};
 use tallystone::error::{AppendError, OpenError, ReadError};
 use tallystone::event::Raw;
-use tallystone::prelude::{Query, Sequenced, Store, View};
+use tallystone::prelude::{Position, Query, Sequenced, Store, Subscription, View};
 use tallystone::testing::model::{AllRows, Model, Verdict};
-use tallystone::testing::workload::{self, Balances, Counts, Fact, ON_PURPOSE, Request, Seats, Workload};
+use tallystone::testing::workload::{
+    self, Ask, Balances, Counts, Fact, Item, ON_PURPOSE, Request, Seats, Trails, Workload,
+};
 use tallystone::testing::{Fault, Faults, ImagePolicy, Random, SimClock, SimDisk, SimEntropy};
 use tallystone::{Options, Timestamp};
 
@@ -142,9 +145,19 @@ const CLASSES: [Class; 13] = [
     Class::Fault(Fault::ReadError),
 ];
 
+/// Somebody who follows the store, and keeps where it is.
+struct Follower {
+    ask: Ask,
+    /// `None`: to be subscribed again, behind the last event.
+    subscription: Option<Subscription<Raw>>,
+    seen: u64,
+}
+
 /// A view from before, and what it must still say.
 struct Held {
     view: View,
+    /// How far the rows behind the writer were, if there were any to read.
+    behind: Option<u64>,
     position: u64,
     rows: AllRows,
     /// How often the store had been opened, or recovered.
@@ -171,6 +184,7 @@ struct Sim {
     unknown: Option<Unknown>,
     workload: Workload,
     views: Vec<Held>,
+    followers: Vec<Follower>,
     life: u64,
     classes: Vec<Class>,
     fault_rate: f64,
@@ -180,6 +194,8 @@ struct Sim {
     mark: u64,
     /// A copy of `state.redb` from before.
     old_state: Option<Vec<u8>>,
+    /// The same of a projection behind the writer.
+    old_behind: Option<(PathBuf, Vec<u8>)>,
     tally: Tally,
     trail: Vec<String>,
 }
@@ -198,6 +214,18 @@ fn draw_options(random: &mut Random) -> Options {
     options.page_bytes = 4096;
     options.view_age_ms_max = 3_600_000;
     options
+}
+
+/// One by the log, one by the index.
+fn followers() -> Vec<Follower> {
+    let types = ["booking.Reserved", "booking.Freed", "name.Claimed"].map(str::to_owned).to_vec();
+    let some = Ask { items: vec![Item { types, ..Item::default() }], ..Ask::default() };
+    let all = Ask { all: true, ..Ask::default() };
+    [all, some].map(|ask| Follower { ask, subscription: None, seen: 0 }).into()
+}
+
+fn is_behind(path: &Path) -> bool {
+    path.parent().is_some_and(|dir| dir.ends_with("behind"))
 }
 
 impl Sim {
@@ -221,6 +249,8 @@ impl Sim {
             life: 0,
             mark: 0,
             old_state: None,
+            old_behind: None,
+            followers: followers(),
             tally: Tally::default(),
             trail: Vec::new(),
             random,
@@ -288,6 +318,7 @@ impl Sim {
         }
         self.store = None;
         self.views.clear();
+        self.hang_up();
         self.say("killed");
         self.tally.note("kill");
     }
@@ -297,6 +328,7 @@ impl Sim {
         let cut = self.disk.power_cut(policy);
         self.store = None;
         self.views.clear();
+        self.hang_up();
         self.say(cut.to_string());
         self.tally.note(format!("cut {policy:?}"));
         // The quota is a property of the disk: an empty one after the cut would keep the store from opening for ever.
@@ -309,6 +341,7 @@ impl Sim {
         let cut = self.disk.restart();
         self.store = None;
         self.views.clear();
+        self.hang_up();
         self.say(cut.to_string());
         self.tally.note(format!("cut {:?}", cut.policy));
         self.disk.quota(None);
@@ -384,6 +417,7 @@ impl Sim {
                 (2, Some(_)) => {
                     self.store = None;
                     self.views.clear();
+                    self.hang_up();
                     self.say("dropped");
                 }
                 (_, Some(store)) => {
@@ -439,6 +473,9 @@ impl Sim {
             }
         }
         self.check()?;
+        // What a recovery asks of the projection behind the writer it does in its next step.
+        self.store().step();
+        self.behind_is_well()?;
         self.mark = self.faults();
         let stats = self.store().stats();
         ensure(stats.poisoned.is_none() && stats.damaged.is_none(), || format!("not well: {stats:?}"))
@@ -447,7 +484,7 @@ impl Sim {
     // ---- steps ----
 
     fn step(&mut self) -> Outcome {
-        match self.random.below(24) {
+        match self.random.below(32) {
             0 => self.reopen(),
             1 => self.without_state(),
             2 => self.verify(),
@@ -464,6 +501,13 @@ impl Sim {
                 Ok(())
             }
             10 => self.check(),
+            11 => self.catch_up(),
+            12 => self.rebuild_behind(),
+            13..16 => {
+                self.store().step();
+                self.behind_is_well()
+            }
+            16..19 => self.follow(),
             _ => self.group(),
         }
     }
@@ -565,17 +609,124 @@ impl Sim {
                 Err(error) => return self.read_trouble("events after an error", error),
             }
         }
+        self.follow()?;
+        self.compare_behind(&view)?;
         self.compare_rows(&view, &self.model.rows.clone())
+    }
+
+    // ---- what follows the writer ----
+
+    fn behind_is_well(&self) -> Outcome {
+        let stats = self.store().stats();
+        ensure(stats.behind[0].stalled.is_none(), || format!("it stalls: {:?}", stats.behind))?;
+        match &stats.behind[0].trouble {
+            Some(error) => self.trouble("behind the writer", error),
+            None => Ok(()),
+        }
+    }
+
+    /// Its rows are those of the position it says it is at.
+    fn compare_behind(&mut self, view: &View) -> Outcome<Option<u64>> {
+        let at = match view.folded_through::<Trails>() {
+            Ok(at) => at.get(),
+            Err(ReadError::Rebuilding { .. }) => {
+                self.tally.note("behind: rebuilding");
+                return Ok(None);
+            }
+            Err(error) => return self.read_trouble("behind", error),
+        };
+        ensure(at <= view.position().get(), || format!("rows behind are at {at}, the view {view:?}"))?;
+        if at < view.position().get() {
+            self.tally.note("behind: lags");
+        }
+        let rows = view.rows::<Trails>(..).with_positions();
+        let is: Result<BTreeMap<_, _>, _> =
+            rows.map(|row| row.map(|(key, row)| (key, (row.row, row.changed_at.get())))).collect();
+        let is = is.or_else(|error| self.read_trouble("rows behind", error))?;
+        let must = self.model.trails(at);
+        ensure(is == must, || format!("rows behind at {at}\n  must be {must:?}\n  are {is:?}"))?;
+        Ok(Some(at))
+    }
+
+    fn catch_up(&mut self) -> Outcome {
+        self.say("caught up");
+        for _ in 0..10_000 {
+            self.behind_is_well()?;
+            let view = self.view()?;
+            let behind = self.store().stats().behind[0].clone();
+            if behind.lag_len == 0 && behind.rebuilding.is_none() {
+                self.tally.note("behind: caught up");
+                let at = self.compare_behind(&view)?;
+                return ensure(at == Some(view.position().get()), || format!("{at:?} is not {view:?}"));
+            }
+            self.store().step();
+        }
+        wrong("it never catches up")
+    }
+
+    fn rebuild_behind(&mut self) -> Outcome {
+        self.say("rebuilt behind");
+        match self.store().rebuild::<Trails>() {
+            Ok(()) => self.tally.note("behind: rebuilt"),
+            Err(error) => return self.read_trouble("rebuild", error),
+        }
+        self.catch_up()
+    }
+
+    /// Subscribers see what is new to them: each event once, in order, and none that is not durable.
+    fn follow(&mut self) -> Outcome {
+        let mut followers = std::mem::take(&mut self.followers);
+        let followed = followers.iter_mut().try_for_each(|follower| self.follow_as(follower));
+        self.followers = followers;
+        followed
+    }
+
+    fn follow_as(&mut self, follower: &mut Follower) -> Outcome {
+        let store = self.store.clone().expect("the store is open");
+        let ask = Ask { after: follower.seen, ..follower.ask.clone() };
+        let mut must = self.model.answer(&ask, self.model.position()).into_iter();
+        let subscribe = || store.subscribe(follower.ask.query(), Position::new(follower.seen));
+        let mut subscription = follower.subscription.take().unwrap_or_else(subscribe);
+        for _ in 0..self.random.below(60) {
+            match subscription.try_next() {
+                Poll::Ready(Some(Ok(event))) => {
+                    let (position, next) = (event.position.get(), must.next());
+                    ensure(next == Some(position), || format!("followed to {position}, not {next:?}"))?;
+                    ensure(self.same_event(&event), || format!("followed to another: {event:?}"))?;
+                    follower.seen = position;
+                    self.tally.note("followed");
+                }
+                Poll::Ready(Some(Err(error))) => return self.read_trouble("subscription", error),
+                Poll::Ready(None) => return wrong("a subscription ended, and the store is open"),
+                Poll::Pending => {
+                    let (well, next) = (store.stats().poisoned.is_none(), must.next());
+                    ensure(!well || next.is_none(), || format!("nobody follows to {next:?}"))?;
+                    break;
+                }
+            }
+        }
+        follower.subscription = Some(subscription);
+        Ok(())
+    }
+
+    /// Nobody outlives the process, but what was kept of it.
+    fn hang_up(&mut self) {
+        self.followers.iter_mut().for_each(|follower| follower.subscription = None);
     }
 
     fn reopen(&mut self) -> Outcome {
         self.views.clear();
+        self.hang_up();
         if let Some(store) = self.store.take() {
             store.close();
         }
         self.say("closed");
         if self.random.chance(0.3) {
             self.old_state = self.disk.read_file(Path::new(STORE).join("state.redb")).ok();
+        }
+        if self.random.chance(0.3) && !self.disk.is_off() {
+            let file = self.disk.files().into_iter().find(|path| is_behind(path));
+            self.old_behind = file.and_then(|path| Some((path.clone(), self.disk.read_file(&path).ok()?)));
         }
         if !self.disk.is_off() && self.random.chance(0.3) {
             let policy = ImagePolicy::ALL[self.random.below(6) as usize];
@@ -586,6 +737,7 @@ impl Sim {
 
     fn reopen_quietly(&mut self) -> Outcome {
         self.views.clear();
+        self.hang_up();
         if let Some(store) = self.store.take() {
             store.close();
         }
@@ -595,6 +747,7 @@ impl Sim {
     /// Derived state is lost, or an old copy of it is put back.
     fn without_state(&mut self) -> Outcome {
         self.views.clear();
+        self.hang_up();
         if let Some(store) = self.store.take() {
             store.close();
         }
@@ -612,7 +765,27 @@ impl Sim {
                 let _ = self.disk.remove(&path);
             }
         }
+        if self.random.coin() && !self.disk.is_off() {
+            self.without_behind();
+        }
         self.restore()
+    }
+
+    /// The files of what is behind are lost, or an old one is put back.
+    fn without_behind(&mut self) {
+        match self.old_behind.take() {
+            Some((path, bytes)) => {
+                self.say("an old file behind");
+                self.tally.note("old file behind");
+                self.disk.write_file(path, &bytes);
+            }
+            None => {
+                self.say("no file behind");
+                self.tally.note("no file behind");
+                let files = self.disk.files();
+                files.iter().filter(|path| is_behind(path)).for_each(|path| drop(self.disk.remove(path)));
+            }
+        }
     }
 
     fn verify(&mut self) -> Outcome {
@@ -648,12 +821,13 @@ impl Sim {
         }
     }
 
-    fn take_view(&self) -> Outcome<Held> {
+    fn take_view(&mut self) -> Outcome<Held> {
         let view = self.view()?;
         let (position, commit) = (view.position().get(), view.commit().get());
         let is = (self.model.position(), self.model.commit());
         ensure((position, commit) == is, || format!("head ({position}, {commit}), the model {is:?}"))?;
-        Ok(Held { view, position, rows: self.model.rows.clone(), life: self.life })
+        let behind = self.compare_behind(&view)?;
+        Ok(Held { view, behind, position, rows: self.model.rows.clone(), life: self.life })
     }
 
     fn look_back(&mut self) -> Outcome {
@@ -662,6 +836,8 @@ impl Sim {
             self.compare_events(&held.view, held.position)?;
             if held.life == self.life {
                 self.compare_rows(&held.view, &held.rows)?;
+                let behind = self.compare_behind(&held.view)?;
+                ensure(behind == held.behind, || format!("{:?} in a view became {behind:?}", held.behind))?;
             } else {
                 let row = held.view.row::<Balances>(&0);
                 ensure(matches!(row, Err(ReadError::ViewExpired { .. })), || {
@@ -818,6 +994,7 @@ impl Sim {
             let name = path.strip_prefix(STORE).unwrap_or(&path).display().to_string();
             let known = ["lock", "state.redb", "verify.redb"].contains(&name.as_str())
                 || name.starts_with("log/cut-")
+                || name.starts_with("behind/trails.")
                 || (name.starts_with("log/") && name.ends_with(".log"))
                 || self.faults() > self.mark;
             ensure(known, || format!("{name} lies about"))?;
@@ -871,6 +1048,13 @@ impl Sim {
         self.group()?;
         self.verify()?;
         self.reopen()?;
+        self.catch_up()?;
+        self.verify()?;
+        while self.followers[0].seen < self.model.position() {
+            self.follow()?;
+        }
+        let files = self.disk.files().iter().filter(|path| is_behind(path)).count();
+        ensure(files == 1, || format!("{files} files behind"))?;
         let stats = self.disk.stats();
         ensure(stats.syncs_after_failed_sync == 0, || "a sync after a failed sync".to_owned())?;
         for (fault, count) in &stats.faults {
@@ -1141,6 +1325,7 @@ fn closed_store(seed: u64) -> Sim {
     let run = |sim: &mut Sim| {
         sim.restore()?;
         (0..25).try_for_each(|_| sim.group())?;
+        sim.catch_up()?;
         sim.store.take().expect("it is open").close();
         Ok(())
     };
@@ -1201,7 +1386,8 @@ fn rebuild(sim: &mut Sim) -> Outcome {
         _ => wrong(error.to_string()),
     })?;
     sim.open()?;
-    sim.check()
+    sim.check()?;
+    sim.catch_up()
 }
 
 fn rot(only: fn(&str) -> bool, trials: u64) -> BTreeMap<Rotten, u64> {
@@ -1239,7 +1425,7 @@ fn rot(only: fn(&str) -> bool, trials: u64) -> BTreeMap<Rotten, u64> {
         }
         let name = format!("rot trial {trial} at {at} of {}", file.display());
         let mut found = Rotten::Right;
-        let is_state = file.ends_with("state.redb");
+        let is_state = file.extension().is_some_and(|extension| extension == "redb");
         // Without derived state all of the log is read at open.
         if alone {
             sim.disk.remove(&Path::new(STORE).join("state.redb")).expect("it was there");
@@ -1278,4 +1464,10 @@ fn rot_in_the_log_is_never_read_as_data() {
 #[test]
 fn rot_in_derived_state_is_an_error_or_a_rebuild() {
     rot(|path| path.ends_with("state.redb"), env("ROT").unwrap_or(1200));
+}
+
+#[test]
+fn rot_in_a_file_behind_the_writer_is_an_error_or_a_rebuild() {
+    let outcomes = rot(|path| is_behind(Path::new(path)), env("ROT").unwrap_or(600));
+    assert!(!outcomes.contains_key(&Rotten::Late), "its sums are compared before it is served");
 }

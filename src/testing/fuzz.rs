@@ -1,7 +1,7 @@
 //! What the fuzz targets in `fuzz/` call: properties that must hold for any bytes. They panic where one does not.
 
 use super::model::{AllRows, Model};
-use super::workload::{self, Balances, Counts, Seats, Workload};
+use super::workload::{self, Balances, Counts, Seats, Trails, Workload};
 use super::{ImagePolicy, Random, SimClock, SimEntropy};
 use crate::disk::{Clock, Disk, Platform};
 use crate::event::Raw;
@@ -17,7 +17,7 @@ use crate::store::Store;
 use crate::testing::SimDisk;
 use crate::view::View;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -133,7 +133,9 @@ pub fn ops_vs_model(bytes: &[u8]) {
             }),
             3 => run.reopen(|disk| drop(disk.remove(Path::new("/store/state.redb")))),
             4 => run.verify(),
-            5..11 => run.read(),
+            5 => run.reopen(lose_what_is_behind),
+            6 => run.store().step(),
+            7..11 => run.read(),
             11 => run.clock.advance(Duration::from_micros(random.below(5000))),
             _ => run.group(),
         }
@@ -234,6 +236,11 @@ impl Run {
             counts: rows::<Counts>(&view),
         };
         assert!(rows == self.model.rows, "rows are {rows:?}, must be {:?}", self.model.rows);
+        // Behind it may be, wrong never.
+        if let Ok(at) = view.folded_through::<Trails>() {
+            let (is, must) = (self::rows::<Trails>(&view), self.model.trails(at.get()));
+            assert_eq!(is, must, "rows at {at}");
+        }
     }
 
     fn verify(&self) {
@@ -241,6 +248,11 @@ impl Run {
         assert_eq!(report.first_bad, None);
         assert_eq!(report.events, self.model.position());
     }
+}
+
+fn lose_what_is_behind(disk: &SimDisk) {
+    let is_behind = |path: &PathBuf| path.parent().is_some_and(|dir| dir.ends_with("behind"));
+    disk.files().iter().filter(|path| is_behind(path)).for_each(|path| drop(disk.remove(path)));
 }
 
 fn rows<P: Projection>(view: &View) -> BTreeMap<P::Key, (P::Row, u64)> {

@@ -143,6 +143,24 @@ impl Model {
         found
     }
 
+    /// Rows of `Trails` for who has folded everything up to a position, each with the position that last changed it.
+    pub fn trails(&self, through: u64) -> BTreeMap<String, ((u64, u64), u64)> {
+        let mut trails = BTreeMap::new();
+        for position in 1..=through {
+            let fact = &self.event(position).fact;
+            let stream = fact.stream();
+            if let Fact::Freed(..) = fact {
+                trails.remove(&stream);
+            } else {
+                let ((count, sum), changed_at): &mut ((u64, u64), u64) = trails.entry(stream).or_default();
+                *count += 1;
+                *sum = sum.wrapping_mul(31).wrapping_add(position);
+                *changed_at = position;
+            }
+        }
+        trails
+    }
+
     /// The event at a position.
     pub fn event(&self, position: u64) -> &Noted {
         &self.events[position as usize - 1]
