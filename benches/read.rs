@@ -9,12 +9,10 @@
 
 mod common;
 
+use common::walk::Log;
 use common::workload::{self, Stock, Totals, spread};
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use std::collections::VecDeque;
-use std::fs::File;
 use std::hint::black_box;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tallystone::event::Raw;
@@ -22,7 +20,6 @@ use tallystone::prelude::*;
 
 type Group<'a> = BenchmarkGroup<'a, criterion::measurement::WallTime>;
 
-const PRELOAD_DEPTH: usize = 4096;
 const STREAM_EVENTS: u64 = 10;
 
 /// A store that only grows while it is filled.
@@ -35,15 +32,7 @@ struct Filled {
 impl Filled {
     fn new(path: &Path, events: u64) -> Self {
         let store = Store::create(path, workload::setup()).expect("a fresh store");
-        let mut waiting = VecDeque::new();
-        for number in 0..events {
-            if waiting.len() == PRELOAD_DEPTH {
-                settle(waiting.pop_front());
-            }
-            let append = Append::event(workload::event_in(number, events / STREAM_EVENTS));
-            waiting.push_back(store.submit(workload::keyed(number, append)));
-        }
-        waiting.into_iter().for_each(|commit| settle(Some(commit)));
+        common::fill(&store, events, events / STREAM_EVENTS);
         Self { store, log: path.join("log"), events }
     }
 
@@ -60,10 +49,6 @@ impl Filled {
         };
         bin
     }
-}
-
-fn settle(commit: Option<tallystone::store::Commit>) {
-    commit.map(|commit| commit.wait().expect("the append is good"));
 }
 
 fn read(criterion: &mut Criterion) {
@@ -145,67 +130,6 @@ fn scans(group: &mut Group<'_>, filled: &Filled) {
 fn all<E>(events: impl Iterator<Item = Result<Sequenced<E>, ReadError>>, expected: u64) {
     let found = events.inspect(|event| assert!(black_box(event).is_ok(), "the log is whole")).count();
     assert_eq!(found as u64, expected, "nothing is missing");
-}
-
-/// The log's files as bytes.
-struct Log {
-    files: Vec<(File, u64)>,
-}
-
-/// As long as a record of the bench, about.
-const RECORD_BYTES: usize = 368;
-
-impl Log {
-    fn open(dir: &Path) -> Self {
-        let entries = std::fs::read_dir(dir).expect("the log of the store");
-        let segments = entries.map(|entry| entry.expect("the log of the store").path());
-        let open = |path: PathBuf| {
-            let file = File::open(path).expect("a segment of the log");
-            let end = written(&file);
-            (file, end)
-        };
-        Self {
-            files: segments
-                .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
-                .map(open)
-                .collect(),
-        }
-    }
-
-    fn walk(&self) -> u32 {
-        let mut page = vec![0; 1 << 20];
-        let mut sum = 0;
-        for (file, end) in &self.files {
-            for at in (0..*end).step_by(page.len()) {
-                let page = &mut page[..(*end - at).min(1 << 20) as usize];
-                file.read_exact_at(page, at).expect("a segment of the log");
-                sum ^= page.chunks(RECORD_BYTES).map(crc32c::crc32c).fold(0, |sum, crc| sum ^ crc);
-            }
-        }
-        black_box(sum)
-    }
-
-    fn record(&self, random: u64) -> u32 {
-        let (file, end) = &self.files[random as usize % self.files.len()];
-        let mut record = [0; RECORD_BYTES];
-        let at = random.rotate_left(32) % end.saturating_sub(RECORD_BYTES as u64).max(1);
-        file.read_exact_at(&mut record, at).expect("a segment of the log");
-        crc32c::crc32c(&record)
-    }
-}
-
-/// Where the zeros begin that were written ahead.
-fn written(file: &File) -> u64 {
-    let mut end = file.metadata().expect("a segment of the log").len();
-    let mut page = [0; 4096];
-    while end >= 4096 {
-        file.read_exact_at(&mut page, end - 4096).expect("a segment of the log");
-        if page.iter().any(|byte| *byte != 0) {
-            break;
-        }
-        end -= 4096;
-    }
-    end
 }
 
 criterion_group!(benches, read);

@@ -517,19 +517,12 @@ impl Follower {
             if end.is_some_and(|end| record.commit() > end.commit) {
                 break;
             }
-            let mut scratch = Delta::default();
-            let failed = refold(
-                &record,
-                &[&self.behind.projection],
-                &self.following.limits,
-                rows,
-                delta,
-                &mut scratch,
-            )?;
+            // Straight into what the page changes: if the fold fails, all of that is dropped.
+            let (projection, limits) = (&self.behind.projection, &self.following.limits);
+            let failed = refold(&record, &[projection], limits, rows, &Delta::default(), delta)?;
             if let Some((_, stall)) = failed.into_iter().next() {
                 return Err(Failed::Halt(Halt::Stalled(stall)));
             }
-            delta.absorb(scratch);
         }
         Ok(())
     }

@@ -182,6 +182,14 @@ fn some(store: &Store, dice: &mut Dice, appends: u64) {
     commits.into_iter().for_each(|commit| drop(commit.wait().expect("good")));
 }
 
+/// So many appends; the last event.
+fn fill(store: &Store, appends: u32) -> Position {
+    for number in 0..appends {
+        store.append(deposit(number % 7, 1)).expect("good");
+    }
+    store.view().expect("open").position()
+}
+
 fn files(disk: &SimDisk) -> Vec<PathBuf> {
     let files = disk.files().into_iter();
     files.filter(|path| path.parent().is_some_and(|dir| dir.ends_with("behind"))).collect()
@@ -325,8 +333,8 @@ fn a_close_ends_those_who_wait() {
 #[test]
 fn in_memory_it_follows_too() {
     let store = Store::in_memory(Setup::new().inline::<Twin>().behind::<Trails>()).expect("a store");
-    let last = (0..300).map(|n| store.append(deposit(n % 7, 1)).expect("good").receipt.last).last();
-    let view = store.wait_for::<Trails>(last.expect("some"), LONG).expect("it gets there");
+    let last = fill(&store, 300);
+    let view = store.wait_for::<Trails>(last, LONG).expect("it gets there");
     assert_eq!(rows::<Trails>(&view), rows::<Twin>(&view));
     store.rebuild::<Trails>().expect("it can");
     check::<Trails>(&store);
@@ -521,8 +529,7 @@ fn a_rebuild_serves_the_old_rows_until_the_new_ones_are_whole() {
     let dir = tempfile::tempdir().expect("a directory");
     let setup = Setup::new().inline::<Twin>().behind::<Gated>().options(options());
     let store = Store::create(dir.path().join("bank"), setup).expect("a fresh store");
-    let last =
-        (0..500).map(|n| store.append(deposit(n % 7, 1)).expect("good").receipt.last).last().expect("some");
+    let last = fill(&store, 500);
     store.wait_for::<Gated>(last, LONG).expect("it gets there");
     thread::scope(|scope| {
         let closed = GATE.lock().expect("nobody panics with it");
@@ -622,7 +629,7 @@ fn a_file_that_is_lost_damaged_old_or_foreign_is_rebuilt() {
 }
 
 /// 1. A copy of the store goes its own way from commit 100 on. 2. The file of the one lies below the log of the other, at a
-/// commit that both have. The events differ, the numbers do not.
+///    commit that both have. The events differ, the numbers do not.
 #[test]
 fn risk_04_a_file_of_another_history_is_rebuilt() {
     let disk = fresh_disk(9);

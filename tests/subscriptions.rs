@@ -161,7 +161,7 @@ fn a_wait_ends_with_the_event_or_with_its_time() {
 }
 
 /// 1. A subscriber has seen everything and goes to sleep. 2. A commit is published and rung for. 3. The subscriber must not
-/// have looked before the one and listened after the other.
+///    have looked before the one and listened after the other.
 #[test]
 fn risk_05_no_event_goes_by_between_the_look_and_the_sleep() {
     const EVENTS: u64 = 3_000;

@@ -10,10 +10,14 @@ pub mod busy;
 pub mod drive;
 pub mod duel;
 pub mod floor;
+pub mod walk;
 pub mod workload;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
+use tallystone::Store;
+use tallystone::prelude::*;
 
 /// Events in the store before anything is measured: `BENCH_EVENTS`, 100 thousand by default.
 pub fn preload_events() -> u64 {
@@ -30,6 +34,24 @@ pub fn round_length() -> Option<Duration> {
 pub fn state_cache_bytes() -> usize {
     let default = tallystone::Options::default().state_cache_bytes;
     default.max(usize::try_from(preload_events()).expect("it fits memory") * 100)
+}
+
+/// Appends so many events, each in a commit of its own, many at a time.
+pub fn fill(store: &Store, events: u64, streams: u64) {
+    const DEPTH: usize = 4096;
+    let mut waiting = VecDeque::new();
+    for number in 0..events {
+        if waiting.len() == DEPTH {
+            settle(waiting.pop_front());
+        }
+        let append = Append::event(workload::event_in(number, streams));
+        waiting.push_back(store.submit(workload::keyed(number, append)));
+    }
+    waiting.into_iter().for_each(|commit| settle(Some(commit)));
+}
+
+fn settle(commit: Option<tallystone::store::Commit>) {
+    commit.map(|commit| commit.wait().expect("the append is good"));
 }
 
 /// A directory on the disk that is measured: the one cargo builds on. It goes away with its handle.

@@ -70,11 +70,15 @@ impl Projection for Totals {
 }
 
 pub fn setup() -> Setup {
+    Setup::new().inline::<Totals>().options(options())
+}
+
+pub fn options() -> Options {
     let raw = event(0).encode().expect("the event is plain data");
     assert_eq!(raw.data().len(), PAYLOAD_BYTES, "the workload is what it says it is");
     let mut options = Options::default();
     options.state_cache_bytes = super::state_cache_bytes();
-    Setup::new().inline::<Totals>().options(options)
+    options
 }
 
 /// Spreads numbers over 64 bits; one to one.

@@ -138,7 +138,7 @@ mod tests {
     }
 
     /// 1. The waiter looks, and there is nothing. 2. The ringer publishes and rings. 3. The waiter goes to sleep: for ever,
-    /// unless it was counted before it looked.
+    ///    unless it was counted before it looked.
     #[test]
     fn risk_05_no_wake_up_is_lost_between_the_look_and_the_sleep() {
         let (there, back) = (Bell::default(), Bell::default());
