@@ -530,7 +530,7 @@ fn risk_11_a_panic_on_the_writer_is_unknown_and_nobody_hangs() {
     assert_sound(&store);
 }
 
-/// Reads the time, until it is told to panic on the store's own threads.
+/// Reads the time, until it is told to panic on the writer's thread.
 #[derive(Debug)]
 struct PanickingClock(SimClock, AtomicBool);
 
@@ -539,7 +539,7 @@ impl Clock for PanickingClock {
         self.0.now()
     }
     fn monotonic(&self) -> Duration {
-        let ours = std::thread::current().name().is_some_and(|name| name.starts_with("tallystone"));
+        let ours = std::thread::current().name() == Some("tallystone-writer");
         assert!(!(ours && self.1.swap(false, Ordering::Relaxed)), "on purpose");
         self.0.monotonic()
     }
