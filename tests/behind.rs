@@ -464,7 +464,12 @@ fn another_version_is_built_beside_the_old_one_and_either_is_whole_after_a_cut_a
         "half of it is never taken for the whole"
     );
     assert!(matches!(store.stats().behind[0].rebuilding, Some((_, of)) if of == head(&store)));
-    let whole = store.wait_for::<TrailsTwo>(head(&store), LONG).expect("it gets there");
+    while store.stats().behind[0].rebuilding.is_some() {
+        let row = store.view().expect("open").row::<TrailsTwo>(&1);
+        assert!(matches!(row, Err(ReadError::Rebuilding { .. })), "{row:?}");
+        store.step();
+    }
+    let whole = store.wait_for::<TrailsTwo>(head(&store), NO_TIME).expect("what is served is whole");
     assert_eq!(rows::<TrailsTwo>(&whole), rows::<Twin>(&whole));
     assert_eq!(named(&disk, "trails").len(), 1, "the old one is gone after the switch: {:?}", files(&disk));
     store.close();
