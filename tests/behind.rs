@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 use support::{Balances, Bank, Dice, deposit, fresh_disk, platform, small, withdraw};
 use tallystone::disk::Disk;
-use tallystone::error::ReadError;
+use tallystone::error::{ReadError, TxError};
 use tallystone::event::Raw;
 use tallystone::prelude::*;
 use tallystone::store::BehindStats;
@@ -378,6 +378,19 @@ fn risk_32_a_view_expires_with_the_rows_behind_it() {
     assert!(matches!(view.row::<Trails>(&1), Err(ReadError::ViewExpired { .. })));
     assert!(view.query::<Raw>(Query::all()).all(|event| event.is_ok()), "events stay");
     check::<Trails>(&store);
+}
+
+/// What it lacks may be what would change the decision.
+#[test]
+fn no_decision_rests_on_rows_behind_the_writer() {
+    let store = Store::in_memory(Setup::new().behind::<Trails>()).expect("a store");
+    store.wait_for::<Trails>(fill(&store, 5), LONG).expect("it gets there");
+    let refused =
+        store.transact("look", |tx: &mut Tx<'_>| -> Decision<bool> { Ok(tx.row::<Trails>(&1)?.is_some()) });
+    assert!(matches!(refused, Err(TxError::Invalid { what: "projection", why }) if why.contains("`trails`")));
+    let shown = store
+        .transact("show", |tx: &mut Tx<'_>| -> Decision<bool> { Ok(tx.peek().row::<Trails>(&1)?.is_some()) });
+    assert!(shown.expect("to look at, they are fine").response);
 }
 
 // ---- stalls ----
