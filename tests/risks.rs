@@ -648,6 +648,20 @@ fn risk_17_damage_that_comes_while_the_store_is_open_is_found_behind_it() {
     assert_eq!(store.verify().unwrap().first_bad, None);
 }
 
+/// 1. Requests wait in the queue, and the close behind them. 2. The writer meets the close while it gathers a group. 3. It must
+///    not sleep then until all has been quiet: the queue is empty, and nobody will wake it.
+#[test]
+fn a_close_behind_requests_does_not_wait_until_all_is_quiet() {
+    let mut options = Options::default();
+    options.overlay_age_ms_max = 3_600_000;
+    for _ in 0..50 {
+        let store = Store::in_memory(workload::setup(options.clone())).unwrap();
+        let commits: Vec<_> = (0..30).map(|number| store.submit(opened(number))).collect();
+        store.close();
+        commits.into_iter().for_each(|commit| drop(commit.wait().unwrap()));
+    }
+}
+
 // ---- who serves ----
 
 /// Where its fold ran.

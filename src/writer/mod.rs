@@ -277,16 +277,16 @@ impl Writer {
             let writer = door.role.lock();
             (writer.inbox.watch(), Duration::from_millis(writer.options.overlay_age_ms_max))
         };
-        let mut groups = 0;
+        let (mut groups, mut more) = (0, false);
         loop {
-            // The role is free while this sleeps.
-            let woken = watch.wait(quiet);
+            // The role is free while this sleeps. A close that a group met is in the inbox and no longer in the queue.
+            let woken = more || watch.wait(quiet);
             let Some(mut writer) = door.free(Duration::MAX) else { continue };
             let idle = !woken && groups == writer.groups;
             if !writer.guarded(|writer| writer.turn(idle)) {
                 return writer.finish();
             }
-            groups = writer.groups;
+            (groups, more) = (writer.groups, !writer.inbox.is_empty());
         }
     }
 
