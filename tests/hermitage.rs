@@ -87,7 +87,7 @@ impl Row {
 
 /// All of them with `FULL=1`; else about this many, spread over every row.
 fn sampled(number: usize, of_the_first: usize) -> bool {
-    std::env::var("FULL").is_ok() || number < of_the_first || number % 97 == 0
+    std::env::var("FULL").is_ok() || number < of_the_first || number.is_multiple_of(97)
 }
 
 // ---- a simulated disk ----

@@ -100,6 +100,8 @@ fn read(tx: &Tx<'_>, list: u64, how: How) -> Result<Vec<u64>, Fault> {
 enum Plan {
     Read(u64, How),
     Append(u64, u64),
+    /// Lets others go on, so often.
+    Think(u64),
 }
 
 /// Draws transactions: few lists at a time, which are left behind before they are long.
@@ -128,9 +130,12 @@ impl Draw {
     fn plan(&mut self) -> Vec<Plan> {
         let steps = 1 + self.random.below(4);
         (0..steps)
-            .map(|_| match self.random.coin() {
-                true => Plan::Read(self.list(), self.how()),
-                false => Plan::Append(self.list(), self.value()),
+            .flat_map(|_| {
+                let step = match self.random.coin() {
+                    true => Plan::Read(self.list(), self.how()),
+                    false => Plan::Append(self.list(), self.value()),
+                };
+                [step, Plan::Think(self.random.below(4))]
             })
             .collect()
     }
@@ -154,7 +159,7 @@ struct Ended {
     place: Option<(u64, bool)>,
 }
 
-/// Runs one, with a yield between its steps.
+/// Runs one.
 fn run(store: &Store, plan: &[Plan], retry: Retry) -> Ended {
     let mut ops = Vec::new();
     let committed = store.transact(Request::new("lists").retry(retry), |tx| -> Decision {
@@ -166,8 +171,8 @@ fn run(store: &Store, plan: &[Plan], retry: Retry) -> Ended {
                     tx.append(Added { list, value })?;
                     ops.push(elle::append(list, value));
                 }
+                Plan::Think(times) => (0..times).for_each(|_| std::thread::yield_now()),
             }
-            std::thread::yield_now();
         }
         Ok(())
     });
@@ -319,7 +324,7 @@ fn caught(class: Class, plan: impl Fn(&mut Draw) -> Vec<Plan> + Sync) {
 fn a_lost_update_by_untracked_reads_is_caught() {
     caught(Class::GSingle, |draw| {
         let list = draw.list();
-        vec![Plan::Read(list, How::Peek), Plan::Append(list, draw.value())]
+        vec![Plan::Read(list, How::Peek), Plan::Think(1), Plan::Append(list, draw.value())]
     });
 }
 
@@ -327,7 +332,7 @@ fn a_lost_update_by_untracked_reads_is_caught() {
 fn write_skew_by_untracked_reads_is_caught() {
     caught(Class::G2Item, |draw| {
         let (read, written) = (draw.list(), draw.list());
-        vec![Plan::Read(read, How::Peek), Plan::Append(written, draw.value())]
+        vec![Plan::Read(read, How::Peek), Plan::Think(1), Plan::Append(written, draw.value())]
     });
 }
 
@@ -361,7 +366,7 @@ fn child() {
                     let (id, plan, retry) = (ids.fetch_add(1, Ordering::Relaxed), draw.plan(), draw.retry());
                     let appends = plan.iter().filter_map(|step| match step {
                         Plan::Append(list, value) => Some(format!(" {list}:{value}")),
-                        Plan::Read(..) => None,
+                        Plan::Read(..) | Plan::Think(_) => None,
                     });
                     say(&format!("started {thread} {id} {}{}", tick(), appends.collect::<String>()));
                     let ended = run(store, &plan, retry);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tallystone::Options;
 use tallystone::disk::Platform;
 use tallystone::prelude::*;
@@ -327,7 +327,7 @@ fn value(store: &Store, cell: u32) -> Option<i64> {
 #[test]
 fn risk_15_who_holds_the_writer_and_panics_lets_it_go() {
     let (store, _) = held_store(|setup| setup);
-    let waiting = Mutex::new(None);
+    let (waiting, began) = (Mutex::new(None), Instant::now());
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         hold(&store, || {
             // Handed over while it is held: it waits.
@@ -339,6 +339,7 @@ fn risk_15_who_holds_the_writer_and_panics_lets_it_go() {
     assert!(panicked.is_err());
     let other = waiting.into_inner().expect("nobody panics in here").expect("it was handed over");
     other.wait().expect("it had its turn");
+    assert!(began.elapsed() < HOLD, "at once, and not when its time was over");
     set(&store, 3, 30);
     assert_eq!((value(&store, 1), value(&store, 2), value(&store, 3)), (Some(1), Some(20), Some(30)));
     assert!(store.active_transactions().is_empty());
