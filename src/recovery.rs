@@ -14,7 +14,7 @@ use crate::order::Position;
 use crate::projection::{self, At, FoldFailure, Projections, Registered, Stall, Step};
 use crate::setup::{Progress, ProgressSink, Task};
 use crate::state::flush;
-use crate::state::keys::KeyIndex;
+use crate::state::keys::{KeyIndex, KeyUse, Moment};
 use crate::state::layer::{Direction, Span};
 use crate::state::overlay::Delta;
 use crate::state::scrub;
@@ -146,7 +146,8 @@ impl Recovery<'_> {
             let tables = tables.as_mut().expect("only stored rows can be stale");
             let kept = self.stored_but(&left_out(&stale, &stalls));
             // The rows below belong to one head: bring the rest there first.
-            let base = flush::flush(tables, &published.active, &published.head, &kept)?;
+            let at = published.keys;
+            let base = flush::flush(tables, &keys, &published.active, &published.head, at, &kept)?;
             published = Published::on(base, published.head, published.layouts);
             let folded: Vec<_> = self
                 .rules
@@ -168,14 +169,15 @@ impl Recovery<'_> {
                 .walk(&Head::empty(self.log.store()), &mut |page, head| {
                     shadow.follow(page, head)?;
                     if shadow.rows.active.bytes() >= self.overlay_bytes_max {
-                        let base = flush::flush(tables, &shadow.rows.active, &end, &kept).map_err(stop)?;
+                        let base = flush::flush(tables, &keys, &shadow.rows.active, &end, at, &kept)
+                            .map_err(stop)?;
                         shadow.rows = Published::on(base, shadow.rows.head, Arc::default());
                     }
                     Ok(())
                 })
                 .map_err(unstop)?;
             let all = self.stored_but(&left_out(&BTreeSet::new(), shadow.stalls));
-            let base = flush::flush(tables, &shadow.rows.active, &end, &all)?;
+            let base = flush::flush(tables, &keys, &shadow.rows.active, &end, at, &all)?;
             published = Published::on(base, end, published.layouts);
         }
         Ok(Recovered { published, keys, tables, stalls })
@@ -285,9 +287,10 @@ impl<'a> Tail<'a> {
             let scratch = self.redo(&record, &group).map_err(stop)?;
             group.absorb(scratch);
         }
-        for (term, commit) in &group.keys {
-            self.keys.insert(*term, *commit);
+        for (term, used) in &group.keys {
+            self.keys.insert(*term, used.commit);
         }
+        self.published.keys += group.keys_used;
         self.published.active.apply(group);
         let before = self.published.head.commit.0;
         self.published.head = *head;
@@ -312,7 +315,8 @@ impl<'a> Tail<'a> {
 
     /// Everything the commit changed: index, key, rows.
     fn redo(&mut self, record: &Record<'_>, group: &Delta) -> Result<Delta, StorageError> {
-        let mut scratch = index(record, self.recovery.terms);
+        let keys_used = self.published.keys + group.keys_used;
+        let mut scratch = index(record, self.recovery.terms, keys_used);
         scratch.layouts = record.layouts().map(LayoutDecl::from).collect();
         if self.misread {
             return Ok(scratch);
@@ -341,14 +345,15 @@ impl<'a> Tail<'a> {
             return Ok(());
         }
         let kept = self.recovery.stored_but(&left_out(&self.stale, &self.stalls));
-        let base = flush::flush(tables, &self.published.active, &self.published.head, &kept)?;
+        let Published { head, keys: at, .. } = self.published;
+        let base = flush::flush(tables, &self.keys, &self.published.active, &head, at, &kept)?;
         self.published = Published::on(base, self.published.head, self.published.layouts.clone());
         Ok(())
     }
 }
 
-/// Where the events and the key of a commit are indexed.
-pub(crate) fn index(record: &Record<'_>, terms: &Terms) -> Delta {
+/// Where the events and the key of a commit are indexed. `keys_used` commits before it have a key.
+pub(crate) fn index(record: &Record<'_>, terms: &Terms, keys_used: u64) -> Delta {
     let mut delta = Delta::default();
     for event in record.events() {
         let event_terms = EventTerms::new(terms, event.stream, event.type_name, event.tags.iter());
@@ -356,8 +361,10 @@ pub(crate) fn index(record: &Record<'_>, terms: &Terms) -> Delta {
         event_terms.others.iter().for_each(|term| delta.post(*term, 0, event.position));
     }
     if let Some(key) = record.key() {
+        let used = Moment { time: record.time(), keys: keys_used };
+        let used = KeyUse::new(record.commit(), key.kept, used);
         let key = crate::request::RequestKey { scope: key.scope.to_owned(), key: key.key.to_owned() };
-        delta.keys.insert(terms.key(&key), record.commit());
+        delta.use_key(terms.key(&key), used);
     }
     delta
 }

@@ -23,6 +23,7 @@ pub struct Append {
     pub(crate) label: String,
     pub(crate) events: Vec<Raw>,
     pub(crate) key: Option<RequestKey>,
+    pub(crate) retention: Option<Retention>,
     pub(crate) input: Option<Digest>,
     pub(crate) parts: Vec<(String, Digest)>,
     pub(crate) response: Option<Vec<u8>>,
@@ -49,6 +50,7 @@ pub struct Append {
 pub struct Request {
     pub(crate) label: String,
     pub(crate) key: Option<RequestKey>,
+    pub(crate) retention: Option<Retention>,
     input: Digest,
     parts: Vec<(String, Digest)>,
     pub(crate) retry: Retry,
@@ -61,7 +63,7 @@ impl Request {
     /// Work of this name: it stands in reports, budgets, and in the conflicts it causes others.
     pub fn new(label: impl Into<String>) -> Self {
         let (label, input, parts, retry) = (label.into(), Digest::default(), Vec::new(), Retry::default());
-        Self { label, key: None, input, parts, retry, wait_max: None, fault: None }
+        Self { label, key: None, retention: None, input, parts, retry, wait_max: None, fault: None }
     }
 
     /// The key under which it is decided once. Same scope, key and input: the stored answer. Same key, another input:
@@ -81,6 +83,12 @@ impl Request {
     pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
         let digest = self.digest(value);
         self.parts.push((name.into(), digest));
+        self
+    }
+
+    /// How long its key is kept, instead of what the setup says.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = Some(retention);
         self
     }
 
@@ -119,6 +127,63 @@ impl From<&str> for Request {
 impl From<String> for Request {
     fn from(label: String) -> Self {
         Self::new(label)
+    }
+}
+
+/// How long a key is kept. While it is, a request under it is answered as the first time; after that it is a new request.
+///
+/// Only the answering ends: the commit, its events and its rows stay. What was decided when the key was used is on record in
+/// its commit, so another policy is for keys used from then on. A commit and its key are one; nothing unfinished holds a key,
+/// and none is let go of before its commit is durable.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use tallystone::prelude::*;
+/// # #[derive(Serialize, Deserialize, Clone)]
+/// # struct Paid { cents: u64 }
+/// # impl Event for Paid {
+/// #     const FAMILY: &str = "payment";
+/// #     type Id = ();
+/// #     fn id(&self) {}
+/// # }
+/// use std::time::Duration;
+/// use tallystone::request::Retention;
+///
+/// # fn main() -> Result<(), Error> {
+/// let three_days = Retention::For(Duration::from_secs(72 * 3600));
+/// let store = Store::in_memory(Setup::new().events::<Paid>().retention(three_days))?;
+/// let pay = |key: &str| Append::event(Paid { cents: 500 }).key("shop", key);
+/// assert!(!store.append(pay("order-17"))?.replayed);
+/// assert!(store.append(pay("order-17"))?.replayed);
+///
+/// // Example: this key is kept until another one is used, and is then a new request.
+/// assert!(!store.append(pay("order-18").retention(Retention::Last(1)))?.replayed);
+/// assert!(store.append(pay("order-18"))?.replayed);
+/// store.append(pay("order-19"))?;
+/// assert!(!store.append(pay("order-18"))?.replayed);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Retention {
+    /// As long as the store. Costs memory for each key: `stats().keys_bytes`.
+    #[default]
+    Forever,
+    /// As long as this, by the store's time: that of its last commit or of the clock, whichever is later. At least 1 µs.
+    For(Duration),
+    /// While it is one of the last so many keys used, whatever theirs are kept for. At least 1.
+    Last(u64),
+}
+
+impl Retention {
+    /// Why no key can be kept like this.
+    pub(crate) fn fault(self) -> Option<&'static str> {
+        match self {
+            Self::For(time) if time < Duration::from_micros(1) => Some("a key is kept for 1 µs at least"),
+            Self::Last(0) => Some("a key is one of the last 1 at least"),
+            Self::Forever | Self::For(_) | Self::Last(_) => None,
+        }
     }
 }
 
@@ -186,6 +251,7 @@ impl Append {
             label,
             events,
             key,
+            retention: request.retention,
             input: Some(request.input),
             parts,
             response,
@@ -199,6 +265,7 @@ impl Append {
             label: String::new(),
             events: Vec::new(),
             key: None,
+            retention: None,
             input: None,
             parts: Vec::new(),
             response: None,
@@ -233,6 +300,12 @@ impl Append {
     /// The key under which this append is applied once. Another scope with the same key is another request.
     pub fn key(mut self, scope: impl Display, key: impl Into<String>) -> Self {
         self.key = Some(RequestKey { scope: scope.to_string(), key: key.into() });
+        self
+    }
+
+    /// How long its key is kept, instead of what the setup says.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = Some(retention);
         self
     }
 

@@ -9,6 +9,7 @@ use crate::log::record::StoredEvent;
 use crate::options::Options;
 use crate::own::Own;
 use crate::projection::{Projection, Projections, Registered};
+use crate::request::Retention;
 use crate::state::Layouts;
 use crate::upcast;
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +26,7 @@ pub struct Setup {
     pub(crate) inline: Vec<Registered>,
     pub(crate) behind: Vec<Registered>,
     pub(crate) options: Options,
+    pub(crate) retention: Retention,
     pub(crate) progress: Option<ProgressSink>,
     pub(crate) budget: Budget,
     pub(crate) on_tx: Option<OnTx>,
@@ -70,6 +72,7 @@ impl Setup {
             inline: Vec::new(),
             behind: Vec::new(),
             options: Options::default(),
+            retention: Retention::default(),
             progress: None,
             budget: Budget::default(),
             on_tx: None,
@@ -104,6 +107,14 @@ impl Setup {
     /// Limits and sizes.
     pub fn options(mut self, options: Options) -> Self {
         self.options = options;
+        self
+    }
+
+    /// How long idempotency keys are kept, unless a request says otherwise. Without it, for ever.
+    ///
+    /// It is for keys used from now on: those in the log are kept as was decided when they were used.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -144,6 +155,7 @@ impl Setup {
     pub(crate) fn check(&self) -> Vec<String> {
         let mut wrong = self.options.check();
         wrong.extend(self.budget.check());
+        wrong.extend(self.retention.fault().map(|fault| format!("retention: {fault}")));
         let mut seen: BTreeMap<&str, Family> = BTreeMap::new();
         for family in self.all_families() {
             match seen.insert(family.name(), family) {

@@ -6,7 +6,7 @@ use crate::commit::prepare::{Desk, Prepared};
 use crate::disk::{Access, File, Kind, Platform};
 use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind, TxError};
 use crate::event::EventSet;
-use crate::idempotency::{self, Recalled};
+use crate::idempotency;
 use crate::log::memory::MemoryLog;
 use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
 use crate::log::{Head, Log, StoreId};
@@ -14,7 +14,7 @@ use crate::order::{CommitNo, Position};
 use crate::projection::{Limits, Projection};
 use crate::query::Query;
 use crate::recovery::{self, Failure, Recovered, Recovery};
-use crate::request::{Append, Committed, Durability, Request};
+use crate::request::{Append, Committed, Durability, Request, Retention};
 use crate::setup::Setup;
 use crate::state::bell::Bell;
 use crate::state::tables::Tables;
@@ -482,6 +482,7 @@ fn start(
         families: setup.families(),
         limits: Limits { row_key_bytes: options.row_key_bytes_max, row_bytes: options.row_bytes_max },
         durability: if place.is_some() { Durability::Sync } else { Durability::Memory },
+        retention: setup.retention,
     };
     let terms = Terms::new(log.store());
     let recovery = Recovery {
@@ -544,7 +545,8 @@ fn launch(
         Some(tables) if setup.lockstep => Some(Flusher::Inline { tables, projections, before_flush }),
         Some(tables) => {
             let ((jobs, todo), (done, results)) = (unbounded(), bounded(1));
-            let run = move || flush::run(tables, projections, todo, done, before_flush);
+            let keys = keys.clone();
+            let run = move || flush::run(tables, keys, projections, todo, done, before_flush);
             threads.push(spawn("flusher", run).map_err(no_thread)?);
             Some(Flusher::Beside(Beside::new(jobs, results)))
         }
@@ -686,8 +688,14 @@ impl Store {
         let options = &self.inner.setup.options;
         let desk = Desk { rules: &reader.rules, options, terms: &reader.terms };
         let mut request = desk.prepare(append)?;
-        if let Some(answer) = recall(&reader, &request)? {
-            return Ok(Looked::Answered(answer));
+        if let Some(keyed) = &request.keyed {
+            let (Reader { log, keys, rules, .. }, clock) = (&*reader, &self.inner.setup.platform.clock);
+            let published = reader.board.load();
+            let now = || clock.now();
+            let answer = idempotency::answered(&**log, keys, &published, keyed, rules.durability, now)?;
+            if let Some(answer) = answer {
+                return Ok(Looked::Answered(answer));
+            }
         }
         request.reads.check(&reader.board.load(), &*reader.log)?;
         Ok(Looked::New(Box::new(request)))
@@ -1087,6 +1095,7 @@ impl Store {
             log_bytes: log.bytes,
             flushed_commit: published.base.commit(),
             flushed_rows: published.base.row_count(),
+            retention: reader.rules.retention,
             keys_len: reader.keys.len() as u64,
             keys_bytes: reader.keys.bytes() as u64,
             overlay_bytes: published.active.bytes() as u64,
@@ -1103,19 +1112,6 @@ impl Store {
             damaged: reader.health.damage(),
             cut: engine.cut.clone(),
         }
-    }
-}
-
-/// A key that was used before answers here, on the caller's thread: no sync, no hand-over.
-fn recall(reader: &Reader, request: &Prepared) -> Result<Option<Committed>, AppendError> {
-    let Some(keyed) = &request.keyed else { return Ok(None) };
-    let through = reader.board.load().head.commit;
-    let Some(commit) = reader.keys.get(keyed.term, through) else { return Ok(None) };
-    match idempotency::recall(&*reader.log, commit, keyed, reader.rules.durability)? {
-        Recalled::Same(answer) => Ok(Some(answer)),
-        Recalled::Reused { part, commit } => Err(AppendError::KeyReused { part, commit }),
-        // The writer has the last word.
-        Recalled::Other => Ok(None),
     }
 }
 
@@ -1324,7 +1320,9 @@ pub struct Stats {
     pub flushed_commit: CommitNo,
     /// Projection rows in `state.redb`.
     pub flushed_rows: u64,
-    /// Idempotency keys kept, for ever in this version.
+    /// How long idempotency keys are kept, where the request says nothing else.
+    pub retention: Retention,
+    /// Idempotency keys in memory: those that are kept, and expired ones until a flush lets go of them.
     pub keys_len: u64,
     /// Memory of the key index, estimated.
     pub keys_bytes: u64,

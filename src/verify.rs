@@ -1,17 +1,18 @@
 //! Walks everything and compares it: the log with its chain, indexes and keys with the log, rows with a refold.
 //!
 //! - What is expected is computed from the log alone, beside what is served.
-//! - Memory: about 40 bytes for each stream, type and tag, and what one overlay may hold. Rows are folded in a scratch file.
+//! - Memory: about 40 bytes for each stream, type and tag, and for each key that was used again while others were still kept, and what one overlay may hold. Rows are folded in a scratch file.
 
 use crate::behind::Behind;
 use crate::error::{ReadError, StorageError};
+use crate::log::record::{Kept, Record};
 use crate::log::{Head, LogError, Page};
 use crate::order::{CommitNo, Position};
 use crate::projection::Registered;
 use crate::recovery::{self, Recovery, Shadow, stop};
 use crate::setup::Task;
 use crate::state::Published;
-use crate::state::flush;
+use crate::state::keys::{KeyUse, Moment};
 use crate::state::layer::{Direction, KeyRange, RowEntry};
 use crate::state::overlay::Postings;
 use crate::state::tables::{Base, Tables, table_range};
@@ -28,7 +29,7 @@ pub struct VerifyReport {
     pub commits: u64,
     /// Their events.
     pub events: u64,
-    /// Keys that lead to their commit.
+    /// Keys that are kept, and lead to their commit.
     pub keys: u64,
     /// Streams, types and tags whose positions are those of the log.
     pub terms: u64,
@@ -159,6 +160,7 @@ fn walk_log(
 ) -> Result<(Tallies, Published), Stop> {
     let (mut expected, mut streams, mut stalls) =
         (Tallies::default(), TermMap::<u64>::default(), BTreeMap::new());
+    let mut keys = Keys::default();
     let store = reader.log.store();
     if let Some(tables) = shadow_tables {
         tables.claim(store);
@@ -179,7 +181,7 @@ fn walk_log(
             // Committed since the call.
             return Err(past_the_end());
         }
-        bad = look_at(reader, page, &mut expected, &mut streams, report)?;
+        bad = look_at(reader, published, page, &mut expected, &mut streams, &mut keys, report)?;
         if bad.is_some() {
             return Err(past_the_end());
         }
@@ -191,8 +193,9 @@ fn walk_log(
         if let Some(tables) =
             shadow_tables.as_mut().filter(|_| shadow.rows.active.bytes() >= recovery.overlay_bytes_max)
         {
-            let base = flush::flush(tables, &shadow.rows.active, head, &[]).map_err(stop)?;
-            shadow.rows = Published::on(base, *head, Arc::default());
+            tables.flush(shadow.rows.active.drain_sorted(), head, 0, &[]).map_err(stop)?;
+            let base = tables.base().map_err(stop)?;
+            shadow.rows = Published::on(Arc::new(base), *head, Arc::default());
         }
         Ok(())
     });
@@ -217,9 +220,11 @@ fn running<'a>(recovery: &Recovery<'a>) -> Vec<&'a Registered> {
 
 fn look_at(
     reader: &Reader,
+    published: &Published,
     page: &Page,
     expected: &mut Tallies,
     streams: &mut TermMap<u64>,
+    keys: &mut Keys,
     report: &mut VerifyReport,
 ) -> Result<Option<Bad>, LogError> {
     for record in page.records() {
@@ -234,20 +239,55 @@ fn look_at(
                 return Ok(Some(Bad { position: event.position, what }));
             }
         }
-        let delta = recovery::index(&record, &reader.terms);
+        let delta = recovery::index(&record, &reader.terms, keys.used);
         for (term, postings) in &delta.postings {
             let tally = expected.entry(*term).or_default();
             postings.positions.iter().for_each(|position| tally.add(*position));
         }
-        for (term, commit) in &delta.keys {
-            report.keys += 1;
-            if reader.keys.get(*term, CommitNo(u64::MAX)) != Some(*commit) {
-                let what = format!("the key of commit {commit} does not lead to it");
+        for (term, used) in &delta.keys {
+            if let Some(what) = keys.look_at(reader, &record, *term, used) {
                 return Ok(Some(Bad { position: record.first(), what }));
             }
+            report.keys += u64::from(!used.kept.is_over(published.moment()));
         }
     }
     Ok(None)
+}
+
+/// The uses of keys, on the way through the log.
+#[derive(Default)]
+struct Keys {
+    /// Commits with a key so far.
+    used: u64,
+    /// Keys to which the index does not lead, or not to that use: none may be used again while it is kept.
+    earlier: TermMap<Kept>,
+    /// So many of them are looked through for those that have expired.
+    earlier_len: usize,
+}
+
+impl Keys {
+    fn look_at(&mut self, reader: &Reader, record: &Record<'_>, key: Term, used: &KeyUse) -> Option<String> {
+        let now = Moment { time: record.time(), keys: self.used };
+        self.used += 1;
+        let KeyUse { commit, kept, .. } = *used;
+        if self.earlier.remove(&key).is_some_and(|earlier| !earlier.is_over(now)) {
+            return Some(format!("commit {commit} used a key that was kept"));
+        }
+        let is = reader.keys.get(key, CommitNo(u64::MAX));
+        match is {
+            Some(is) if is == commit => return None,
+            Some(is) if is > commit => {}
+            // By the newest head: a flush beside this may have let go of it since.
+            None if kept.is_over(reader.board.load().moment()) => {}
+            _ => return Some(format!("the key of commit {commit} does not lead to it")),
+        }
+        if self.earlier.len() >= self.earlier_len {
+            self.earlier.retain(|_, earlier| !earlier.is_over(now));
+            self.earlier_len = 1024.max(2 * self.earlier.len());
+        }
+        self.earlier.insert(key, kept);
+        None
+    }
 }
 
 const PAST_THE_END: &str = "past the end";

@@ -12,6 +12,7 @@ use crate::error::{DecodeError, Missing, ReadError, StorageError, TroubleKind};
 use crate::event::{Codec, Event, EventSet, Family, Raw, RawRef, Sequenced};
 use crate::key::{self, KeyRef};
 use crate::layout::Layout;
+use crate::log::record::Record;
 use crate::log::{Head, Log, Page, Seek};
 use crate::order::{CommitNo, Position};
 use crate::projection::{Projection, Stall, key_range, row_key};
@@ -280,7 +281,8 @@ impl View {
         note(&reader, self.published()?.read(&[], |layers| layers.stream_version(stream)))
     }
 
-    /// The stored answer of a keyed request, undecoded; `None` if no commit used the key.
+    /// The stored answer of a keyed request, undecoded; `None` if no commit used the key, or if it is not kept any more: then a
+    /// view from before says so too.
     ///
     /// # Errors
     ///
@@ -291,7 +293,11 @@ impl View {
         let Some(commit) = reader.keys.get(reader.terms.key(&key), self.head.commit) else { return Ok(None) };
         let page = reader.log.read(Seek::Commit(commit), commit, 0).map_err(StorageError::from)?;
         let record = page.records().next().transpose().map_err(StorageError::from)?;
-        Ok(record.map(|record| record.response().map_or_else(Vec::new, |response| response.bytes.to_vec())))
+        let now = reader.board.load().moment();
+        let kept = |record: &Record<'_>| record.key().is_some_and(|key| !key.kept.is_over(now));
+        Ok(record
+            .filter(kept)
+            .map(|record| record.response().map_or_else(Vec::new, |response| response.bytes.to_vec())))
     }
 
     /// The payload of an event by field name, without its Rust type: through the layout that the log keeps, or as JSON.

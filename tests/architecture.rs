@@ -35,7 +35,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
     // the path of a commit
-    ("setup", &["budget", "disk", "error", "event", "layout", "log", "options", "own", "projection", "state", "upcast"]),
+    ("setup", &["budget", "disk", "error", "event", "layout", "log", "options", "own", "projection", "request",
+        "state", "upcast"]),
     ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "request", "state", "sync"]),
     // before it and behind it

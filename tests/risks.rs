@@ -16,7 +16,7 @@ use tallystone::event::Raw;
 use tallystone::prelude::{
     Append, Committed, Event, Expected, FoldError, Folded, Projection, Query, QueryItem, Rows,
 };
-use tallystone::request::Durability;
+use tallystone::request::{Durability, Retention};
 use tallystone::setup::Task;
 use tallystone::testing::workload::{
     self, Balances, Booking, Counts, Fact, Money, Name, Note, Request, Seats,
@@ -1125,6 +1125,40 @@ fn risk_28_every_read_verifies_and_names_what_is_damaged() {
 }
 
 // ---- flusher, views, pressure, copies ----
+
+#[test]
+fn risk_29_expiry_is_a_function_of_the_log_and_a_key_used_again_is_no_duplicate() {
+    let lab = Lab::new();
+    let open = |retention| Store::open_or_create(STORE, lab.setup().retention(retention)).unwrap();
+    let ask = |store: &Store, number: u64| store.append(opened(number)).unwrap();
+    let (day, week) = (Duration::from_secs(86_400), Duration::from_secs(7 * 86_400));
+
+    let store = open(Retention::For(day));
+    let first: Vec<_> = (0..700).map(|key| ask(&store, key).receipt).collect();
+    lab.clock.advance(day);
+    // Used again, while flushes let go of the others.
+    let again: Vec<_> = (0..350).map(|key| ask(&store, key)).collect();
+    assert!(again.iter().all(|again| !again.replayed));
+    assert!(store.stats().keys_len < 700, "expired keys are let go of");
+    assert_eq!(store.verify().unwrap().first_bad, None, "a second use is no duplicate");
+    store.close();
+
+    // A rebuild by another policy revives nothing, and ends nothing.
+    for retention in [Retention::For(week), Retention::Forever, Retention::Last(1)] {
+        lab.disk.remove(Path::new(STATE)).unwrap();
+        let store = open(retention);
+        for (key, again) in again.iter().enumerate() {
+            assert_eq!(ask(&store, key as u64).receipt, again.receipt);
+        }
+        let view = store.view().unwrap();
+        assert!((350..700).all(|key| view.answer("", &format!("key-{key}")).unwrap().is_none()));
+        let report = store.verify().unwrap();
+        assert_eq!((report.first_bad, report.keys), (None, 350));
+        store.close();
+    }
+    let store = open(Retention::Forever);
+    assert!(ask(&store, 699).receipt.commit > first[699].commit, "a new request");
+}
 
 #[test]
 fn risk_31_verify_works_beside_a_writer_that_flushes() {

@@ -4,7 +4,7 @@
 //! - An error is allowed only after a fault that was put there; damage is never an allowed answer to a power cut.
 //! - What is acknowledged stays; what is refused leaves nothing; what is unknown is all there or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +17,7 @@ use tallystone::disk::{Access, Disk, File, Kind, Platform};
 use tallystone::error::{AppendError, OpenError, ReadError};
 use tallystone::event::Raw;
 use tallystone::prelude::{Position, Query, Sequenced, Store, Subscription, View};
+use tallystone::request::Retention;
 use tallystone::testing::model::{AllRows, Model, Verdict};
 use tallystone::testing::workload::{
     self, Ask, Balances, Counts, Fact, Item, ON_PURPOSE, Request, Seats, Trails, Workload,
@@ -183,6 +184,8 @@ struct Sim {
     model: Model,
     unknown: Option<Unknown>,
     workload: Workload,
+    /// What the setup says now: another policy at every open.
+    retention: Retention,
     views: Vec<Held>,
     followers: Vec<Follower>,
     life: u64,
@@ -240,6 +243,7 @@ impl Sim {
             entropy: SimEntropy::new(seed),
             model: Model::new(options.clone()),
             workload: Workload::new(seed),
+            retention: Retention::Forever,
             fault_rate: [0.05, 0.15, 0.4][random.below(3) as usize],
             second: None,
             store: None,
@@ -356,7 +360,8 @@ impl Sim {
         self.process = Arc::new(Process { disk: self.disk.clone(), dead: AtomicBool::new(false) });
         let (clock, entropy) = (Arc::new(self.clock.clone()), Arc::new(self.entropy.clone()));
         let platform = Platform { disk: self.process.clone(), clock, entropy };
-        workload::setup(self.options.clone()).platform(platform).lockstep()
+        self.retention = workload::draw_retention(&mut self.random);
+        workload::setup(self.options.clone()).retention(self.retention).platform(platform).lockstep()
     }
 
     fn open(&mut self) -> Outcome {
@@ -534,9 +539,10 @@ impl Sim {
     /// Hands requests over, serves them, and compares the answers.
     fn serve(&mut self, group: Vec<Request>) -> Outcome {
         let (seen, now) = (self.model.position(), Timestamp::from_micros(self.clock_now()));
+        self.model.retention = self.retention;
         let mut asked = Vec::new();
         for request in group {
-            let at_once = self.model.at_once(&request);
+            let at_once = self.model.at_once(&request, now);
             asked.push((self.store().submit(request.append()), at_once, request));
         }
         self.store().step();
@@ -544,6 +550,7 @@ impl Sim {
         let mut ended = false;
         let mut faulted = None;
         self.say(format!("group of {}", asked.len()));
+        let past: BTreeSet<_> = self.model.keys.keys().cloned().collect();
         for (commit, at_once, request) in asked {
             let answer = commit.wait();
             match &answer {
@@ -573,8 +580,10 @@ impl Sim {
                     self.model.decide(&request, seen, now)
                 }
             };
+            let used = request.key.as_ref().is_some_and(|key| past.contains(key));
             self.tally.note(match &verdict {
                 Verdict::Committed { replayed: true, .. } => "replayed",
+                Verdict::Committed { .. } if used => "used again",
                 Verdict::Committed { .. } => "committed",
                 _ => "refused",
             });
@@ -802,7 +811,9 @@ impl Sim {
         })?;
         let (commits, events) = (self.model.commit(), self.model.position());
         ensure((report.commits, report.events) == (commits, events), || format!("verify: {report:?}"))?;
-        ensure(report.keys == self.model.keys.len() as u64, || format!("verify: {report:?}"))
+        ensure(report.keys == self.model.keys_kept(), || {
+            format!("verify: {report:?}, {} keys are kept", self.model.keys_kept())
+        })
     }
 
     // ---- reads ----
@@ -954,12 +965,14 @@ impl Sim {
         Ok(())
     }
 
-    /// Every key answers, and a few are asked again.
+    /// Every key that is kept answers, no other does, and a few are asked again.
     fn compare_keys(&mut self, view: &View) -> Outcome {
         for ((scope, key), commit) in &self.model.keys {
             let must = self.model.commits[*commit as usize - 1].request.response.clone().unwrap_or_default();
+            // A view knows the time of the head only.
+            let must = self.model.keeps(*commit, Timestamp::from_micros(0)).then_some(must);
             match view.answer(scope, key) {
-                Ok(Some(answer)) if answer == must => {}
+                Ok(answer) if answer == must => {}
                 Ok(answer) => {
                     return wrong(format!("key {scope}/{key} of commit {commit} answers {answer:?}"));
                 }
@@ -971,10 +984,17 @@ impl Sim {
         if self.store().stats().poisoned.is_some() {
             return Ok(());
         }
-        let keys = self.model.keys.len() as u64;
-        ensure(self.store().stats().keys_len == keys, || format!("{keys} keys, {:?}", self.store().stats()))?;
-        for _ in 0..3.min(keys) {
-            let commit = *self.model.keys.values().nth(self.random.below(keys) as usize).expect("in range");
+        let (kept, used) = (self.model.keys_kept(), self.model.keys.len() as u64);
+        ensure((kept..=used).contains(&self.store().stats().keys_len), || {
+            format!("{used} keys, {kept} of them kept, {:?}", self.store().stats())
+        })?;
+        let now = Timestamp::from_micros(self.clock_now());
+        for _ in 0..3.min(used) {
+            let commit = *self.model.keys.values().nth(self.random.below(used) as usize).expect("in range");
+            if !self.model.keeps(commit, now) {
+                self.tally.note("expired");
+                continue;
+            }
             let request = self.model.commits[commit as usize - 1].request.clone();
             match self.store().append(request.append()) {
                 Ok(again) => ensure(again.replayed && self.model.same(commit, &again), || {
@@ -1144,7 +1164,15 @@ fn seeds_agree_with_the_model_whatever_the_disk_does() {
         failed.iter().map(|seed| format!("SEED={seed}")).collect::<Vec<_>>().join(" ")
     );
     if count >= 200 {
-        for what in ["unknown was there", "unknown was lost", "replayed", "fault in recovery", "old view"] {
+        for what in [
+            "unknown was there",
+            "unknown was lost",
+            "replayed",
+            "fault in recovery",
+            "old view",
+            "expired",
+            "used again",
+        ] {
             assert!(tally.count(what) > 0, "{what} never happened");
         }
     }
@@ -1165,6 +1193,8 @@ enum Act {
 fn script() -> Vec<Act> {
     let keyed = |facts: Vec<Fact>, key: &str| Request::of(facts).keyed("script", key);
     let note = |number: u64, bytes: usize| Request::of([Fact::Note(number, bytes)]);
+    // Kept until three others were used.
+    let shortly = |number: u64| keyed(vec![Fact::Note(number, 9)], "shortly").kept(Retention::Last(3));
     let transfer = |number: u64| {
         keyed(vec![Fact::Took(1, 5, number), Fact::Got(2, 5, number)], &format!("transfer-{number}"))
     };
@@ -1188,14 +1218,14 @@ fn script() -> Vec<Act> {
             transfer(3),
         ]),
         Act::Reopen,
-        Act::Group(vec![transfer(3), transfer(4), note(4, 20)]),
+        Act::Group(vec![transfer(3), shortly(1), transfer(4), note(4, 20)]),
         Act::Group((0..6).map(|number| note(number, 900)).collect()),
         Act::Group(vec![Request::of([Fact::Freed(1, 1), Fact::Reserved(1, 2, 3)]), transfer(5)]),
         Act::WithoutState,
-        Act::Group(vec![transfer(1), transfer(6), once]),
+        Act::Group(vec![shortly(1), transfer(1), transfer(6), once]),
     ];
     for number in 7..15 {
-        acts.push(Act::Group(vec![transfer(number), note(number, 300)]));
+        acts.push(Act::Group(vec![transfer(number), note(number, 300), shortly(number)]));
     }
     acts.extend([Act::Verify, Act::Reopen, Act::Group(vec![transfer(14), transfer(15)])]);
     acts

@@ -11,13 +11,13 @@ pub(crate) mod reads;
 
 use crate::error::{AppendError, Conflict, StorageError};
 use crate::idempotency::{self, Recalled};
-use crate::log::record::{Commit, KeyPart, LayoutDecl, Payload, StoredEvent};
+use crate::log::record::{Commit, LayoutDecl, Payload, StoredEvent};
 use crate::log::{Log, Seek};
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::projection::{self, At, FoldFailure, Limits, Projections, Step};
-use crate::request::{Committed, Durability, Receipt};
+use crate::request::{Committed, Durability, Receipt, Retention};
 use crate::state::Published;
-use crate::state::keys::KeyIndex;
+use crate::state::keys::{KeyIndex, KeyUse, Moment};
 use crate::state::layer::{Direction, Layer, Layers, Span};
 use crate::state::overlay::Delta;
 use prepare::Prepared;
@@ -31,6 +31,8 @@ pub(crate) struct Rules {
     pub families: crate::setup::Families,
     pub limits: Limits,
     pub durability: Durability,
+    /// Of keys whose request says nothing else.
+    pub retention: Retention,
 }
 
 /// Requests that share one write and one sync.
@@ -44,6 +46,8 @@ pub(crate) struct Group<'a> {
     commits: Vec<Commit>,
     position: Position,
     time: Timestamp,
+    /// Commits with a key so far.
+    keys_used: u64,
 }
 
 /// What was decided of a request. Nothing has changed yet.
@@ -62,15 +66,17 @@ pub(crate) struct Draft {
 
 impl<'a> Group<'a> {
     pub fn new(rules: &'a Rules, log: &'a dyn Log, keys: &'a KeyIndex, published: Arc<Published>) -> Self {
-        let (position, time) = (published.head.position, published.head.time);
-        Self { rules, log, keys, published, delta: Delta::default(), commits: Vec::new(), position, time }
+        let (position, time, keys_used) = (published.head.position, published.head.time, published.keys);
+        let (delta, commits) = (Delta::default(), Vec::new());
+        Self { rules, log, keys, published, delta, commits, position, time, keys_used }
     }
 
     /// Decides one request against the state and the group so far. Everything that can refuse happens here, in this order.
     ///
     /// What is committed is moved out of the request; the rest of it stays, for the caller's thread to free.
     pub fn decide(&self, request: &mut Prepared, now: Timestamp) -> Result<Decision, AppendError> {
-        if let Some(answer) = self.recall(request)? {
+        let now = self.moment(now);
+        if let Some(answer) = self.recall(request, now)? {
             return Ok(Decision::Replay(answer));
         }
         self.check_versions(request)?;
@@ -88,6 +94,7 @@ impl<'a> Group<'a> {
         assert_eq!(commit.first, self.position.next(), "positions are gapless");
         self.position = commit.last();
         self.time = commit.time;
+        self.keys_used += delta.keys_used;
         self.delta.absorb(delta);
         let receipt =
             Receipt::new(commit.commit, commit.first, commit.last(), commit.time, self.rules.durability);
@@ -106,6 +113,11 @@ impl<'a> Group<'a> {
         (self.delta, self.commits)
     }
 
+    /// A clock that runs backwards never takes the store with it.
+    fn moment(&self, now: Timestamp) -> Moment {
+        Moment { time: now.max(self.time), keys: self.keys_used }
+    }
+
     fn next_commit(&self) -> CommitNo {
         CommitNo(self.published.head.commit.0 + self.commits.len() as u64 + 1)
     }
@@ -120,19 +132,20 @@ impl<'a> Group<'a> {
 
     // ---- the steps of `decide` ----
 
-    /// A key that was used before answers at once.
-    fn recall(&self, request: &Prepared) -> Result<Option<Committed>, AppendError> {
+    /// A key that was used before, and is kept, answers at once.
+    fn recall(&self, request: &Prepared, now: Moment) -> Result<Option<Committed>, AppendError> {
         let Some(keyed) = &request.keyed else { return Ok(None) };
         let durability = self.rules.durability;
-        let recalled = if let Some(commit) = self.delta.keys.get(&keyed.term) {
-            idempotency::judge(self.in_group(*commit), keyed, durability)
+        let recalled = if let Some(used) = self.delta.keys.get(&keyed.term) {
+            idempotency::judge(self.in_group(used.commit), keyed, now, durability)
         } else if let Some(commit) = self.keys.get(keyed.term, self.published.head.commit) {
-            idempotency::recall(self.log, commit, keyed, durability)?
+            idempotency::recall(self.log, commit, keyed, now, durability)?
         } else {
             return Ok(None);
         };
         match recalled {
             Recalled::Same(answer) => Ok(Some(answer)),
+            Recalled::Expired => Ok(None),
             Recalled::Reused { part, commit } => Err(AppendError::KeyReused { part, commit }),
             // 128 keyed bits met: never seen, and refusing is the only answer that keeps both keys' promises.
             Recalled::Other => Err(AppendError::Invalid { what: "key", why: "its hash is taken".into() }),
@@ -172,7 +185,7 @@ impl<'a> Group<'a> {
     }
 
     /// Gives commit number, positions, stream versions and time, and indexes the events.
-    fn sequence(&self, request: &mut Prepared, now: Timestamp) -> Result<Draft, StorageError> {
+    fn sequence(&self, request: &mut Prepared, now: Moment) -> Result<Draft, StorageError> {
         let (append, keyed) = (&mut request.append, request.keyed.take());
         let mut delta = Delta::default();
         let first = self.position.next();
@@ -185,21 +198,19 @@ impl<'a> Group<'a> {
             events.push(StoredEvent::new(raw, stream_version));
         }
         let commit = self.next_commit();
-        if let Some(keyed) = &keyed {
-            delta.keys.insert(keyed.term, commit);
-        }
+        let key = keyed.map(|keyed| {
+            let term = keyed.term;
+            let part = keyed.into_part(now);
+            delta.use_key(term, KeyUse::new(commit, part.kept, now));
+            part
+        });
         let commit = Commit {
             commit,
             first,
-            // A clock that runs backwards never takes the store with it.
-            time: now.max(self.time),
+            time: now.time,
             label: mem::take(&mut append.label),
             layouts: Vec::new(),
-            key: keyed.map(|keyed| KeyPart {
-                scope: keyed.key.scope,
-                key: keyed.key.key,
-                parts: keyed.parts,
-            }),
+            key,
             response: append.response.take().map(|bytes| Payload { codec: 0, bytes }),
             events,
             folds: Vec::new(),

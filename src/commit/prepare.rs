@@ -7,7 +7,7 @@ use crate::event::{self, BadText, Raw};
 use crate::idempotency::Keyed;
 use crate::options::Options;
 use crate::order::Position;
-use crate::request::{Append, Expected};
+use crate::request::{Append, Expected, Retention};
 use crate::state::search::Plan;
 use crate::state::term::{Term, Terms};
 
@@ -77,6 +77,7 @@ impl Desk<'_> {
         let keyed = append.key.clone().map(|key| Keyed {
             term: self.terms.key(&key),
             parts: append.fingerprint(),
+            retention: append.retention.unwrap_or(self.rules.retention),
             key,
         });
         let events = append
@@ -136,6 +137,9 @@ impl Desk<'_> {
                 return Err(AppendError::Invalid { what: "key", why });
             }
             text_or_empty("scope", &key.scope, options.key_bytes_max)?;
+            if let Some(fault) = append.retention.and_then(Retention::fault) {
+                return Err(AppendError::Invalid { what: "retention", why: fault.to_owned() });
+            }
             within("fingerprint (parts)", 1 + append.parts.len(), options.fingerprint_parts_max)?;
             for (part, _) in &append.parts {
                 text(event::check_text("fingerprint part", part, options.key_bytes_max))?;

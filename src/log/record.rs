@@ -29,6 +29,8 @@
 //!   4 response codec u8 · bytes
 //!   5 events   event+                          as many as the body says
 //!   6 folds    (projection u32 · digest u64)+  of the row changes of each inline projection
+//!   7 kept     rule u8 · limit u64             how long the key is; without it, for ever
+//!     rule 1: until this time;  rule 2: until so many commits of the log have a key
 //! event    := type name str · schema u16 · codec u8 · stream str · stream version u64 · tags · data len u32 · data
 //! tags     := count u16 · str*
 //! str      := len u32 · utf8
@@ -58,6 +60,10 @@ const KEY: u8 = 3;
 const RESPONSE: u8 = 4;
 const EVENTS: u8 = 5;
 const FOLDS: u8 = 6;
+const KEPT: u8 = 7;
+
+const UNTIL_TIME: u8 = 1;
+const UNTIL_KEYS: u8 = 2;
 
 /// One commit, as the writer makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +96,17 @@ pub(crate) struct KeyPart {
     pub scope: String,
     pub key: String,
     pub parts: Vec<(String, [u8; 16])>,
+    pub kept: Kept,
+}
+
+/// How long a key is kept. Absolute, so that neither a rebuild nor another policy changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Forever,
+    /// Until the store's time is this.
+    UntilTime(Timestamp),
+    /// Until so many commits of the log have a key.
+    UntilKeys(u64),
 }
 
 /// Encoded bytes, with the codec that wrote them.
@@ -165,6 +182,12 @@ impl Commit {
                 out.extend_from_slice(&fold.digest.to_le_bytes());
             }
         });
+        if let Some((rule, limit)) = self.key.as_ref().and_then(|key| key.kept.to_rule()) {
+            section(out, KEPT, true, |out| {
+                out.push(rule);
+                out.extend_from_slice(&limit.to_le_bytes());
+            });
+        }
     }
 }
 
@@ -183,6 +206,25 @@ impl KeyPart {
         for (name, digest) in &self.parts {
             put_str(out, name);
             out.extend_from_slice(digest);
+        }
+    }
+}
+
+impl Kept {
+    /// As it is written; `Forever` is not.
+    fn to_rule(self) -> Option<(u8, u64)> {
+        match self {
+            Self::Forever => None,
+            Self::UntilTime(time) => Some((UNTIL_TIME, time.0)),
+            Self::UntilKeys(keys) => Some((UNTIL_KEYS, keys)),
+        }
+    }
+
+    fn from_rule(rule: u8, limit: u64) -> Option<Self> {
+        match rule {
+            UNTIL_TIME => Some(Self::UntilTime(Timestamp(limit))),
+            UNTIL_KEYS => Some(Self::UntilKeys(limit)),
+            _ => None,
         }
     }
 }
@@ -302,6 +344,7 @@ pub(crate) struct Record<'a> {
     response: Option<PayloadRef<'a>>,
     events: &'a [u8],
     folds: &'a [u8],
+    kept: Kept,
 }
 
 /// A layout, in place.
@@ -318,6 +361,7 @@ pub(crate) struct KeyPartRef<'a> {
     pub scope: &'a str,
     pub key: &'a str,
     parts: &'a [u8],
+    pub kept: Kept,
 }
 
 /// A payload, in place.
@@ -373,7 +417,8 @@ impl<'a> Record<'a> {
         let mut reader = Reader { bytes: body, at: 0 };
         let fixed = Fixed::read(&mut reader)?;
         let (layouts, events, folds): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
-        let mut record = Self { fixed, label: "", layouts, key: None, response: None, events, folds };
+        let kept = Kept::Forever;
+        let mut record = Self { fixed, label: "", layouts, key: None, response: None, events, folds, kept };
         let mut kind_before = 0;
         while !reader.is_done() {
             let at = reader.at;
@@ -422,6 +467,15 @@ impl<'a> Record<'a> {
                 self.folds = content;
                 reader.all(|reader| reader.fold())?;
             }
+            KEPT => {
+                if self.key.is_none() {
+                    return Err(Malformed { at: 0, what: "no key to be kept" });
+                }
+                self.kept = reader.kept()?;
+                if !reader.is_done() {
+                    return Err(Malformed { at: reader.at, what: "more than a rule" });
+                }
+            }
             _ => return Err(Malformed { at: 0, what: "unknown section, of a later version" }),
         }
         Ok(())
@@ -456,7 +510,8 @@ impl<'a> Record<'a> {
     }
 
     pub fn key(&self) -> Option<KeyPartRef<'a>> {
-        self.key.map(|content| Reader { bytes: content, at: 0 }.key().expect(DECODED))
+        let key = self.key.map(|content| Reader { bytes: content, at: 0 }.key().expect(DECODED));
+        key.map(|key| KeyPartRef { kept: self.kept, ..key })
     }
 
     pub fn response(&self) -> Option<PayloadRef<'a>> {
@@ -515,7 +570,7 @@ impl LayoutRef<'_> {
 impl KeyPartRef<'_> {
     fn to_part(self) -> KeyPart {
         let parts = self.parts().map(|(name, digest)| (name.to_owned(), digest)).collect();
-        KeyPart { scope: self.scope.to_owned(), key: self.key.to_owned(), parts }
+        KeyPart { scope: self.scope.to_owned(), key: self.key.to_owned(), parts, kept: self.kept }
     }
 }
 
@@ -619,7 +674,7 @@ impl<'a> Reader<'a> {
 
     fn key(&mut self) -> Result<KeyPartRef<'a>, Malformed> {
         let (scope, key) = (self.str()?, self.str()?);
-        Ok(KeyPartRef { scope, key, parts: &self.bytes[self.at..] })
+        Ok(KeyPartRef { scope, key, parts: &self.bytes[self.at..], kept: Kept::Forever })
     }
 
     fn part(&mut self) -> Result<(&'a str, [u8; 16]), Malformed> {
@@ -628,6 +683,12 @@ impl<'a> Reader<'a> {
 
     fn fold(&mut self) -> Result<Fold, Malformed> {
         Ok(Fold { projection: self.u32()?, digest: self.u64()? })
+    }
+
+    fn kept(&mut self) -> Result<Kept, Malformed> {
+        let at = self.at;
+        Kept::from_rule(self.u8()?, self.u64()?)
+            .ok_or(Malformed { at, what: "unknown rule for a key, of a later version" })
     }
 
     fn event(&mut self, position: Position) -> Result<EventRef<'a>, Malformed> {

@@ -5,6 +5,7 @@
 //! - It drops what is large: overlays and old snapshots die here, never on a reader or on the writer.
 
 use super::Published;
+use super::keys::KeyIndex;
 use super::overlay::Overlay;
 use super::tables::{Base, StoredProjection, Tables};
 use crate::error::StorageError;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 
 /// Work for the flusher.
 pub(crate) enum Job {
-    /// Everything up to `head` that redb does not have.
-    Flush { overlay: Arc<Overlay>, head: Head },
+    /// Everything up to `head` that redb does not have. Up to there, `keys_used` commits have a key.
+    Flush { overlay: Arc<Overlay>, head: Head, keys_used: u64 },
     /// What nobody needs any more.
     Discard(Arc<Published>),
 }
@@ -29,6 +30,7 @@ pub(crate) type BeforeFlush = Box<dyn Fn() + Send>;
 /// Runs until nobody can send a job any more.
 pub(crate) fn run(
     mut tables: Tables,
+    keys: Arc<KeyIndex>,
     projections: Vec<StoredProjection>,
     jobs: Receiver<Job>,
     done: Sender<Flushed>,
@@ -36,9 +38,9 @@ pub(crate) fn run(
 ) {
     for job in jobs {
         match job {
-            Job::Flush { overlay, head } => {
+            Job::Flush { overlay, head, keys_used } => {
                 before_flush();
-                let flushed = flush(&mut tables, &overlay, &head, &projections);
+                let flushed = flush(&mut tables, &keys, &overlay, &head, keys_used, &projections);
                 // A writer that is gone needs no answer.
                 let _ = done.send(flushed);
             }
@@ -47,13 +49,16 @@ pub(crate) fn run(
     }
 }
 
-/// One flush, on the calling thread.
+/// One flush, on the calling thread. It also lets go of keys that had expired at `head`: no commit to come can find them kept.
 pub(crate) fn flush(
     tables: &mut Tables,
+    keys: &KeyIndex,
     overlay: &Overlay,
     head: &Head,
+    keys_used: u64,
     projections: &[StoredProjection],
 ) -> Flushed {
-    tables.flush(overlay.drain_sorted(), head, projections)?;
+    let expired = tables.flush(overlay.drain_sorted(), head, keys_used, projections)?;
+    keys.forget(&expired);
     tables.base().map(Arc::new)
 }

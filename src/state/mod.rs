@@ -20,6 +20,7 @@ use crate::log::record::LayoutDecl;
 use crate::order::CommitNo;
 use crate::sync::RwLock;
 use bell::Bell;
+use keys::Moment;
 use layer::{History, Layer, Layers};
 use overlay::Overlay;
 use std::collections::{BTreeMap, HashMap};
@@ -30,6 +31,8 @@ use tables::Base;
 #[derive(Debug)]
 pub(crate) struct Published {
     pub head: Head,
+    /// Commits with a key, up to the head.
+    pub keys: u64,
     pub base: Arc<Base>,
     /// Being flushed. Kept until the flush is in `base`.
     pub frozen: Option<Arc<Overlay>>,
@@ -53,16 +56,23 @@ pub(crate) fn declare(layouts: &mut Layouts, declared: impl IntoIterator<Item = 
 const LAYERS_MAX: usize = 5;
 
 impl Published {
-    /// Nothing above `base`.
+    /// Nothing above `base`, which is at the head.
     pub fn on(base: Arc<Base>, head: Head, layouts: Arc<Layouts>) -> Self {
         let active = Arc::new(Overlay::after(head.commit));
-        Self { head, base, frozen: None, active, recent: None, layouts }
+        let keys = base.keys();
+        Self { head, keys, base, frozen: None, active, recent: None, layouts }
+    }
+
+    /// The moment of the head.
+    pub fn moment(&self) -> Moment {
+        Moment { time: self.head.time, keys: self.keys }
     }
 
     /// A copy that goes its own way, of state that is in memory only.
     pub fn fork(&self) -> Self {
         let (active, layouts) = (Arc::new(self.active.fork()), self.layouts.clone());
-        Self { head: self.head, base: self.base.clone(), frozen: None, active, recent: None, layouts }
+        let (head, keys, base) = (self.head, self.keys, self.base.clone());
+        Self { head, keys, base, frozen: None, active, recent: None, layouts }
     }
 
     /// The changes of rows since some commit, oldest first. `None`: so far back they are not kept.

@@ -4,6 +4,7 @@
 //! - A delta is private to the writer. It enters the overlay after the sync, so nothing un-synced is ever in here.
 //! - Entries never change once they are in an overlay. Readers cut them at their own head.
 
+use super::keys::KeyUse;
 use super::layer::{Direction, History, KeyRange, Layer, RowEntry, RowKey, RowVersion, Since, Span};
 use super::term::{Term, TermMap};
 use crate::error::StorageError;
@@ -53,7 +54,10 @@ impl Postings {
 pub(crate) struct Delta {
     pub postings: TermMap<Postings>,
     pub rows: BTreeMap<RowKey, RowVersion>,
-    pub keys: TermMap<CommitNo>,
+    /// The last use of each key.
+    pub keys: TermMap<KeyUse>,
+    /// Commits with a key.
+    pub keys_used: u64,
     pub layouts: Vec<LayoutDecl>,
 }
 
@@ -68,6 +72,12 @@ impl Delta {
         postings.positions.push(position);
     }
 
+    /// A commit used a key, and maybe again what it had used before.
+    pub fn use_key(&mut self, term: Term, used: KeyUse) {
+        self.keys.insert(term, used);
+        self.keys_used += 1;
+    }
+
     pub fn put_row(&mut self, key: RowKey, version: RowVersion) {
         self.rows.insert(key, version);
     }
@@ -79,6 +89,7 @@ impl Delta {
         }
         self.rows.extend(newer.rows);
         self.keys.extend(newer.keys);
+        self.keys_used += newer.keys_used;
         self.layouts.extend(newer.layouts);
     }
 }
@@ -141,7 +152,7 @@ pub(crate) struct Overlay {
     rows: RwLock<RowMap>,
     /// Row keys in order, for ranges. Locked before `rows`.
     in_order: Mutex<InOrder>,
-    keys: Mutex<Vec<(Term, CommitNo)>>,
+    keys: Mutex<Vec<(Term, KeyUse)>>,
     layouts: Mutex<Vec<LayoutDecl>>,
     /// What it holds, estimated: moved by the writer, read by its pacing and by `stats`.
     bytes: AtomicUsize,
@@ -182,7 +193,7 @@ impl InOrder {
 const TERM_BYTES: usize = 96;
 const POSITION_BYTES: usize = 12;
 const ROW_BYTES: usize = 136;
-const KEY_BYTES: usize = 32;
+const KEY_BYTES: usize = 64;
 
 /// Entries put in under one lock, so that a large group never keeps readers out for long.
 const ENTRIES_PER_LOCK: usize = 64;
@@ -260,7 +271,7 @@ impl Overlay {
         drop(map);
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut keys = self.keys.lock().clone();
-        keys.sort_unstable_by_key(|(term, commit)| (*commit, *term));
+        keys.sort_unstable_by_key(|(term, used)| (used.lane, used.commit, *term));
         Drained { postings, rows, keys, layouts: self.layouts.lock().clone() }
     }
 }
@@ -292,7 +303,7 @@ fn in_batches<T>(entries: impl IntoIterator<Item = T>, mut put: impl FnMut(&mut 
 pub(crate) struct Drained {
     pub postings: Vec<(Term, Postings)>,
     pub rows: Vec<RowEntry>,
-    pub keys: Vec<(Term, CommitNo)>,
+    pub keys: Vec<(Term, KeyUse)>,
     pub layouts: Vec<LayoutDecl>,
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! postings  term u128 BE · first position u64 BE   ->  seal · first version u64 · (gap to the next position, varint)*
 //! rows      projection id 4 · ordered key bytes    ->  seal · commit u64 · position u64 · row
-//! keys      number of the chunk u64                ->  seal · (key term u128 · commit u64)*      append-only
+//! keys      lane u8 · number of the chunk u64      ->  seal · (key term u128 · commit u64 · until u64)*
 //! meta      "state"                                ->  seal · StateMeta
 //! seal := crc32c u32 of (table · key · what follows)
 //! ```
@@ -12,16 +12,18 @@
 //! - redb does not check its own checksums on ordinary reads: nothing from it is believed unsealed, and no panic of its leaves
 //!   this file. What a seal cannot show is an absence; so keys are loaded into memory from numbered chunks, and the other
 //!   tables keep a count and an order-free sum of their seals, which every open and `verify` compare.
-//! - A posting chunk is never changed once written.
+//! - A posting chunk is never changed once written. Nor is a chunk of keys: it is removed when all of its keys have expired, from
+//!   the front of its lane. Keys of one lane live about as long; keys in lane 0 for ever, and say no `until`.
 //! - Plain `get`, `insert`, `remove` and `range` only.
 
+use super::keys::{KeyUse, Moment};
 use super::layer::{Direction, KeyRange, Layer, RowEntry, RowVersion, Span};
 use super::overlay::{Drained, Postings};
 use super::term::Term;
 use crate::codec;
 use crate::disk::File;
 use crate::error::{StorageError, TroubleKind};
-use crate::log::record::LayoutDecl;
+use crate::log::record::{Kept, LayoutDecl};
 use crate::log::{Hash, Head, StoreId};
 use crate::order::{CommitNo, Position, Timestamp};
 use redb::{
@@ -29,6 +31,7 @@ use redb::{
     TableDefinition,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,15 +39,17 @@ use std::sync::Arc;
 
 const POSTINGS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("postings");
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
-const KEYS: TableDefinition<u64, &[u8]> = TableDefinition::new("keys");
+const KEYS: TableDefinition<(u8, u64), &[u8]> = TableDefinition::new("keys");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// Layout of this file. A file with another number is rebuilt from the log.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Positions in one posting chunk.
 const CHUNK_POSITIONS: usize = 512;
-/// Keys in one key chunk: about two pages.
+/// Keys in one key chunk: two or three pages.
 const CHUNK_KEYS: usize = 340;
+/// Chunks of expired keys that one flush removes from a lane at most: more than a flush of the default size adds.
+const EXPIRED_CHUNKS: usize = 4096;
 
 /// Where derived state stands. Written with every flush, in the same redb transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,13 +60,23 @@ pub(crate) struct StateMeta {
     pub position: u64,
     pub time: u64,
     pub hash: [u8; 32],
-    /// Chunks in `keys`, numbered from 0: a missing one is noticed.
-    pub key_chunks: u64,
-    pub keys_len: u64,
+    /// Commits with a key, up to this one.
+    pub keys_used: u64,
+    pub lanes: BTreeMap<u8, Lane>,
     pub postings: Sum,
     pub rows: Sum,
     pub layouts: Vec<StoredLayout>,
     pub projections: Vec<StoredProjection>,
+}
+
+/// Which chunks of keys a lane has: a missing one is noticed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lane {
+    /// The number of its first chunk, and of the one that is written next.
+    pub first: u64,
+    pub next: u64,
+    /// Keys in them.
+    pub keys: u64,
 }
 
 /// The layout of one event type, as the log declared it.
@@ -118,8 +133,8 @@ impl StateMeta {
             position: head.position.0,
             time: head.time.0,
             hash: head.hash.0,
-            key_chunks: 0,
-            keys_len: 0,
+            keys_used: 0,
+            lanes: BTreeMap::new(),
             postings: Sum::default(),
             rows: Sum::default(),
             layouts: Vec::new(),
@@ -134,6 +149,10 @@ impl StateMeta {
             time: Timestamp(self.time),
             hash: Hash(self.hash),
         }
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { time: Timestamp(self.time), keys: self.keys_used }
     }
 
     fn move_to(&mut self, head: &Head) {
@@ -270,18 +289,47 @@ fn decode_row(key: &[u8], bytes: &[u8]) -> Result<RowVersion, StorageError> {
     })
 }
 
-fn decode_keys(number: u64, bytes: &[u8], mut each: impl FnMut(Term, CommitNo)) -> Result<u64, StorageError> {
-    let body = unseal("keys", &number.to_le_bytes(), bytes)?;
-    let (entries, rest) = body.as_chunks::<24>();
-    if !rest.is_empty() {
+/// Lanes from here on are of keys kept by time, and by count; see `KeyUse`.
+const LANES_BY_TIME: u8 = 64;
+const LANES_BY_COUNT: u8 = 128;
+
+fn chunk_key(lane: u8, number: u64) -> [u8; 9] {
+    let mut key = [lane; 9];
+    key[1..].copy_from_slice(&number.to_le_bytes());
+    key
+}
+
+fn encode_keys(lane: u8, number: u64, keys: &[(Term, KeyUse)]) -> Vec<u8> {
+    let mut out = vec![0; 4];
+    for (term, used) in keys {
+        out.extend(term.to_le_bytes());
+        out.extend(used.commit.0.to_le_bytes());
+        match used.kept {
+            Kept::Forever => {}
+            Kept::UntilTime(Timestamp(until)) | Kept::UntilKeys(until) => out.extend(until.to_le_bytes()),
+        }
+    }
+    seal("keys", &chunk_key(lane, number), &mut out);
+    out
+}
+
+fn decode_keys(lane: u8, number: u64, bytes: &[u8]) -> Result<Vec<(Term, CommitNo, Kept)>, StorageError> {
+    let body = unseal("keys", &chunk_key(lane, number), bytes)?;
+    let entries = body.chunks_exact(if lane == 0 { 24 } else { 32 });
+    if !entries.remainder().is_empty() {
         return Err(damaged("a key chunk in state.redb does not decode"));
     }
-    for entry in entries {
-        let (term, commit) = entry.split_at(16);
-        let term = Term::from_le_bytes(term.try_into().expect("16 of 24 bytes"));
-        each(term, CommitNo(u64::from_le_bytes(commit.try_into().expect("8 of 24 bytes"))));
-    }
-    Ok(entries.len() as u64)
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
+    let decode = |entry: &[u8]| {
+        let term = Term::from_le_bytes(entry[..16].try_into().expect("16 bytes"));
+        let kept = match lane {
+            ..LANES_BY_TIME => Kept::Forever,
+            LANES_BY_TIME..LANES_BY_COUNT => Kept::UntilTime(Timestamp(word(&entry[24..]))),
+            LANES_BY_COUNT.. => Kept::UntilKeys(word(&entry[24..])),
+        };
+        (term, CommitNo(word(&entry[16..24])), kept)
+    };
+    Ok(entries.map(decode).collect())
 }
 
 // ---- the file ----
@@ -398,15 +446,20 @@ impl Tables {
     }
 
     /// Writes a drained overlay and the head it leads to, in one transaction. `projections` says whose rows are kept.
+    ///
+    /// Returns keys that had expired at that head, and are not in here any more.
     pub fn flush(
         &mut self,
         drained: Drained,
         head: &Head,
+        keys_used: u64,
         projections: &[StoredProjection],
-    ) -> Result<(), StorageError> {
+    ) -> Result<Vec<(Term, CommitNo)>, StorageError> {
         assert!(head.commit.0 >= self.meta.commit, "derived state never goes back");
         let mut meta = self.meta.clone();
         meta.move_to(head);
+        meta.keys_used = keys_used;
+        let mut expired = Vec::new();
         meta.projections = projections.to_vec();
         meta.layouts.extend(drained.layouts.iter().map(StoredLayout::from));
         guard(|| {
@@ -420,13 +473,14 @@ impl Tables {
                 flush_rows(&mut table, &drained.rows, &mut meta.rows)?;
                 let mut table = write.open_table(KEYS).map_err(trouble)?;
                 flush_keys(&mut table, &drained.keys, &mut meta)?;
+                expired = remove_expired(&mut table, &mut meta)?;
                 let mut table = write.open_table(META).map_err(trouble)?;
                 flush_meta(&mut table, &meta)?;
             }
             write.commit().map_err(trouble)
         })?;
         self.meta = meta;
-        Ok(())
+        Ok(expired)
     }
 
     /// Removes every row of a projection, in transactions of bounded size. `projections` are those that stay.
@@ -520,23 +574,57 @@ fn flush_rows(table: &mut Table<&[u8], &[u8]>, rows: &[RowEntry], sum: &mut Sum)
     Ok(())
 }
 
+/// `keys` are sorted by lane, then by commit.
 fn flush_keys(
-    table: &mut Table<u64, &[u8]>,
-    keys: &[(Term, CommitNo)],
+    table: &mut Table<(u8, u64), &[u8]>,
+    keys: &[(Term, KeyUse)],
     meta: &mut StateMeta,
 ) -> Result<(), StorageError> {
-    for keys in keys.chunks(CHUNK_KEYS) {
-        let mut out = vec![0; 4];
-        for (term, commit) in keys {
-            out.extend(term.to_le_bytes());
-            out.extend(commit.0.to_le_bytes());
+    for keys in keys.chunk_by(|(_, a), (_, b)| a.lane == b.lane) {
+        let number = keys[0].1.lane;
+        let lane = meta.lanes.entry(number).or_default();
+        for keys in keys.chunks(CHUNK_KEYS) {
+            let chunk = encode_keys(number, lane.next, keys);
+            table.insert((number, lane.next), chunk.as_slice()).map_err(trouble)?;
+            lane.next += 1;
+            lane.keys += keys.len() as u64;
         }
-        seal("keys", &meta.key_chunks.to_le_bytes(), &mut out);
-        table.insert(meta.key_chunks, out.as_slice()).map_err(trouble)?;
-        meta.key_chunks += 1;
-        meta.keys_len += keys.len() as u64;
     }
     Ok(())
+}
+
+/// Removes chunks from the front of their lanes for as long as all of their keys have expired.
+fn remove_expired(
+    table: &mut Table<(u8, u64), &[u8]>,
+    meta: &mut StateMeta,
+) -> Result<Vec<(Term, CommitNo)>, StorageError> {
+    let (now, mut expired) = (meta.moment(), Vec::new());
+    for (number, lane) in meta.lanes.range_mut(LANES_BY_TIME..) {
+        for _ in 0..EXPIRED_CHUNKS.min((lane.next - lane.first) as usize) {
+            let keys = chunk_of(table, *number, lane.first)?;
+            if !keys.iter().all(|(_, _, kept)| kept.is_over(now)) {
+                break;
+            }
+            table.remove((*number, lane.first)).map_err(trouble)?;
+            lane.first += 1;
+            lane.keys = lane.keys.checked_sub(keys.len() as u64).ok_or_else(keys_missing)?;
+            expired.extend(keys.into_iter().map(|(term, commit, _)| (term, commit)));
+        }
+    }
+    Ok(expired)
+}
+
+fn chunk_of(
+    table: &impl ReadableTable<(u8, u64), &'static [u8]>,
+    lane: u8,
+    number: u64,
+) -> Result<Vec<(Term, CommitNo, Kept)>, StorageError> {
+    let chunk = table.get((lane, number)).map_err(trouble)?.ok_or_else(keys_missing)?;
+    decode_keys(lane, number, chunk.value())
+}
+
+fn keys_missing() -> StorageError {
+    damaged("keys are missing from state.redb")
 }
 
 fn flush_meta(table: &mut Table<&str, &[u8]>, meta: &StateMeta) -> Result<(), StorageError> {
@@ -562,7 +650,7 @@ pub(crate) struct Snapshot {
     head: Head,
     postings: ReadOnlyTable<&'static [u8; 24], &'static [u8]>,
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    keys: ReadOnlyTable<u64, &'static [u8]>,
+    keys: ReadOnlyTable<(u8, u64), &'static [u8]>,
     meta: StateMeta,
 }
 
@@ -580,20 +668,32 @@ impl Base {
         }
     }
 
-    /// Every key ever flushed, in order. Fails where a chunk is missing or damaged.
+    /// Commits with a key, up to its own.
+    pub fn keys(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Snapshot(snapshot) => snapshot.meta.keys_used,
+        }
+    }
+
+    /// Every key that was kept at its commit, each lane in order. Fails where a chunk is missing or damaged.
     pub fn each_key(&self, mut each: impl FnMut(Term, CommitNo)) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
         guard(|| {
-            let mut keys_len = 0;
-            for number in 0..snapshot.meta.key_chunks {
-                let chunk = snapshot.keys.get(number).map_err(trouble)?;
-                let chunk = chunk.ok_or_else(|| damaged("a key chunk is missing from state.redb"))?;
-                keys_len += decode_keys(number, chunk.value(), &mut each)?;
+            let now = snapshot.meta.moment();
+            for (number, lane) in &snapshot.meta.lanes {
+                let mut keys_len = 0;
+                for chunk in lane.first..lane.next {
+                    let keys = chunk_of(&snapshot.keys, *number, chunk)?;
+                    keys_len += keys.len() as u64;
+                    let kept = keys.into_iter().filter(|(_, _, kept)| !kept.is_over(now));
+                    kept.for_each(|(term, commit, _)| each(term, commit));
+                }
+                if keys_len != lane.keys {
+                    return Err(keys_missing());
+                }
             }
-            match keys_len == snapshot.meta.keys_len {
-                true => Ok(()),
-                false => Err(damaged("keys are missing from state.redb")),
-            }
+            Ok(())
         })
     }
 

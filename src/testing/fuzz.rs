@@ -136,7 +136,7 @@ pub fn ops_vs_model(bytes: &[u8]) {
             5 => run.reopen(lose_what_is_behind),
             6 => run.store().step(),
             7..11 => run.read(),
-            11 => run.clock.advance(Duration::from_micros(random.below(5000))),
+            11 => run.clock.advance(Duration::from_micros(workload::any_size(&mut random, 32))),
             _ => run.group(),
         }
     }
@@ -150,6 +150,7 @@ struct Run {
     options: Options,
     store: Option<Store>,
     model: Model,
+    retentions: Random,
     workload: Workload,
 }
 
@@ -170,7 +171,8 @@ impl Run {
         };
         let (disk, clock) = (SimDisk::new(1), SimClock::default());
         let (model, workload) = (Model::new(options.clone()), Workload::drawn_from(requests));
-        let mut run = Self { disk, clock, options, store: None, model, workload };
+        let retentions = Random::new(random.below(1 << 16));
+        let mut run = Self { disk, clock, options, store: None, model, retentions, workload };
         run.open();
         run
     }
@@ -179,6 +181,9 @@ impl Run {
         let (disk, clock) = (Arc::new(self.disk.clone()), Arc::new(self.clock.clone()));
         let platform = Platform { disk, clock, entropy: Arc::new(SimEntropy::new(1)) };
         let setup = workload::setup(self.options.clone()).platform(platform).lockstep();
+        // Another policy for every life.
+        self.model.retention = workload::draw_retention(&mut self.retentions);
+        let setup = setup.retention(self.model.retention);
         self.store = Some(Store::open_or_create("/store", setup).expect("an honest disk opens"));
     }
 
@@ -199,7 +204,7 @@ impl Run {
         let (seen, now) = (self.model.position(), Clock::now(&self.clock));
         let asked: Vec<_> = self.workload.group(&self.model).into_iter().collect();
         let commits: Vec<_> = asked.iter().map(|request| self.store().submit(request.append())).collect();
-        let at_once: Vec<_> = asked.iter().map(|request| self.model.at_once(request)).collect();
+        let at_once: Vec<_> = asked.iter().map(|request| self.model.at_once(request, now)).collect();
         self.store().step();
         for ((request, commit), at_once) in asked.iter().zip(commits).zip(at_once) {
             let answer = commit.wait();
@@ -246,7 +251,7 @@ impl Run {
     fn verify(&self) {
         let report = self.store().verify().expect("an honest disk can be read");
         assert_eq!(report.first_bad, None);
-        assert_eq!(report.events, self.model.position());
+        assert_eq!((report.events, report.keys), (self.model.position(), self.model.keys_kept()));
     }
 }
 

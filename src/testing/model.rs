@@ -9,7 +9,7 @@ use super::workload::{CAPACITY, CURSED_SEAT, Fact, Request};
 use crate::error::{AppendError, Conflict};
 use crate::options::Options;
 use crate::order::Timestamp;
-use crate::request::{Committed, Expected, Receipt};
+use crate::request::{Committed, Expected, Receipt, Retention};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,6 +37,10 @@ pub struct Kept {
     pub last: u64,
     /// When.
     pub micros: u64,
+    /// From when on its key may be used again.
+    pub expires_micros: Option<u64>,
+    /// With how many used keys its key may be used again.
+    pub expires_keys: Option<u64>,
 }
 
 /// Rows of all projections, each with the position that last changed it.
@@ -86,12 +90,16 @@ pub enum Verdict {
 pub struct Model {
     /// The store's.
     pub limits: Options,
+    /// The setup's.
+    pub retention: Retention,
     /// By number, from 1.
     pub commits: Vec<Kept>,
     /// By position, from 1.
     pub events: Vec<Noted>,
-    /// Scope and key, to the number of the commit.
+    /// Scope and key, to the number of the commit that used it last.
     pub keys: BTreeMap<(String, String), u64>,
+    /// Commits with a key.
+    pub keys_used: u64,
     /// At the head.
     pub rows: AllRows,
     streams: BTreeMap<String, Vec<u64>>,
@@ -102,9 +110,11 @@ impl Model {
     pub fn new(limits: Options) -> Self {
         Self {
             limits,
+            retention: Retention::Forever,
             commits: Vec::new(),
             events: Vec::new(),
             keys: BTreeMap::new(),
+            keys_used: 0,
             rows: AllRows::default(),
             streams: BTreeMap::new(),
         }
@@ -167,17 +177,35 @@ impl Model {
     }
 
     /// What is answered at once, without the writer.
-    pub fn at_once(&self, request: &Request) -> Option<Verdict> {
-        self.over_limits(request).or_else(|| self.recall(request)).or_else(|| self.conflict(request, 0))
+    pub fn at_once(&self, request: &Request, now: Timestamp) -> Option<Verdict> {
+        let refused = self.over_limits(request).or_else(|| self.recall(request, self.time(now)));
+        refused.or_else(|| self.conflict(request, 0))
+    }
+
+    /// The store's time in microseconds.
+    fn time(&self, now: Timestamp) -> u64 {
+        now.micros().max(self.commits.last().map_or(0, |last| last.micros))
+    }
+
+    /// Whether the key of a commit is kept, for a decision made now.
+    pub fn keeps(&self, commit: u64, now: Timestamp) -> bool {
+        let kept = &self.commits[commit as usize - 1];
+        kept.expires_micros.is_none_or(|expires| self.time(now) < expires)
+            && kept.expires_keys.is_none_or(|expires| self.keys_used < expires)
+    }
+
+    /// Keys that are kept at the head.
+    pub fn keys_kept(&self) -> u64 {
+        self.keys.values().filter(|commit| self.keeps(**commit, Timestamp::from_micros(0))).count() as u64
     }
 
     /// What the writer answers, after the caller looked at everything up to `seen`. Takes it over, if it is committed.
     pub fn decide(&mut self, request: &Request, seen: u64, now: Timestamp) -> Verdict {
-        let refused = self.recall(request).or_else(|| self.wrong_version(request));
+        let micros = self.time(now);
+        let refused = self.recall(request, micros).or_else(|| self.wrong_version(request));
         if let Some(verdict) = refused.or_else(|| self.conflict(request, seen)) {
             return verdict;
         }
-        let micros = now.micros().max(self.commits.last().map_or(0, |last| last.micros));
         let first = self.position() + 1;
         let mut rows = self.rows.clone();
         for (index, fact) in request.facts.iter().enumerate() {
@@ -193,10 +221,18 @@ impl Model {
             let stream_version = positions.len() as u64;
             self.events.push(Noted { fact: fact.clone(), commit, stream_version, micros });
         }
+        let (mut expires_micros, mut expires_keys) = (None, None);
         if let Some(key) = &request.key {
             self.keys.insert(key.clone(), commit);
+            self.keys_used += 1;
+            match request.retention.unwrap_or(self.retention) {
+                Retention::Forever => {}
+                Retention::For(time) => expires_micros = Some(micros + time.as_micros() as u64),
+                Retention::Last(keys) => expires_keys = Some(self.keys_used + keys),
+            }
         }
-        self.commits.push(Kept { request: Arc::new(request.clone()), first, last: self.position(), micros });
+        let (request, last) = (Arc::new(request.clone()), self.position());
+        self.commits.push(Kept { request, first, last, micros, expires_micros, expires_keys });
         Verdict::Committed { commit, replayed: false }
     }
 
@@ -221,8 +257,11 @@ impl Model {
         (response > limits.response_bytes_max).then_some(Verdict::TooLarge("response (bytes)"))
     }
 
-    fn recall(&self, request: &Request) -> Option<Verdict> {
+    fn recall(&self, request: &Request, micros: u64) -> Option<Verdict> {
         let commit = *self.keys.get(request.key.as_ref()?)?;
+        if !self.keeps(commit, Timestamp::from_micros(micros)) {
+            return None;
+        }
         let stored = &self.commits[commit as usize - 1].request;
         Some(match differing_part(stored, request) {
             Some(part) => Verdict::KeyReused(commit, part),

@@ -13,10 +13,10 @@ use crate::options::Options;
 use crate::order::Position;
 use crate::projection::{Folded, Projection, Rows};
 use crate::query::{Query, QueryItem};
-use crate::request::{Append, Expected};
+use crate::request::{Append, Expected, Retention};
 use crate::setup::Setup;
 use serde::{Deserialize, Serialize};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 // ---- events ----
 
@@ -450,6 +450,8 @@ pub struct Request {
     pub facts: Vec<Fact>,
     /// Scope and key.
     pub key: Option<(String, String)>,
+    /// How long the key is kept, if not as the setup says.
+    pub retention: Option<Retention>,
     /// What stands for the events in the fingerprint.
     pub input: Option<u64>,
     /// More of the fingerprint.
@@ -474,12 +476,21 @@ impl Request {
         self
     }
 
+    /// The same with a key that is kept like this.
+    pub fn kept(mut self, retention: Retention) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
     /// As the store takes it.
     pub fn append(&self) -> Append {
         let none = Append::events(Vec::<Money>::new());
         let mut append = self.facts.iter().fold(none, |append, fact| fact.add_to(append));
         if let Some((scope, key)) = &self.key {
             append = append.key(scope, key);
+        }
+        if let Some(retention) = self.retention {
+            append = append.retention(retention);
         }
         if let Some(input) = &self.input {
             append = append.input(input);
@@ -506,6 +517,21 @@ const ACCOUNTS: u64 = 5;
 const SHOWS: u64 = 3;
 const SEATS: u64 = 14;
 const NAMES: u64 = 40;
+
+/// Some way to keep keys: for ever, for moments, for as long as a run may take.
+pub fn draw_retention(random: &mut Random) -> Retention {
+    match random.below(5) {
+        0 | 1 => Retention::Forever,
+        2 => Retention::For(Duration::from_micros(1 + any_size(random, 32))),
+        _ => Retention::Last(1 + any_size(random, 7)),
+    }
+}
+
+/// A number below `1 << bits`; small ones are as likely as large ones.
+pub(super) fn any_size(random: &mut Random, bits: u64) -> u64 {
+    let bits = random.below(bits);
+    random.below(1 << bits)
+}
 
 /// Requests and queries without end.
 #[derive(Debug)]
@@ -593,6 +619,9 @@ impl Workload {
                 bytes => bytes as usize * 7,
             };
             request.response = Some(vec![self.number as u8; bytes]);
+        }
+        if self.random.chance(0.3) {
+            request.retention = Some(draw_retention(&mut self.random));
         }
         if self.random.chance(0.15) {
             request.input = Some(self.number / 3);

@@ -8,7 +8,7 @@ use crate::commit::prepare::{Desk, Prepared};
 use crate::commit::reads::Reads;
 use crate::disk::{Clock, Platform};
 use crate::error::{AppendError, TxError};
-use crate::idempotency::{self, Keyed, Recalled};
+use crate::idempotency::{self, Keyed};
 use crate::layout::Layout;
 use crate::options::Options;
 use crate::request::{Append, Committed, Receipt, Request, Retry};
@@ -300,16 +300,16 @@ impl Work {
     pub fn recall<T: Answer>(&self, parts: &Parts<'_>) -> Result<Option<Committed<T>>, TxError> {
         let Some(key) = &self.request.key else { return Ok(None) };
         let reader = parts.current.read().clone();
-        let through = reader.board.load().head.commit;
-        let keyed =
-            Keyed { term: reader.terms.key(key), key: key.clone(), parts: self.request.fingerprint() };
-        let Some(commit) = reader.keys.get(keyed.term, through) else { return Ok(None) };
-        match idempotency::recall(&*reader.log, commit, &keyed, reader.rules.durability)? {
-            Recalled::Same(answer) => self.shared.decode(answer).map(Some),
-            Recalled::Reused { part, commit } => Err(TxError::KeyReused { part, commit }),
-            // The writer has the last word.
-            Recalled::Other => Ok(None),
-        }
+        let keyed = Keyed {
+            term: reader.terms.key(key),
+            key: key.clone(),
+            parts: self.request.fingerprint(),
+            retention: self.request.retention.unwrap_or(reader.rules.retention),
+        };
+        let (log, keys, published) = (&*reader.log, &reader.keys, reader.board.load());
+        let now = || parts.clock().now();
+        let answer = idempotency::answered(log, keys, &published, &keyed, reader.rules.durability, now)?;
+        answer.map(|answer| self.shared.decode(answer)).transpose()
     }
 
     fn call_back(&self, callbacks: Vec<Callback>) {

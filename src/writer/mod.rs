@@ -420,9 +420,10 @@ impl Writer {
     }
 
     fn publish(&self, before: Arc<Published>, delta: Delta, head: Head) {
-        for (term, commit) in &delta.keys {
-            self.keys.insert(*term, *commit);
+        for (term, used) in &delta.keys {
+            self.keys.insert(*term, used.commit);
         }
+        let keys = before.keys + delta.keys_used;
         let mut layouts = before.layouts.clone();
         if !delta.layouts.is_empty() {
             state::declare(Arc::make_mut(&mut layouts), delta.layouts.iter().cloned());
@@ -430,6 +431,7 @@ impl Writer {
         before.active.apply(delta);
         self.board.publish(Published {
             head,
+            keys,
             base: before.base.clone(),
             frozen: before.frozen.clone(),
             active: before.active.clone(),
@@ -474,8 +476,10 @@ impl Writer {
         }
         let Some(flusher) = &mut self.flusher else { return };
         let (overlay, head) = (published.active.clone(), published.head);
+        let keys_used = published.keys;
         self.board.publish(Published {
             head,
+            keys: keys_used,
             base: published.base.clone(),
             frozen: Some(overlay.clone()),
             active: Arc::new(Overlay::after(head.commit)),
@@ -488,11 +492,11 @@ impl Writer {
                 let expected = Duration::from_secs_f64(bytes as f64 / beside.rate);
                 beside.running = Some(Running { began, bytes, expected });
                 // A flusher that is gone is found out by `done`.
-                let _ = beside.jobs.send(Job::Flush { overlay, head });
+                let _ = beside.jobs.send(Job::Flush { overlay, head, keys_used });
             }
             Flusher::Inline { tables, projections, before_flush } => {
                 before_flush();
-                let flushed = flush::flush(tables, &overlay, &head, projections);
+                let flushed = flush::flush(tables, &self.keys, &overlay, &head, keys_used, projections);
                 self.adopt(flushed);
             }
         }
@@ -512,6 +516,7 @@ impl Writer {
         let published = self.board.load();
         let old = self.board.publish(Published {
             head: published.head,
+            keys: published.keys,
             base,
             frozen: None,
             active: published.active.clone(),

@@ -1,8 +1,9 @@
 //! Format version 1, pinned: these files were written once and must be written and read like this for ever.
 //!
-//! - `golden/` holds a finished segment, and one that is in use and sealed.
+//! - `golden/` holds a finished segment, and one that is in use and sealed; `golden/kept/` one with keys that are not kept for
+//!   ever, which came later.
 
-use super::super::record::{Commit, Fold, KeyPart, LayoutDecl, Payload, StoredEvent};
+use super::super::record::{Commit, Fold, Kept, KeyPart, LayoutDecl, Payload, StoredEvent};
 use super::super::segments::{LogOptions, Prepare, SegmentLog};
 use super::super::{Head, Log, StoreId};
 use super::disk::MapDisk;
@@ -19,6 +20,8 @@ const FILES: [(u64, &[u8]); 2] = [
 ];
 /// The chain after the last commit, its first bytes.
 const CHAIN: &str = "e5e5f912d570";
+const KEPT_FILES: [(u64, &[u8]); 1] = [(1, include_bytes!("../golden/kept/00000000000000000001.log"))];
+const KEPT_CHAIN: &str = "6d9e6e18c68b";
 
 fn account(position: u64) -> StoredEvent {
     StoredEvent {
@@ -45,9 +48,8 @@ fn money(position: u64) -> StoredEvent {
     }
 }
 
-/// Every section, a commit without events, groups of one and of more.
-fn groups() -> Vec<Vec<Commit>> {
-    let bare = |commit, first, time| Commit {
+fn bare(commit: u64, first: u64, time: u64) -> Commit {
+    Commit {
         commit: CommitNo(commit),
         first: Position(first),
         time: Timestamp(time),
@@ -57,13 +59,17 @@ fn groups() -> Vec<Vec<Commit>> {
         response: None,
         events: Vec::new(),
         folds: Vec::new(),
-    };
+    }
+}
+
+/// Every section of the first release, a commit without events, groups of one and of more.
+fn groups() -> Vec<Vec<Commit>> {
     let layout = LayoutDecl { type_name: "Account.Opened".into(), schema: 1, layout: "{owner:str}".into() };
     let parts = vec![("owner".into(), [0x11; 16]), ("branch".into(), [0x22; 16])];
     let full = Commit {
         label: "open account".into(),
         layouts: vec![layout.clone(), LayoutDecl { type_name: "Account.Paid".into(), schema: 2, ..layout }],
-        key: Some(KeyPart { scope: "http".into(), key: "7f3a".into(), parts }),
+        key: Some(KeyPart { scope: "http".into(), key: "7f3a".into(), parts, kept: Kept::Forever }),
         response: Some(Payload { codec: 2, bytes: br#"{"ok":true}"#.to_vec() }),
         events: vec![account(1), money(1)],
         folds: vec![Fold { projection: 1, digest: 0x0102_0304_0506_0708 }, Fold { projection: 2, digest: 9 }],
@@ -79,36 +85,56 @@ fn groups() -> Vec<Vec<Commit>> {
     vec![vec![full], vec![silent, one, answered], vec![last]]
 }
 
-fn write(log: &dyn Log) {
-    for group in groups() {
-        log.append(&log.head(), &group).unwrap();
-    }
-    log.seal().unwrap();
+/// A key kept until a time, one until so many keys, and the first used again.
+fn kept_groups() -> Vec<Vec<Commit>> {
+    let keyed = |commit, time, key: &str, kept| {
+        let (key, parts) = (key.into(), vec![("input".into(), [0x33; 16])]);
+        let key = Some(KeyPart { scope: "http".into(), key, parts, kept });
+        Commit { key, events: vec![account(commit)], ..bare(commit, commit, time) }
+    };
+    let day = 86_400_000_000;
+    let (start, later) = (1_700_000_000_000_000, 1_700_000_000_000_000 + day);
+    let first = keyed(1, start, "7f3a", Kept::UntilTime(Timestamp(start + day)));
+    let counted = keyed(2, start, "7f3b", Kept::UntilKeys(12));
+    let again = keyed(3, later, "7f3a", Kept::UntilTime(Timestamp(later + day)));
+    vec![vec![first, counted], vec![again]]
 }
 
-fn written() -> MapDisk {
+fn written(groups: Vec<Vec<Commit>>) -> MapDisk {
     let disk = MapDisk::default();
     disk.put_dir(Path::new("/store"));
     SegmentLog::create(&disk.shared(), dir(), STORE, &OPTIONS).unwrap();
-    write(&SegmentLog::open(&disk.shared(), dir(), OPTIONS, None).unwrap().0);
+    let (log, _) = SegmentLog::open(&disk.shared(), dir(), OPTIONS, None).unwrap();
+    for group in groups {
+        log.append(&log.head(), &group).unwrap();
+    }
+    log.seal().unwrap();
     disk
 }
 
 #[test]
 fn the_writer_makes_these_bytes() {
-    let golden = FILES.map(|(first, bytes)| (segment(first), bytes.to_vec()));
-    assert!(written().files().into_iter().eq(golden), "format version 1 has changed");
+    let check = |groups, files: &[(u64, &[u8])]| {
+        let golden = files.iter().map(|(first, bytes)| (segment(*first), bytes.to_vec()));
+        assert!(written(groups).files().into_iter().eq(golden), "format version 1 has changed");
+    };
+    check(groups(), &FILES);
+    check(kept_groups(), &KEPT_FILES);
 }
 
 #[test]
 fn the_reader_reads_these_bytes() {
-    let disk = MapDisk::default();
-    disk.put_dir(dir());
-    FILES.iter().for_each(|&(first, bytes)| disk.put(&segment(first), bytes));
-    let (log, opened) = SegmentLog::open(&disk.shared(), dir(), OPTIONS, None).unwrap();
-    assert_eq!(opened, Default::default());
-    assert_eq!(served(&log).unwrap(), groups().concat());
-    let Head { commit, position, time, hash } = log.head();
-    assert_eq!((commit.0, position.0, time.0), (5, 4, 1_700_000_001_000_000));
-    assert_eq!(format!("{hash:?}"), CHAIN);
+    let check = |files: &[(u64, &[u8])], groups: Vec<Vec<Commit>>, end: (u64, u64, u64), chain: &str| {
+        let disk = MapDisk::default();
+        disk.put_dir(dir());
+        files.iter().for_each(|&(first, bytes)| disk.put(&segment(first), bytes));
+        let (log, opened) = SegmentLog::open(&disk.shared(), dir(), OPTIONS, None).unwrap();
+        assert_eq!(opened, Default::default());
+        assert_eq!(served(&log).unwrap(), groups.concat());
+        let Head { commit, position, time, hash } = log.head();
+        assert_eq!((commit.0, position.0, time.0), end);
+        assert_eq!(format!("{hash:?}"), chain);
+    };
+    check(&FILES, groups(), (5, 4, 1_700_000_001_000_000), CHAIN);
+    check(&KEPT_FILES, kept_groups(), (3, 3, 1_700_086_400_000_000), KEPT_CHAIN);
 }

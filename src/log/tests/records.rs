@@ -1,7 +1,7 @@
 //! Records: one meaning, one spelling, and nothing else decodes.
 
 use super::super::hostile;
-use super::super::record::{Commit, Fold, KeyPart, LayoutDecl, Payload, Record, StoredEvent, check};
+use super::super::record::{Commit, Fold, Kept, KeyPart, LayoutDecl, Payload, Record, StoredEvent, check};
 use super::STORE;
 use crate::order::{CommitNo, Position, Timestamp};
 use proptest::collection::vec;
@@ -28,11 +28,13 @@ fn event() -> impl Strategy<Value = StoredEvent> {
 }
 
 fn key() -> impl Strategy<Value = KeyPart> {
-    (text(), text(), vec((text(), any::<[u8; 16]>()), 0..3)).prop_map(|(scope, key, parts)| KeyPart {
-        scope,
-        key,
-        parts,
-    })
+    let kept = prop_oneof![
+        Just(Kept::Forever),
+        any::<u64>().prop_map(|time| Kept::UntilTime(Timestamp(time))),
+        any::<u64>().prop_map(Kept::UntilKeys),
+    ];
+    (text(), text(), vec((text(), any::<[u8; 16]>()), 0..3), kept)
+        .prop_map(|(scope, key, parts, kept)| KeyPart { scope, key, parts, kept })
 }
 
 fn layout() -> impl Strategy<Value = LayoutDecl> {
@@ -146,8 +148,21 @@ fn refused(change: impl FnOnce(&mut Vec<u8>)) -> &'static str {
 
 #[test]
 fn an_unknown_section_is_refused_and_not_skipped() {
-    let what = refused(|body| body.extend([7, 1, 0, 0, 0, 42]));
+    let what = refused(|body| body.extend([8, 1, 0, 0, 0, 42]));
     assert_eq!(what, "unknown section, of a later version");
+}
+
+#[test]
+fn how_long_a_key_is_kept_has_one_spelling() {
+    let rule = |rule: u8, more: &[u8]| {
+        let content = [&[rule][..], &[9, 0, 0, 0, 0, 0, 0, 0], more].concat();
+        [&[7, content.len() as u8, 0, 0, 0][..], &content].concat()
+    };
+    assert_eq!(refused(|body| body.extend(rule(0, &[]))), "unknown rule for a key, of a later version");
+    assert_eq!(refused(|body| body.extend(rule(3, &[]))), "unknown rule for a key, of a later version");
+    assert_eq!(refused(|body| body.extend(rule(1, &[0]))), "more than a rule");
+    let keyless = [&[1u64, 1, 1].map(u64::to_le_bytes).concat()[..], &[0; 4], &rule(1, &[])].concat();
+    assert_eq!(Record::decode(&keyless).unwrap_err().what, "no key to be kept");
 }
 
 #[test]
