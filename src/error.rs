@@ -295,6 +295,15 @@ pub enum AppendError {
         /// Why.
         why: String,
     },
+    /// The clock is too far ahead to be believed: of what has run since it was last right, or, just opened, of the last commit.
+    /// Nothing was decided. Set the clock right, or say with `Store::accept_clock` that it is; then try again.
+    #[error("the clock jumped {} s ahead, the limit is {} s; set it right, or call accept_clock()", .ahead.as_secs(), .limit.as_secs())]
+    ClockJumped {
+        /// How far.
+        ahead: Duration,
+        /// How far it may: `Options::clock_jump_ms_max`, or `clock_gap_ms_max`.
+        limit: Duration,
+    },
     /// The queue is full. The append is given back untouched; try again later.
     #[error("too many requests wait for the writer")]
     Overloaded(Box<Append>),
@@ -313,9 +322,10 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// The same append may succeed later, without a change. After `Poisoned` and `Unknown`, `recover()` first.
+    /// The same append may succeed later, without a change. After `Poisoned` and `Unknown`, `recover()` first; after
+    /// `ClockJumped`, somebody has to look at the clock.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Overloaded(_) | Self::Poisoned(_) | Self::Unknown)
+        matches!(self, Self::Overloaded(_) | Self::ClockJumped { .. } | Self::Poisoned(_) | Self::Unknown)
     }
 }
 
@@ -395,6 +405,15 @@ pub enum TxError<E = Infallible> {
         /// Why.
         why: String,
     },
+    /// The clock is too far ahead to be believed: of what has run since it was last right, or, just opened, of the last commit.
+    /// Nothing was decided. Set the clock right, or say with `Store::accept_clock` that it is; then try again.
+    #[error("the clock jumped {} s ahead, the limit is {} s; set it right, or call accept_clock()", .ahead.as_secs(), .limit.as_secs())]
+    ClockJumped {
+        /// How far.
+        ahead: Duration,
+        /// How far it may: `Options::clock_jump_ms_max`, or `clock_gap_ms_max`.
+        limit: Duration,
+    },
     /// A read failed for a reason of its own.
     #[error(transparent)]
     Read(ReadError),
@@ -429,11 +448,17 @@ fn held_by(label: &Option<String>) -> String {
 }
 
 impl<E> TxError<E> {
-    /// The same transaction may succeed later, without a change. After `Poisoned` and `Unknown`, `recover()` first.
+    /// The same transaction may succeed later, without a change. After `Poisoned` and `Unknown`, `recover()` first; after
+    /// `ClockJumped`, somebody has to look at the clock.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Conflict(_) | Self::TooOld | Self::Overloaded { .. } | Self::Poisoned | Self::Unknown
+            Self::Conflict(_)
+                | Self::TooOld
+                | Self::Overloaded { .. }
+                | Self::ClockJumped { .. }
+                | Self::Poisoned
+                | Self::Unknown
         )
     }
 
@@ -459,6 +484,7 @@ impl<E> TxError<E> {
             Self::Unregistered(missing) => TxError::Unregistered(missing),
             Self::TooLarge { what, size, limit } => TxError::TooLarge { what, size, limit },
             Self::Invalid { what, why } => TxError::Invalid { what, why },
+            Self::ClockJumped { ahead, limit } => TxError::ClockJumped { ahead, limit },
             Self::Read(error) => TxError::Read(error),
             Self::Swallowed(fault) => TxError::Swallowed(fault),
             Self::Overloaded { waited, holder } => TxError::Overloaded { waited, holder },
@@ -485,6 +511,7 @@ impl<E> From<AppendError> for TxError<E> {
             AppendError::Unregistered(missing) => Self::Unregistered(missing),
             AppendError::TooLarge { what, size, limit } => Self::TooLarge { what, size, limit },
             AppendError::Invalid { what, why } => Self::Invalid { what, why },
+            AppendError::ClockJumped { ahead, limit } => Self::ClockJumped { ahead, limit },
             AppendError::Overloaded(_) => Self::Overloaded { waited: Duration::ZERO, holder: None },
             AppendError::Closed(_) => Self::Closed,
             AppendError::Poisoned(_) => Self::Poisoned,

@@ -46,6 +46,11 @@ pub struct Options {
     pub queue_wait_ms_max: u64,
     /// How long a transaction that met conflicts may hold the writer for itself. Default 1,000 ms.
     pub hold_ms_max: u64,
+    /// How far the clock may run ahead of the monotonic one between two commits, before it is `ClockJumped`. Default
+    /// 86,400,000 ms, a day. A machine that sleeps for longer, while the store is open, needs more.
+    pub clock_jump_ms_max: u64,
+    /// How far the clock may be ahead of the last commit when a store is opened. Default 31,622,400,000 ms, 366 days.
+    pub clock_gap_ms_max: u64,
     /// Commits that share one sync. Default 1,024.
     pub group_len_max: usize,
     /// Bytes that share one sync. Default 8 MiB.
@@ -89,6 +94,8 @@ impl Default for Options {
             queue_bytes_max: 64 << 20,
             queue_wait_ms_max: 5_000,
             hold_ms_max: 1_000,
+            clock_jump_ms_max: 24 * 3_600_000,
+            clock_gap_ms_max: 366 * 24 * 3_600_000,
             group_len_max: 1024,
             group_bytes_max: 8 << 20,
             segment_bytes_max: 64 << 20,
@@ -129,6 +136,8 @@ impl Options {
         within("queue_bytes_max", self.queue_bytes_max as u64, self.append_bytes_max as u64, 1 << 40);
         within("queue_wait_ms_max", self.queue_wait_ms_max, 0, 3_600_000);
         within("hold_ms_max", self.hold_ms_max, 1, 60_000);
+        within("clock_jump_ms_max", self.clock_jump_ms_max, 1, u64::MAX);
+        within("clock_gap_ms_max", self.clock_gap_ms_max, self.clock_jump_ms_max, u64::MAX);
         within("group_len_max", self.group_len_max as u64, 1, 1 << 20);
         within("group_bytes_max", self.group_bytes_max as u64, 1, 64 << 20);
         within("segment_bytes_min", self.segment_bytes_min, 4096, self.segment_bytes_max);

@@ -26,6 +26,7 @@ use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views, unregistered};
+use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
 use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
@@ -39,7 +40,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const LOG: &str = "log";
 const LOG_CREATING: &str = "log.creating";
@@ -555,6 +556,7 @@ fn launch(
         rules: rules.clone(),
         options: options.clone(),
         clock: setup.platform.clock.clone(),
+        time: Trusted::new(setup.platform.clock.clone(), &board.load().head, options),
         log: log.clone(),
         keys: keys.clone(),
         board: board.clone(),
@@ -1073,6 +1075,14 @@ impl Store {
         *inner.current.write() = Arc::new(reader);
         inner.bells.ring();
         Ok(())
+    }
+
+    /// Takes what the clock says now for the time, after `ClockJumped`: for a person who has looked at it. Returns that time.
+    ///
+    /// There is no way back: the next commit records it, keys kept for a time that is over by then are not kept any more, and no
+    /// later commit has an earlier time. If the clock is wrong, set it right instead; nothing more is needed.
+    pub fn accept_clock(&self) -> SystemTime {
+        self.door().role.lock().time.accept().into()
     }
 
     /// Closes the store for every handle: what was handed over is committed, state is flushed, threads end.

@@ -38,7 +38,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("setup", &["budget", "disk", "error", "event", "layout", "log", "options", "own", "projection", "request",
         "state", "upcast"]),
     ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
-    ("writer", &["commit", "disk", "error", "log", "options", "request", "state", "sync"]),
+    ("writer", &["commit", "disk", "error", "log", "options", "order", "request", "state", "sync"]),
     // before it and behind it
     ("recovery", &["commit", "error", "log", "order", "projection", "request", "setup", "state"]),
     ("behind", &["disk", "error", "log", "order", "projection", "recovery", "state", "sync"]),

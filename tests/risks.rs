@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallystone::disk::{Access, Clock, Disk, File, Kind, Platform};
-use tallystone::error::{AppendError, OpenError, ReadError};
+use tallystone::error::{AppendError, OpenError, ReadError, TxError};
 use tallystone::event::Raw;
 use tallystone::prelude::{
-    Append, Committed, Event, Expected, FoldError, Folded, Projection, Query, QueryItem, Rows,
+    Append, Committed, Decision, Event, Expected, FoldError, Folded, Projection, Query, QueryItem, Rows,
 };
 use tallystone::request::{Durability, Retention};
 use tallystone::setup::Task;
@@ -1158,6 +1158,122 @@ fn risk_29_expiry_is_a_function_of_the_log_and_a_key_used_again_is_no_duplicate(
     }
     let store = open(Retention::Forever);
     assert!(ask(&store, 699).receipt.commit > first[699].commit, "a new request");
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn after(lab: &Lab, time: Duration) -> Timestamp {
+    Timestamp::from_micros(lab.clock.now().micros() + time.as_micros() as u64)
+}
+
+#[test]
+fn risk_30_a_clock_that_jumps_ahead_is_not_recorded_and_set_right_all_goes_on() {
+    let lab = Lab::new();
+    let store = Store::create(STORE, lab.setup().retention(Retention::For(7 * DAY))).unwrap();
+    let first = store.append(opened(1)).unwrap();
+    store.append(opened(2).retention(Retention::Forever)).unwrap();
+    lab.clock.advance(3 * DAY);
+    let second = store.append(opened(3)).unwrap();
+    let right = lab.clock.now();
+
+    lab.clock.jump(Timestamp::from_micros(4_070_908_800_000_000)); // 2099
+    let limit = DAY;
+    let refused = store.append(opened(4));
+    assert!(
+        matches!(refused, Err(AppendError::ClockJumped { limit: l, ahead }) if l == limit && ahead > 365 * DAY)
+    );
+    assert!(refused.unwrap_err().is_retryable());
+    let refused =
+        store.transact("t", |tx| -> Decision<()> { Ok(tx.append(Note::Taken { number: 1, pad: vec![] })?) });
+    assert!(matches!(refused, Err(TxError::ClockJumped { .. })));
+    // By this clock the key is over; but nothing is decided by it.
+    assert!(matches!(store.append(opened(1)), Err(AppendError::ClockJumped { .. })));
+    assert!(store.append(opened(2)).unwrap().replayed, "what needs no time is answered");
+    assert_eq!(store.stats().commit.get(), 3);
+
+    lab.clock.jump(right);
+    assert_eq!(store.append(opened(1)).unwrap().receipt, first.receipt, "no key was lost");
+    let third = store.append(opened(4)).unwrap().receipt;
+    assert_eq!(third.committed_at, second.receipt.committed_at);
+    assert_sound(&store);
+}
+
+#[test]
+fn risk_30_up_to_the_limit_a_clock_is_believed_and_time_that_ran_is_no_jump() {
+    let lab = Lab::new();
+    let store = lab.create();
+    store.append(opened(0)).unwrap();
+    lab.clock.jump(after(&lab, DAY));
+    store.append(opened(1)).unwrap();
+    lab.clock.jump(after(&lab, DAY + Duration::from_micros(1)));
+    assert!(matches!(store.append(opened(2)), Err(AppendError::ClockJumped { .. })));
+    // The monotonic clock catches up with it.
+    lab.clock.freeze();
+    lab.clock.advance(Duration::from_micros(1));
+    store.append(opened(2)).unwrap();
+    lab.clock.thaw();
+    lab.clock.advance(400 * DAY);
+    store.append(opened(3)).unwrap();
+}
+
+#[test]
+fn risk_30_a_clock_that_goes_back_holds_the_time_and_may_be_set_right_again() {
+    let lab = Lab::new();
+    let store = lab.create();
+    let first = store.append(opened(0)).unwrap().receipt;
+    let right = lab.clock.now();
+    lab.clock.jump(Timestamp::from_micros(0));
+    assert_eq!(store.append(opened(1)).unwrap().receipt.committed_at, first.committed_at);
+    lab.clock.jump(right);
+    lab.clock.advance(DAY);
+    let last = store.append(opened(2)).unwrap().receipt;
+    assert_eq!(last.committed_at, first.committed_at + DAY);
+}
+
+#[test]
+fn risk_30_somebody_may_say_that_the_clock_is_right() {
+    let lab = Lab::new();
+    let store = lab.create();
+    store.append(opened(0)).unwrap();
+    lab.clock.jump(after(&lab, 500 * DAY));
+    assert!(matches!(store.append(opened(1)), Err(AppendError::ClockJumped { .. })));
+    let accepted = store.accept_clock();
+    assert_eq!(store.append(opened(1)).unwrap().receipt.committed_at, accepted);
+    lab.clock.jump(after(&lab, 2 * DAY));
+    assert!(
+        matches!(store.append(opened(2)), Err(AppendError::ClockJumped { .. })),
+        "said once, for that time"
+    );
+}
+
+#[test]
+fn risk_30_a_store_that_was_closed_for_months_opens_and_one_that_meets_another_century_asks() {
+    let lab = Lab::new();
+    let store = lab.create();
+    store.append(opened(0)).unwrap();
+    store.close();
+    lab.clock.jump(after(&lab, 300 * DAY));
+    let store = lab.open();
+    store.append(opened(1)).unwrap();
+    store.close();
+
+    // No time of the day yet, as on a machine without a battery: then it is set.
+    let right = after(&lab, 30 * DAY);
+    lab.clock.jump(Timestamp::from_micros(0));
+    let store = lab.open();
+    store.append(opened(2)).unwrap();
+    lab.clock.jump(right);
+    store.append(opened(3)).unwrap();
+    store.close();
+
+    lab.clock.jump(after(&lab, 367 * DAY));
+    let store = lab.open();
+    assert!(
+        matches!(store.append(opened(4)), Err(AppendError::ClockJumped { limit, .. }) if limit == 366 * DAY)
+    );
+    assert!(store.append(opened(3)).unwrap().replayed && store.view().is_ok(), "reads go on");
+    store.accept_clock();
+    store.append(opened(4)).unwrap();
 }
 
 #[test]

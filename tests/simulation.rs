@@ -186,6 +186,8 @@ struct Sim {
     workload: Workload,
     /// What the setup says now: another policy at every open.
     retention: Retention,
+    /// The clock is ahead, and no commit may have its time.
+    jumped: bool,
     views: Vec<Held>,
     followers: Vec<Follower>,
     life: u64,
@@ -244,6 +246,7 @@ impl Sim {
             model: Model::new(options.clone()),
             workload: Workload::new(seed),
             retention: Retention::Forever,
+            jumped: false,
             fault_rate: [0.05, 0.15, 0.4][random.below(3) as usize],
             second: None,
             store: None,
@@ -372,6 +375,8 @@ impl Sim {
         };
         match opened {
             Ok(store) => {
+                // However long a run of faults kept it from committing.
+                store.accept_clock();
                 self.store = Some(store);
                 self.created = true;
                 self.say("opened");
@@ -432,6 +437,7 @@ impl Sim {
                     self.tally.note("recover()");
                     return match recovered {
                         Ok(()) => {
+                            self.store().accept_clock();
                             self.life += u64::from(!well);
                             self.say("recovered");
                             Ok(())
@@ -501,10 +507,13 @@ impl Sim {
             }
             5 => self.look_back(),
             6..9 => self.reads(),
-            9 => {
-                self.move_clock();
-                Ok(())
-            }
+            9 => match self.random.below(4) {
+                0 => self.jump_clock(),
+                _ => {
+                    self.move_clock();
+                    Ok(())
+                }
+            },
             10 => self.check(),
             11 => self.catch_up(),
             12 => self.rebuild_behind(),
@@ -524,6 +533,22 @@ impl Sim {
             1 => self.clock.jump(Timestamp::from_micros(now + 1_000_000_000)),
             _ => self.clock.advance(Duration::from_micros(self.random.below(5_000_000))),
         }
+    }
+
+    /// The clock jumps by months. It is set right again, or somebody says that it is right.
+    fn jump_clock(&mut self) -> Outcome {
+        let was = self.clock_now();
+        let newest = self.model.commits.last().map_or(0, |last| last.micros);
+        self.clock.jump(Timestamp::from_micros(was.max(newest) + 100 * 86_400_000_000));
+        self.say("the clock jumped");
+        self.jumped = true;
+        let served = self.group();
+        self.jumped = false;
+        match self.random.coin() {
+            true => self.clock.jump(Timestamp::from_micros(was)),
+            false => drop(self.store().accept_clock()),
+        }
+        served
     }
 
     fn clock_now(&self) -> u64 {
@@ -575,6 +600,13 @@ impl Sim {
             }
             let verdict = match at_once {
                 Some(verdict) => verdict,
+                None if self.jumped => {
+                    ensure(matches!(answer, Err(AppendError::ClockJumped { .. })), || {
+                        format!("{request:?} by a clock that jumped: {answer:?}")
+                    })?;
+                    self.tally.note("clock jumped");
+                    continue;
+                }
                 None => {
                     ensure(!ended, || format!("after an error of the disk: {answer:?}"))?;
                     self.model.decide(&request, seen, now)
@@ -1172,6 +1204,7 @@ fn seeds_agree_with_the_model_whatever_the_disk_does() {
             "old view",
             "expired",
             "used again",
+            "clock jumped",
         ] {
             assert!(tally.count(what) > 0, "{what} never happened");
         }

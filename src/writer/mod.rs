@@ -7,6 +7,7 @@
 //! - A failed write or sync, or a panic, poisons: the group in flight is `Unknown`, everything later is handed back.
 //! - It never waits for the flusher without also taking the flusher's result.
 
+pub(crate) mod clock;
 pub(crate) mod queue;
 pub(crate) mod reply;
 
@@ -24,6 +25,7 @@ use crate::state::overlay::{Delta, Overlay};
 use crate::state::tables::{StoredProjection, Tables};
 use crate::state::{self, Board, Published};
 use crate::sync::{Condvar, Mutex, MutexGuard, Receiver, Sender, TryRecvError};
+use clock::{Jump, Trusted};
 use queue::{Health, Inbox, Next, Outbox, State};
 use reply::{Answer, Reply, slot};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,6 +64,8 @@ pub(crate) struct Writer {
     pub rules: Arc<Rules>,
     pub options: Options,
     pub clock: Arc<dyn Clock>,
+    /// What commits are timed by.
+    pub time: Trusted,
     pub log: Arc<dyn Log>,
     pub keys: Arc<KeyIndex>,
     pub board: Arc<Board>,
@@ -378,7 +382,13 @@ impl Writer {
 
     /// Decide, write and sync, apply, publish, reply.
     fn commit(&mut self, waiting: Vec<queue::Waiting>) -> Result<(), StorageError> {
-        let now = self.clock.now();
+        let now = match self.time.read() {
+            Ok(now) => now,
+            Err(jump) => {
+                waiting.into_iter().for_each(|waiting| refuse(waiting, jump));
+                return Ok(());
+            }
+        };
         let published = self.board.load();
         let mut group = Group::new(&self.rules, &*self.log, &self.keys, published.clone());
         let mut answers: Vec<(Reply<Handed>, Answered, Box<Prepared>, bool)> =
@@ -570,6 +580,11 @@ impl Writer {
 
 fn gone() -> StorageError {
     StorageError::new(TroubleKind::Io, "the flusher is gone")
+}
+
+fn refuse((request, reply): queue::Waiting, Jump { ahead, limit }: Jump) {
+    let answer = Err(AppendError::ClockJumped { ahead, limit });
+    reply.send(Handed { answer, spent: Some((request, None)) });
 }
 
 fn hand_back((request, reply): queue::Waiting) {
