@@ -20,7 +20,6 @@ use crate::order::Position;
 use crate::projection::{Limits, Projection, Registered, Stall};
 use crate::recovery::refold;
 use crate::state::bell::Bell;
-use crate::state::flush;
 use crate::state::overlay::{Delta, Overlay};
 use crate::state::tables::{Base, StoredProjection, Tables};
 use crate::state::{Board, Layouts, Published, scrub};
@@ -548,7 +547,9 @@ impl Follower {
         }
         let stored = whole.then(|| StoredProjection::from(&self.behind.projection));
         (self.following.before_flush)();
-        let base = flush::flush(tables, &side.rows.active, &side.rows.head, stored.as_slice())?;
+        // Keys are the writer's: none is in here.
+        tables.flush(side.rows.active.drain_sorted(), &side.rows.head, 0, stored.as_slice())?;
+        let base = Arc::new(tables.base()?);
         side.unflushed = 0;
         side.show(side.rows.head, base, Arc::default());
         Ok(())
@@ -685,7 +686,7 @@ impl Follower {
 impl Side {
     fn show(&mut self, head: Head, base: Arc<Base>, active: Arc<Overlay>) {
         let layouts: Arc<Layouts> = self.rows.layouts.clone();
-        self.rows = Arc::new(Published { head, base, frozen: None, active, recent: None, layouts });
+        self.rows = Arc::new(Published { head, base, frozen: None, active, recent: None, keys: 0, layouts });
     }
 }
 
