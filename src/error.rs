@@ -72,6 +72,11 @@ impl StorageError {
         matches!(self.0.kind, TroubleKind::Io | TroubleKind::NoSpace)
     }
 
+    /// The file was closed under its reader.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.kind == TroubleKind::Closed
+    }
+
     /// The disk is full, or a quota is used up.
     pub fn is_no_space(&self) -> bool {
         self.0.kind == TroubleKind::NoSpace
@@ -640,7 +645,7 @@ pub enum ReadError {
         /// How far it must come.
         of: Position,
     },
-    /// The view is older than `view_age_ms_max`, and was let go. Take a new one.
+    /// The view is older than `view_age_ms_max`, and was let go; or what it looks at was rebuilt in another file. Take a new one.
     #[error("the view is older than {limit_ms} ms")]
     ViewExpired {
         /// `Options::view_age_ms_max`.

@@ -967,7 +967,7 @@ impl Store {
     /// Folds a projection behind the writer again from the first commit, in another file, and waits until that is served.
     ///
     /// Until then the rows there are go on being served and followed; [`Stats::behind`] tells how far it has come. A process
-    /// that ends meanwhile leaves the old rows.
+    /// that ends meanwhile leaves the old rows. Its rows in views from before the switch may answer `ViewExpired`.
     ///
     /// # Errors
     ///

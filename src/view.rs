@@ -333,8 +333,7 @@ impl View {
     }
 
     fn seen<T>(&self, look: impl FnOnce(&Seen) -> Result<T, ReadError>) -> Result<T, ReadError> {
-        let limit_ms = self.age_max.as_millis() as u64;
-        look(self.slot.seen.read().as_ref().ok_or(ReadError::ViewExpired { limit_ms })?)
+        look(self.slot.seen.read().as_ref().ok_or_else(|| self.expired())?)
     }
 
     /// The position up to which the rows of `P` are folded: the view's own for an inline projection, that or an earlier one
@@ -368,11 +367,19 @@ impl View {
         match table.behind {
             None => note(reader, read),
             // What stands in its file is its own trouble.
-            Some(index) => read.map_err(|error| {
-                reader.behind[index].note_read(&rows, &error);
-                ReadError::Storage(error)
+            Some(index) => read.map_err(|error| match error.is_closed() {
+                // Another file has taken the place of the one this view looks at.
+                true => self.expired(),
+                false => {
+                    reader.behind[index].note_read(&rows, &error);
+                    ReadError::Storage(error)
+                }
             }),
         }
+    }
+
+    fn expired(&self) -> ReadError {
+        ReadError::ViewExpired { limit_ms: self.age_max.as_millis() as u64 }
     }
 }
 

@@ -572,6 +572,26 @@ fn a_rebuild_serves_the_old_rows_until_the_new_ones_are_whole() {
 }
 
 #[test]
+fn a_view_from_before_a_rebuild_reads_what_it_read_or_expires() {
+    let disk = fresh_disk(4);
+    let store = open(behind(&disk));
+    some(&store, &mut Dice::new(4), 200);
+    settle(&store);
+    let before = store.view().expect("open");
+    let was = rows::<Trails>(&before);
+    store.rebuild::<Trails>().expect("it can");
+    some(&store, &mut Dice::new(5), 200);
+    settle(&store);
+    // What redb still has in memory may be read on; it is what it was.
+    match before.rows::<Trails>(..).collect::<Result<BTreeMap<_, _>, _>>() {
+        Ok(old) => assert_eq!(old, was),
+        Err(error) => assert!(matches!(error, ReadError::ViewExpired { .. }), "{error}"),
+    }
+    assert!(store.stats().poisoned.is_none() && store.stats().behind[0].trouble.is_none());
+    check::<Trails>(&store);
+}
+
+#[test]
 fn a_rebuild_that_a_cut_ends_leaves_whole_rows() {
     for seed in 0..60 {
         let (disk, mut dice) = (fresh_disk(seed), Dice::new(seed));
