@@ -878,3 +878,24 @@ impl Layer for Base {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_come_back_whatever_the_gaps_between_them() {
+        let mut last = 0;
+        let positions: Vec<Position> = (0..62)
+            .flat_map(|bits| [1 << bits, (1 << bits) + 1])
+            .map(|gap: u64| {
+                last += gap;
+                Position(last)
+            })
+            .take_while(|position| position.0 < u64::MAX / 2)
+            .collect();
+        let (key, bytes) = encode_chunk(7, 3, &positions);
+        let decoded = decode_chunk(&key, &bytes).unwrap();
+        assert_eq!((decoded.first_version, decoded.positions), (3, positions));
+    }
+}
