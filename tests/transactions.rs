@@ -256,7 +256,7 @@ fn a_flag_is_taken_by_the_first_that_commits_and_by_no_other() {
 }
 
 #[test]
-fn what_runs_after_the_commit_runs_once_and_its_panic_changes_nothing() {
+fn row_001_34_what_runs_after_the_commit_runs_once_and_its_panic_changes_nothing() {
     let (setup, heard) = listened(setup());
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
     let ran = Arc::new(AtomicU32::new(0));
