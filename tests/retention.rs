@@ -277,6 +277,25 @@ fn what_a_key_answers_is_the_same_before_and_after_a_rebuild_at_random_moments()
     }
 }
 
+#[test]
+fn of_two_uses_of_a_key_the_last_is_served_wherever_they_are_stored() {
+    // A neighbour that lives a little longer keeps the first use in its chunk.
+    let lives =
+        [(Retention::For(HOUR), Retention::For(HOUR.mul_f64(1.1))), (Retention::Last(1), Retention::Last(2))];
+    let again = [Retention::Forever, Retention::For(HOUR), Retention::Last(9)];
+    for ((was, neighbour), is) in lives.iter().flat_map(|was| again.iter().map(move |is| (*was, *is))) {
+        let lab = Lab::new(1);
+        let mut store = lab.open(Retention::Forever);
+        store.append(keyed("a").retention(was)).unwrap();
+        store.append(keyed("b").retention(neighbour)).unwrap();
+        lab.clock.advance(HOUR);
+        let last = store.append(keyed("a").retention(is)).unwrap().receipt;
+        store.close();
+        store = lab.open(Retention::Forever);
+        assert_eq!(store.append(keyed("a")).unwrap().receipt, last, "{was:?}, then {is:?}");
+    }
+}
+
 // ---- what refers to a key ----
 
 #[test]

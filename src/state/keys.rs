@@ -97,11 +97,9 @@ impl KeyIndex {
         self.shard(key).read().get(&key).copied().filter(|commit| *commit <= through)
     }
 
-    /// The last use of a key counts, in whatever order they come.
+    /// Uses of one key come in the order of their commits.
     pub fn insert(&self, key: Term, commit: CommitNo) {
-        let mut shard = self.shard(key).write();
-        let last = shard.entry(key).or_insert(commit);
-        *last = commit.max(*last);
+        self.shard(key).write().insert(key, commit);
     }
 
     /// Lets go of keys that have expired, unless they were used again.

@@ -676,7 +676,8 @@ impl Base {
         }
     }
 
-    /// Every key that was kept at its commit, each lane in order. Fails where a chunk is missing or damaged.
+    /// Every key that is kept at this commit, each once: an earlier use was over before it was used again. Fails where a chunk is
+    /// missing or damaged.
     pub fn each_key(&self, mut each: impl FnMut(Term, CommitNo)) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
         guard(|| {
