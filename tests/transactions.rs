@@ -671,6 +671,20 @@ fn row_001_35_each_transaction_is_told_once_whatever_became_of_it() {
 }
 
 #[test]
+fn who_is_told_of_a_transaction_may_ask_the_store_what_runs() {
+    static STORE: std::sync::OnceLock<Store> = std::sync::OnceLock::new();
+    let told = Arc::new(AtomicU32::new(0));
+    let tells = told.clone();
+    let setup = setup().on_tx(move |_| {
+        let active = STORE.get().map(Store::active_transactions);
+        tells.fetch_add(u32::from(active.is_some()), Ordering::Relaxed);
+    });
+    let store = STORE.get_or_init(|| Store::in_memory(setup).unwrap());
+    store.transact("told", |tx| -> Decision<()> { Ok(add(tx, 1, 1)?) }).unwrap();
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+#[test]
 fn row_001_36_a_rule_is_observed_warned_about_or_denied_by_its_policy() {
     for (policy, fails) in [(Policy::Observe, false), (Policy::Warn, false), (Policy::Deny, true)] {
         let budget = Budget::safe().observe().operations(1).rule(Rule::Operations, policy);

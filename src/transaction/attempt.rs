@@ -391,10 +391,11 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let event = &self.running.meter.lock().event;
+        // A copy: the listener may ask the store what else runs.
+        let event = self.running.meter.lock().event.clone();
         match &self.shared.on_tx {
             // A listener that panics harms nobody.
-            Some(on_tx) => drop(catch_unwind(AssertUnwindSafe(|| on_tx(event)))),
+            Some(on_tx) => drop(catch_unwind(AssertUnwindSafe(|| on_tx(&event)))),
             None => {
                 for finding in event.findings.iter().filter(|finding| finding.policy == Policy::Warn) {
                     let place =
