@@ -50,13 +50,16 @@ pub(crate) struct Bells {
     pub head: Arc<Bell>,
     /// A projection has moved.
     pub behind: Arc<Bell>,
+    /// A check has moved.
+    pub watch: Arc<Bell>,
 }
 
 impl Bells {
-    /// For what both wait for: a recovery, or the end.
+    /// For what all wait for: a recovery, or the end.
     pub fn ring(&self) {
         self.head.ring();
         self.behind.ring();
+        self.watch.ring();
     }
 }
 

@@ -6,6 +6,7 @@
 //! - **projections** that derive rows from events, in the same commit or catching up behind it;
 //! - **views**: consistent reads of events and rows at one position, that never block the writer;
 //! - **subscriptions**: all events from a position on, then those that come;
+//! - **checks**: what must stay true of the events, judged behind the writer; violations are recorded, explained and followed up;
 //! - **`verify`**: log, indexes, keys and rows compared with one another, and **`recover`** after the disk has failed.
 //!
 //! One commit makes the key, its answer, the events and the rows durable together. Everything but the log is derived, and can be
@@ -74,8 +75,8 @@
 //!
 //! # What it is not
 //!
-//! One process at a time, one writer, no server, no query language. Effects, processes and invariant checkers come next and are
-//! not here yet.
+//! One process at a time, one writer, no server, no query language. Effects and processes come next and are not here yet; of the
+//! checks, those over sequences of events are.
 //!
 //! # Features
 //!
@@ -114,6 +115,8 @@ pub(crate) mod state;
 // Rules: what one commit must do or respect.
 pub(crate) mod idempotency;
 pub mod projection;
+pub mod check;
+pub(crate) mod episode;
 
 // The path of a commit.
 pub mod setup;
@@ -127,6 +130,7 @@ pub mod view;
 pub mod transaction;
 pub(crate) mod verify;
 pub mod subscription;
+pub mod watch;
 pub mod store;
 
 #[cfg(any(test, feature = "testing"))]

@@ -68,6 +68,9 @@ pub struct Options {
     /// How often `state.redb` is compared with its own sums behind the open store: finds rows that damage made absent. Default
     /// 3,600,000 ms, an hour. It reads the whole file, and stops the store if something is missing.
     pub scrub_every_ms: u64,
+    /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 120 MiB if there are as many. Those
+    /// beyond are in `checks.redb` alone, and read from it when they are met again.
+    pub check_keys_max: usize,
     /// How long rows of a view stay readable. Events have no such limit. Default 10,000 ms.
     pub view_age_ms_max: u64,
     /// Bytes read at once by long reads. Default 1 MiB.
@@ -104,6 +107,7 @@ impl Default for Options {
             overlay_age_ms_max: 1_000,
             state_cache_bytes: 64 << 20,
             scrub_every_ms: 3_600_000,
+            check_keys_max: 2_000_000,
             view_age_ms_max: 10_000,
             page_bytes: 1 << 20,
         }
@@ -146,6 +150,7 @@ impl Options {
         within("overlay_age_ms_max", self.overlay_age_ms_max, 1, 3_600_000);
         within("state_cache_bytes", self.state_cache_bytes as u64, 1 << 16, 1 << 40);
         within("scrub_every_ms", self.scrub_every_ms, 1, 31 * 24 * 3_600_000);
+        within("check_keys_max", self.check_keys_max as u64, 1, 1 << 40);
         within("view_age_ms_max", self.view_age_ms_max, 1, 3_600_000);
         within("page_bytes", self.page_bytes as u64, 4096, 256 << 20);
         wrong

@@ -4,10 +4,51 @@ use crate::event::Event;
 use serde::{Deserialize, Serialize};
 
 /// An event of the store's own.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Own {
     /// A flag was taken.
     Once { flag: String },
+    /// Nothing happened, and time passed: checks that wait are told so.
+    Passed,
+    /// Of the events that say their own time none comes any more that is older: checks may take it for over.
+    Complete { check: String, until: i64 },
+    /// A check found an activation violated.
+    Violated(Found),
+    /// What was missing came, too late.
+    Healed(Found),
+    /// What was missing had been there in time, and was told late.
+    Retracted(Found),
+    /// A check could not read an event that it must judge.
+    Untold(Found),
+    /// Somebody has seen to a violation.
+    Acknowledged(Seen),
+    /// Somebody has decided that a violation may stand.
+    Waived { seen: Seen, reason: String, until: u64 },
+    /// Something was done about a violation.
+    Remediated(Seen),
+}
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub check: String,
+    pub definition: [u8; 8],
+    /// Which of the findings of this definition: from 0, in their order.
+    pub number: u64,
+    /// Position of the activation; of words judged once for each key, of the key's first event.
+    pub activation: u64,
+    /// Position of the event that decided it; 0 where time or the key's end did.
+    pub by: u64,
+    /// When it was decided, in the check's own time: microseconds since 1970.
+    pub decided: i64,
+}
+
+/// What a person says of a violation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub check: String,
+    pub activation: u64,
+    pub by: String,
 }
 
 impl Event for Own {
@@ -15,7 +56,21 @@ impl Event for Own {
     type Id = String;
 
     fn id(&self) -> String {
-        let Self::Once { flag } = self;
-        flag.clone()
+        match self {
+            Self::Once { flag } => flag.clone(),
+            Self::Passed => "time".to_owned(),
+            Self::Complete { check, .. } => of_check(check),
+            Self::Violated(found) | Self::Healed(found) | Self::Retracted(found) | Self::Untold(found) => {
+                of_check(&found.check)
+            }
+            Self::Acknowledged(seen) | Self::Waived { seen, .. } | Self::Remediated(seen) => {
+                of_check(&seen.check)
+            }
+        }
     }
+}
+
+/// The stream of a check.
+fn of_check(id: &str) -> String {
+    format!("check:{id}")
 }

@@ -1,7 +1,9 @@
 //! What a store is told before it opens. One function in a program makes it, and its tests use the same one.
 
 use crate::budget::{Budget, TxEvent};
+use crate::check::Check;
 use crate::disk::Platform;
+use crate::episode::{Episodes, Told};
 use crate::error::Missing;
 use crate::event::{self, Codec, EventSet, EventType, Family, Raw};
 use crate::layout::Layout;
@@ -25,6 +27,7 @@ pub struct Setup {
     pub(crate) families: Vec<Family>,
     pub(crate) inline: Vec<Registered>,
     pub(crate) behind: Vec<Registered>,
+    pub(crate) checks: Vec<Check>,
     pub(crate) options: Options,
     pub(crate) retention: Retention,
     pub(crate) progress: Option<ProgressSink>,
@@ -71,6 +74,7 @@ impl Setup {
             families: Vec::new(),
             inline: Vec::new(),
             behind: Vec::new(),
+            checks: Vec::new(),
             options: Options::default(),
             retention: Retention::default(),
             progress: None,
@@ -101,6 +105,15 @@ impl Setup {
     /// `Rebuilding`.
     pub fn behind<P: Projection>(mut self) -> Self {
         self.behind.push(Registered::of::<P>());
+        self
+    }
+
+    /// What must stay true, judged behind the writer on a thread of its own: it costs an append nothing.
+    ///
+    /// What it finds is recorded in the store as events; [`Store::checks`](crate::Store::checks) tells. A check that is new, or
+    /// whose definition has changed, is judged over the whole log first.
+    pub fn check(mut self, check: impl Into<Check>) -> Self {
+        self.checks.push(check.into());
         self
     }
 
@@ -152,7 +165,7 @@ impl Setup {
     }
 
     /// Everything that contradicts itself, one sentence each.
-    pub(crate) fn check(&self) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let mut wrong = self.options.check();
         wrong.extend(self.budget.check());
         wrong.extend(self.retention.fault().map(|fault| format!("retention: {fault}")));
@@ -178,6 +191,12 @@ impl Setup {
                 }
             }
         }
+        for (index, check) in self.checks.iter().enumerate() {
+            wrong.extend(check.faults());
+            if self.checks[..index].iter().any(|other| other.id() == check.id()) {
+                wrong.push(format!("two checks are called `{}`", check.id()));
+            }
+        }
         wrong
     }
 
@@ -185,9 +204,19 @@ impl Setup {
         self.inline.iter().chain(&self.behind)
     }
 
+    /// Those of the setup, and what checks need.
+    fn all_inline(&self) -> Vec<Registered> {
+        let mut inline = self.inline.clone();
+        if !self.checks.is_empty() {
+            inline.extend([Registered::of::<Episodes>(), Registered::of::<Told>()]);
+        }
+        inline
+    }
+
     fn all_families(&self) -> impl Iterator<Item = Family> {
         let folded = self.all_projections().flat_map(|projection| projection.families.iter());
-        self.families.iter().chain(folded).copied().chain([Family::of::<Own>()])
+        let checked = self.checks.iter().flat_map(|check| check.lens.registers());
+        self.families.iter().chain(folded).copied().chain(checked).chain([Family::of::<Own>()])
     }
 
     pub(crate) fn families(&self) -> Families {
@@ -195,7 +224,7 @@ impl Setup {
     }
 
     pub(crate) fn projections(&self) -> Projections {
-        Projections::new(self.inline.clone())
+        Projections::new(self.all_inline())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
 use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
+use crate::check::Check;
+use crate::check::glance::Glasses;
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
 use crate::disk::{Access, File, Kind, Platform};
@@ -14,7 +16,7 @@ use crate::order::{CommitNo, Position};
 use crate::projection::{Limits, Projection};
 use crate::query::Query;
 use crate::recovery::{self, Failure, Recovered, Recovery};
-use crate::request::{Append, Committed, Durability, Request, Retention};
+use crate::request::{Append, Committed, Durability, Receipt, Request, Retention};
 use crate::setup::Setup;
 use crate::state::bell::Bell;
 use crate::state::tables::Tables;
@@ -26,6 +28,7 @@ use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views, unregistered};
+use crate::watch::{self, CheckStats, Checks, Desk as CheckDesk, Watch, Watcher};
 use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
@@ -110,13 +113,55 @@ struct Place {
 /// The threads behind a store.
 struct Engine {
     door: Door,
+    bells: Bells,
     threads: Vec<JoinHandle<()>>,
     scrub: Option<Scrub>,
     /// Projections behind the writer.
     behind: Followers,
+    checks: Watching,
     stopped: bool,
     /// What opening cut off.
     cut: Option<CutTail>,
+}
+
+/// The watcher of the checks: on its thread, or by `step`.
+#[derive(Default)]
+struct Watching {
+    watch: Arc<Watch>,
+    thread: Option<JoinHandle<()>>,
+    lockstep: Mutex<Option<Watcher>>,
+}
+
+impl Watching {
+    fn start(ground: watch::Ground, lockstep: bool) -> io::Result<Self> {
+        if ground.checks.is_empty() {
+            return Ok(Self::default());
+        }
+        let watch = Arc::new(Watch::default());
+        let watcher = Watcher::new(ground, watch.clone());
+        Ok(match lockstep {
+            true => Self { watch, thread: None, lockstep: Mutex::new(Some(watcher)) },
+            false => {
+                let thread = spawn("checks", move || watcher.run())?;
+                Self { watch, thread: Some(thread), lockstep: Mutex::default() }
+            }
+        })
+    }
+
+    /// One piece of work on this thread. `false`: there was none, or there is a thread for it.
+    fn step(&self) -> bool {
+        self.lockstep.lock().as_mut().is_some_and(Watcher::step)
+    }
+
+    fn stop(&mut self, head: &Bell) {
+        self.watch.stop();
+        head.ring();
+        if let Some(thread) = self.thread.take() {
+            // It catches its panics.
+            let _ = thread.join();
+        }
+        self.lockstep.get_mut().take().into_iter().for_each(Watcher::finish);
+    }
 }
 
 /// The scrub's thread. It ends when `_stop` is dropped.
@@ -267,13 +312,18 @@ impl Store {
     fn assemble(
         place: Option<Place>,
         setup: Setup,
-        start: impl FnOnce(Option<&Place>, &Setup, &Arc<Views>, &Bells) -> Result<(Reader, Engine), OpenError>,
+        start: impl FnOnce(
+            Option<&Place>,
+            &Setup,
+            &Arc<Views>,
+            &Bells,
+        ) -> Result<(Arc<Reader>, Engine), OpenError>,
     ) -> Result<Self, OpenError> {
         let age = Duration::from_millis(setup.options.view_age_ms_max);
         let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
         let bells = Bells::default();
         let (reader, engine) = start(place.as_ref(), &setup, &views, &bells)?;
-        let current = Arc::new(RwLock::new(Arc::new(reader)));
+        let current = Arc::new(RwLock::new(reader));
         let shared = Shared::new(setup.platform.clone(), setup.budget.clone(), setup.on_tx.clone());
         let inner = Inner {
             place,
@@ -291,7 +341,7 @@ impl Store {
 }
 
 fn check(setup: &Setup) -> Result<(), OpenError> {
-    let wrong = setup.check();
+    let wrong = setup.faults();
     if wrong.is_empty() { Ok(()) } else { Err(OpenError::Setup(wrong)) }
 }
 
@@ -475,7 +525,7 @@ fn start(
     views: &Arc<Views>,
     bells: &Bells,
     files: Files,
-) -> Result<(Reader, Engine), OpenError> {
+) -> Result<(Arc<Reader>, Engine), OpenError> {
     let Files { log, tables, cut } = files;
     let options = &setup.options;
     let mut rules = Rules {
@@ -526,7 +576,7 @@ fn launch(
     views: &Arc<Views>,
     bells: &Bells,
     ground: Ground,
-) -> Result<(Reader, Engine), OpenError> {
+) -> Result<(Arc<Reader>, Engine), OpenError> {
     let Ground { log, rules, terms, recovered, cut } = ground;
     let Recovered { published, keys, tables, .. } = recovered;
     let options = &setup.options;
@@ -600,7 +650,26 @@ fn launch(
     let followers = Followers::start(&following, &setup.behind, setup.lockstep).map_err(no_thread)?;
     let behind = followers.all().to_vec();
     let reader = Reader { rules, terms, log, keys, board, health, behind, page_bytes: options.page_bytes };
-    Ok((reader, Engine { door, threads, scrub, behind: followers, stopped: false, cut }))
+    let reader = Arc::new(reader);
+    let checks = watch::Ground {
+        reader: reader.clone(),
+        door: door.clone(),
+        options: options.clone(),
+        clock: setup.platform.clock.clone(),
+        checks: setup.checks.clone(),
+        head_bell: bells.head.clone(),
+        watch_bell: bells.watch.clone(),
+        files: place.map(|place| watch::Files {
+            disk: place.platform.disk.clone(),
+            store: place.path.clone(),
+            cache_bytes: options.state_cache_bytes,
+        }),
+    };
+    let checks = Watching::start(checks, setup.lockstep).map_err(no_thread)?;
+    Ok((
+        reader,
+        Engine { door, bells: bells.clone(), threads, scrub, behind: followers, checks, stopped: false, cut },
+    ))
 }
 
 /// What the scrub finds stops the store before more is decided by it.
@@ -821,6 +890,7 @@ impl Store {
         let engine = self.inner.engine.read();
         engine.door.role.lock().step();
         engine.behind.step();
+        engine.checks.step();
     }
 
     /// A consistent read of everything at the position that is durable now.
@@ -1054,6 +1124,8 @@ impl Store {
         let reader = self.reader();
         let damaged = reader.health.damage().is_some();
         reader.behind.iter().for_each(|behind| behind.resume());
+        self.inner.engine.read().checks.watch.resume();
+        self.inner.bells.head.ring();
         let Some(place) = &self.inner.place else { return Ok(()) };
         match reader.health.state() {
             State::Closed => return Err(OpenError::NotFound { path: place.path.clone() }),
@@ -1072,7 +1144,7 @@ impl Store {
         let inner = &self.inner;
         let (reader, engine) = start(Some(place), &inner.setup, &inner.views, &inner.bells, files)?;
         *inner.engine.write() = engine;
-        *inner.current.write() = Arc::new(reader);
+        *inner.current.write() = reader;
         inner.bells.ring();
         Ok(())
     }
@@ -1083,6 +1155,11 @@ impl Store {
     /// later commit has an earlier time. If the clock is wrong, set it right instead; nothing more is needed.
     pub fn accept_clock(&self) -> SystemTime {
         self.door().role.lock().time.accept().into()
+    }
+
+    /// The checks: where each stands, what it found, what was done about it.
+    pub fn checks(&self) -> Checks<'_> {
+        Checks { desk: self }
     }
 
     /// Closes the store for every handle: what was handed over is committed, state is flushed, threads end.
@@ -1125,11 +1202,55 @@ impl Store {
     }
 }
 
+impl CheckDesk for Store {
+    fn view(&self) -> Result<View, ReadError> {
+        Store::view(self)
+    }
+
+    fn append(&self, append: Append) -> Result<Receipt, AppendError> {
+        Ok(Store::append(self, append)?.receipt)
+    }
+
+    fn stats(&self) -> Arc<Vec<CheckStats>> {
+        self.inner.engine.read().checks.watch.stats()
+    }
+
+    fn checks(&self) -> &[Check] {
+        &self.inner.setup.checks
+    }
+
+    fn glasses(&self) -> Glasses {
+        let reader = self.reader();
+        Glasses::new(reader.terms.clone(), reader.board.load().layouts.clone())
+    }
+
+    fn settle(&self, position: Position, timeout: Duration) -> bool {
+        let deadline = deadline(timeout);
+        loop {
+            let listener = self.inner.bells.watch.listen();
+            let stats = CheckDesk::stats(self);
+            if stats.iter().all(|check| check.position >= position && check.unrecorded == 0) {
+                return true;
+            }
+            let moved = match self.inner.setup.lockstep {
+                // Nobody moves but by this.
+                true => self.inner.engine.read().checks.step(),
+                false => stats.iter().all(|check| check.trouble.is_none()) && listener.wait(deadline),
+            };
+            if !moved {
+                return false;
+            }
+        }
+    }
+}
+
 impl Engine {
     fn stop(&mut self) {
         if mem::replace(&mut self.stopped, true) {
             return;
         }
+        // It asks the writer.
+        self.checks.stop(&self.bells.head);
         match self.door.lockstep {
             true => self.door.role.lock().finish(),
             false => self.door.outbox.close(),

@@ -34,8 +34,10 @@ const TABLE: &[(&str, &[&str])] = &[
     // rules: never one another
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
+    ("check", &["error", "event", "key", "layout", "order", "state", "value"]),
+    ("episode", &["own", "projection"]),
     // the path of a commit
-    ("setup", &["budget", "disk", "error", "event", "layout", "log", "options", "own", "projection", "request",
+    ("setup", &["budget", "check", "disk", "episode", "error", "event", "layout", "log", "options", "own", "projection", "request",
         "state", "upcast"]),
     ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "order", "request", "state", "sync"]),
@@ -48,8 +50,10 @@ const TABLE: &[(&str, &[&str])] = &[
         "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
     ("verify", &["behind", "error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
     ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
-    ("store", &["behind", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
-        "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "writer"]),
+    ("watch", &["check", "codec", "commit", "disk", "episode", "error", "event", "log", "misfit", "options", "order", "own", "projection",
+        "query", "request", "state", "sync", "view", "writer"]),
+    ("store", &["behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
+        "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "watch", "writer"]),
 ];
 
 #[test]

@@ -60,6 +60,11 @@ impl Terms {
         self.hash(b'k', &[&scope_len, key.scope.as_bytes(), key.key.as_bytes()])
     }
 
+    /// What relates the events that a check looks at.
+    pub fn checked(&self, key: &[u8]) -> Term {
+        self.hash(b'c', &[key])
+    }
+
     fn hash(&self, kind: u8, parts: &[&[u8]]) -> Term {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&[kind]);

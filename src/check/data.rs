@@ -1,0 +1,452 @@
+//! Checks as data: fields are named, payloads read through the layouts that the log keeps, or as JSON.
+//!
+//! ```text
+//! selector := "FAMILY.Variant" | [selector, ..]  any of them | { type = "FAMILY.Variant", where = { field = value } }
+//! time     := digits ("ms" | "s" | "m" | "h" | "d" | "w")  one or more, added up: "1h30m"
+//! ```
+
+use super::glance::Glance;
+use super::lens::{Lens, Looked};
+use super::word::{Roles, Rule, Seen, Time, Window, Word};
+use super::{Check, Clocked, Described, Severity, time_of};
+use crate::error::DecodeError;
+use crate::event::{self, Family};
+use crate::key;
+use crate::value::Value;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+/// A check as a file says it. See the [module](crate::check) for its words.
+///
+/// Field names are dotted paths into the payload: `by.lines.0.cents`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Definition {
+    /// Its name, unique in the store.
+    pub id: String,
+    /// The word: `response`, `absence`, ..
+    pub kind: String,
+    /// A: what activates it, what is counted, what switches it on.
+    pub when: Selector,
+    /// B: what it relates A to, what switches it off.
+    #[serde(default)]
+    pub then: Option<Selector>,
+    /// C: what ends the scope.
+    #[serde(default)]
+    pub until: Option<Selector>,
+    /// What ends the key.
+    #[serde(default)]
+    pub closed_by: Option<Selector>,
+    /// How many.
+    #[serde(default)]
+    pub n: Option<u32>,
+    /// The longest time between A and B.
+    #[serde(default)]
+    pub within: Option<String>,
+    /// The shortest.
+    #[serde(default)]
+    pub not_before: Option<String>,
+    /// The field that relates the events. Without it, their stream.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Fields that must be equal on A and B.
+    #[serde(default)]
+    pub tied: Vec<String>,
+    /// The families whose events are of the sequence. Without it, those of the types named.
+    #[serde(default)]
+    pub families: Vec<String>,
+    /// The field with the time that the event says, in milliseconds since 1970. Without it, that of its commit counts.
+    #[serde(default)]
+    pub time: Option<String>,
+    /// How late an event may be told, after one with a later time.
+    #[serde(default)]
+    pub lateness: Option<String>,
+    /// It may remember an activation for ever, and that is meant.
+    #[serde(default)]
+    pub unbounded: bool,
+    /// Who is told how soon.
+    pub severity: Severity,
+    /// Who sees to it.
+    pub owner: String,
+    /// What a violation means, in a sentence.
+    pub means: String,
+    /// What to do about one, step by step.
+    pub remedy: String,
+}
+
+/// Which events are meant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Selector {
+    /// Of this type.
+    Type(String),
+    /// Any of these.
+    Any(Vec<Selector>),
+    /// Of this type, if it is named, with these values in these fields.
+    Fields(Fields),
+}
+
+/// A type and the values of fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fields {
+    /// The type; none: any.
+    #[serde(rename = "type", default)]
+    pub type_name: Option<String>,
+    /// By dotted path.
+    #[serde(rename = "where", default)]
+    pub fields: BTreeMap<String, Plain>,
+}
+
+/// A plain value.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Plain {
+    /// True or false.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A float.
+    Float(f64),
+    /// A text; the name of a variant is one too.
+    Text(String),
+}
+
+impl Plain {
+    fn is(&self, value: &Value) -> bool {
+        match (self, value) {
+            (Plain::Bool(wanted), Value::Bool(is)) => wanted == is,
+            (Plain::Int(wanted), Value::Int(is)) => i128::from(*wanted) == *is,
+            (Plain::Int(wanted), Value::Float(is)) => *wanted as f64 == *is,
+            (Plain::Float(wanted), Value::Float(is)) => wanted == is,
+            (Plain::Float(wanted), Value::Int(is)) => *wanted == *is as f64,
+            (Plain::Text(wanted), Value::Text(is)) => wanted == is,
+            (Plain::Text(wanted), Value::Variant(name, _)) => **name == **wanted,
+            _ => false,
+        }
+    }
+}
+
+impl Selector {
+    fn is(&self, glance: &mut Glance<'_>) -> Result<bool, DecodeError> {
+        match self {
+            Selector::Type(name) => Ok(glance.raw.type_name() == name),
+            Selector::Any(all) => {
+                for selector in all {
+                    if selector.is(glance)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+            Selector::Fields(Fields { type_name, fields }) => {
+                if type_name.as_ref().is_some_and(|name| glance.raw.type_name() != name) {
+                    return Ok(false);
+                }
+                let value = glance.value()?;
+                Ok(fields.iter().all(|(path, wanted)| value.path(path).is_some_and(|is| wanted.is(is))))
+            }
+        }
+    }
+
+    /// The families of the types it names; `None`: it names none somewhere.
+    fn families(&self) -> Option<Vec<&str>> {
+        let family = |name: &'_ str| event::split_type_name(name).0.len();
+        match self {
+            Selector::Type(name) => Some(vec![&name[..family(name)]]),
+            Selector::Any(all) => {
+                let all: Option<Vec<_>> = all.iter().map(Selector::families).collect();
+                all.map(|all| all.concat())
+            }
+            Selector::Fields(Fields { type_name, .. }) => {
+                type_name.as_ref().map(|name| vec![&name[..family(name)]])
+            }
+        }
+    }
+
+    fn fault(&self) -> Option<String> {
+        match self {
+            Selector::Type(name) | Selector::Fields(Fields { type_name: Some(name), .. }) => {
+                event::check_type_name(name, usize::MAX).err().map(|error| error.to_string())
+            }
+            Selector::Any(all) if all.is_empty() => {
+                Some("a selector that is an empty list selects nothing".into())
+            }
+            Selector::Any(all) => all.iter().find_map(Selector::fault),
+            Selector::Fields(Fields { fields, .. }) if fields.is_empty() => {
+                Some("a selector with neither a type nor fields selects everything".into())
+            }
+            Selector::Fields(_) => None,
+        }
+    }
+}
+
+impl TryFrom<Definition> for Check {
+    type Error = String;
+
+    /// # Errors
+    ///
+    /// One sentence: what is wrong, and what would be right.
+    fn try_from(definition: Definition) -> Result<Self, String> {
+        let at = |field: &str, why: String| format!("check `{}`: `{field}`: {why}", definition.id);
+        let word = Word::named(&definition.kind).ok_or_else(|| {
+            let known: Vec<_> = Word::ALL.iter().map(|(name, _)| *name).collect();
+            at("kind", format!("there is no `{}`; there are {}", definition.kind, known.join(", ")))
+        })?;
+        let selectors = [
+            ("when", Some(&definition.when)),
+            ("then", definition.then.as_ref()),
+            ("until", definition.until.as_ref()),
+            ("closed_by", definition.closed_by.as_ref()),
+        ];
+        for (field, selector) in selectors {
+            if let Some(fault) = selector.and_then(Selector::fault) {
+                return Err(at(field, fault));
+            }
+        }
+        match (word.has_target(), definition.then.is_some()) {
+            (true, false) => return Err(at("then", format!("`{word}` needs it"))),
+            (false, true) => return Err(at("then", format!("`{word}` has none"))),
+            _ => {}
+        }
+        let n = match (word.counts(), definition.n) {
+            (true, None) => return Err(at("n", format!("`{word}` needs it"))),
+            (false, Some(_)) => return Err(at("n", format!("`{word}` does not count"))),
+            (_, n) => n.unwrap_or(0),
+        };
+        let time = |field: &str, text: &Option<String>| {
+            text.as_ref().map(|text| parse_time(text).ok_or_else(|| at(field, not_a_time(text)))).transpose()
+        };
+        let (from, to) = (time("not_before", &definition.not_before)?, time("within", &definition.within)?);
+        let lateness = time("lateness", &definition.lateness)?;
+        let window = match (from, to) {
+            (None, None) => None,
+            (from, to) => Some(Window { from: from.unwrap_or(0), to }),
+        };
+        if word == Word::Standing && to.is_none() {
+            return Err(at("within", "it says how long it may stand".into()));
+        }
+        let ends = to.is_some() || definition.until.is_some() || definition.closed_by.is_some();
+        if word.waits() && !ends && !definition.unbounded {
+            let why = "without `within`, `until` or `closed_by` it remembers activations for ever; if that is meant, say `unbounded = true`";
+            return Err(at("kind", why.into()));
+        }
+        if lateness.is_some() && definition.time.is_none() {
+            return Err(at("lateness", "it is of events that say their own time: say `time`".into()));
+        }
+        let clocked = match definition.time {
+            None => Clocked::Recorded,
+            Some(_) => Clocked::Events { lateness: lateness.unwrap_or(0) },
+        };
+        let families = definition.named_families().ok_or_else(|| {
+            at("families", "a selector names no type: say whose events are of the sequence".into())
+        })?;
+        let described = Described {
+            id: definition.id.clone().into(),
+            severity: definition.severity,
+            owner: definition.owner.clone().into(),
+            means: definition.means.clone().into(),
+            remedy: definition.remedy.clone().into(),
+        };
+        // All of it: data has a hash.
+        let shape = format!("{definition:?}");
+        let lens = Fielded { definition, word, families };
+        let rule = Rule { word, window, n };
+        let check = Self {
+            about: described,
+            version: 1,
+            rule,
+            clocked,
+            lens: Arc::new(lens),
+            shape,
+            definition: OnceLock::new(),
+        };
+        match check.faults().into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(check),
+        }
+    }
+}
+
+impl Definition {
+    fn named_families(&self) -> Option<Vec<String>> {
+        if !self.families.is_empty() {
+            return Some(self.families.clone());
+        }
+        let selectors = [Some(&self.when), self.then.as_ref(), self.until.as_ref(), self.closed_by.as_ref()];
+        let mut families = Vec::new();
+        for selector in selectors.into_iter().flatten() {
+            families.extend(selector.families()?.into_iter().map(str::to_owned));
+        }
+        families.sort();
+        families.dedup();
+        Some(families)
+    }
+}
+
+fn not_a_time(text: &str) -> String {
+    format!("`{text}` is no time: write one like `15m`, `90d` or `1h30m`")
+}
+
+/// Microseconds.
+fn parse_time(text: &str) -> Option<Time> {
+    let units = [("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
+    let units = units.into_iter().chain([("d", 86_400_000_000), ("w", 604_800_000_000)]);
+    let units: Vec<(&str, Time)> = units.collect();
+    let (mut rest, mut sum): (&str, Time) = (text.trim(), 0);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit())?;
+        let number: Time = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest.find(|character: char| character.is_ascii_digit()).unwrap_or(rest.len());
+        let (_, unit) = units.iter().find(|(name, _)| *name == &rest[..end])?;
+        sum = sum.checked_add(number.checked_mul(*unit)?)?;
+        rest = &rest[end..];
+    }
+    Some(sum)
+}
+
+/// A lens of fields by name.
+struct Fielded {
+    definition: Definition,
+    word: Word,
+    families: Vec<String>,
+}
+
+impl Fielded {
+    fn roles(&self, glance: &mut Glance<'_>) -> Result<Roles, DecodeError> {
+        let Definition { when, then, until, closed_by, .. } = &self.definition;
+        let mut is = |selector: &Option<Selector>| match selector {
+            Some(selector) => selector.is(glance),
+            None => Ok(false),
+        };
+        let (b, c, close) = (is(then)?, is(until)?, is(closed_by)?);
+        Ok(Roles::default()
+            .with(Roles::A, when.is(glance)?)
+            .with(Roles::B, b)
+            .with(Roles::C, c)
+            .with(Roles::CLOSE, close))
+    }
+}
+
+impl Lens for Fielded {
+    fn registers(&self) -> Vec<Family> {
+        Vec::new()
+    }
+
+    fn families(&self) -> Vec<String> {
+        self.families.clone()
+    }
+
+    fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError> {
+        let time = match &self.definition.time {
+            None => None,
+            Some(path) => glance.value()?.path(path).and_then(Value::as_i64),
+        };
+        let time = time.map(|millis| millis.saturating_mul(1000));
+        let roles = self.roles(glance)?;
+        if roles == Roles::default() && !self.word.sees_neighbours() {
+            return Ok(Looked { time, seen: None });
+        }
+        let key = match &self.definition.key {
+            None => {
+                let stream = glance.raw.stream();
+                glance.hash(stream.as_bytes())
+            }
+            Some(path) => {
+                let bytes = field_bytes(glance.value()?, path)?;
+                let bytes =
+                    bytes.ok_or_else(|| DecodeError::new(format!("its key `{path}` is not there")))?;
+                glance.hash(&bytes)
+            }
+        };
+        let tie = if self.definition.tied.is_empty() { 0 } else { self.tie(glance)? };
+        let (position, recorded) = (glance.position.get(), glance.recorded);
+        let said = time.unwrap_or_else(|| time_of(recorded));
+        let seen = Seen { position, time: said, roles, tie_a: tie, tie_b: tie };
+        Ok(Looked { time, seen: Some((key, seen)) })
+    }
+
+    fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError> {
+        match &self.definition.key {
+            None => Ok(glance.raw.stream().to_owned()),
+            Some(path) => Ok(glance.value()?.path(path).map(text_of).unwrap_or_default()),
+        }
+    }
+}
+
+impl Fielded {
+    fn tie(&self, glance: &mut Glance<'_>) -> Result<u64, DecodeError> {
+        let mut bytes = Vec::new();
+        for path in &self.definition.tied {
+            match field_bytes(glance.value()?, path)? {
+                Some(field) => {
+                    bytes.extend((field.len() as u32 + 1).to_le_bytes());
+                    bytes.extend(field);
+                }
+                None => bytes.extend(0_u32.to_le_bytes()),
+            }
+        }
+        Ok(glance.hash(&bytes).1)
+    }
+}
+
+/// A plain field as bytes: equal values of one type, equal bytes.
+fn field_bytes(value: &Value, path: &str) -> Result<Option<Vec<u8>>, DecodeError> {
+    let Some(value) = value.path(path).filter(|value| !value.is_null()) else { return Ok(None) };
+    let mut bytes = Vec::new();
+    match value {
+        Value::Bool(is) => key::encode(is, &mut bytes)?,
+        Value::Int(number) => bytes.extend(format!("i{number}").bytes()),
+        Value::UInt(number) => bytes.extend(format!("i{number}").bytes()),
+        Value::Float(number) => bytes.extend(format!("f{number:?}").bytes()),
+        Value::Text(text) => bytes.extend(format!("t{text}").bytes()),
+        Value::Variant(name, _) => bytes.extend(format!("t{name}").bytes()),
+        Value::Bytes(field) => {
+            bytes.push(b'b');
+            bytes.extend(field);
+        }
+        _ => return Err(DecodeError::new(format!("`{path}` is not a plain value"))),
+    }
+    Ok(Some(bytes))
+}
+
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        Value::Int(number) => number.to_string(),
+        Value::UInt(number) => number.to_string(),
+        Value::Bool(is) => is.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Variant(name, _) => name.to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them_and_nothing_else_is() {
+        let second = 1_000_000;
+        for (text, micros) in [
+            ("15m", 900 * second),
+            ("1h30m", 5400 * second),
+            ("90d", 90 * 86_400 * second),
+            ("0s", 0),
+            ("1ms", 1000),
+            (" 2w ", 14 * 86_400 * second),
+        ] {
+            assert_eq!(parse_time(text), Some(micros), "{text}");
+        }
+        for text in ["", "15", "m", "15 m", "-1s", "1.5h", "1y", "99999999999999999999s", "9999999999999w"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
+    }
+}

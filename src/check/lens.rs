@@ -1,0 +1,128 @@
+//! What a check sees in an event: its key, its roles, its time.
+
+use super::Is;
+use super::book::KeyHash;
+use super::glance::Glance;
+use super::time_of;
+use super::word::{Roles, Seen, Time, Word};
+use crate::error::DecodeError;
+use crate::event::{EventSet, Family};
+use crate::key::{self, Key};
+use crate::order::Timestamp;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Looks at events for one check.
+pub(crate) trait Lens: Send + Sync {
+    /// Families that the setup must have for it.
+    fn registers(&self) -> Vec<Family>;
+
+    /// Those whose events it looks at; none: all.
+    fn families(&self) -> Vec<String>;
+
+    /// What it sees. An error: it cannot tell.
+    fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError>;
+
+    /// The key of an event, as people read it.
+    fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError>;
+}
+
+/// What is seen in an event.
+pub(crate) struct Looked {
+    /// What the event says of its time.
+    pub time: Option<Time>,
+    /// `None`: it is nothing to this check but a time.
+    pub seen: Option<(KeyHash, Seen)>,
+}
+
+/// Bytes of a key, and its text.
+pub(super) struct Keyed<E> {
+    bytes: Box<dyn Fn(&E, &mut Vec<u8>) -> Result<(), DecodeError> + Send + Sync>,
+    text: Box<dyn Fn(&E) -> Result<String, DecodeError> + Send + Sync>,
+}
+
+pub(super) fn keyed<E, K: Key>(key: impl Fn(&E) -> K + Send + Sync + 'static) -> Arc<Keyed<E>> {
+    let key = Arc::new(key);
+    let named = key.clone();
+    Arc::new(Keyed {
+        bytes: Box::new(move |event, out| key::encode(&key(event), out)),
+        text: Box::new(move |event| key::text(&named(event))),
+    })
+}
+
+/// A lens of closures over a type.
+pub(super) struct Typed<E> {
+    pub a: Is<E>,
+    pub b: Option<Is<E>>,
+    pub c: Option<Is<E>>,
+    pub close: Option<Is<E>>,
+    pub key: Option<Arc<Keyed<E>>>,
+    pub tie: Option<Arc<Keyed<E>>>,
+    pub time: Option<Arc<dyn Fn(&E) -> Option<SystemTime> + Send + Sync>>,
+    pub word: Word,
+}
+
+impl<E> Typed<E> {
+    fn roles(&self, event: &E) -> Roles {
+        let is = |role: &Option<Is<E>>| role.as_ref().is_some_and(|is| is(event));
+        Roles::default()
+            .with(Roles::A, (self.a)(event))
+            .with(Roles::B, is(&self.b))
+            .with(Roles::C, is(&self.c))
+            .with(Roles::CLOSE, is(&self.close))
+    }
+}
+
+impl<E: EventSet> Lens for Typed<E> {
+    fn registers(&self) -> Vec<Family> {
+        E::families()
+    }
+
+    fn families(&self) -> Vec<String> {
+        E::families().iter().map(|family| family.name().to_owned()).collect()
+    }
+
+    fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError> {
+        let (stream, position, recorded) = (glance.raw.stream(), glance.position, glance.recorded);
+        let (event, hashes) = glance.typed::<E>()?;
+        let time = self.time.as_ref().and_then(|time| time(event)).map(signed_micros);
+        let roles = self.roles(event);
+        if roles == Roles::default() && !self.word.sees_neighbours() {
+            return Ok(Looked { time, seen: None });
+        }
+        let mut bytes = Vec::new();
+        let key = match &self.key {
+            None => hashes.of(stream.as_bytes()),
+            Some(key) => {
+                (key.bytes)(event, &mut bytes)?;
+                hashes.of(&bytes)
+            }
+        };
+        let tie = match &self.tie {
+            None => 0,
+            Some(tie) => {
+                bytes.clear();
+                (tie.bytes)(event, &mut bytes)?;
+                hashes.of(&bytes).1
+            }
+        };
+        let time_seen = time.unwrap_or_else(|| time_of(recorded));
+        let seen = Seen { position: position.get(), time: time_seen, roles, tie_a: tie, tie_b: tie };
+        Ok(Looked { time, seen: Some((key, seen)) })
+    }
+
+    fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError> {
+        let stream = glance.raw.stream().to_owned();
+        match &self.key {
+            None => Ok(stream),
+            Some(key) => (key.text)(glance.typed::<E>()?.0),
+        }
+    }
+}
+
+pub(crate) fn signed_micros(time: SystemTime) -> Time {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(_) => time_of(Timestamp::from(time)),
+        Err(before) => -Time::try_from(before.duration().as_micros()).unwrap_or(Time::MAX),
+    }
+}

@@ -1,0 +1,454 @@
+//! What must stay true of the events: declared with its owner, its meaning and what to do, judged as events come.
+//!
+//! - A check is a word of DECLARE over events of one key, with a window; see [`About`].
+//! - What would be remembered for ever is no [`Check`] until something ends it.
+//! - Each activation is satisfied, violated, or pending; a check that was never exercised says so, and is not green.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use std::time::Duration;
+//! use tallystone::check::{About, Severity};
+//! use tallystone::prelude::*;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! enum Order {
+//!     Placed { order: u32 },
+//!     Shipped { order: u32 },
+//! }
+//! # impl Event for Order {
+//! #     const FAMILY: &str = "order";
+//! #     type Id = u32;
+//! #     fn id(&self) -> u32 { let (Self::Placed { order } | Self::Shipped { order }) = self; *order }
+//! # }
+//! # fn main() -> Result<(), Error> {
+//! let shipped = About {
+//!     id: "placed-is-shipped",
+//!     severity: Severity::Ticket,
+//!     owner: "warehouse",
+//!     means: "We took the order and did not ship it.",
+//!     remedy: "1 look for the parcel; 2 ship it again, or record why not",
+//! }
+//! .response(|e: &Order| matches!(e, Order::Placed { .. }), |e| matches!(e, Order::Shipped { .. }))
+//! .within(Duration::from_secs(3 * 24 * 3600));
+//!
+//! let store = Store::in_memory(Setup::new().events::<Order>().check(shipped))?;
+//! store.append(Append::event(Order::Placed { order: 7 }))?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub(crate) mod book;
+mod data;
+pub(crate) mod glance;
+mod lens;
+pub(crate) mod state;
+mod step;
+pub(crate) mod word;
+
+use crate::event::EventSet;
+use crate::key::Key;
+use crate::order::Timestamp;
+pub use data::{Definition, Fields, Plain, Selector};
+use lens::Typed;
+pub(crate) use lens::{Lens, Looked, signed_micros};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+use word::{Rule, Time, Window, Word};
+
+/// Who is told how soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// For the record.
+    Note,
+    /// Somebody looks at it on a working day.
+    Ticket,
+    /// Somebody looks at it now.
+    Page,
+}
+
+/// What every check must say about itself. A struct literal: a field left out does not compile, and an empty one does not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct About {
+    /// Its name, unique in the store.
+    pub id: &'static str,
+    /// Who is told how soon.
+    pub severity: Severity,
+    /// Who sees to it.
+    pub owner: &'static str,
+    /// What a violation means, in a sentence.
+    pub means: &'static str,
+    /// What to do about one, step by step.
+    pub remedy: &'static str,
+}
+
+/// The same, as a check holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Described {
+    pub id: Cow<'static, str>,
+    pub severity: Severity,
+    pub owner: Cow<'static, str>,
+    pub means: Cow<'static, str>,
+    pub remedy: Cow<'static, str>,
+}
+
+impl From<About> for Described {
+    fn from(about: About) -> Self {
+        let About { id, severity, owner, means, remedy } = about;
+        let (id, owner, means, remedy) = (id.into(), owner.into(), means.into(), remedy.into());
+        Self { id, severity, owner, means, remedy }
+    }
+}
+
+/// Whose time a check goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clocked {
+    /// That of the commits.
+    Recorded,
+    /// What the events say. None is expected to be told later than this after a later one.
+    Events { lateness: Time },
+}
+
+/// A check, ready to run.
+#[derive(Clone)]
+#[must_use = "a check does nothing until it is in a setup"]
+pub struct Check {
+    pub(crate) about: Described,
+    pub(crate) version: u32,
+    pub(crate) rule: Rule,
+    pub(crate) clocked: Clocked,
+    pub(crate) lens: Arc<dyn Lens>,
+    /// What else its declaration says: how its scope ends, what names its key.
+    shape: String,
+    /// Made of all that when it is first asked for.
+    definition: OnceLock<[u8; 8]>,
+}
+
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}", self.about.id, self.version, self.rule.word)
+    }
+}
+
+impl Check {
+    /// Raise it with the code of its closures: what it found before was found by another check.
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = version;
+        self.definition = OnceLock::new();
+        self
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.about.id
+    }
+
+    /// Names its declaration: another word, window, number, scope, family or version is another definition. Code has no
+    /// hash, so closures count by the version alone.
+    pub(crate) fn definition(&self) -> [u8; 8] {
+        *self.definition.get_or_init(|| self.hash())
+    }
+
+    fn hash(&self) -> [u8; 8] {
+        let Rule { word, window, n } = self.rule;
+        let families = self.lens.families();
+        let text = format!(
+            "{}\0{}\0{word}\0{window:?}\0{n}\0{:?}\0{}\0{}",
+            self.about.id,
+            self.version,
+            self.clocked,
+            families.join(","),
+            self.shape
+        );
+        let mut hash = [0; 8];
+        blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut hash);
+        hash
+    }
+
+    /// Everything that is wrong with it, one sentence each.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let id = &self.about.id;
+        let said = [
+            ("id", id),
+            ("owner", &self.about.owner),
+            ("means", &self.about.means),
+            ("remedy", &self.about.remedy),
+        ];
+        let empty = said.iter().filter(|(_, text)| text.trim().is_empty());
+        let mut faults: Vec<_> = empty.map(|(what, _)| format!("check `{id}`: `{what}` is empty")).collect();
+        if self.rule.word.counts() && self.rule.n == 0 {
+            faults.push(format!("check `{id}`: it counts to 0"));
+        }
+        if self
+            .rule
+            .window
+            .is_some_and(|window| window.from < 0 || window.to.is_some_and(|to| to < window.from))
+        {
+            faults.push(format!("check `{id}`: its window ends before it begins"));
+        }
+        faults
+    }
+}
+
+type Is<E> = Arc<dyn Fn(&E) -> bool + Send + Sync>;
+
+impl About {
+    fn word<E: EventSet>(self, word: Word, a: Is<E>, b: Option<Is<E>>) -> Sequence<E> {
+        Sequence {
+            about: self.into(),
+            rule: Rule { word, window: None, n: 0 },
+            clocked: Clocked::Recorded,
+            shape: String::new(),
+            lens: Typed { a, b, c: None, close: None, key: None, tie: None, time: None, word },
+        }
+    }
+}
+
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident, $word:ident, $made:ident;)+) => {
+        impl About {
+            $($(#[$doc])*
+            pub fn $name<E: EventSet>(
+                self,
+                a: impl Fn(&E) -> bool + Send + Sync + 'static,
+                b: impl Fn(&E) -> bool + Send + Sync + 'static,
+            ) -> $made<E> {
+                words!(@$made self.word(Word::$word, Arc::new(a), Some(Arc::new(b))))
+            })+
+        }
+    };
+    (@Sequence $sequence:expr) => { $sequence };
+    (@Open $sequence:expr) => { Open($sequence) };
+}
+
+words! {
+    /// After each A a later B.
+    response, Response, Open;
+    /// Before each B an earlier A. The A come first in the arguments, as in time.
+    precedence, Precedence, Sequence;
+    /// After each A a later B, and before each B an earlier A.
+    succession, Succession, Open;
+    /// After each A a B, before the next A.
+    alternate_response, AlternateResponse, Open;
+    /// Before each B an A that comes after the B before it.
+    alternate_precedence, AlternatePrecedence, Sequence;
+    /// The next event of the key after each A is a B.
+    chain_response, ChainResponse, Open;
+    /// The event of the key just before each B is an A.
+    chain_precedence, ChainPrecedence, Sequence;
+    /// For each A a B, earlier or later.
+    responded_existence, RespondedExistence, Open;
+    /// Not both an A and a B.
+    not_coexistence, NotCoexistence, Sequence;
+    /// After an A no B.
+    not_response, NotResponse, Open;
+    /// Before a B no A: the same cases as `not_response`, counted on the B.
+    not_precedence, NotPrecedence, Sequence;
+    /// The next event of the key after an A is not a B.
+    not_chain_response, NotChainResponse, Open;
+    /// After an A no B, until the scope ends: say `until`.
+    absent_between, AbsentBetween, Open;
+    /// Each A is closed by a B of its own, first come first served; a B with nothing to close is a violation.
+    each_closed_by, EachClosedBy, Open;
+}
+
+impl About {
+    /// At least `n` events are A. Say in what window from the first event of the key, or what closes the key.
+    pub fn existence<E: EventSet>(
+        self,
+        n: u32,
+        a: impl Fn(&E) -> bool + Send + Sync + 'static,
+    ) -> Sequence<E> {
+        self.counted(Word::Existence, n, a)
+    }
+
+    /// Fewer than `n` events are A.
+    pub fn absence<E: EventSet>(self, n: u32, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
+        self.counted(Word::Absence, n, a)
+    }
+
+    /// Exactly `n` events are A. Say what closes the key, or fewer are never a violation.
+    pub fn exactly<E: EventSet>(self, n: u32, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
+        self.counted(Word::Exactly, n, a)
+    }
+
+    fn counted<E: EventSet>(
+        self,
+        word: Word,
+        n: u32,
+        a: impl Fn(&E) -> bool + Send + Sync + 'static,
+    ) -> Sequence<E> {
+        let mut sequence = self.word(word, Arc::new(a), None);
+        sequence.rule.n = n;
+        sequence
+    }
+
+    /// The first event of a key is an A.
+    pub fn init<E: EventSet>(self, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
+        self.word(Word::Init, Arc::new(a), None)
+    }
+
+    /// The last event of a key is an A, once it is closed.
+    pub fn end<E: EventSet>(self, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
+        self.word(Word::End, Arc::new(a), None)
+    }
+
+    /// What an A switches on is switched off by a B before it has stood for longer than this.
+    pub fn standing<E: EventSet>(
+        self,
+        on: impl Fn(&E) -> bool + Send + Sync + 'static,
+        off: impl Fn(&E) -> bool + Send + Sync + 'static,
+        for_longer_than: Duration,
+    ) -> Sequence<E> {
+        self.word(Word::Standing, Arc::new(on), Some(Arc::new(off))).within(for_longer_than)
+    }
+}
+
+/// A word over events of one key, with what it says of windows, scopes and keys.
+#[must_use = "a check does nothing until it is in a setup"]
+pub struct Sequence<E> {
+    about: Described,
+    rule: Rule,
+    clocked: Clocked,
+    shape: String,
+    lens: Typed<E>,
+}
+
+/// A word that would remember its activations for ever: it becomes a check when something ends them.
+#[must_use = "say `within`, `until` or `closed_by`, or that it is `unbounded`"]
+pub struct Open<E>(Sequence<E>);
+
+impl<E: EventSet> Open<E> {
+    /// As [`Sequence::by`].
+    pub fn by<K: Key>(self, key: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
+        Self(self.0.by(key))
+    }
+
+    /// As [`Sequence::tied`].
+    pub fn tied<K: Key>(self, tie: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
+        Self(self.0.tied(tie))
+    }
+
+    /// As [`Sequence::at`].
+    pub fn at(
+        self,
+        time: impl Fn(&E) -> Option<SystemTime> + Send + Sync + 'static,
+        lateness: Duration,
+    ) -> Self {
+        Self(self.0.at(time, lateness))
+    }
+
+    /// After such an event, the C, activations before it no longer count. Events that may never come bound nothing.
+    pub fn unless(self, scope: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+        Self(self.0.until(scope))
+    }
+
+    /// As `unless`, and bound enough by itself: it says that such an event comes.
+    pub fn until(self, scope: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
+        self.0.until(scope)
+    }
+
+    /// As [`Sequence::within`].
+    pub fn within(self, window: Duration) -> Sequence<E> {
+        self.0.within(window)
+    }
+
+    /// As [`Sequence::between`].
+    pub fn between(self, from: Duration, to: Duration) -> Sequence<E> {
+        self.0.between(from, to)
+    }
+
+    /// As [`Sequence::closed_by`].
+    pub fn closed_by(self, close: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
+        self.0.closed_by(close)
+    }
+
+    /// One activation is remembered for each key, perhaps for ever: said, so that nobody is surprised.
+    pub fn unbounded(self) -> Sequence<E> {
+        self.0
+    }
+}
+
+impl<E: EventSet> Sequence<E> {
+    /// What relates the events. Without it, their stream.
+    pub fn by<K: Key>(mut self, key: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
+        self.lens.key = Some(lens::keyed(key));
+        self.shape.push_str("by;");
+        self
+    }
+
+    /// What must be equal on A and B, besides the key: an order's line, say.
+    pub fn tied<K: Key>(mut self, tie: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
+        self.lens.tie = Some(lens::keyed(tie));
+        self.shape.push_str("tied;");
+        self
+    }
+
+    /// Goes by the time that events say, instead of that of their commits. None comes later than `lateness` after a later one;
+    /// one that does may retract a violation, which is recorded. An event without a time has that of its commit.
+    ///
+    /// Times ahead of the store's clock do not move the check's.
+    pub fn at(
+        mut self,
+        time: impl Fn(&E) -> Option<SystemTime> + Send + Sync + 'static,
+        lateness: Duration,
+    ) -> Self {
+        self.lens.time = Some(Arc::new(time));
+        self.clocked = Clocked::Events { lateness: micros(lateness) };
+        self
+    }
+
+    /// Events up to this far apart count: this far, too.
+    pub fn within(self, window: Duration) -> Self {
+        self.between(Duration::ZERO, window)
+    }
+
+    /// Events as far apart as this count: both ends do.
+    pub fn between(mut self, from: Duration, to: Duration) -> Self {
+        self.rule.window = Some(Window { from: micros(from), to: Some(micros(to)) });
+        self
+    }
+
+    /// Events at least this far apart count.
+    pub fn after(mut self, from: Duration) -> Self {
+        self.rule.window = Some(Window { from: micros(from), to: None });
+        self
+    }
+
+    /// After such an event, the C, activations before it no longer count.
+    pub fn until(mut self, scope: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+        self.lens.c = Some(Arc::new(scope));
+        self.shape.push_str("until;");
+        self
+    }
+
+    /// With such an event its key is over: what waits is judged, and nothing is remembered. Later ones begin it anew.
+    pub fn closed_by(mut self, close: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+        self.lens.close = Some(Arc::new(close));
+        self.shape.push_str("closed;");
+        self
+    }
+
+    /// As [`Check::version`].
+    pub fn version(self, version: u32) -> Check {
+        Check::from(self).version(version)
+    }
+}
+
+impl<E: EventSet> From<Sequence<E>> for Check {
+    fn from(sequence: Sequence<E>) -> Self {
+        let Sequence { about, rule, clocked, shape, lens } = sequence;
+        Self { about, version: 1, rule, clocked, shape, lens: Arc::new(lens), definition: OnceLock::new() }
+    }
+}
+
+fn micros(duration: Duration) -> Time {
+    Time::try_from(duration.as_micros()).unwrap_or(Time::MAX)
+}
+
+/// As a check counts it.
+pub(crate) fn time_of(timestamp: Timestamp) -> Time {
+    Time::try_from(timestamp.micros()).unwrap_or(Time::MAX)
+}

@@ -1,0 +1,268 @@
+//! What is kept of one key's events: decoded while it is worked on, packed in memory and on disk alike.
+//!
+//! ```text
+//! state := has u8 · (flags u8)? · (violations v)? · (count v)? · (first mark)? · (open marks)? · (broken marks)? · (past marks)?
+//! marks := count v · mark*        mark := position v · time zigzag v · tie u64, if `TIES`
+//! v     := varint, little end first
+//! ```
+
+use super::word::Time;
+
+/// An event that is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Mark {
+    pub position: u64,
+    pub time: Time,
+    pub tie: u64,
+}
+
+/// What is kept of one key's events.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct State {
+    pub flags: u8,
+    /// Violations of this key that were not retracted.
+    pub violations: u64,
+    pub count: u64,
+    /// The key's first event, where the rule asks for it.
+    pub first: Mark,
+    /// Activations that wait.
+    pub open: Vec<Mark>,
+    /// Activations that waited too long, and may heal.
+    pub broken: Vec<Mark>,
+    /// Earlier events that later ones look back at.
+    pub past: Vec<Mark>,
+}
+
+/// The key's first event was seen.
+pub(crate) const BORN: u8 = 1;
+/// The key is judged.
+pub(crate) const JUDGED: u8 = 2;
+/// It was judged by the time alone, and may heal.
+pub(crate) const LATE: u8 = 4;
+/// Its last event is A.
+pub(crate) const LAST_IS_A: u8 = 8;
+/// An A, a B was seen.
+pub(crate) const SEEN_A: u8 = 16;
+pub(crate) const SEEN_B: u8 = 32;
+
+const FLAGS: u8 = 1;
+const VIOLATIONS: u8 = 2;
+const COUNT: u8 = 4;
+const FIRST: u8 = 8;
+const OPEN: u8 = 16;
+const BROKEN: u8 = 32;
+const PAST: u8 = 64;
+const TIES: u8 = 128;
+
+impl State {
+    pub fn clear(&mut self) {
+        (self.flags, self.violations, self.count, self.first) = (0, 0, 0, Mark::default());
+        self.open.clear();
+        self.broken.clear();
+        self.past.clear();
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let nothing = self.open.is_empty() && self.broken.is_empty() && self.past.is_empty();
+        nothing && self.flags == 0 && self.violations == 0 && self.count == 0
+    }
+
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn marks(&self) -> impl Iterator<Item = &Mark> {
+        [&self.first].into_iter().chain(&self.open).chain(&self.broken).chain(&self.past)
+    }
+
+    /// Its packed form, over what `out` held.
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        out.clear();
+        let ties = self.marks().any(|mark| mark.tie != 0);
+        let has = |is: bool, part: u8| if is { part } else { 0 };
+        let parts = has(self.flags != 0, FLAGS)
+            | has(self.violations != 0, VIOLATIONS)
+            | has(self.count != 0, COUNT)
+            | has(self.first != Mark::default(), FIRST)
+            | has(!self.open.is_empty(), OPEN)
+            | has(!self.broken.is_empty(), BROKEN)
+            | has(!self.past.is_empty(), PAST)
+            | has(ties, TIES);
+        out.push(parts);
+        if parts & FLAGS != 0 {
+            out.push(self.flags);
+        }
+        for (part, number) in [(VIOLATIONS, self.violations), (COUNT, self.count)] {
+            if parts & part != 0 {
+                put(out, number);
+            }
+        }
+        if parts & FIRST != 0 {
+            put_mark(out, &self.first, ties);
+        }
+        for (part, marks) in [(OPEN, &self.open), (BROKEN, &self.broken), (PAST, &self.past)] {
+            if parts & part != 0 {
+                put(out, marks.len() as u64);
+                marks.iter().for_each(|mark| put_mark(out, mark, ties));
+            }
+        }
+    }
+
+    /// Reads a packed form over what this held. `None`: it is none.
+    pub fn unpack(&mut self, mut bytes: &[u8]) -> Option<()> {
+        self.clear();
+        let from = &mut bytes;
+        let parts = take_byte(from)?;
+        let ties = parts & TIES != 0;
+        if parts & FLAGS != 0 {
+            self.flags = take_byte(from)?;
+        }
+        if parts & VIOLATIONS != 0 {
+            self.violations = take(from)?;
+        }
+        if parts & COUNT != 0 {
+            self.count = take(from)?;
+        }
+        if parts & FIRST != 0 {
+            self.first = take_mark(from, ties)?;
+        }
+        for (part, marks) in [(OPEN, &mut self.open), (BROKEN, &mut self.broken), (PAST, &mut self.past)] {
+            if parts & part != 0 {
+                for _ in 0..take(from)? {
+                    marks.push(take_mark(from, ties)?);
+                }
+            }
+        }
+        from.is_empty().then_some(())
+    }
+}
+
+fn put(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn take_byte(from: &mut &[u8]) -> Option<u8> {
+    let (byte, rest) = from.split_first()?;
+    *from = rest;
+    Some(*byte)
+}
+
+fn take(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = take_byte(from)?;
+        number |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn put_mark(out: &mut Vec<u8>, mark: &Mark, ties: bool) {
+    put(out, mark.position);
+    put(out, ((mark.time << 1) ^ (mark.time >> 63)) as u64);
+    if ties {
+        out.extend(mark.tie.to_le_bytes());
+    }
+}
+
+fn take_mark(from: &mut &[u8], ties: bool) -> Option<Mark> {
+    let position = take(from)?;
+    let time = take(from)?;
+    let time = (time >> 1) as i64 ^ -((time & 1) as i64);
+    let mut mark = Mark { position, time, tie: 0 };
+    if ties {
+        let (tie, rest) = from.split_first_chunk()?;
+        (mark.tie, *from) = (u64::from_le_bytes(*tie), rest);
+    }
+    Some(mark)
+}
+
+/// A packed state, and whether its file lacks it. Short ones take no allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Packed {
+    Short { unsaved: bool, len: u8, bytes: [u8; 21] },
+    Long { unsaved: bool, bytes: Box<[u8]> },
+}
+
+impl Packed {
+    pub fn new(bytes: &[u8], unsaved: bool) -> Self {
+        let mut short = [0; 21];
+        match short.get_mut(..bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                Packed::Short { unsaved, len: bytes.len() as u8, bytes: short }
+            }
+            None => Packed::Long { unsaved, bytes: bytes.into() },
+        }
+    }
+
+    /// Without a byte, it says that nothing is kept.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Packed::Short { len, bytes, .. } => &bytes[..usize::from(*len)],
+            Packed::Long { bytes, .. } => bytes,
+        }
+    }
+
+    pub fn unsaved(&mut self) -> &mut bool {
+        match self {
+            Packed::Short { unsaved, .. } | Packed::Long { unsaved, .. } => unsaved,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn marks() -> impl Strategy<Value = Vec<Mark>> {
+        prop::collection::vec(
+            (any::<u64>(), any::<i64>(), prop_oneof![Just(0), any::<u64>()])
+                .prop_map(|(position, time, tie)| Mark { position, time, tie }),
+            0..4,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_state_is_read_as_it_was_packed(
+            flags: u8, violations: u64, count: u64, first in marks(), open in marks(), broken in marks(), past in marks(),
+        ) {
+            let first = first.first().copied().unwrap_or_default();
+            let state = State { flags, violations, count, first, open, broken, past };
+            let mut bytes = vec![9; 3];
+            state.pack(&mut bytes);
+            let mut read = State { count: 7, ..State::default() };
+            prop_assert_eq!(read.unpack(Packed::new(&bytes, true).bytes()), Some(()));
+            prop_assert_eq!(read, state);
+        }
+
+        #[test]
+        fn what_is_no_state_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let mut read = State::default();
+            if read.unpack(&bytes).is_some() {
+                let mut again = Vec::new();
+                read.pack(&mut again);
+                let mut twice = State::default();
+                prop_assert_eq!(twice.unpack(&again), Some(()));
+                prop_assert_eq!(twice, read);
+            }
+        }
+    }
+
+    #[test]
+    fn one_open_activation_takes_no_allocation() {
+        let open = vec![Mark { position: 5_000_000_000, time: 1_800_000_000_000_000, tie: 0 }];
+        let mut bytes = Vec::new();
+        State { flags: BORN, violations: 3, open, ..State::default() }.pack(&mut bytes);
+        assert!(matches!(Packed::new(&bytes, true), Packed::Short { .. }), "{} bytes", bytes.len());
+        assert_eq!(size_of::<Packed>(), 24);
+    }
+}

@@ -1,0 +1,433 @@
+//! One step of one key: an event, a time that has passed, or the key's end.
+
+use super::state::{BORN, JUDGED, LAST_IS_A, LATE, Mark, SEEN_A, SEEN_B, State};
+use super::word::{Finding, Outcome, Roles, Rule, Seen, Time, Verdict, Word};
+
+impl Seen {
+    fn mark(&self, tie: u64) -> Mark {
+        Mark { position: self.position, time: self.time, tie }
+    }
+
+    fn is(&self, role: Roles) -> bool {
+        self.roles.has(role)
+    }
+}
+
+impl Rule {
+    /// Judges what the event decides, and remembers what later ones will need. `now` is the watermark.
+    pub fn observe(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
+        // What only closes a key is no event of its sequence.
+        if seen.roles == Roles::CLOSE {
+            return self.close(state, seen.position, seen.time, out);
+        }
+        self.begin(state, seen, out);
+        if seen.is(Roles::C) {
+            self.end_scope(state, out);
+        }
+        match self.word {
+            Word::Existence | Word::Absence | Word::Exactly => self.count(state, seen, out),
+            Word::Init => {}
+            Word::End => {
+                state.flags = state.flags & !LAST_IS_A | if seen.is(Roles::A) { LAST_IS_A } else { 0 }
+            }
+            Word::NotCoexistence => self.coexist(state, seen, out),
+            Word::RespondedExistence => self.respond_either_way(state, seen, now, out),
+            Word::Response => self.respond(state, seen, out),
+            Word::Precedence | Word::NotPrecedence => self.look_back(state, seen, now, out),
+            Word::Succession => {
+                self.look_back(state, seen, now, out);
+                self.respond(state, seen, out);
+            }
+            Word::AlternateResponse => self.alternate(state, seen, out),
+            Word::AlternatePrecedence => {
+                self.look_back(state, seen, now, out);
+            }
+            Word::ChainResponse | Word::NotChainResponse => self.chain(state, seen, out),
+            Word::ChainPrecedence => self.chain_back(state, seen, out),
+            Word::NotResponse | Word::AbsentBetween => self.stay_away(state, seen, out),
+            Word::EachClosedBy => self.match_brackets(state, seen, out),
+            Word::Standing => self.stand(state, seen, out),
+        }
+        if seen.is(Roles::CLOSE) {
+            self.close(state, seen.position, seen.time, out);
+        }
+    }
+
+    /// Judges what nothing can decide any more, now that the watermark is `now`.
+    pub fn expire(&self, state: &mut State, now: Time, out: &mut Outcome) {
+        if self.word.is_of_key() {
+            return self.expire_key(state, now, out);
+        }
+        for mark in std::mem::take(&mut state.open) {
+            match self.deadline(mark.time).is_some_and(|deadline| deadline < now) {
+                false => state.open.push(mark),
+                true if self.word.forbids() => out.counts.satisfied += 1,
+                true => {
+                    self.violated(state, mark.position, 0, now, out);
+                    state.broken.push(mark);
+                }
+            }
+        }
+        self.forget_past(state, now);
+    }
+
+    /// Judges all that is open: the key has ended. Nothing is kept of it.
+    pub fn close(&self, state: &mut State, by: u64, now: Time, out: &mut Outcome) {
+        if self.word.is_of_key() && state.has(BORN) && !state.has(JUDGED) {
+            let violated = match self.word {
+                Word::Existence => true,
+                Word::Exactly => state.count != u64::from(self.n),
+                Word::End => !state.has(LAST_IS_A),
+                _ => false,
+            };
+            self.judge_key(state, violated, by, now, out);
+        }
+        for mark in std::mem::take(&mut state.open) {
+            // What stands when its key ends may not have stood too long.
+            let stood = self.word == Word::Standing && !self.is_late(now.saturating_sub(mark.time));
+            match self.word.forbids() || stood {
+                true => out.counts.satisfied += 1,
+                false => self.violated(state, mark.position, by, now, out),
+            }
+        }
+        state.clear();
+    }
+
+    fn holds(&self, apart: Time) -> bool {
+        self.window.is_none_or(|window| window.holds(apart))
+    }
+
+    /// The last moment at which an activation of this time may still be answered.
+    pub(super) fn deadline(&self, time: Time) -> Option<Time> {
+        self.window?.to.map(|to| time.saturating_add(to))
+    }
+
+    fn violated(&self, state: &mut State, activation: u64, by: u64, decided: Time, out: &mut Outcome) {
+        out.counts.violated += 1;
+        if state.violations == 0 {
+            out.counts.keys_violated += 1;
+        }
+        state.violations += 1;
+        out.findings.push(Finding { verdict: Verdict::Violated, activation, by, decided });
+    }
+
+    /// What was broken is answered after all: late, or told late.
+    fn answered_late(&self, state: &mut State, broken: Mark, seen: &Seen, in_time: bool, out: &mut Outcome) {
+        let verdict = if in_time { Verdict::Retracted } else { Verdict::Healed };
+        if in_time {
+            out.counts.retracted += 1;
+            out.counts.violated -= 1;
+            out.counts.satisfied += 1;
+            state.violations = state.violations.saturating_sub(1);
+            if state.violations == 0 {
+                out.counts.keys_violated -= 1;
+            }
+        } else {
+            out.counts.healed += 1;
+        }
+        let (activation, by) = (broken.position, seen.position);
+        out.findings.push(Finding { verdict, activation, by, decided: seen.time });
+    }
+
+    fn open(&self, state: &mut State, mark: Mark, out: &mut Outcome) {
+        out.counts.activations += 1;
+        out.deadlines.extend(self.deadline(mark.time));
+        state.open.push(mark);
+    }
+
+    // ---- once for each key ----
+
+    fn begin(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        let begins = match self.word {
+            Word::NotCoexistence => seen.is(Roles::A) || seen.is(Roles::B),
+            word => word.is_of_key(),
+        };
+        if !begins || state.has(BORN) {
+            return;
+        }
+        state.flags |= BORN;
+        state.first = seen.mark(0);
+        out.counts.activations += 1;
+        if self.word == Word::Init {
+            self.judge_key(state, !seen.is(Roles::A), seen.position, seen.time, out);
+        }
+        if self.word.counts() {
+            out.deadlines.extend(self.deadline(seen.time));
+        }
+    }
+
+    fn judge_key(&self, state: &mut State, violated: bool, by: u64, now: Time, out: &mut Outcome) {
+        state.flags |= JUDGED;
+        match violated {
+            true => self.violated(state, state.first.position, by, now, out),
+            false => out.counts.satisfied += 1,
+        }
+    }
+
+    fn count(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        if !seen.is(Roles::A) {
+            return;
+        }
+        let in_window = self.holds(seen.time - state.first.time);
+        let n = u64::from(self.n);
+        if state.has(JUDGED) {
+            if self.word == Word::Existence && state.has(LATE) {
+                state.count += 1;
+                if state.count >= n {
+                    state.flags &= !LATE;
+                    self.answered_late(state, state.first, seen, in_window, out);
+                }
+            }
+            return;
+        }
+        if !in_window {
+            return;
+        }
+        state.count += 1;
+        match self.word {
+            Word::Existence if state.count == n => {
+                self.judge_key(state, false, seen.position, seen.time, out)
+            }
+            Word::Absence if state.count == n => self.judge_key(state, true, seen.position, seen.time, out),
+            Word::Exactly if state.count > n => self.judge_key(state, true, seen.position, seen.time, out),
+            _ => {}
+        }
+    }
+
+    fn expire_key(&self, state: &mut State, now: Time, out: &mut Outcome) {
+        let over = self.deadline(state.first.time).is_some_and(|deadline| deadline < now);
+        if !self.word.counts() || !over || !state.has(BORN) || state.has(JUDGED) {
+            return;
+        }
+        let violated = match self.word {
+            Word::Existence => true,
+            Word::Exactly => state.count != u64::from(self.n),
+            _ => false,
+        };
+        state.flags |= LATE;
+        self.judge_key(state, violated, 0, now, out);
+    }
+
+    fn coexist(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        let sees = if seen.is(Roles::A) { SEEN_A } else { 0 } | if seen.is(Roles::B) { SEEN_B } else { 0 };
+        state.flags |= sees;
+        if state.has(SEEN_A) && state.has(SEEN_B) && !state.has(JUDGED) {
+            self.judge_key(state, true, seen.position, seen.time, out);
+        }
+    }
+
+    // ---- an A waits for a B ----
+
+    fn end_scope(&self, state: &mut State, out: &mut Outcome) {
+        out.counts.satisfied += state.open.len() as u64;
+        state.open.clear();
+        state.broken.clear();
+    }
+
+    fn respond(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        if seen.is(Roles::B) {
+            self.answer(state, seen, |apart| self.holds(apart), out);
+        }
+        if seen.is(Roles::A) {
+            self.open(state, seen.mark(seen.tie_a), out);
+        }
+    }
+
+    /// A B answers every A that waits for one like it.
+    fn answer(&self, state: &mut State, seen: &Seen, holds: impl Fn(Time) -> bool, out: &mut Outcome) {
+        let open = state.open.len();
+        state.open.retain(|mark| mark.tie != seen.tie_b || !holds(seen.time - mark.time));
+        out.counts.satisfied += (open - state.open.len()) as u64;
+        if state.broken.is_empty() {
+            return;
+        }
+        for mark in std::mem::take(&mut state.broken) {
+            let apart = seen.time - mark.time;
+            match mark.tie == seen.tie_b && (holds(apart) || self.is_late(apart)) {
+                true => self.answered_late(state, mark, seen, holds(apart), out),
+                false => state.broken.push(mark),
+            }
+        }
+    }
+
+    /// Behind the window.
+    fn is_late(&self, apart: Time) -> bool {
+        self.window.and_then(|window| window.to).is_some_and(|to| apart > to)
+    }
+
+    fn respond_either_way(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
+        let holds = |apart: Time| self.holds(apart.abs());
+        if seen.is(Roles::B) {
+            self.answer(state, seen, holds, out);
+            self.remember(state, seen.mark(seen.tie_b), now, out);
+        }
+        if seen.is(Roles::A) {
+            let tied = |mark: &&Mark| mark.tie == seen.tie_a && holds(mark.time - seen.time);
+            match state.past.iter().any(|mark| tied(&mark)) {
+                true => {
+                    out.counts.activations += 1;
+                    out.counts.satisfied += 1;
+                }
+                false => self.open(state, seen.mark(seen.tie_a), out),
+            }
+        }
+    }
+
+    fn alternate(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        if seen.is(Roles::B) {
+            self.answer(state, seen, |apart| self.holds(apart), out);
+        }
+        if seen.is(Roles::A) {
+            state.broken.clear();
+            for mark in std::mem::take(&mut state.open) {
+                self.violated(state, mark.position, seen.position, seen.time, out);
+            }
+            self.open(state, seen.mark(seen.tie_a), out);
+        }
+    }
+
+    fn chain(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        let is_target =
+            |mark: &Mark| seen.is(Roles::B) && mark.tie == seen.tie_b && self.holds(seen.time - mark.time);
+        let wanted = self.word == Word::ChainResponse;
+        for mark in std::mem::take(&mut state.open) {
+            match is_target(&mark) == wanted {
+                true => out.counts.satisfied += 1,
+                false => self.violated(state, mark.position, seen.position, seen.time, out),
+            }
+        }
+        for mark in std::mem::take(&mut state.broken) {
+            if seen.is(Roles::B) && mark.tie == seen.tie_b {
+                self.answered_late(state, mark, seen, is_target(&mark), out);
+            }
+        }
+        if seen.is(Roles::A) {
+            self.open(state, seen.mark(seen.tie_a), out);
+        }
+    }
+
+    fn stay_away(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        if seen.is(Roles::B) {
+            for mark in std::mem::take(&mut state.open) {
+                match mark.tie == seen.tie_b && self.holds(seen.time - mark.time) {
+                    true => self.violated(state, mark.position, seen.position, seen.time, out),
+                    false => state.open.push(mark),
+                }
+            }
+        }
+        if seen.is(Roles::A) {
+            self.open(state, seen.mark(seen.tie_a), out);
+        }
+    }
+
+    fn match_brackets(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        if seen.is(Roles::B) {
+            let tied = |mark: &Mark| mark.tie == seen.tie_b;
+            let (open, broken) = (state.open.iter().position(tied), state.broken.iter().position(tied));
+            let holds = |mark: &Mark| self.holds(seen.time - mark.time);
+            match (open, broken) {
+                (open, Some(broken))
+                    if open.is_none_or(|open| state.broken[broken].position < state.open[open].position) =>
+                {
+                    let mark = state.broken.remove(broken);
+                    self.answered_late(state, mark, seen, holds(&mark), out);
+                }
+                (Some(open), _) => {
+                    let mark = state.open.remove(open);
+                    match holds(&mark) {
+                        true => out.counts.satisfied += 1,
+                        false => self.violated(state, mark.position, seen.position, seen.time, out),
+                    }
+                }
+                (None, _) => {
+                    out.counts.activations += 1;
+                    self.violated(state, seen.position, seen.position, seen.time, out);
+                }
+            }
+        }
+        if seen.is(Roles::A) {
+            self.open(state, seen.mark(seen.tie_a), out);
+        }
+    }
+
+    fn stand(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        if seen.is(Roles::B) {
+            for mark in std::mem::take(&mut state.open) {
+                match self.is_late(seen.time - mark.time) {
+                    false => out.counts.satisfied += 1,
+                    true => {
+                        self.violated(state, mark.position, seen.position, seen.time, out);
+                        self.answered_late(state, mark, seen, false, out);
+                    }
+                }
+            }
+            for mark in std::mem::take(&mut state.broken) {
+                let in_time = !self.is_late(seen.time - mark.time);
+                self.answered_late(state, mark, seen, in_time, out);
+            }
+        }
+        if seen.is(Roles::A) && state.open.is_empty() && state.broken.is_empty() {
+            self.open(state, seen.mark(0), out);
+        }
+    }
+
+    // ---- a B looks back ----
+
+    fn look_back(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
+        if seen.is(Roles::B) {
+            let found =
+                state.past.iter().any(|mark| mark.tie == seen.tie_b && self.holds(seen.time - mark.time));
+            out.counts.activations += 1;
+            match found != (self.word == Word::NotPrecedence) {
+                true => out.counts.satisfied += 1,
+                false => self.violated(state, seen.position, seen.position, seen.time, out),
+            }
+            if self.word == Word::AlternatePrecedence {
+                state.past.clear();
+            }
+        }
+        if seen.is(Roles::A) {
+            self.remember(state, seen.mark(seen.tie_a), now, out);
+        }
+    }
+
+    fn chain_back(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        if seen.is(Roles::B) {
+            let found =
+                state.past.iter().any(|mark| mark.tie == seen.tie_b && self.holds(seen.time - mark.time));
+            out.counts.activations += 1;
+            match found {
+                true => out.counts.satisfied += 1,
+                false => self.violated(state, seen.position, seen.position, seen.time, out),
+            }
+        }
+        state.past.clear();
+        if seen.is(Roles::A) {
+            state.past.push(seen.mark(seen.tie_a));
+        }
+    }
+
+    /// Remembers an event that later ones look back at: no more of them than can make a difference.
+    fn remember(&self, state: &mut State, mark: Mark, now: Time, out: &mut Outcome) {
+        self.forget_past(state, now);
+        match self.window {
+            Some(window) if window.to.is_some() => {
+                out.deadlines.extend(self.deadline(mark.time));
+                state.past.push(mark);
+            }
+            // Without an end of the window the earliest is the best there is. Looking both ways, each may be.
+            Some(_) if self.word == Word::RespondedExistence => state.past.push(mark),
+            _ => match state.past.iter_mut().find(|known| known.tie == mark.tie) {
+                Some(known) if self.window.is_some() => known.time = known.time.min(mark.time),
+                Some(_) => {}
+                None => state.past.push(mark),
+            },
+        }
+    }
+
+    fn forget_past(&self, state: &mut State, now: Time) {
+        if self.window.is_some_and(|window| window.to.is_some()) && self.word != Word::ChainPrecedence {
+            state.past.retain(|mark| self.deadline(mark.time).is_some_and(|deadline| deadline >= now));
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What a check of a sequence means: the words of DECLARE, judged one event at a time.
+//!
+//! - Events of one key are judged in the order of the log, never by their times; times are looked at by windows alone.
+//! - A key's [`State`](super::state::State) is all that is kept of its events. It is a function of them and of the watermark.
+//! - An event that is several things at once ends scopes first, then closes what earlier events opened, then opens.
+//! - A window has both its ends. What it allows until `t` is violated by a watermark behind `t`, not by one at `t`.
+//!
+//! ```text
+//! word                  activation  satisfied when                  violated when
+//! existence(n)          key         n A in the window               window over, or closed
+//! absence(n)            key         window over, or closed          the n-th A
+//! exactly(n)            key         closed or window over with n    the n+1-th A; closed or over with fewer
+//! init, end             key         its first, last event is A      it is not (end: once closed)
+//! not coexistence       A or B      closed                          the second of the two
+//! responded existence   A           a B on either side              window over, or closed
+//! response              A           a later B                       window over, or closed
+//! precedence            B           an earlier A                    at once
+//! succession            A, B        both of the above               either
+//! alternate response    A           a B before the next A           the next A, window over, closed
+//! alternate precedence  B           an A since the B before         at once
+//! chain response        A           the next event is B             it is not; window over, closed
+//! chain precedence      B           the event before is A           at once
+//! not response          A           window over, scope over, closed a later B
+//! not precedence        B           no earlier A                    at once
+//! not chain response    A           the next event is not B         it is
+//! absent between        A           as not response, up to a C      a B before it
+//! each closed by        A, odd B    its own B, first come first     window over, closed; a B with nothing open
+//! standing              A while off B in time                       window over
+//! ```
+//!
+//! A C ends the scope of every word that waits: what is open then is satisfied. The words and their meaning are those of
+//! Pesic, Schonenberg and van der Aalst, *DECLARE* (2007), with the windows of Burattin, Maggi and Sperduti, *Conformance
+//! checking based on multi-perspective declarative process models* (2016); the scopes are Dwyer's, *Patterns in property
+//! specifications for finite-state verification* (1999).
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What relates events of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Word {
+    Existence,
+    Absence,
+    Exactly,
+    Init,
+    End,
+    NotCoexistence,
+    RespondedExistence,
+    Response,
+    Precedence,
+    Succession,
+    AlternateResponse,
+    AlternatePrecedence,
+    ChainResponse,
+    ChainPrecedence,
+    NotResponse,
+    NotPrecedence,
+    NotChainResponse,
+    AbsentBetween,
+    EachClosedBy,
+    Standing,
+}
+
+impl Word {
+    /// Every word, under the name it has in files.
+    pub const ALL: [(&'static str, Word); 20] = [
+        ("existence", Word::Existence),
+        ("absence", Word::Absence),
+        ("exactly", Word::Exactly),
+        ("init", Word::Init),
+        ("end", Word::End),
+        ("not_coexistence", Word::NotCoexistence),
+        ("responded_existence", Word::RespondedExistence),
+        ("response", Word::Response),
+        ("precedence", Word::Precedence),
+        ("succession", Word::Succession),
+        ("alternate_response", Word::AlternateResponse),
+        ("alternate_precedence", Word::AlternatePrecedence),
+        ("chain_response", Word::ChainResponse),
+        ("chain_precedence", Word::ChainPrecedence),
+        ("not_response", Word::NotResponse),
+        ("not_precedence", Word::NotPrecedence),
+        ("not_chain_response", Word::NotChainResponse),
+        ("absent_between", Word::AbsentBetween),
+        ("each_closed_by", Word::EachClosedBy),
+        ("standing", Word::Standing),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, word)| *word == self).expect("every word is listed").0
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, word)| *word)
+    }
+
+    /// Judged once for each key.
+    pub fn is_of_key(self) -> bool {
+        use Word::{Absence, End, Exactly, Existence, Init, NotCoexistence};
+        matches!(self, Existence | Absence | Exactly | Init | End | NotCoexistence)
+    }
+
+    /// It counts A.
+    pub fn counts(self) -> bool {
+        matches!(self, Word::Existence | Word::Absence | Word::Exactly)
+    }
+
+    /// It relates A to B.
+    pub fn has_target(self) -> bool {
+        !matches!(self, Word::Existence | Word::Absence | Word::Exactly | Word::Init | Word::End)
+    }
+
+    /// What is next to an event matters to it, whatever that is.
+    pub fn sees_neighbours(self) -> bool {
+        use Word::{ChainPrecedence, ChainResponse, End, Init, NotChainResponse};
+        matches!(self, ChainResponse | ChainPrecedence | NotChainResponse | Init | End) || self.counts()
+    }
+
+    /// Without a window, a scope or a close each activation may be remembered for ever.
+    pub fn waits(self) -> bool {
+        use Word::{
+            AbsentBetween, EachClosedBy, NotChainResponse, NotResponse, RespondedExistence, Response,
+        };
+        use Word::{AlternateResponse, ChainResponse, Succession};
+        matches!(
+            self,
+            Response
+                | Succession
+                | NotResponse
+                | AbsentBetween
+                | NotChainResponse
+                | RespondedExistence
+                | EachClosedBy
+                | AlternateResponse
+                | ChainResponse
+        )
+    }
+
+    /// An activation that nothing has answered is as it must be.
+    pub(super) fn forbids(self) -> bool {
+        matches!(self, Word::NotResponse | Word::NotChainResponse | Word::AbsentBetween)
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Microseconds since 1970; events may say times before it.
+pub(crate) type Time = i64;
+
+/// How far apart two events are: both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Window {
+    pub from: Time,
+    pub to: Option<Time>,
+}
+
+impl Window {
+    pub(super) fn holds(self, apart: Time) -> bool {
+        self.from <= apart && self.to.is_none_or(|to| apart <= to)
+    }
+}
+
+/// A word with its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Rule {
+    pub word: Word,
+    /// `None`: times do not matter.
+    pub window: Option<Window>,
+    /// Of what is counted.
+    pub n: u32,
+}
+
+/// What an event is to a rule: any of these at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Roles(pub u8);
+
+impl Roles {
+    pub const A: Roles = Roles(1);
+    pub const B: Roles = Roles(2);
+    /// Ends the scope.
+    pub const C: Roles = Roles(4);
+    /// Ends the key: what comes later begins it anew.
+    pub const CLOSE: Roles = Roles(8);
+
+    pub fn has(self, role: Roles) -> bool {
+        self.0 & role.0 != 0
+    }
+
+    pub fn with(self, role: Roles, is: bool) -> Self {
+        Roles(self.0 | if is { role.0 } else { 0 })
+    }
+}
+
+/// An event of one key, as a rule sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub position: u64,
+    pub time: Time,
+    pub roles: Roles,
+    /// What must be equal on both sides, as a hash: of the event as A, and as B. 0 where nothing must.
+    pub tie_a: u64,
+    pub tie_b: u64,
+}
+
+/// What is put on record of an activation. That it is satisfied is only counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Verdict {
+    Violated,
+    /// What was missing came after all, too late.
+    Healed,
+    /// What was missing had come in time, and was told late: it never was a violation.
+    Retracted,
+    /// The event could not be read.
+    Untold,
+}
+
+/// A verdict, and what it rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Finding {
+    pub verdict: Verdict,
+    /// Position of the activation; of words judged once for each key, of the key's first event.
+    pub activation: u64,
+    /// The event that decided it; 0 where time or the key's end did.
+    pub by: u64,
+    /// When it was decided, in the rule's own time.
+    pub decided: Time,
+}
+
+/// What a rule has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub activations: u64,
+    pub satisfied: u64,
+    pub violated: u64,
+    /// Keys with a violation.
+    pub keys_violated: u64,
+    pub healed: u64,
+    pub retracted: u64,
+    /// Events that could not be read.
+    pub untold: u64,
+}
+
+impl Counts {
+    pub fn pending(&self) -> u64 {
+        self.activations - self.satisfied - self.violated
+    }
+}
+
+/// What one step comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub counts: Counts,
+    pub findings: Vec<Finding>,
+    /// Times after which the key is to be looked at again.
+    pub deadlines: Vec<Time>,
+}

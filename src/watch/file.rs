@@ -1,0 +1,269 @@
+//! `checks.redb`: what checks keep between two runs. Disposable: without it all of them judge the log again.
+//!
+//! ```text
+//! rows of a check begin with its id 4; commit and position of a row are those of the flush
+//! id 4 · 'h'                      ->  Header
+//! id 4 · 'k' · key hash 16        ->  packed state
+//! id 4 · 'd' · time i64 ordered · key hash 16  ->  nothing: that key is to be looked at then
+//! ```
+
+use crate::check::Check;
+use crate::check::book::{Book, Cold, KeyHash, Saved};
+use crate::check::state::State;
+use crate::check::word::{Counts, Finding, Time};
+use crate::codec;
+use crate::disk::{Access, Disk};
+use crate::error::{StorageError, TroubleKind};
+use crate::log::{Hash, Head, StoreId};
+use crate::order::{CommitNo, Position, Timestamp};
+use crate::state::layer::{Direction, KeyRange, Layer, RowKey, RowVersion};
+use crate::state::overlay::Drained;
+use crate::state::tables::{Base, StoredProjection, Tables};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Bound;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const FILE: &str = "checks.redb";
+
+/// Where the file is.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    pub disk: Arc<dyn Disk>,
+    /// The store's own directory.
+    pub store: PathBuf,
+    pub cache_bytes: usize,
+}
+
+/// A check's book but for its keys and what is due.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Header {
+    definition: [u8; 8],
+    pub counts: Counts,
+    pub watermark: Time,
+    commit: u64,
+    position: u64,
+    time: u64,
+    hash: [u8; 32],
+    /// Findings so far.
+    pub found: u64,
+    /// Those of them that were not on record.
+    pub untold: Vec<(u64, Finding)>,
+}
+
+impl Header {
+    pub fn new(check: &Check, book: &Book, head: &Head, found: u64, untold: Vec<(u64, Finding)>) -> Self {
+        Self {
+            definition: check.definition(),
+            counts: *book.counts(),
+            watermark: book.watermark(),
+            commit: head.commit.0,
+            position: head.position.0,
+            time: head.time.0,
+            hash: head.hash.0,
+            found,
+            untold,
+        }
+    }
+
+    pub fn head(&self) -> Head {
+        Head {
+            commit: CommitNo(self.commit),
+            position: Position(self.position),
+            time: Timestamp(self.time),
+            hash: Hash(self.hash),
+        }
+    }
+}
+
+/// The open file.
+pub(super) struct CheckFile {
+    tables: Tables,
+    base: Arc<Base>,
+}
+
+impl CheckFile {
+    /// Opens it, or begins it anew where there is none of this store that can be read.
+    pub fn open(files: &Files, store: StoreId) -> Result<Self, StorageError> {
+        let path = files.store.join(FILE);
+        match files.disk.open(&path, Access::Write) {
+            Ok(file) => {
+                if let Some(mut tables) = Tables::open(file, files.cache_bytes)?
+                    && tables.claim(store)
+                    && let Ok(base) = tables.base()
+                    && base.scrub(|| true).is_ok()
+                {
+                    return Ok(Self { tables, base: Arc::new(base) });
+                }
+                Self::create(files, store)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(files, store),
+            Err(error) => Err(trouble(error)),
+        }
+    }
+
+    /// An empty one in place of whatever is there.
+    pub fn create(files: &Files, store: StoreId) -> Result<Self, StorageError> {
+        let path = files.store.join(FILE);
+        match files.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(trouble(error)),
+            _ => {}
+        }
+        let file = files.disk.create_new(&path).map_err(trouble)?;
+        files.disk.sync_dir(&files.store).map_err(trouble)?;
+        let damaged = || StorageError::new(TroubleKind::Io, "a fresh checks.redb is damaged");
+        let mut tables = Tables::open(file, files.cache_bytes)?.ok_or_else(damaged)?;
+        tables.claim(store);
+        let base = Arc::new(tables.base()?);
+        Ok(Self { tables, base })
+    }
+
+    /// Removes the rows of checks that are not in the setup, or are defined otherwise.
+    pub fn forget_others(&mut self, checks: &[Check]) -> Result<(), StorageError> {
+        let ours: Vec<_> = checks.iter().map(stored).collect();
+        for other in self.tables.meta().projections.clone() {
+            if !ours.iter().any(|check| check.id == other.id) {
+                self.tables.forget_rows(other.id, &ours)?;
+            }
+        }
+        self.base = Arc::new(self.tables.base()?);
+        Ok(())
+    }
+
+    /// What was saved of a check.
+    pub fn load(&self, check: &Check) -> Result<Option<(Header, Book)>, StorageError> {
+        let id = id_of(check);
+        let Some(header) = self.get(&row_key(id, b'h', &[]))? else { return Ok(None) };
+        let header: Header = codec::decode(&header).map_err(|error| damaged(&error.to_string()))?;
+        if header.definition != check.definition() {
+            return Ok(None);
+        }
+        let mut due = BTreeSet::new();
+        let mut range = KeyRange {
+            lower: Bound::Included(row_key(id, b'd', &[])),
+            upper: Bound::Excluded(row_key(id, b'e', &[])),
+        };
+        loop {
+            let rows = self.base.rows(&range, Direction::Forward, CommitNo(u64::MAX), 10_000)?;
+            let Some((last, _)) = rows.last() else { break };
+            range.continue_past(last, Direction::Forward);
+            for (key, _) in &rows {
+                due.insert(due_of(key).ok_or_else(|| damaged("a time that is due"))?);
+            }
+        }
+        let book = Book::saved(check.rule, header.counts, header.watermark, due);
+        Ok(Some((header, book)))
+    }
+
+    /// Makes all of it durable at once. `head` is the latest that any check has reached.
+    pub fn save(&mut self, saving: Saving, head: &Head, checks: &[Check]) -> Result<(), StorageError> {
+        // An empty log has nothing to name.
+        if head.commit.0 == 0 {
+            return Ok(());
+        }
+        let rows = saving.rows.into_iter().collect();
+        let drained = Drained { rows, postings: Vec::new(), keys: Vec::new(), layouts: Vec::new() };
+        let stored: Vec<_> = checks.iter().map(stored).collect();
+        self.tables.flush(drained, head, 0, &stored)?;
+        self.base = Arc::new(self.tables.base()?);
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Arc<[u8]>>, StorageError> {
+        Ok(self.base.row(key, CommitNo(u64::MAX))?.and_then(|version| version.value))
+    }
+
+    /// The states of one check.
+    pub fn of(&self, check: &Check) -> ColdKeys<'_> {
+        ColdKeys { file: Some(self), id: id_of(check) }
+    }
+}
+
+/// States of a check in the file; none, where it lives in memory.
+pub(super) struct ColdKeys<'a> {
+    file: Option<&'a CheckFile>,
+    id: [u8; 4],
+}
+
+impl ColdKeys<'_> {
+    pub const NONE: ColdKeys<'static> = ColdKeys { file: None, id: [0; 4] };
+}
+
+impl Cold for ColdKeys<'_> {
+    type Error = StorageError;
+
+    fn state(&self, key: KeyHash) -> Result<Option<Vec<u8>>, StorageError> {
+        let Some(file) = self.file else { return Ok(None) };
+        let Some(bytes) = file.get(&row_key(self.id, b'k', &key_bytes(key)))? else { return Ok(None) };
+        match State::default().unpack(&bytes) {
+            Some(()) => Ok(Some(bytes.to_vec())),
+            None => Err(damaged("a key's state")),
+        }
+    }
+}
+
+/// What a save changes, in order.
+pub(super) struct Saving {
+    rows: BTreeMap<RowKey, RowVersion>,
+}
+
+impl Saving {
+    pub fn new(check: &Check, book: &mut Book, header: &Header, keep: bool) -> Self {
+        let (id, mut rows) = (id_of(check), BTreeMap::new());
+        let (commit, position) = (CommitNo(header.commit), Position(header.position));
+        let mut put = |key: Vec<u8>, value: Option<&[u8]>| {
+            rows.insert(key.into(), RowVersion { commit, position, value: value.map(Arc::from) });
+        };
+        let bytes = codec::encode(header).expect("a header is plain");
+        put(row_key(id, b'h', &[]), Some(&bytes));
+        book.save(keep, |saved| match saved {
+            Saved::State(key, state) => put(row_key(id, b'k', &key_bytes(key)), state),
+            Saved::Due(time, key, is_due) => {
+                let mut rest = ((time as u64) ^ (1 << 63)).to_be_bytes().to_vec();
+                rest.extend(key_bytes(key));
+                put(row_key(id, b'd', &rest), is_due.then_some(&[]));
+            }
+        });
+        Self { rows }
+    }
+}
+
+fn stored(check: &Check) -> StoredProjection {
+    StoredProjection { name: check.id().to_owned(), version: check.version, id: id_of(check) }
+}
+
+fn id_of(check: &Check) -> [u8; 4] {
+    *check.definition().first_chunk().expect("a definition has 8 bytes")
+}
+
+fn row_key(id: [u8; 4], kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(5 + rest.len());
+    key.extend(id);
+    key.push(kind);
+    key.extend(rest);
+    key
+}
+
+fn key_bytes(KeyHash(high, low): KeyHash) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&high.to_be_bytes());
+    bytes[8..].copy_from_slice(&low.to_be_bytes());
+    bytes
+}
+
+fn due_of(key: &[u8]) -> Option<(Time, KeyHash)> {
+    let rest = key.get(5..)?;
+    let word = |at: usize| Some(u64::from_be_bytes(*rest.get(at..)?.first_chunk()?));
+    let time = (word(0)? ^ (1 << 63)) as Time;
+    (rest.len() == 24).then_some((time, KeyHash(word(8)?, word(16)?)))
+}
+
+fn damaged(what: &str) -> StorageError {
+    StorageError::new(TroubleKind::State, format!("checks.redb is damaged: {what}"))
+}
+
+fn trouble(error: io::Error) -> StorageError {
+    StorageError::io("checks.redb could not be read or written", error)
+}

@@ -1,0 +1,360 @@
+//! The desk of the checks: where each stands, what it found, and what was done about it.
+//!
+//! Checks are judged behind the writer, on a thread of their own. What they find is recorded in the store as events of its own,
+//! so a violation is as durable as what it is about, and is folded into rows like anything else.
+
+mod file;
+mod watcher;
+
+pub(crate) use file::Files;
+pub(crate) use watcher::{Ground, Watch, Watcher};
+
+use crate::check::glance::{Glance, Glasses};
+use crate::check::{Check, Severity};
+use crate::episode::{Episode, Episodes};
+use crate::error::{AppendError, ReadError, StorageError};
+use crate::event::{Raw, Sequenced};
+use crate::order::Position;
+use crate::own::{Own, Seen};
+use crate::query::Query;
+use crate::request::{Append, Receipt};
+use crate::view::View;
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where a check stands. Numbers are of all the log up to `position`.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CheckStats {
+    /// Its name.
+    pub check: String,
+    /// Names what it is, as long as it is the same: with its version, word, window, scope and families.
+    pub definition: [u8; 8],
+    /// The last event it has judged.
+    pub position: Position,
+    /// Events that it has not.
+    pub lag_len: u64,
+    /// What was to be judged. With 0 it was never exercised, and says nothing.
+    pub activations: u64,
+    /// What is as it must be.
+    pub satisfied: u64,
+    /// What is not: healed ones count, retracted ones do not.
+    pub violated: u64,
+    /// What may still become either.
+    pub pending: u64,
+    /// Keys with a violation.
+    pub keys_violated: u64,
+    /// Violations where what was missing came too late.
+    pub healed: u64,
+    /// Violations that turned out to be none: what was missing had been there in time.
+    pub retracted: u64,
+    /// Events it could not read, and therefore cannot tell about.
+    pub unread: u64,
+    /// Position of the last of them since the store was opened, and why.
+    pub last_unread: Option<(u64, String)>,
+    /// Findings that are not recorded yet.
+    pub unrecorded: u64,
+    /// The time up to which it takes things for complete, in microseconds since 1970. `None`: nothing told it the time.
+    pub watermark: Option<i64>,
+    /// Why it does not go on, until `recover`.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why checks do not go on.
+#[derive(Debug, Clone)]
+pub struct Trouble(pub(crate) StorageError);
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl CheckStats {
+    /// It has seen everything, and all it found is on record.
+    pub fn is_settled(&self) -> bool {
+        self.lag_len == 0 && self.unrecorded == 0
+    }
+}
+
+/// A violation, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Violation {
+    /// Of which check.
+    pub check: String,
+    /// Of which definition of it.
+    pub definition: [u8; 8],
+    /// The event that began it; of words that are judged once for each key, the key's first.
+    pub activation: Position,
+    /// The event that decided it. `None`: time did, or the key's end.
+    pub by: Option<Position>,
+    /// When it was decided, in the check's own time.
+    pub decided_at: SystemTime,
+    /// Where it is on record.
+    pub recorded: Position,
+    /// How it stands.
+    pub state: State,
+    /// Who has seen to it.
+    pub acknowledged: Option<String>,
+}
+
+/// How a violation stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// It is so.
+    Open,
+    /// What was missing came with this event, this long after it was decided.
+    Healed {
+        /// The event.
+        by: Position,
+        /// How long it was violated.
+        after: Duration,
+    },
+    /// It never was: the event had come in time, and was told late.
+    Retracted {
+        /// The event.
+        by: Position,
+    },
+    /// Something was done about it.
+    Remediated {
+        /// By whom.
+        by: String,
+        /// Where that is on record.
+        at: Position,
+    },
+    /// It may stand, until then.
+    Waived {
+        /// Who says so.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Until when.
+        until: SystemTime,
+    },
+}
+
+impl Violation {
+    fn new(check: String, activation: u64, row: Episode) -> Self {
+        let state = match row {
+            Episode { end: Some(end), .. } if end.retracted => State::Retracted { by: Position::new(end.by) },
+            Episode { end: Some(end), decided, .. } => State::Healed {
+                by: Position::new(end.by),
+                after: Duration::from_micros(u64::try_from(end.decided.saturating_sub(decided)).unwrap_or(0)),
+            },
+            Episode { remediated: Some((by, at)), .. } => State::Remediated { by, at: Position::new(at) },
+            Episode { waived: Some(waived), .. } => State::Waived {
+                by: waived.by,
+                reason: waived.reason,
+                until: UNIX_EPOCH + Duration::from_micros(waived.until),
+            },
+            _ => State::Open,
+        };
+        Self {
+            check,
+            definition: row.definition,
+            activation: Position::new(activation),
+            by: (row.by > 0).then(|| Position::new(row.by)),
+            decided_at: watcher::timestamp(row.decided).into(),
+            recorded: Position::new(row.recorded),
+            state,
+            acknowledged: row.acknowledged,
+        }
+    }
+
+    fn seen(&self, by: &str) -> Seen {
+        Seen { check: self.check.clone(), activation: self.activation.get(), by: by.to_owned() }
+    }
+}
+
+/// What a check says of itself, the few events that matter, and what to do. It prints itself.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The violation.
+    pub violation: Violation,
+    /// What it is about: the key of its events.
+    pub key: String,
+    /// Who is told how soon.
+    pub severity: Severity,
+    /// Who sees to it.
+    pub owner: String,
+    /// What it means.
+    pub means: String,
+    /// What to do.
+    pub remedy: String,
+    /// The event that began it, and the one that decided it.
+    pub events: Vec<Sequenced<Raw>>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Violation { check, state, by, .. } = &self.violation;
+        writeln!(f, "{check} ({:?}, {}) on {}: {}", self.severity, self.owner, self.key, self.means)?;
+        for event in &self.events {
+            writeln!(f, "  {} {} of {}", event.position, event.event.type_name(), event.event.stream())?;
+        }
+        if by.is_none() {
+            writeln!(f, "  nothing that it waits for came")?;
+        }
+        match state {
+            State::Open => writeln!(f, "  open")?,
+            State::Healed { by, after } => writeln!(f, "  healed by {by}, {after:?} later")?,
+            State::Retracted { by } => writeln!(f, "  retracted: {by} had come in time")?,
+            State::Remediated { by, at } => writeln!(f, "  remediated by {by}, on record at {at}")?,
+            State::Waived { by, reason, .. } => writeln!(f, "  waived by {by}: {reason}")?,
+        }
+        write!(f, "  to do: {}", self.remedy)
+    }
+}
+
+/// The checks of a store: [`Store::checks`](crate::Store::checks).
+pub struct Checks<'s> {
+    pub(crate) desk: &'s dyn Desk,
+}
+
+/// What the desk asks of its store.
+pub(crate) trait Desk {
+    fn view(&self) -> Result<View, ReadError>;
+    fn append(&self, append: Append) -> Result<Receipt, AppendError>;
+    fn stats(&self) -> std::sync::Arc<Vec<CheckStats>>;
+    fn checks(&self) -> &[Check];
+    fn glasses(&self) -> Glasses;
+    /// Waits until every check has settled at this position or later. `false`: the time is over.
+    fn settle(&self, position: Position, timeout: Duration) -> bool;
+}
+
+impl fmt::Debug for Checks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Checks")
+    }
+}
+
+impl Checks<'_> {
+    /// Where each check stands, in the setup's order.
+    pub fn stats(&self) -> Vec<CheckStats> {
+        self.desk.stats().to_vec()
+    }
+
+    /// Waits until every check has judged the events up to `position`, and what it found is on record. `false`: the time is over, or
+    /// checks are in trouble.
+    pub fn wait_for(&self, position: Position, timeout: Duration) -> bool {
+        self.desk.settle(position, timeout)
+    }
+
+    /// All that is violated now, and was not waived or remediated.
+    ///
+    /// # Errors
+    ///
+    /// As reading rows.
+    pub fn open(&self) -> Result<Vec<Violation>, ReadError> {
+        Ok(self.all()?.into_iter().filter(|violation| violation.state == State::Open).collect())
+    }
+
+    /// Every violation there ever was, by check and activation.
+    ///
+    /// # Errors
+    ///
+    /// As reading rows.
+    pub fn all(&self) -> Result<Vec<Violation>, ReadError> {
+        let view = self.desk.view()?;
+        let rows = view.rows::<Episodes>(..).collect::<Result<Vec<_>, _>>()?;
+        Ok(rows.into_iter().map(|((check, at), row)| Violation::new(check, at, row)).collect())
+    }
+
+    /// Every violation of one check, in the order of activations.
+    ///
+    /// # Errors
+    ///
+    /// As reading rows.
+    pub fn of(&self, check: &str) -> Result<Vec<Violation>, ReadError> {
+        let view = self.desk.view()?;
+        let range = (check.to_owned(), 0)..=(check.to_owned(), u64::MAX);
+        let rows = view.rows::<Episodes>(range).collect::<Result<Vec<_>, _>>()?;
+        Ok(rows.into_iter().map(|((check, at), row)| Violation::new(check, at, row)).collect())
+    }
+
+    /// The few events that matter, and what to do.
+    ///
+    /// # Errors
+    ///
+    /// `Unregistered`: the setup has no such check any more. `Decode`: its events cannot be read. As reading events.
+    pub fn explain(&self, violation: &Violation) -> Result<Explanation, ReadError> {
+        let check = self.desk.checks().iter().find(|check| check.id() == violation.check);
+        let check = check.ok_or_else(|| ReadError::Invalid {
+            what: "violation",
+            why: format!("no check of the setup is called `{}`", violation.check),
+        })?;
+        let view = self.desk.view()?;
+        let mut events: Vec<Sequenced<Raw>> = Vec::new();
+        for position in [Some(violation.activation), violation.by].into_iter().flatten() {
+            if events.iter().all(|event| event.position != position) {
+                let one = Query::all().after(Position::new(position.get() - 1)).limit(1);
+                events.extend(view.query::<Raw>(one).next().transpose()?);
+            }
+        }
+        let key = match events.first() {
+            Some(event) => {
+                let glasses = self.desk.glasses();
+                let recorded = event.recorded_at.into();
+                let mut glance = Glance::new(event.event.borrowed(), event.position, recorded, &glasses);
+                let position = event.position;
+                check.lens.key_text(&mut glance).map_err(|cause| ReadError::Decode { position, cause })?
+            }
+            None => String::new(),
+        };
+        Ok(Explanation {
+            violation: violation.clone(),
+            key,
+            severity: check.about.severity,
+            owner: check.about.owner.to_string(),
+            means: check.about.means.to_string(),
+            remedy: check.about.remedy.to_string(),
+            events,
+        })
+    }
+
+    /// Records that somebody has seen to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::append`](crate::Store::append).
+    pub fn acknowledge(&self, violation: &Violation, by: &str) -> Result<Receipt, AppendError> {
+        self.desk.append(Append::event(Own::Acknowledged(violation.seen(by))))
+    }
+
+    /// Records that it may stand until then, and why.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` without a reason. As [`Store::append`](crate::Store::append).
+    pub fn waive(
+        &self,
+        violation: &Violation,
+        by: &str,
+        reason: &str,
+        until: SystemTime,
+    ) -> Result<Receipt, AppendError> {
+        if reason.trim().is_empty() {
+            return Err(AppendError::Invalid { what: "waiver", why: "it has no reason".into() });
+        }
+        let until = crate::order::Timestamp::from(until).micros();
+        self.desk.append(Append::event(Own::Waived {
+            seen: violation.seen(by),
+            reason: reason.to_owned(),
+            until,
+        }))
+    }
+
+    /// Records that of the events that say their own time none comes any more that is older than this: what waits for one
+    /// until then is judged. For imports, and sources that have ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::append`](crate::Store::append).
+    pub fn complete(&self, check: &str, until: SystemTime) -> Result<Receipt, AppendError> {
+        let until = crate::check::signed_micros(until);
+        self.desk.append(Append::event(Own::Complete { check: check.to_owned(), until }))
+    }
+}

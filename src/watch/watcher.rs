@@ -1,0 +1,620 @@
+//! Judges the log behind the writer, and puts on record what it finds.
+//!
+//! - Every check's book is a function of the log up to its head. Time that passes without an event is an event: `Passed`.
+//! - What is found is numbered by definition, in the order in which the log gives it. The store counts what is on record, so
+//!   a crash between finding and recording repeats nothing and loses nothing.
+//! - Checks at one head are judged in one reading. A new one is judged from the first commit until it has caught up.
+//! - What it cannot do stops it alone, and shows. A check that cannot read an event says so, and goes on.
+
+use super::file::{CheckFile, ColdKeys, Files, Header, Saving};
+use super::{CheckStats, Trouble};
+use crate::check::book::Book;
+use crate::check::glance::{Glance, Glasses};
+use crate::check::word::{Finding, Time, Verdict};
+use crate::check::{Check, Clocked, Looked, time_of};
+use crate::codec;
+use crate::commit::prepare::Desk;
+use crate::disk::Clock;
+use crate::episode::Told;
+use crate::error::{AppendError, DecodeError, StorageError, TroubleKind};
+use crate::event::{Event, EventSet};
+use crate::log::record::Record;
+use crate::log::{Hash, Head, LogError, Seek};
+use crate::misfit::panic_text;
+use crate::options::Options;
+use crate::order::{CommitNo, Position, Timestamp};
+use crate::own::{Found, Own};
+use crate::projection::row_key;
+use crate::request::Append;
+use crate::state::bell::Bell;
+use crate::sync::{Mutex, RwLock, deadline};
+use crate::view::Reader;
+use crate::writer::Door;
+use std::collections::VecDeque;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the file may lack of all checks before some of them are saved.
+const UNSAVED_MAX: usize = 1_000_000;
+/// In an idle store, time is recorded no more often than this.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What everyone sees of the watcher.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    stats: RwLock<Arc<Vec<CheckStats>>>,
+    orders: Mutex<Orders>,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    stop: bool,
+    resume: bool,
+}
+
+impl Watch {
+    pub fn stats(&self) -> Arc<Vec<CheckStats>> {
+        self.stats.read().clone()
+    }
+
+    pub fn stop(&self) {
+        self.orders.lock().stop = true;
+    }
+
+    pub fn resume(&self) {
+        self.orders.lock().resume = true;
+    }
+}
+
+/// What watching takes.
+pub(crate) struct Ground {
+    pub reader: Arc<Reader>,
+    pub door: Door,
+    pub options: Options,
+    pub clock: Arc<dyn Clock>,
+    pub checks: Vec<Check>,
+    /// Rung when the head has moved, and when there are orders.
+    pub head_bell: Arc<Bell>,
+    /// Rung when a check has moved.
+    pub watch_bell: Arc<Bell>,
+    /// `None`: state lives in memory.
+    pub files: Option<Files>,
+}
+
+/// One check, and what it has come to.
+struct Watched {
+    check: Check,
+    book: Book,
+    /// How far it has judged.
+    head: Head,
+    /// Findings so far, and those of them that are not on record as far as this process knows.
+    found: u64,
+    untold: VecDeque<(u64, Finding)>,
+    /// Findings that were on record when this process began.
+    told: u64,
+    /// Those whose events it looks at; none: all.
+    families: Vec<String>,
+    /// The last event it could not read, and why.
+    unread: Option<(u64, String)>,
+}
+
+pub(crate) struct Watcher {
+    ground: Ground,
+    watch: Arc<Watch>,
+    all: Vec<Watched>,
+    file: Option<CheckFile>,
+    trouble: Option<StorageError>,
+    glasses: Glasses,
+    /// When time was recorded last, by the monotonic clock.
+    ticked: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Moved,
+    Idle,
+    Stop,
+}
+
+impl Watcher {
+    pub fn new(ground: Ground, watch: Arc<Watch>) -> Self {
+        let glasses = Glasses::new(ground.reader.terms.clone(), ground.reader.board.load().layouts.clone());
+        let (all, file, trouble, ticked) = (Vec::new(), None, None, None);
+        let mut watcher = Self { ground, watch, all, file, trouble, glasses, ticked };
+        if let Err(error) = watcher.open() {
+            watcher.failed(error);
+        }
+        watcher.publish();
+        watcher
+    }
+
+    pub fn run(mut self) {
+        loop {
+            let mut turn = self.guarded_turn();
+            if turn == Turn::Idle {
+                let bell = self.ground.head_bell.clone();
+                let listener = bell.listen();
+                turn = self.guarded_turn();
+                if turn == Turn::Idle && !listener.wait(self.patience().and_then(deadline)) {
+                    self.save_quiet();
+                }
+            }
+            if turn == Turn::Stop {
+                return self.finish();
+            }
+        }
+    }
+
+    /// One piece of work on the calling thread. `false`: there is nothing to do.
+    pub fn step(&mut self) -> bool {
+        self.guarded_turn() == Turn::Moved
+    }
+
+    /// A panic in here is a bug of ours: it stops the checks, and shows.
+    fn guarded_turn(&mut self) -> Turn {
+        let turn = catch_unwind(AssertUnwindSafe(|| self.turn())).unwrap_or_else(|panic| {
+            let what = format!("checking panicked: {}", panic_text(&*panic));
+            self.trouble = Some(StorageError::new(TroubleKind::Io, what));
+            Turn::Moved
+        });
+        if turn == Turn::Moved {
+            self.publish();
+        }
+        turn
+    }
+
+    fn turn(&mut self) -> Turn {
+        let orders = mem::take(&mut *self.watch.orders.lock());
+        if orders.stop {
+            return Turn::Stop;
+        }
+        if orders.resume
+            && self.trouble.take().is_some()
+            && let Err(error) = self.open()
+        {
+            self.failed(error);
+            return Turn::Moved;
+        }
+        if self.trouble.is_some() {
+            return Turn::Idle;
+        }
+        let worked = self.judge().and_then(|moved| {
+            self.save_full()?;
+            Ok(self.tell()? || moved || self.tick()?)
+        });
+        match worked {
+            Ok(true) => Turn::Moved,
+            Ok(false) => Turn::Idle,
+            Err(error) => {
+                self.failed(error);
+                Turn::Moved
+            }
+        }
+    }
+
+    fn failed(&mut self, error: StorageError) {
+        if error.is_rebuildable()
+            && let Some(files) = &self.ground.files
+        {
+            // Derived state that cannot be trusted: all of it is judged again.
+            self.file = None;
+            match CheckFile::create(files, self.ground.reader.log.store()) {
+                Ok(file) => {
+                    drop(file);
+                    match self.open() {
+                        Ok(()) => return,
+                        Err(error) => self.trouble = Some(error),
+                    }
+                }
+                Err(error) => self.trouble = Some(error),
+            }
+        }
+        self.trouble.get_or_insert(error);
+    }
+
+    // ---- beginning and ending ----
+
+    fn open(&mut self) -> Result<(), StorageError> {
+        self.file = None;
+        let mut all = Vec::new();
+        if let Some(files) = &self.ground.files {
+            let mut file = CheckFile::open(files, self.ground.reader.log.store())?;
+            file.forget_others(&self.ground.checks)?;
+            for check in &self.ground.checks {
+                let saved = match file.load(check)? {
+                    Some((header, book)) if self.is_of_this_log(&header.head())? => Some((header, book)),
+                    _ => None,
+                };
+                all.push(match saved {
+                    Some((header, book)) => Watched {
+                        head: header.head(),
+                        found: header.found,
+                        untold: header.untold.into(),
+                        ..Watched::new(check, book)
+                    },
+                    None => self.anew(check),
+                });
+            }
+            self.file = Some(file);
+        } else {
+            all.extend(self.ground.checks.iter().map(|check| self.anew(check)));
+        }
+        for watched in &mut all {
+            watched.told = told(&self.ground.reader, &watched.check)?;
+            watched.untold.retain(|(number, _)| *number >= watched.told);
+        }
+        self.all = all;
+        Ok(())
+    }
+
+    fn anew(&self, check: &Check) -> Watched {
+        let head = Head::empty(self.ground.reader.log.store());
+        Watched { head, ..Watched::new(check, Book::new(check.rule, self.ground.files.is_some())) }
+    }
+
+    fn is_of_this_log(&self, head: &Head) -> Result<bool, StorageError> {
+        let (log, end) = (&self.ground.reader.log, self.ground.reader.board.load().head);
+        if head.commit.0 == 0 || head.commit >= end.commit {
+            return Ok(head.commit.0 == 0 || *head == end);
+        }
+        let page = log.read(Seek::Commit(head.commit.next()), end.commit, 0)?;
+        Ok(page.before() == Some(head.hash))
+    }
+
+    pub fn finish(mut self) {
+        if self.trouble.is_none()
+            && let Err(error) = self.save()
+        {
+            self.failed(error);
+            self.publish();
+        }
+    }
+
+    // ---- judging ----
+
+    /// Shows a page to those who are furthest behind. `false`: all have seen everything.
+    fn judge(&mut self) -> Result<bool, StorageError> {
+        let published = self.ground.reader.board.load();
+        let head = published.head;
+        self.glasses.renew(&published.layouts);
+        let Some(behind) = self.all.iter().map(|watched| watched.head.commit).min() else { return Ok(false) };
+        if behind >= head.commit {
+            return Ok(false);
+        }
+        // No further than to the next ones, whom they join there.
+        let others = self.all.iter().map(|watched| watched.head);
+        let through =
+            others.filter(|other| other.commit > behind).chain([head]).min_by_key(|head| head.commit);
+        let through = through.unwrap_or(head);
+        let from = self.all.iter().find(|watched| watched.head.commit == behind).map(|watched| watched.head);
+        let from = from.expect("it was found above");
+        let reader = self.ground.reader.clone();
+        let mut next = from.commit.next();
+        let mut is_first = true;
+        loop {
+            let page = reader.log.read(Seek::Commit(next), through.commit, reader.page_bytes)?;
+            // Another history is never judged on top of this one.
+            if is_first && page.before() != Some(from.hash) {
+                return Err(StorageError::new(TroubleKind::State, "checks.redb is of another log"));
+            }
+            is_first = false;
+            let end = page.boundary(&through);
+            for record in page.records() {
+                let record = record.map_err(LogError::from)?;
+                if end.as_ref().is_some_and(|end| record.commit() > end.commit) {
+                    break;
+                }
+                self.judge_record(&record, behind)?;
+            }
+            match end {
+                Some(end) => {
+                    let shown = self.all.iter_mut().filter(|watched| watched.head.commit == behind);
+                    shown.for_each(|watched| watched.head = end);
+                    return Ok(true);
+                }
+                // A group that is longer than a page.
+                None => next = page.last().next(),
+            }
+        }
+    }
+
+    fn judge_record(&mut self, record: &Record<'_>, behind: CommitNo) -> Result<(), StorageError> {
+        let time = time_of(record.time());
+        let file = self.file.as_ref();
+        for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
+            if watched.check.clocked == Clocked::Recorded {
+                watched.advance(time, file)?;
+            }
+        }
+        for event in record.events() {
+            let Ok(raw) = event.raw() else { continue };
+            let mut glance = Glance::new(raw, event.position, record.time(), &self.glasses);
+            let family = raw.family();
+            if family == Own::FAMILY {
+                let own = Own::decode(&raw).ok();
+                if let Some(Own::Complete { check, until }) = own {
+                    let told = self.all.iter_mut().filter(|watched| watched.head.commit == behind);
+                    for watched in told.filter(|watched| watched.check.id() == check) {
+                        if watched.check.clocked != Clocked::Recorded {
+                            watched.advance(until, file)?;
+                        }
+                    }
+                }
+                continue;
+            }
+            for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
+                watched.judge(&mut glance, time, file)?;
+            }
+        }
+        Ok(())
+    }
+
+    // ---- putting on record ----
+
+    /// Records what was found, as much as one append takes. `false`: there is nothing.
+    fn tell(&mut self) -> Result<bool, StorageError> {
+        let room = self.ground.options.append_events_max.min(512);
+        let mut events = Vec::new();
+        let mut taken: Vec<usize> = vec![0; self.all.len()];
+        for (index, watched) in self.all.iter().enumerate() {
+            for (number, finding) in watched.untold.iter().take(room - events.len()) {
+                events.push(watched.event(*number, finding));
+                taken[index] += 1;
+            }
+        }
+        if events.is_empty() || !self.append("check", events)? {
+            return Ok(false);
+        }
+        for (watched, taken) in self.all.iter_mut().zip(taken) {
+            watched.untold.drain(..taken);
+        }
+        Ok(true)
+    }
+
+    /// Records that time has passed, where a check waits for it and nothing else comes. `false`: none does.
+    fn tick(&mut self) -> Result<bool, StorageError> {
+        let now = time_of(self.ground.clock.now());
+        let since = self.ground.clock.monotonic();
+        let is_early = self.ticked.is_some_and(|ticked| since < ticked + TICK);
+        if is_early || self.next_due().is_none_or(|due| due >= now) {
+            return Ok(false);
+        }
+        self.ticked = Some(since);
+        self.append("time", vec![Own::Passed])
+    }
+
+    fn next_due(&self) -> Option<Time> {
+        let recorded = self.all.iter().filter(|watched| watched.check.clocked == Clocked::Recorded);
+        recorded.filter_map(|watched| watched.book.next_due()).min()
+    }
+
+    /// `false`: not now.
+    fn append(&self, label: &str, events: Vec<Own>) -> Result<bool, StorageError> {
+        let Ground { reader, door, options, .. } = &self.ground;
+        let desk = Desk { rules: &reader.rules, options, terms: &reader.terms };
+        let append = Append::events(events).label(label);
+        let patience = Duration::from_millis(options.queue_wait_ms_max);
+        let prepared = desk.prepare(append).map_err(|error| refused(&error.to_string()))?;
+        match door.append(Box::new(prepared), patience).and_then(|answered| answered) {
+            Ok(_) => Ok(true),
+            Err(AppendError::Overloaded(_) | AppendError::ClockJumped { .. }) => Ok(false),
+            // The store has stopped, and so do its checks: recovery begins them anew.
+            Err(error) => Err(refused(&error.to_string())),
+        }
+    }
+
+    // ---- files ----
+
+    /// Saves those that weigh most, if there is too much in memory. Checks do not depend on one another: each is saved by itself.
+    fn save_full(&mut self) -> Result<(), StorageError> {
+        let keys_max = self.ground.options.check_keys_max;
+        while self.file.is_some() && self.sum(Book::unsaved_len) > UNSAVED_MAX {
+            self.save_most(Book::unsaved_len, true)?;
+        }
+        while self.file.is_some() && self.sum(Book::keys_len) > keys_max {
+            self.save_most(Book::keys_len, false)?;
+        }
+        Ok(())
+    }
+
+    fn sum(&self, of: impl Fn(&Book) -> usize) -> usize {
+        self.all.iter().map(|watched| of(&watched.book)).sum()
+    }
+
+    fn save_most(&mut self, of: impl Fn(&Book) -> usize, keep: bool) -> Result<(), StorageError> {
+        let most = (0..self.all.len()).max_by_key(|index| of(&self.all[*index].book));
+        most.map_or(Ok(()), |index| self.save_one(index, keep))
+    }
+
+    fn save_quiet(&mut self) {
+        if self.trouble.is_none()
+            && self.sum(Book::unsaved_len) > 0
+            && let Err(error) = self.save()
+        {
+            self.failed(error);
+            self.publish();
+        }
+    }
+
+    fn save(&mut self) -> Result<(), StorageError> {
+        (0..self.all.len()).try_for_each(|index| self.save_one(index, true))
+    }
+
+    fn save_one(&mut self, index: usize, keep: bool) -> Result<(), StorageError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let latest = self.all.iter().map(|watched| watched.head).max_by_key(|head| head.commit);
+        let latest = latest.expect("there is the one that is saved");
+        let watched = &mut self.all[index];
+        let untold = watched.untold.iter().copied().collect();
+        let header = Header::new(&watched.check, &watched.book, &watched.head, watched.found, untold);
+        let saving = Saving::new(&watched.check, &mut watched.book, &header, keep);
+        file.save(saving, &latest, &self.ground.checks)
+    }
+
+    // ---- waiting and showing ----
+
+    /// How long there is nothing to do, if nothing comes.
+    fn patience(&self) -> Option<Duration> {
+        if self.trouble.is_some() {
+            return None;
+        }
+        let now = time_of(self.ground.clock.now());
+        let due = self.next_due().map(|due| {
+            let micros = u64::try_from(due.saturating_sub(now)).unwrap_or(0) + 1;
+            let since = self.ground.clock.monotonic();
+            let tick = self.ticked.map_or(Duration::ZERO, |ticked| (ticked + TICK).saturating_sub(since));
+            Duration::from_micros(micros).max(tick)
+        });
+        let is_unsaved = self.file.is_some() && self.sum(Book::unsaved_len) > 0;
+        let age = is_unsaved.then(|| Duration::from_millis(self.ground.options.overlay_age_ms_max));
+        let untold = self.all.iter().any(|watched| !watched.untold.is_empty());
+        let again = untold.then_some(TICK);
+        [due, age, again].into_iter().flatten().min()
+    }
+
+    fn publish(&self) {
+        let head = self.ground.reader.board.load().head;
+        let stats = self.all.iter().map(|watched| watched.stats(&head, self.trouble.as_ref())).collect();
+        *self.watch.stats.write() = Arc::new(stats);
+        self.ground.watch_bell.ring();
+    }
+}
+
+/// How many findings of this definition are on record.
+fn told(reader: &Reader, check: &Check) -> Result<u64, StorageError> {
+    let Some(registered) = reader.rules.projections.get::<Told>() else { return Ok(0) };
+    let key = (check.id().to_owned(), check.definition());
+    let key =
+        row_key::<(String, [u8; 8])>(registered.id, &key).map_err(|error| refused(&error.to_string()))?;
+    let row = reader.board.load().read(&[], |layers| layers.row(&key))?;
+    let Some(value) = row.and_then(|version| version.value) else { return Ok(0) };
+    codec::decode(&value).map_err(|error| refused(&error.to_string()))
+}
+
+fn refused(why: &str) -> StorageError {
+    StorageError::new(TroubleKind::Io, format!("findings could not be recorded: {why}"))
+}
+
+impl Watched {
+    fn new(check: &Check, book: Book) -> Self {
+        Self {
+            check: check.clone(),
+            book,
+            head: Head {
+                commit: CommitNo(0),
+                position: Position(0),
+                time: Timestamp(0),
+                hash: Hash([0; 32]),
+            },
+            found: 0,
+            untold: VecDeque::new(),
+            told: 0,
+            families: check.lens.families(),
+            unread: None,
+        }
+    }
+
+    fn advance(&mut self, watermark: Time, file: Option<&CheckFile>) -> Result<(), StorageError> {
+        let due = self.book.next_due();
+        if watermark > self.book.watermark() {
+            self.book.advance(watermark, &cold(&self.check, file))?;
+        }
+        if due.is_some() {
+            self.number();
+        }
+        Ok(())
+    }
+
+    fn judge(
+        &mut self,
+        glance: &mut Glance<'_>,
+        recorded: Time,
+        file: Option<&CheckFile>,
+    ) -> Result<(), StorageError> {
+        let family = glance.raw.family();
+        if !self.families.is_empty() && self.families.iter().all(|wanted| wanted != family) {
+            return Ok(());
+        }
+        let looked = catch_unwind(AssertUnwindSafe(|| self.check.lens.look(glance)))
+            .unwrap_or_else(|panic| Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic)))));
+        let Looked { time, seen } = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                let position = glance.position.get();
+                self.unread = Some((position, error.to_string()));
+                self.book.untold(position, recorded);
+                self.number();
+                return Ok(());
+            }
+        };
+        if let (Clocked::Events { lateness }, Some(time)) = (self.check.clocked, time) {
+            // A time ahead of the store's own moves nothing: one source's word is not enough.
+            self.advance(time.min(recorded).saturating_sub(lateness), file)?;
+        }
+        if let Some((key, seen)) = seen {
+            self.book.observe(key, &seen, &cold(&self.check, file))?;
+            self.number();
+        }
+        Ok(())
+    }
+
+    fn number(&mut self) {
+        for (_, finding) in self.book.take_found() {
+            if self.found >= self.told {
+                self.untold.push_back((self.found, finding));
+            }
+            self.found += 1;
+        }
+    }
+
+    fn event(&self, number: u64, finding: &Finding) -> Own {
+        let Finding { verdict, activation, by, decided } = *finding;
+        let (check, definition) = (self.check.id().to_owned(), self.check.definition());
+        let found = Found { check, definition, number, activation, by, decided };
+        match verdict {
+            Verdict::Violated => Own::Violated(found),
+            Verdict::Healed => Own::Healed(found),
+            Verdict::Retracted => Own::Retracted(found),
+            Verdict::Untold => Own::Untold(found),
+        }
+    }
+
+    fn stats(&self, head: &Head, trouble: Option<&StorageError>) -> CheckStats {
+        let counts = *self.book.counts();
+        CheckStats {
+            check: self.check.id().to_owned(),
+            definition: self.check.definition(),
+            position: self.head.position,
+            lag_len: head.position.get().saturating_sub(self.head.position.get()),
+            activations: counts.activations,
+            satisfied: counts.satisfied,
+            violated: counts.violated,
+            pending: counts.pending(),
+            keys_violated: counts.keys_violated,
+            healed: counts.healed,
+            retracted: counts.retracted,
+            unread: counts.untold,
+            last_unread: self.unread.clone(),
+            unrecorded: self.untold.len() as u64,
+            watermark: (self.book.watermark() > Time::MIN).then(|| self.book.watermark()),
+            trouble: trouble.cloned().map(Trouble),
+        }
+    }
+}
+
+fn cold<'a>(check: &Check, file: Option<&'a CheckFile>) -> ColdKeys<'a> {
+    file.map_or(ColdKeys::NONE, |file| file.of(check))
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").finish_non_exhaustive()
+    }
+}
+
+/// As microseconds since 1970.
+pub(super) fn timestamp(time: Time) -> Timestamp {
+    Timestamp::from_micros(u64::try_from(time).unwrap_or(0))
+}

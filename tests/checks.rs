@@ -1,0 +1,339 @@
+//! Checks of sequences, from the outside: what is found, that it is on record once, and that time alone is enough.
+
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, UNIX_EPOCH};
+use tallystone::check::{About, Check, Severity};
+use tallystone::disk::Platform;
+use tallystone::error::OpenError;
+use tallystone::event::Raw;
+use tallystone::prelude::*;
+use tallystone::testing::SimClock;
+use tallystone::watch::State;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Order {
+    Placed { order: u32 },
+    Shipped { order: u32 },
+    Cancelled { order: u32 },
+}
+
+impl Event for Order {
+    const FAMILY: &'static str = "order";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        let (Self::Placed { order } | Self::Shipped { order } | Self::Cancelled { order }) = self;
+        *order
+    }
+}
+
+fn about(id: &'static str) -> About {
+    About {
+        id,
+        severity: Severity::Ticket,
+        owner: "warehouse",
+        means: "We took the order and did not ship it.",
+        remedy: "1 look for the parcel; 2 ship it again",
+    }
+}
+
+fn placed(event: &Order) -> bool {
+    matches!(event, Order::Placed { .. })
+}
+
+fn shipped(event: &Order) -> bool {
+    matches!(event, Order::Shipped { .. })
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn shipped_within_a_day() -> Check {
+    about("shipped")
+        .response(placed, shipped)
+        .unless(|e| matches!(e, Order::Cancelled { .. }))
+        .within(DAY)
+        .into()
+}
+
+/// A store on a clock that only the test moves, and without threads.
+struct Bench {
+    clock: SimClock,
+    store: Store,
+}
+
+impl Bench {
+    fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
+        let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
+        let setup = Setup::new().events::<Order>().platform(platform).lockstep();
+        checks.into_iter().fold(setup, Setup::check)
+    }
+
+    fn new(checks: impl IntoIterator<Item = Check>) -> Self {
+        let clock = SimClock::default();
+        let store = Store::in_memory(Self::setup(&clock, checks)).expect("the setup is well");
+        Self { clock, store }
+    }
+
+    fn append(&self, event: Order) -> Position {
+        self.store.append(Append::event(event)).expect("it is taken").receipt.last
+    }
+
+    fn settle(&self) {
+        assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
+        // What time decides is recorded as an event, which is judged, too.
+        while self.store.checks().stats().iter().any(|check| !check.is_settled()) {
+            assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
+        }
+    }
+
+    /// Lets time pass, and has the checks see it.
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        self.store.step();
+        self.store.step();
+        self.settle();
+    }
+
+    fn states(&self) -> Vec<(u64, State)> {
+        let all = self.store.checks().all().expect("rows are read");
+        all.into_iter().map(|violation| (violation.activation.get(), violation.state)).collect()
+    }
+}
+
+#[test]
+fn row_000_01_data_is_pending_then_violated_and_healed_late() {
+    let bench = Bench::new([shipped_within_a_day()]);
+    let first = bench.append(Order::Placed { order: 1 });
+    bench.settle();
+    let stats = &bench.store.checks().stats()[0];
+    assert_eq!((stats.activations, stats.pending, stats.violated), (1, 1, 0));
+
+    // At the end of the window it may still come.
+    bench.pass(DAY);
+    assert_eq!(bench.states(), []);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.states(), [(first.get(), State::Open)]);
+
+    let late = bench.append(Order::Shipped { order: 1 });
+    bench.settle();
+    let healed = bench.states();
+    assert!(
+        matches!(healed[..], [(_, State::Healed { by, after })] if by == late && after < Duration::from_secs(2))
+    );
+    let stats = &bench.store.checks().stats()[0];
+    assert_eq!((stats.violated, stats.healed, stats.pending, stats.satisfied), (1, 1, 0, 0));
+}
+
+#[test]
+fn row_000_01_what_comes_in_time_leaves_nothing_behind() {
+    let bench = Bench::new([shipped_within_a_day()]);
+    bench.append(Order::Placed { order: 1 });
+    bench.append(Order::Placed { order: 2 });
+    bench.clock.advance(DAY);
+    bench.append(Order::Shipped { order: 1 });
+    bench.append(Order::Cancelled { order: 2 });
+    bench.pass(10 * DAY);
+    assert_eq!(bench.states(), []);
+    let stats = &bench.store.checks().stats()[0];
+    assert_eq!((stats.activations, stats.satisfied, stats.pending), (2, 2, 0));
+}
+
+#[test]
+fn an_event_without_its_counterpart_is_taken_and_reported_not_refused() {
+    let bench = Bench::new([Check::from(about("paid-first").precedence(placed, shipped))]);
+    let shipped = bench.append(Order::Shipped { order: 3 });
+    bench.settle();
+    let [violation] = &bench.store.checks().open().expect("rows are read")[..] else { panic!("one is open") };
+    assert_eq!((violation.activation, violation.by), (shipped, Some(shipped)));
+}
+
+#[test]
+fn row_000_23_a_check_without_a_remedy_does_not_open() {
+    let silent = About { remedy: " ", ..about("silent") };
+    let check = Check::from(silent.precedence(placed, shipped));
+    let refused = Store::in_memory(Setup::new().check(check));
+    let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
+    assert_eq!(why, ["check `silent`: `remedy` is empty"]);
+}
+
+#[test]
+fn two_checks_of_one_name_do_not_open() {
+    let refused = Store::in_memory(Setup::new().check(shipped_within_a_day()).check(shipped_within_a_day()));
+    assert!(matches!(refused, Err(OpenError::Setup(why)) if why == ["two checks are called `shipped`"]));
+}
+
+#[test]
+fn a_violation_is_explained_by_its_events_and_its_remedy() {
+    let bench = Bench::new([shipped_within_a_day()]);
+    bench.append(Order::Placed { order: 7 });
+    bench.pass(DAY + Duration::from_secs(1));
+    let checks = bench.store.checks();
+    let open = checks.open().expect("rows are read");
+    let explained = checks.explain(&open[0]).expect("its events are read");
+    assert_eq!((explained.key.as_str(), explained.events.len()), ("order/7", 1));
+    let text = explained.to_string();
+    for part in [
+        "shipped (Ticket, warehouse) on order/7",
+        "order.Placed",
+        "nothing that it waits for came",
+        "2 ship it again",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn what_people_say_of_a_violation_is_on_record() {
+    let bench = Bench::new([shipped_within_a_day()]);
+    bench.append(Order::Placed { order: 7 });
+    bench.pass(DAY + Duration::from_secs(1));
+    let checks = bench.store.checks();
+    let open = checks.open().expect("rows are read").remove(0);
+    checks.acknowledge(&open, "ana").expect("it is taken");
+    assert_eq!(checks.open().expect("rows are read")[0].acknowledged.as_deref(), Some("ana"));
+
+    assert!(matches!(
+        checks.waive(&open, "ana", " ", UNIX_EPOCH),
+        Err(AppendError::Invalid { what: "waiver", .. })
+    ));
+    checks.waive(&open, "ana", "a test order", UNIX_EPOCH + DAY).expect("it is taken");
+    assert_eq!(checks.open().expect("rows are read"), []);
+    assert!(matches!(&bench.states()[..], [(_, State::Waived { reason, .. })] if reason == "a test order"));
+}
+
+#[test]
+fn an_idle_store_records_time_once_for_what_is_due_and_then_rests() {
+    let bench = Bench::new([shipped_within_a_day()]);
+    bench.append(Order::Placed { order: 1 });
+    bench.pass(DAY + Duration::from_secs(1));
+    let after = bench.store.stats().position;
+    // The event, the time, the violation.
+    assert_eq!(after.get(), 3);
+    for _ in 0..10 {
+        bench.pass(DAY);
+    }
+    assert_eq!(bench.store.stats().position, after);
+}
+
+#[test]
+fn a_check_that_was_never_exercised_says_so() {
+    let bench = Bench::new([shipped_within_a_day()]);
+    bench.append(Order::Shipped { order: 1 });
+    bench.settle();
+    assert_eq!(bench.store.checks().stats()[0].activations, 0);
+}
+
+#[test]
+fn a_check_that_panics_cannot_tell_and_the_others_go_on() {
+    let panics = about("panics").precedence(|_: &Order| panic!("a bug in a check"), shipped);
+    let bench = Bench::new([Check::from(panics), shipped_within_a_day()]);
+    let at = bench.append(Order::Placed { order: 1 });
+    bench.append(Order::Shipped { order: 1 });
+    bench.settle();
+    let stats = bench.store.checks().stats();
+    assert_eq!((stats[0].unread, stats[1].satisfied), (2, 1));
+    assert!(stats[0].last_unread.as_ref().is_some_and(|(_, why)| why.contains("a bug in a check")));
+    let view = bench.store.view().expect("the store is open");
+    let untold = view.query::<Raw>(QueryItem::types(["tallystone.Untold"])).next();
+    assert!(untold.is_some_and(|event| event.is_ok_and(|event| event.position > at)));
+}
+
+#[test]
+fn a_restart_loses_no_deadline_and_repeats_no_finding() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = SimClock::default();
+    let open = || {
+        let setup = Bench::setup(&clock, [shipped_within_a_day()]);
+        let store = Store::open_or_create(dir.path().join("store"), setup).expect("it opens");
+        Bench { clock: clock.clone(), store }
+    };
+    for order in 0..10 {
+        let bench = open();
+        bench.append(Order::Placed { order });
+        if order % 3 == 0 {
+            bench.settle();
+        }
+        bench.store.close();
+    }
+    let bench = open();
+    bench.append(Order::Shipped { order: 4 });
+    bench.pass(DAY + Duration::from_secs(1));
+    assert_eq!(bench.states().len(), 9);
+    let position = bench.store.stats().position;
+    bench.store.close();
+    let bench = open();
+    bench.pass(DAY);
+    assert_eq!((bench.states().len(), bench.store.stats().position), (9, position));
+}
+
+#[test]
+fn without_its_file_a_check_judges_the_log_again_and_finds_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = SimClock::default();
+    let path = dir.path().join("store");
+    let open = || {
+        let setup = Bench::setup(&clock, [shipped_within_a_day()]);
+        Bench { clock: clock.clone(), store: Store::open_or_create(&path, setup).expect("it opens") }
+    };
+    let bench = open();
+    for order in 0..50 {
+        bench.append(Order::Placed { order });
+    }
+    bench.pass(DAY + Duration::from_secs(1));
+    let found = bench.states();
+    let position = bench.store.stats().position;
+    bench.store.close();
+    std::fs::remove_file(path.join("checks.redb")).expect("it is there");
+    let bench = open();
+    bench.settle();
+    assert_eq!((bench.states(), bench.store.stats().position), (found.clone(), position));
+    bench.store.close();
+    let mut bytes = std::fs::read(path.join("checks.redb")).expect("it is there");
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0x5A);
+    std::fs::write(path.join("checks.redb"), bytes).expect("it is written");
+    let bench = open();
+    bench.settle();
+    assert_eq!((bench.states(), bench.store.stats().position), (found, position));
+}
+
+#[test]
+fn a_new_definition_is_judged_over_the_whole_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = SimClock::default();
+    let open = |check: Check| {
+        let setup = Bench::setup(&clock, [check]);
+        Bench {
+            clock: clock.clone(),
+            store: Store::open_or_create(dir.path().join("store"), setup).expect("it opens"),
+        }
+    };
+    let bench = open(shipped_within_a_day());
+    bench.append(Order::Placed { order: 1 });
+    bench.clock.advance(DAY / 2);
+    bench.append(Order::Shipped { order: 1 });
+    bench.settle();
+    assert_eq!(bench.states(), []);
+    bench.store.close();
+    // Half as long as it took.
+    let bench = open(about("shipped").response(placed, shipped).within(DAY / 4).into());
+    bench.settle();
+    assert!(matches!(bench.states()[..], [(1, State::Healed { .. })]));
+}
+
+#[test]
+fn checks_on_their_thread_settle_behind_the_writer() {
+    let store = Store::in_memory(Setup::new().check(about("once").absence(2, placed))).expect("it opens");
+    for order in [1, 2, 1, 3, 1] {
+        store.append(Append::event(Order::Placed { order })).expect("it is taken");
+    }
+    assert!(store.checks().wait_for(store.stats().position, Duration::from_secs(60)));
+    let open = store.checks().open().expect("rows are read");
+    // Judged once for each key; the key's first event names it.
+    assert_eq!(
+        open.iter()
+            .map(|violation| (violation.activation.get(), violation.by.map(Position::get)))
+            .collect::<Vec<_>>(),
+        [(1, Some(3))]
+    );
+}
