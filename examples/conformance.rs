@@ -1,0 +1,443 @@
+//! Judges a log of another system by rules of its own: appends its events to a store, declares the rules as checks, and prints what
+//! they found as one JSON document.
+//!
+//! ```text
+//! cargo run --release --example conformance -- --log FILE.jsonl[.gz] --spec SPEC.json
+//!     [--mode open|closed]   open: what may still come is pending (default); closed: every case is complete
+//!     [--live]               the checks run while events are appended; else afterwards, over all that is there
+//!     [--store DIR]          where the store is; killed and started again, it goes on from there
+//! ```
+//!
+//! A line of the log is `{"seq":n,"case":s,"idx":i,"type":s,"ts":"...Z","attrs":{..}}`; a spec is
+//! `{"unbounded"?:true,"constraints":[{"id","template","A","B"?,"C"?,"n"?,"window"?,"corr"?}]}`.
+
+use flate2::read::MultiGzDecoder;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeSet, HashMap};
+use std::error::Error;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tallystone::Options;
+use tallystone::check::{Check, Definition};
+use tallystone::event::{Raw, Tags};
+use tallystone::prelude::*;
+use tallystone::watch::State;
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+/// Events in one append.
+const BATCH: usize = 500;
+const FAMILY: &str = "log";
+/// The type that closes a case; no type of a log is called so.
+const CLOSED: &str = "log.(case closed)";
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse()?;
+    let spec: Spec = serde_json::from_reader(File::open(&arguments.spec)?)?;
+    let shape = Shape::of(&arguments.log)?;
+    eprintln!("{} events, told up to {} ms late", shape.events, shape.late_ms);
+    let checks = spec.checks(&arguments, &shape)?;
+
+    let scratch = tempfile::tempdir()?;
+    let dir = arguments.store.clone().unwrap_or_else(|| scratch.path().join("store"));
+    let mut options = Options::default();
+    options.check_keys_max = 20_000_000;
+    let watched = || checks.iter().cloned().fold(Setup::new().options(options.clone()), Setup::check);
+    if !arguments.live {
+        let store = Store::open_or_create(&dir, Setup::new())?;
+        append_log(&store, &arguments, &shape)?;
+        store.close();
+    }
+    let store = Store::open_or_create(&dir, watched())?;
+    if arguments.live {
+        append_log(&store, &arguments, &shape)?;
+    }
+    settle(&store, &checks, &shape)?;
+    let report = report(&store, &spec, &arguments)?;
+    store.close();
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
+
+// ---- what it is asked ----
+
+struct Arguments {
+    log: PathBuf,
+    spec: PathBuf,
+    closed: bool,
+    live: bool,
+    store: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn parse() -> Result<Self> {
+        let (mut log, mut spec, mut closed, mut live, mut store) = (None, None, false, false, None);
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--log" => log = Some(value()?.into()),
+                "--spec" => spec = Some(value()?.into()),
+                "--store" => store = Some(value()?.into()),
+                "--live" => live = true,
+                "--mode" => {
+                    closed = match value()?.as_str() {
+                        "open" => false,
+                        "closed" => true,
+                        other => return Err(format!("--mode is open or closed, not {other}").into()),
+                    }
+                }
+                other => return Err(format!("unknown argument {other}").into()),
+            }
+        }
+        Ok(Self {
+            log: log.ok_or("--log is missing")?,
+            spec: spec.ok_or("--spec is missing")?,
+            closed,
+            live,
+            store,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Spec {
+    #[serde(default)]
+    unbounded: bool,
+    constraints: Vec<Constraint>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Constraint {
+    id: String,
+    template: String,
+    #[serde(rename = "A")]
+    a: Value,
+    #[serde(rename = "B")]
+    b: Option<Value>,
+    #[serde(rename = "C")]
+    c: Option<Value>,
+    n: Option<u32>,
+    window: Option<(Option<i64>, Option<i64>)>,
+    #[serde(rename = "for")]
+    stands: Option<i64>,
+    #[serde(default)]
+    corr: Vec<String>,
+    #[serde(default)]
+    #[allow(dead_code, reason = "for readers of the spec")]
+    note: Option<String>,
+}
+
+impl Spec {
+    fn checks(&self, arguments: &Arguments, shape: &Shape) -> Result<Vec<Check>> {
+        self.constraints.iter().map(|constraint| constraint.check(self.unbounded, arguments, shape)).collect()
+    }
+}
+
+impl Constraint {
+    fn is_of_case(&self) -> bool {
+        let of_case = ["existence", "absence", "exactly", "init", "end", "not_coexistence"];
+        of_case.contains(&self.template.as_str())
+    }
+
+    fn check(&self, unbounded: bool, arguments: &Arguments, shape: &Shape) -> Result<Check> {
+        let counts = matches!(self.template.as_str(), "existence" | "absence" | "exactly");
+        let millis = |bound: Option<i64>| bound.map(|bound| format!("{bound}ms"));
+        let (from, to) = self.window.unwrap_or((None, self.stands));
+        let mut definition = json!({
+            "id": self.id,
+            "kind": self.template,
+            "when": selector(&self.a)?,
+            "not_before": millis(from),
+            "within": millis(to),
+            "n": self.n.or(counts.then_some(1)),
+            "tied": self.corr.iter().map(|name| attribute(name)).collect::<Vec<_>>(),
+            "families": [FAMILY],
+            "time": "ts",
+            "lateness": format!("{}ms", shape.late_ms),
+            "unbounded": unbounded,
+            "severity": "note",
+            "owner": "conformance",
+            "means": format!("{} does not hold.", self.template),
+            "remedy": "look at the case",
+        });
+        for (field, given) in [("then", &self.b), ("until", &self.c)] {
+            if let Some(given) = given {
+                definition[field] = selector(given)?;
+            }
+        }
+        if arguments.closed {
+            definition["closed_by"] = json!(CLOSED);
+        }
+        let definition: Definition = serde_json::from_value(definition)
+            .map_err(|error| format!("constraint `{}`: {error}", self.id))?;
+        Ok(Check::try_from(definition)?)
+    }
+}
+
+fn type_name(kind: &str) -> String {
+    format!("{FAMILY}.{kind}")
+}
+
+/// The path of an attribute. A dot would lead into it.
+fn attribute(name: &str) -> String {
+    format!("attrs.{}", undotted(name))
+}
+
+fn undotted(name: &str) -> String {
+    name.replace('.', "\u{2024}")
+}
+
+fn selector(given: &Value) -> Result<Value> {
+    match given {
+        Value::String(kind) => Ok(json!(type_name(kind))),
+        Value::Array(any) => Ok(Value::Array(any.iter().map(selector).collect::<Result<_>>()?)),
+        Value::Object(both) => {
+            let mut out = Map::new();
+            for (field, value) in both {
+                match (field.as_str(), value) {
+                    ("type", Value::String(kind)) => drop(out.insert("type".into(), json!(type_name(kind)))),
+                    ("attr", Value::Object(attrs)) => {
+                        let named = attrs.iter().map(|(name, value)| (attribute(name), value.clone()));
+                        out.insert("where".into(), Value::Object(named.collect()));
+                    }
+                    _ => return Err(format!("a selector has no `{field}` like that").into()),
+                }
+            }
+            Ok(Value::Object(out))
+        }
+        other => Err(format!("{other} selects nothing").into()),
+    }
+}
+
+// ---- the log ----
+
+#[derive(Deserialize)]
+struct Line {
+    seq: u64,
+    case: String,
+    idx: u64,
+    #[serde(rename = "type")]
+    kind: String,
+    ts: String,
+    #[serde(default)]
+    attrs: Map<String, Value>,
+}
+
+impl Line {
+    fn event(self, millis: i64) -> Raw {
+        let attrs: Map<_, _> = self.attrs.into_iter().map(|(name, value)| (undotted(&name), value)).collect();
+        let payload = json!({
+            "seq": self.seq, "case": self.case, "idx": self.idx, "ts": millis, "attrs": attrs,
+        });
+        Raw::json(type_name(&self.kind), stream(&self.case), Tags::none(), &payload)
+    }
+}
+
+fn stream(case: &str) -> String {
+    format!("{FAMILY}/{case}")
+}
+
+fn lines(path: &PathBuf) -> Result<impl Iterator<Item = Result<(Line, i64)>> + use<>> {
+    let file = BufReader::with_capacity(1 << 20, File::open(path)?);
+    let zipped = path.extension().is_some_and(|extension| extension == "gz");
+    let read: Box<dyn Read> = if zipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    let lines = BufReader::with_capacity(1 << 20, read).lines().enumerate();
+    Ok(lines.map(|(number, line)| {
+        let line: Line =
+            serde_json::from_str(&line?).map_err(|error| format!("line {}: {error}", number + 1))?;
+        let millis =
+            millis_of(&line.ts).ok_or_else(|| format!("line {}: no time: {}", number + 1, line.ts))?;
+        Ok((line, millis))
+    }))
+}
+
+/// What must be known of a log before it is judged.
+struct Shape {
+    events: u64,
+    horizon_ms: i64,
+    /// By how much an event is behind the latest before it, at most.
+    late_ms: i64,
+    /// Every case, in order of appearance.
+    cases: Vec<String>,
+}
+
+impl Shape {
+    fn of(path: &PathBuf) -> Result<Self> {
+        let mut shape = Shape { events: 0, horizon_ms: i64::MIN, late_ms: 0, cases: Vec::new() };
+        let mut known = std::collections::HashSet::new();
+        for line in lines(path)? {
+            let (line, millis) = line?;
+            shape.events += 1;
+            shape.horizon_ms = shape.horizon_ms.max(millis);
+            shape.late_ms = shape.late_ms.max(shape.horizon_ms - millis);
+            if known.insert(line.case.clone()) {
+                shape.cases.push(line.case);
+            }
+        }
+        Ok(shape)
+    }
+}
+
+/// `2013-06-17T22:00:00.000Z` as milliseconds since 1970.
+fn millis_of(text: &str) -> Option<i64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.rsplitn(3, '-').map(str::parse::<i64>);
+    let (day, month, year) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let mut time = time.splitn(3, ':');
+    let (hour, minute) = (time.next()?.parse::<i64>().ok()?, time.next()?.parse::<i64>().ok()?);
+    let (second, part) = match time.next()? {
+        second if second.contains('.') => second.split_once('.')?,
+        second => (second, "0"),
+    };
+    let millis = format!("{part:0<3}").get(..3)?.parse::<i64>().ok()?;
+    // Days since 1970, by Howard Hinnant's `days_from_civil`.
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(((days * 24 + hour) * 60 + minute) * 60_000 + second.parse::<i64>().ok()? * 1000 + millis)
+}
+
+/// Appends what the store lacks of the log, and then that its cases are complete, if they are.
+fn append_log(store: &Store, arguments: &Arguments, shape: &Shape) -> Result<()> {
+    let there = logged(store)?;
+    eprintln!("{there} events are there");
+    let mut batch = Batch { store, events: Vec::new() };
+    for (number, read) in (1..).zip(lines(&arguments.log)?) {
+        let (line, millis) = read?;
+        if number > there {
+            batch.push(line.event(millis))?;
+        }
+        if number % 100_000 == 0 {
+            eprintln!("{number} of {} events", shape.events);
+        }
+    }
+    if arguments.closed {
+        let payload = json!({ "ts": shape.horizon_ms });
+        for case in shape.cases.iter().skip(there.saturating_sub(shape.events) as usize) {
+            batch.push(Raw::json(CLOSED, stream(case), Tags::none(), &payload))?;
+        }
+    }
+    batch.flush()
+}
+
+struct Batch<'s> {
+    store: &'s Store,
+    events: Vec<Raw>,
+}
+
+impl Batch<'_> {
+    fn push(&mut self, event: Raw) -> Result<()> {
+        self.events.push(event);
+        if self.events.len() == BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let mut events = self.events.drain(..);
+        if let Some(first) = events.next() {
+            self.store.append(events.fold(Append::raw(first), Append::and_raw))?;
+        }
+        Ok(())
+    }
+}
+
+/// How many events of the log are in the store, those that close cases included.
+fn logged(store: &Store) -> Result<u64> {
+    let mut count = 0;
+    for event in store.view()?.query::<Raw>(Query::all()) {
+        count += u64::from(event?.event.family() == FAMILY);
+    }
+    Ok(count)
+}
+
+fn instant(millis: i64) -> SystemTime {
+    match u64::try_from(millis) {
+        Ok(since) => UNIX_EPOCH + Duration::from_millis(since),
+        Err(_) => UNIX_EPOCH - Duration::from_millis(millis.unsigned_abs()),
+    }
+}
+
+/// Waits until all is judged. That nothing older comes is on record, too: the log has ended.
+fn settle(store: &Store, checks: &[Check], shape: &Shape) -> Result<()> {
+    for check in checks {
+        store.checks().complete(check.id(), instant(shape.horizon_ms))?;
+    }
+    while !store.checks().wait_for(store.stats().position, Duration::from_secs(5)) {
+        let stats = store.checks().stats();
+        if let Some(trouble) = stats.iter().find_map(|check| check.trouble.as_ref()) {
+            return Err(trouble.to_string().into());
+        }
+        eprintln!("{} events to judge", stats.iter().map(|check| check.lag_len).max().unwrap_or(0));
+    }
+    Ok(())
+}
+
+// ---- what was found ----
+
+fn report(store: &Store, spec: &Spec, arguments: &Arguments) -> Result<Value> {
+    let mut found: Vec<Vec<u64>> = Vec::new();
+    for constraint in &spec.constraints {
+        let all = store.checks().of(&constraint.id)?;
+        let stands = all.iter().filter(|violation| !matches!(violation.state, State::Retracted { .. }));
+        found.push(stands.map(|violation| violation.activation.get()).collect());
+    }
+    let wanted: BTreeSet<u64> = found.iter().flatten().copied().collect();
+    let names = names(store, &wanted)?;
+    let stats = store.checks().stats();
+    let mut constraints = Vec::new();
+    for ((constraint, found), stats) in spec.constraints.iter().zip(found).zip(stats) {
+        if stats.unread > 0 {
+            return Err(format!(
+                "`{}` could not read {} events: {:?}",
+                stats.check, stats.unread, stats.last_unread
+            )
+            .into());
+        }
+        let ids: BTreeSet<String> = found
+            .iter()
+            .map(|position| {
+                let (case, idx) = &names[position];
+                if constraint.is_of_case() { format!("{case}:-") } else { format!("{case}:{idx}") }
+            })
+            .collect();
+        constraints.push(json!({
+            "id": constraint.id,
+            "activations": stats.activations,
+            "satisfied": stats.satisfied,
+            "violated": stats.violated,
+            "pending": stats.pending,
+            "cases_violated": stats.keys_violated,
+            "violations_sha256": hash_of(&ids),
+        }));
+    }
+    Ok(json!({ "mode": if arguments.closed { "closed" } else { "open" }, "constraints": constraints }))
+}
+
+/// Case and number in it, by position.
+fn names(store: &Store, wanted: &BTreeSet<u64>) -> Result<HashMap<u64, (String, u64)>> {
+    let view = store.view()?;
+    let mut names = HashMap::new();
+    for event in view.query::<Raw>(Query::all()) {
+        let event = event?;
+        if wanted.contains(&event.position.get()) {
+            let value = view.value(&event)?;
+            let case = value.get("case").and_then(|case| case.as_str()).unwrap_or_default().to_owned();
+            let idx = value.get("idx").and_then(|idx| idx.as_u64()).unwrap_or_default();
+            names.insert(event.position.get(), (case, idx));
+        }
+    }
+    Ok(names)
+}
+
+fn hash_of(ids: &BTreeSet<String>) -> String {
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    Sha256::digest(ids.join("\n")).iter().map(|byte| format!("{byte:02x}")).collect()
+}
