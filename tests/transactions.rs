@@ -349,6 +349,22 @@ fn a_future_that_is_dropped_decides_nothing_more_and_hurts_nobody() {
     assert_eq!(row(&store, 1), Some(1));
 }
 
+#[test]
+#[expect(clippy::reversed_empty_ranges, reason = "that is the point")]
+fn nothing_changes_a_range_that_ends_before_it_begins() {
+    let disk = Arc::new(tallystone::testing::SimDisk::new(1));
+    let platform = tallystone::disk::Platform { disk, ..tallystone::disk::Platform::real() };
+    let store = Store::create("/store", setup().platform(platform).lockstep()).unwrap();
+    // It waits for the writer, and shares a group with the decision.
+    let before = store.submit(Append::event(Cell::Set { cell: 4, value: 1 }));
+    let read = store.transact("range", |tx| -> Decision<usize> {
+        add(tx, 1, 1)?;
+        Ok(tx.rows::<Cells>(5..3)?.len())
+    });
+    assert_eq!(read.unwrap().response, 0);
+    assert!(before.wait().is_ok() && store.stats().poisoned.is_none());
+}
+
 // ---- seed 001: short, small transactions ----
 
 #[test]

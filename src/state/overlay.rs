@@ -139,6 +139,9 @@ impl History for Delta {
     }
 
     fn range_change(&self, range: &KeyRange, _: Since) -> Option<RowVersion> {
+        if range.is_empty() {
+            return None;
+        }
         self.rows.range::<[u8], _>(range.as_bounds()).next().map(|(_, version)| version.clone())
     }
 }
