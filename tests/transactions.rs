@@ -365,6 +365,19 @@ fn nothing_changes_a_range_that_ends_before_it_begins() {
     assert!(before.wait().is_ok() && store.stats().poisoned.is_none());
 }
 
+#[test]
+fn a_query_up_to_a_position_is_changed_by_events_up_to_it_only() {
+    for (cells, held) in [([2, 1], true), ([1, 2], false)] {
+        let store = with(&[(1, 10)]);
+        let mut tx = store.begin("bounded").unwrap();
+        let ask = Query::from(QueryItem::stream::<Cell>(&1)).up_to(Position::new(2));
+        assert_eq!(tx.query::<Cell>(ask).unwrap().len(), 1);
+        add(&mut tx, 3, 1).unwrap();
+        cells.iter().for_each(|cell| drop(filled(store.clone(), &[(*cell, 5)])));
+        assert_eq!(tx.commit(()).is_ok(), held, "cells {cells:?} are set at positions 2 and 3");
+    }
+}
+
 // ---- seed 001: short, small transactions ----
 
 #[test]

@@ -163,7 +163,7 @@ impl<'a> Group<'a> {
             if !expectation.version.holds(is) {
                 let (stream, expected) = (expectation.stream.clone(), expectation.version);
                 let last = self.read(&Delta::default(), |layers| {
-                    layers.positions(term, everything(), Direction::Backward, 1)
+                    layers.positions(term, Span::EVERYTHING, Direction::Backward, 1)
                 })?;
                 return Err(AppendError::WrongVersion { stream, expected, is, last: last.first().copied() });
             }
@@ -263,10 +263,6 @@ impl<'a> Group<'a> {
         draft.commit.folds = projection::digests(&draft.delta);
         Ok(())
     }
-}
-
-fn everything() -> Span {
-    Span { after: Position::START, through: Position(u64::MAX) }
 }
 
 /// What a conflict says of the event at `position`.

@@ -8,6 +8,7 @@ use crate::idempotency::Keyed;
 use crate::options::Options;
 use crate::order::Position;
 use crate::request::{Append, Expected, Retention};
+use crate::state::layer::Span;
 use crate::state::search::Plan;
 use crate::state::term::{Term, Terms};
 
@@ -110,7 +111,8 @@ impl Desk<'_> {
             }
             let (what, words) =
                 (What::Events(Plan::new(query, self.terms)), "the append's condition".to_owned());
-            reads.all.push(Read { what, words, at: None, after: condition.after.unwrap_or_default() });
+            let within = Span { after: condition.after.unwrap_or_default(), ..Span::EVERYTHING };
+            reads.all.push(Read { what, words, at: None, within });
         }
         Ok(reads)
     }

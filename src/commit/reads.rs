@@ -22,8 +22,8 @@ pub(crate) struct Read {
     pub words: String,
     /// The caller's line; none for the condition of a plain append.
     pub at: Option<&'static Location<'static>>,
-    /// Events up to here are known to the caller, whatever its snapshot.
-    pub after: Position,
+    /// Of events: only those in it are new to the caller, whatever its snapshot, and asked for.
+    pub within: Span,
 }
 
 /// What was read.
@@ -91,12 +91,13 @@ impl Reads {
         let first = |change: &dyn Fn(&dyn History) -> Option<RowVersion>| {
             history.iter().find_map(|layer| change(*layer)).map(|version| version.position)
         };
-        for (read, Read { what, after, .. }) in self.all.iter().enumerate() {
+        for (read, Read { what, within, .. }) in self.all.iter().enumerate() {
             let changed = match what {
                 What::Row(key) => first(&|layer| layer.row_change(key, since)),
                 What::Rows(range) => first(&|layer| layer.range_change(range, since)),
                 What::Events(plan) => {
-                    let since = Span { after: position.max(*after), through: layers.position };
+                    let (after, through) = (position.max(within.after), layers.position.min(within.through));
+                    let since = Span { after, through };
                     plan.positions(layers, since, Direction::Forward, 1)?.first().copied()
                 }
             };

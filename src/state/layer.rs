@@ -79,6 +79,9 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// All there is and will be.
+    pub const EVERYTHING: Self = Self { after: Position::START, through: Position(u64::MAX) };
+
     pub fn is_empty(self) -> bool {
         self.after >= self.through
     }

@@ -23,7 +23,7 @@ use crate::own::Own;
 use crate::projection::{At, FoldFailure, Projection, Step, key_range, row_key};
 use crate::query::{self, Query, QueryItem};
 use crate::request::{Committed, Request};
-use crate::state::layer::{Direction, KeyRange, RowEntry, RowKey};
+use crate::state::layer::{Direction, KeyRange, RowEntry, RowKey, Span};
 use crate::state::overlay::Delta;
 use crate::state::search::Plan;
 use crate::view::{self, Events, Reader, Stale, View};
@@ -267,7 +267,7 @@ impl Tx<'_> {
             let range = key_range::<P>(id, keys).map_err(invalid)?;
             let found = self.layered(|layers| layers.rows(&range, direction, limit))?;
             let seen = seen(range, direction, &found, limit);
-            self.track(What::Rows(seen), format!("rows of `{}`", P::NAME), Position::START, at)?;
+            self.track(What::Rows(seen), format!("rows of `{}`", P::NAME), Span::EVERYTHING, at)?;
             let decode = |(key, version): &RowEntry| {
                 let row = view::decode_row::<P>(version)?.row;
                 let decoded = key::decode(&key[4..]);
@@ -359,23 +359,25 @@ impl Tx<'_> {
         if self.reads.borrow().all.iter().rev().take(8).any(known) {
             return Ok(());
         }
-        self.track(What::Row(key), words(), Position::START, at)
+        self.track(What::Row(key), words(), Span::EVERYTHING, at)
     }
 
     fn track_events(&self, query: &Query, at: &'static Location<'static>) -> Result<(), TxError> {
         let plan = Plan::new(query, &self.reader.terms);
-        self.track(What::Events(plan), format!("events: {query}"), query.range().0, at)
+        let (after, up_to) = query.range();
+        let within = Span { after, through: up_to.unwrap_or(Span::EVERYTHING.through) };
+        self.track(What::Events(plan), format!("events: {query}"), within, at)
     }
 
     fn track(
         &self,
         what: What,
         words: String,
-        after: Position,
+        within: Span,
         at: &'static Location<'static>,
     ) -> Result<(), TxError> {
         self.running.meter.lock().read(at)?;
-        self.reads.borrow_mut().all.push(Read { what, words, at: Some(at), after });
+        self.reads.borrow_mut().all.push(Read { what, words, at: Some(at), within });
         Ok(())
     }
 }
