@@ -14,15 +14,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tallystone::disk::{Access, Disk, File, Kind, Platform};
-use tallystone::error::{AppendError, OpenError, ReadError};
+use tallystone::error::{AppendError, OpenError, ReadError, TxError};
 use tallystone::event::Raw;
 use tallystone::prelude::{Position, Query, Sequenced, Store, Subscription, View};
 use tallystone::request::Retention;
-use tallystone::testing::model::{AllRows, Model, Verdict};
+use tallystone::testing::decision::{Plan, Step, Which};
+use tallystone::testing::model::{AllRows, Model, RowName, Verdict};
+use tallystone::testing::twin::{Odd, Ran, Twin};
 use tallystone::testing::workload::{
     self, Ask, Balances, Counts, Fact, Item, ON_PURPOSE, Request, Seats, Trails, Workload,
 };
 use tallystone::testing::{Fault, Faults, ImagePolicy, Random, SimClock, SimDisk, SimEntropy};
+use tallystone::transaction::Decision;
 use tallystone::{Options, Timestamp};
 
 const STORE: &str = "/bank";
@@ -170,6 +173,14 @@ struct Unknown {
     /// The model with it.
     with: Model,
     requests: Vec<Request>,
+    /// A decision among them.
+    plan: Option<Plan>,
+}
+
+impl Unknown {
+    fn beside(model: &Model) -> Self {
+        Self { with: model.clone(), requests: Vec::new(), plan: None }
+    }
 }
 
 struct Sim {
@@ -188,6 +199,8 @@ struct Sim {
     retention: Retention,
     /// The clock is ahead, and no commit may have its time.
     jumped: bool,
+    /// Where the clock was before it was set back.
+    furthest: u64,
     views: Vec<Held>,
     followers: Vec<Follower>,
     life: u64,
@@ -247,6 +260,7 @@ impl Sim {
             workload: Workload::new(seed),
             retention: Retention::Forever,
             jumped: false,
+            furthest: 0,
             fault_rate: [0.05, 0.15, 0.4][random.below(3) as usize],
             second: None,
             store: None,
@@ -463,6 +477,12 @@ impl Sim {
     fn settle(&mut self) -> Outcome {
         let head = self.view()?.commit().get();
         if let Some(unknown) = self.unknown.take() {
+            if unknown.plan.is_some() {
+                self.tally.note(match head == unknown.with.commit() {
+                    true => "unknown tx was there",
+                    false => "unknown tx was lost",
+                });
+            }
             if head == unknown.with.commit() {
                 self.tally.note("unknown was there");
                 self.say(format!("unknown was there, up to {head}"));
@@ -475,6 +495,7 @@ impl Sim {
                 self.say(format!("unknown was lost, back to {head}"));
             }
             self.workload.ask_again(unknown.requests);
+            self.workload.decide_again(unknown.plan);
             if self.random.chance(0.3) {
                 // What was answered once must hold, though nothing else was written since.
                 self.check()?;
@@ -495,7 +516,7 @@ impl Sim {
     // ---- steps ----
 
     fn step(&mut self) -> Outcome {
-        match self.random.below(32) {
+        match self.random.below(44) {
             0 => self.reopen(),
             1 => self.without_state(),
             2 => self.verify(),
@@ -522,12 +543,15 @@ impl Sim {
                 self.behind_is_well()
             }
             16..19 => self.follow(),
+            19..25 => self.decide(),
+            25..31 => self.interleave(),
             _ => self.group(),
         }
     }
 
     fn move_clock(&mut self) {
         let now = self.clock_now();
+        self.furthest = self.furthest.max(now);
         match self.random.below(5) {
             0 => self.clock.jump(Timestamp::from_micros(now / 2)),
             1 => self.clock.jump(Timestamp::from_micros(now + 1_000_000_000)),
@@ -539,7 +563,8 @@ impl Sim {
     fn jump_clock(&mut self) -> Outcome {
         let was = self.clock_now();
         let newest = self.model.commits.last().map_or(0, |last| last.micros);
-        self.clock.jump(Timestamp::from_micros(was.max(newest) + 100 * 86_400_000_000));
+        // Where it was before it was set back, it is believed.
+        self.clock.jump(Timestamp::from_micros(self.furthest.max(was).max(newest) + 100 * 86_400_000_000));
         self.say("the clock jumped");
         self.jumped = true;
         let served = self.group();
@@ -558,18 +583,38 @@ impl Sim {
 
     fn group(&mut self) -> Outcome {
         let group = self.workload.group(&self.model);
-        self.serve(group)
+        self.serve(group, None)
     }
 
-    /// Hands requests over, serves them, and compares the answers.
-    fn serve(&mut self, group: Vec<Request>) -> Outcome {
-        let (seen, now) = (self.model.position(), Timestamp::from_micros(self.clock_now()));
+    /// A decision, and requests that come between it and its commit.
+    fn decide(&mut self) -> Outcome {
+        let group = if self.random.coin() { self.workload.group(&self.model) } else { Vec::new() };
+        let plan = self.workload.plan(&self.model);
+        self.serve(group, Some(plan))
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.clock_now())
+    }
+
+    /// Hands requests over, has a decision made, serves the requests and then what was decided, and compares the answers.
+    fn serve(&mut self, group: Vec<Request>, plan: Option<Plan>) -> Outcome {
+        let (seen, now) = (self.model.position(), self.now());
         self.model.retention = self.retention;
+        let before = plan.is_some().then(|| self.model.clone());
         let mut asked = Vec::new();
         for request in group {
             let at_once = self.model.at_once(&request, now);
             asked.push((self.store().submit(request.append()), at_once, request));
         }
+        let ran = plan.map(|plan| {
+            let off = self.disk.is_off();
+            let ran = Ran::on(self.store(), plan, now);
+            if self.disk.is_off() && !off {
+                self.tally.note("cut in a commit of a transaction");
+            }
+            ran
+        });
         self.store().step();
         let mut unknown: Option<Unknown> = None;
         let mut ended = false;
@@ -580,8 +625,7 @@ impl Sim {
             let answer = commit.wait();
             match &answer {
                 Err(AppendError::Unknown) => {
-                    let held = unknown
-                        .get_or_insert_with(|| Unknown { with: self.model.clone(), requests: Vec::new() });
+                    let held = unknown.get_or_insert_with(|| Unknown::beside(&self.model));
                     held.with.decide(&request, seen, now);
                     held.requests.push(request);
                     ended = true;
@@ -623,6 +667,30 @@ impl Sim {
                 format!("{request:?}\n  must be {verdict:?}\n  is {answer:?}")
             })?;
         }
+        if let Some((ran, before)) = ran.zip(before) {
+            match &ran.answer {
+                Err(TxError::Unknown) => {
+                    let held = unknown.get_or_insert_with(|| Unknown::beside(&self.model));
+                    ran.compare(&before, &mut held.with, false).or_else(wrong)?;
+                    held.plan = Some(ran.plan);
+                }
+                Err(error) if is_of_the_disk(error) => faulted = Some(self.trouble("decision", error)),
+                _ => {
+                    ensure(!ended || ran.leaves_nothing(), || {
+                        format!("after an error of the disk: {:?}", ran.answer)
+                    })?;
+                    // Of what is unknown it knows nothing.
+                    let ending = ran.compare(&before, &mut self.model, true).or_else(wrong)?;
+                    self.tally.note(ending.name());
+                    self.tally.add("tx tried again", u64::from(ran.tries.len() > 1));
+                }
+            }
+        }
+        self.leave_unknown(unknown)?;
+        faulted.unwrap_or(Ok(()))
+    }
+
+    fn leave_unknown(&mut self, unknown: Option<Unknown>) -> Outcome {
         if let Some(unknown) = unknown {
             ensure(self.faults() > self.mark, || "unknown without a fault".to_owned())?;
             ensure(unknown.with.commit() > self.model.commit(), || {
@@ -633,7 +701,142 @@ impl Sim {
             self.unknown = Some(unknown);
             self.nothing_unsynced_shows()?;
         }
-        faulted.unwrap_or(Ok(()))
+        Ok(())
+    }
+
+    // ---- transactions beside one another ----
+
+    fn is_well(&self) -> bool {
+        let well = self.store.as_ref().is_some_and(|store| {
+            let stats = store.stats();
+            stats.poisoned.is_none() && stats.damaged.is_none()
+        });
+        well && !self.disk.is_off() && self.unknown.is_none()
+    }
+
+    /// Transactions beside one another, and beside all that is asked otherwise. Some of them outlive the process.
+    fn interleave(&mut self) -> Outcome {
+        let (store, mut open) = (self.store().clone(), Vec::new());
+        self.say("transactions");
+        match self.go_beside(&store, &mut open) {
+            went if open.is_empty() => went,
+            Err(Trouble::Wrong(what)) => wrong(what),
+            Ok(()) => self.outlive(open),
+            Err(Trouble::Faulted(what)) => {
+                self.say(format!("faulted: {what}"));
+                self.outlive(open)
+            }
+        }
+    }
+
+    /// A transaction around a group, which it does not survive if the group takes the store down.
+    fn around(&mut self, group: Vec<Request>, plan: Plan) -> Outcome {
+        let store = self.store().clone();
+        let mut twin = self.begin(&store, plan)?;
+        while self.step_of(&mut twin)? {}
+        match self.serve(group, None) {
+            Err(Trouble::Wrong(what)) => wrong(what),
+            _ if !self.is_well() => self.outlive(vec![twin]),
+            Ok(()) => self.commit(twin),
+            faulted => faulted,
+        }
+    }
+
+    fn go_beside<'s>(&mut self, store: &'s Store, open: &mut Vec<Twin<'s>>) -> Outcome {
+        // Long ones see flushes go by.
+        let what = [16, 8][self.random.below(2) as usize];
+        for _ in 0..4 + self.random.below(24) {
+            if !self.is_well() {
+                return Ok(());
+            }
+            let one = self.random.below(open.len().max(1) as u64) as usize;
+            match self.random.below(what) {
+                0..3 if open.len() < 4 => {
+                    let plan = self.workload.plan(&self.model);
+                    open.push(self.begin(store, plan)?);
+                }
+                3 | 4 => self.group()?,
+                5 => self.decide()?,
+                6 => self.move_clock(),
+                _ if open.is_empty() => {}
+                7 => drop(open.swap_remove(one)),
+                8..10 => self.commit(open.swap_remove(one))?,
+                _ => drop(self.step_of(&mut open[one])?),
+            }
+        }
+        while self.is_well() && !open.is_empty() && self.random.chance(0.9) {
+            self.commit(open.swap_remove(0))?;
+        }
+        Ok(())
+    }
+
+    fn begin<'s>(&self, store: &'s Store, plan: Plan) -> Outcome<Twin<'s>> {
+        let begun = Twin::begin(store, &self.model, plan, self.now());
+        begun.or_else(|error| self.trouble("begin", error))
+    }
+
+    /// `false`: there is nothing more to do in it.
+    fn step_of(&mut self, twin: &mut Twin<'_>) -> Outcome<bool> {
+        match twin.step(&self.model) {
+            Ok(more) => Ok(more),
+            Err(Odd::Store(error)) => self.trouble("a step of a transaction", error),
+            Err(Odd::Differs(what)) => wrong(what),
+        }
+    }
+
+    /// Does what is left to do in it, and commits it.
+    fn commit(&mut self, mut twin: Twin<'_>) -> Outcome {
+        while self.step_of(&mut twin)? {}
+        self.model.retention = self.retention;
+        let off = self.disk.is_off();
+        let ended = twin.commit();
+        let (now, flushed) = (self.now(), self.store().stats().flushed_commit.get());
+        if self.disk.is_off() && !off {
+            self.tally.note("cut in a commit of a transaction");
+        }
+        match &ended.answer {
+            Err(TxError::Unknown) => {
+                let mut unknown = Unknown::beside(&self.model);
+                ended.compare(&mut unknown.with, now, flushed, false).or_else(wrong)?;
+                unknown.plan = Some(ended.plan);
+                self.leave_unknown(Some(unknown))
+            }
+            Err(error) if is_of_the_disk(error) => self.trouble("commit", error),
+            _ => {
+                let ending = ended.compare(&mut self.model, now, flushed, true).or_else(wrong)?;
+                self.tally.note(ending.name());
+                Ok(())
+            }
+        }
+    }
+
+    /// The store goes down, and comes back; whoever was begun before commits nothing any more.
+    fn outlive(&mut self, open: Vec<Twin<'_>>) -> Outcome {
+        let poisoned = self.store().stats().poisoned.is_some();
+        match self.random.below(3) {
+            _ if self.disk.is_off() => self.restore()?,
+            0 if poisoned && self.store().recover().is_ok() => {
+                self.store().accept_clock();
+                self.life += 1;
+                self.say("recovered under transactions");
+                self.settle()?;
+            }
+            1 => {
+                self.kill();
+                self.restore()?;
+            }
+            _ => {
+                let policy = ImagePolicy::ALL[self.random.below(6) as usize];
+                self.cut(policy);
+                self.restore()?;
+            }
+        }
+        for twin in open {
+            let ended = twin.commit();
+            ensure(!ended.is_committed(), || format!("begun in another life: {ended:?}"))?;
+            self.tally.note("tx outlived its store");
+        }
+        self.check()
     }
 
     fn nothing_unsynced_shows(&mut self) -> Outcome {
@@ -1037,6 +1240,23 @@ impl Sim {
                 continue;
             }
             let request = self.model.commits[commit as usize - 1].request.clone();
+            if let Some(must) = self.model.commits[commit as usize - 1].answer {
+                let again = self.store().transact(request.work(), |_| -> Decision<u64> {
+                    panic!("commit {commit} is decided again")
+                });
+                match again {
+                    Ok(again) => {
+                        let same = self.model.is_receipt(commit, &again.receipt) && again.response == must;
+                        ensure(same && again.replayed, || {
+                            format!("the retry of commit {commit} is {again:?}")
+                        })?;
+                    }
+                    Err(TxError::Storage(error)) => return self.trouble("retry", error),
+                    Err(TxError::Poisoned) => return Ok(()),
+                    Err(error) => return wrong(format!("the retry of commit {commit}: {error}")),
+                }
+                continue;
+            }
             match self.store().append(request.append()) {
                 Ok(again) => ensure(again.replayed && self.model.same(commit, &again), || {
                     format!("the retry of commit {commit} is {again:?}")
@@ -1047,6 +1267,16 @@ impl Sim {
             }
         }
         Ok(())
+    }
+
+    /// No two transactions drew the same id.
+    fn compare_chance(&self) -> Outcome {
+        let drawn = self.model.events.iter().filter_map(|event| match &event.fact {
+            Fact::Told(_, bytes) => Some(&bytes[8..]),
+            _ => None,
+        });
+        let mut seen = BTreeSet::new();
+        ensure(drawn.into_iter().all(|bytes| seen.insert(bytes)), || "an id was drawn twice".to_owned())
     }
 
     /// Nothing lies about that is not the store's.
@@ -1089,11 +1319,7 @@ impl Sim {
             }
             Err(wrong) => return Err(wrong),
         }
-        let well = self.store.as_ref().is_some_and(|store| {
-            let stats = store.stats();
-            stats.poisoned.is_none() && stats.damaged.is_none()
-        });
-        match well && !self.disk.is_off() && self.unknown.is_none() {
+        match self.is_well() {
             true => Ok(()),
             false => self.restore(),
         }
@@ -1116,6 +1342,7 @@ impl Sim {
         }
         let files = self.disk.files().iter().filter(|path| is_behind(path)).count();
         ensure(files == 1, || format!("{files} files behind"))?;
+        self.compare_chance()?;
         let stats = self.disk.stats();
         ensure(stats.syncs_after_failed_sync == 0, || "a sync after a failed sync".to_owned())?;
         for (fault, count) in &stats.faults {
@@ -1125,6 +1352,15 @@ impl Sim {
         self.tally.add("commits", self.model.commit());
         self.tally.add("mutating calls", self.disk.op_count());
         Ok(())
+    }
+}
+
+/// Before the commit, or instead of it.
+fn is_of_the_disk<E>(error: &TxError<E>) -> bool {
+    match error {
+        TxError::Storage(_) | TxError::Poisoned => true,
+        TxError::Swallowed(fault) => is_of_the_disk(fault.cause()),
+        _ => false,
     }
 }
 
@@ -1214,6 +1450,17 @@ fn seeds_agree_with_the_model_whatever_the_disk_does() {
             "expired",
             "used again",
             "clock jumped",
+            "cut in a commit of a transaction",
+            "tx committed",
+            "tx conflict",
+            "tx outlived its store",
+            "tx poisoned",
+            "tx read only",
+            "tx replayed",
+            "tx too old",
+            "tx tried again",
+            "unknown tx was lost",
+            "unknown tx was there",
         ] {
             assert!(tally.count(what) > 0, "{what} never happened");
         }
@@ -1226,12 +1473,16 @@ fn seeds_agree_with_the_model_whatever_the_disk_does() {
 #[derive(Debug, Clone)]
 enum Act {
     Group(Vec<Request>),
+    /// A decision, and what comes between it and its commit.
+    Decide(Vec<Request>, Plan),
+    /// A transaction by hand, around a group.
+    Around(Vec<Request>, Plan),
     Reopen,
     WithoutState,
     Verify,
 }
 
-/// About forty calls: create, roll, flush, close, rebuild, retry.
+/// Create, roll, flush, close, rebuild, retry, decide.
 fn script() -> Vec<Act> {
     let keyed = |facts: Vec<Fact>, key: &str| Request::of(facts).keyed("script", key);
     let note = |number: u64, bytes: usize| Request::of([Fact::Note(number, bytes)]);
@@ -1240,6 +1491,17 @@ fn script() -> Vec<Act> {
     let transfer = |number: u64| {
         keyed(vec![Fact::Took(1, 5, number), Fact::Got(2, 5, number)], &format!("transfer-{number}"))
     };
+    let moves = |number: u64| {
+        let steps = vec![Step::Transfer(1, 2, 5, number), Step::Draw(number)];
+        Plan::of(steps).keyed("script", &format!("moves-{number}"), number)
+    };
+    let rests_on_row = Plan::of(vec![Step::Row(RowName::Balance(1)), Step::Append(Fact::Note(60, 8))]);
+    let rests_on_range = Plan::of(vec![
+        Step::Seats((1, 3), (1, 9), Which::All),
+        Step::Stream(3),
+        Step::Append(Fact::Reserved(2, 4, 4)),
+    ]);
+    let claims = |by: u64| Plan::of(vec![Step::Claim(2, by), Step::Once(1)]);
     let mut once = Request::of([Fact::Claimed(1, 1)]);
     once.conditions.push((workload::Ask::tagged("name:1"), None));
     let mut acts = vec![
@@ -1253,6 +1515,8 @@ fn script() -> Vec<Act> {
             once.clone(),
             Request::of([Fact::Reserved(1, 1, 1), Fact::Reserved(1, 1, 2)]),
         ]),
+        Act::Decide(vec![], moves(101)),
+        Act::Decide(vec![transfer(30), note(30, 20)], moves(102)),
         Act::Group(vec![note(1, 1400), note(2, 1400), Request::of([Fact::Reserved(1, 1, 1)])]),
         Act::Group(vec![
             note(3, 1400),
@@ -1261,10 +1525,15 @@ fn script() -> Vec<Act> {
         ]),
         Act::Reopen,
         Act::Group(vec![transfer(3), shortly(1), transfer(4), note(4, 20)]),
+        Act::Around(vec![transfer(31), note(31, 20)], rests_on_row),
         Act::Group((0..6).map(|number| note(number, 900)).collect()),
+        Act::Around(vec![transfer(32), note(32, 20)], rests_on_range.keyed("script", "range", 1)),
+        Act::Decide(vec![], claims(1)),
         Act::Group(vec![Request::of([Fact::Freed(1, 1), Fact::Reserved(1, 2, 3)]), transfer(5)]),
         Act::WithoutState,
         Act::Group(vec![shortly(1), transfer(1), transfer(6), once]),
+        Act::Decide(vec![], moves(101)),
+        Act::Decide(vec![note(33, 20)], claims(2)),
     ];
     for number in 7..15 {
         acts.push(Act::Group(vec![transfer(number), note(number, 300), shortly(number)]));
@@ -1288,12 +1557,19 @@ fn scripted(seed: u64) -> Sim {
 fn play(sim: &mut Sim, acts: &[Act]) -> Outcome {
     sim.restore()?;
     for act in acts {
+        while let Some(plan) = sim.workload.waiting_to_decide() {
+            let decided = sim.serve(Vec::new(), Some(plan));
+            sim.go_on(decided)?;
+        }
+        let mut waiting = sim.workload.waiting();
+        let mut all = |requests: &[Request]| {
+            waiting.extend_from_slice(requests);
+            std::mem::take(&mut waiting)
+        };
         let played = match act {
-            Act::Group(requests) => {
-                let mut all = sim.workload.waiting();
-                all.extend(requests.iter().cloned());
-                sim.serve(all)
-            }
+            Act::Group(requests) => sim.serve(all(requests), None),
+            Act::Decide(requests, plan) => sim.serve(all(requests), Some(plan.clone())),
+            Act::Around(requests, plan) => sim.around(all(requests), plan.clone()),
             Act::Reopen => sim.reopen_quietly(),
             Act::WithoutState => sim.without_state(),
             Act::Verify => sim.verify(),
@@ -1322,7 +1598,7 @@ fn assert_none(failed: &[String]) {
 fn a_script_survives_a_cut_at_every_call_and_another_in_the_recovery() {
     quiet();
     let (calls, acts) = (calls_of_script(), script());
-    let (mut runs, mut seconds, mut failed) = (0, 0, Vec::new());
+    let (mut runs, mut seconds, mut failed, mut tally) = (0, 0, Vec::new(), Tally::default());
     // Every call with one of the policies, and with all of them on demand.
     let all = env("SWEEP").is_some();
     for call in 1..=calls {
@@ -1339,11 +1615,25 @@ fn a_script_survives_a_cut_at_every_call_and_another_in_the_recovery() {
             }
             let name = format!("cut at {call} {policy:?}, then {:?}", sim.second);
             runs += 1;
-            failed.extend(finish(&mut sim, &name, |sim| play(sim, &acts).and_then(|()| sim.end())).err());
+            match finish(&mut sim, &name, |sim| play(sim, &acts).and_then(|()| sim.end())) {
+                Ok((one, _)) => tally.merge(one),
+                Err(report) => failed.push(report),
+            }
         }
     }
-    println!("sweep: {calls} calls, {runs} runs with a cut, {seconds} of them with a second");
+    println!(
+        "sweep: {calls} calls, {runs} runs with a cut, {seconds} of them with a second: {}",
+        tally.line()
+    );
     assert_none(&failed);
+    for what in [
+        "cut in a commit of a transaction",
+        "tx outlived its store",
+        "unknown tx was lost",
+        "unknown tx was there",
+    ] {
+        assert!(tally.count(what) > 0, "{what} never happened");
+    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What the fuzz targets in `fuzz/` call: properties that must hold for any bytes. They panic where one does not.
 
+use super::decision::Plan;
 use super::model::{AllRows, Model};
-use super::workload::{self, Balances, Counts, Seats, Trails, Workload};
+use super::twin::{Odd, Ran, Twin};
+use super::workload::{self, Balances, Counts, Request, Seats, Trails, Workload};
 use super::{ImagePolicy, Random, SimClock, SimEntropy};
 use crate::disk::{Clock, Disk, Platform};
+use crate::error::TxError;
 use crate::event::Raw;
 use crate::log::hostile::{self, SMALL};
 use crate::log::record::{Commit, StoredEvent};
@@ -106,9 +109,15 @@ fn served_is_a_prefix(disk: &Arc<dyn Disk>, honest: &[Vec<u8>]) {
     assert!(honest.starts_with(&served), "what is served is what was written");
 }
 
-/// Operations that `bytes` choose, on a store and on the model: groups of appends, reads, reopening, kills, power cuts between
-/// two groups, and deletion of derived state. Every answer must be the model's.
+/// Operations that `bytes` choose, on a store and on the model: groups of appends, decisions behind them, transactions that go
+/// on beside all of it, reads, reopening, kills, power cuts between two groups, and deletion of derived state. Every answer must
+/// be the model's.
 pub fn ops_vs_model(bytes: &[u8]) {
+    run_ops(bytes);
+}
+
+/// The same, and how often each ending of a transaction came about.
+fn run_ops(bytes: &[u8]) -> BTreeMap<&'static str, u64> {
     // The workload's folds panic on purpose, and the store catches it. A fuzzer's hook would end the process.
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -123,7 +132,7 @@ pub fn ops_vs_model(bytes: &[u8]) {
     });
     let (ops, requests) = bytes.split_at(bytes.len() / 3);
     let mut random = Random::from_bytes(ops);
-    let mut run = Run::new(&mut random, Random::from_bytes(requests));
+    let mut run = Run::new(&mut random, requests);
     while !random.is_used_up() {
         match random.below(64) {
             0 => run.reopen(|_| ()),
@@ -137,11 +146,14 @@ pub fn ops_vs_model(bytes: &[u8]) {
             6 => run.store().step(),
             7..11 => run.read(),
             11 => run.clock.advance(Duration::from_micros(workload::any_size(&mut random, 32))),
+            12..24 => run.decide(),
+            24..32 => run.transactions(&mut random),
             _ => run.group(),
         }
     }
     run.read();
     run.verify();
+    run.endings
 }
 
 struct Run {
@@ -152,10 +164,11 @@ struct Run {
     model: Model,
     retentions: Random,
     workload: Workload,
+    endings: BTreeMap<&'static str, u64>,
 }
 
 impl Run {
-    fn new(random: &mut Random, requests: Random) -> Self {
+    fn new(random: &mut Random, requests: &[u8]) -> Self {
         let options = Options {
             event_bytes_max: 1500,
             append_events_max: 8,
@@ -170,9 +183,12 @@ impl Run {
             ..Options::default()
         };
         let (disk, clock) = (SimDisk::new(1), SimClock::default());
+        // One operation takes more bytes than a fuzzer has for it.
+        let requests = Random::from_bytes_and_seed(requests, random.below(1 << 16));
         let (model, workload) = (Model::new(options.clone()), Workload::drawn_from(requests));
         let retentions = Random::new(random.below(1 << 16));
-        let mut run = Self { disk, clock, options, store: None, model, retentions, workload };
+        let endings = BTreeMap::new();
+        let mut run = Self { disk, clock, options, store: None, model, retentions, workload, endings };
         run.open();
         run
     }
@@ -201,16 +217,74 @@ impl Run {
     }
 
     fn group(&mut self) {
-        let (seen, now) = (self.model.position(), Clock::now(&self.clock));
-        let asked: Vec<_> = self.workload.group(&self.model).into_iter().collect();
+        let asked = self.workload.group(&self.model);
+        self.serve(asked, None);
+    }
+
+    /// A decision, and what comes between it and its commit.
+    fn decide(&mut self) {
+        let asked = self.workload.group(&self.model);
+        let plan = self.workload.plan(&self.model);
+        self.serve(asked, Some(plan));
+    }
+
+    /// Serves what is asked, and then the decision, which was made before it.
+    fn serve(&mut self, asked: Vec<Request>, plan: Option<Plan>) {
+        let (before, now) = (self.model.clone(), Clock::now(&self.clock));
         let commits: Vec<_> = asked.iter().map(|request| self.store().submit(request.append())).collect();
         let at_once: Vec<_> = asked.iter().map(|request| self.model.at_once(request, now)).collect();
+        let ran = plan.map(|plan| Ran::on(self.store(), plan, now));
         self.store().step();
         for ((request, commit), at_once) in asked.iter().zip(commits).zip(at_once) {
             let answer = commit.wait();
-            let verdict = at_once.unwrap_or_else(|| self.model.decide(request, seen, now));
+            let verdict = at_once.unwrap_or_else(|| self.model.decide(request, before.position(), now));
             let agrees = self.model.agrees(&verdict, request, &answer);
             assert!(agrees, "{request:?}\n must be {verdict:?}\n is {answer:?}");
+        }
+        if let Some(ran) = ran {
+            let ending = ran.compare(&before, &mut self.model, true);
+            self.note(ending.unwrap_or_else(|why| panic!("{why}")).name());
+        }
+    }
+
+    fn note(&mut self, ending: &'static str) {
+        *self.endings.entry(ending).or_default() += 1;
+    }
+
+    /// Transactions beside one another, and beside all that is asked otherwise.
+    fn transactions(&mut self, random: &mut Random) {
+        let store = self.store().clone();
+        let mut open: Vec<Twin<'_>> = Vec::new();
+        while !random.is_used_up() {
+            let (what, which) = (random.below(16), random.below(4) as usize);
+            let one = which % open.len().max(1);
+            match what {
+                0 => break,
+                1..4 => {
+                    let plan = self.workload.plan(&self.model);
+                    let begun = Twin::begin(&store, &self.model, plan, Clock::now(&self.clock));
+                    open.push(begun.expect("the store is well"));
+                }
+                4 => self.group(),
+                5 => self.decide(),
+                6 => self.clock.advance(Duration::from_micros(workload::any_size(random, 24))),
+                _ if open.is_empty() => {}
+                7 => drop(open.swap_remove(one)),
+                8..10 => {
+                    let (ended, now) = (open.swap_remove(one).commit(), Clock::now(&self.clock));
+                    let flushed = store.stats().flushed_commit.get();
+                    let ending = ended.compare(&mut self.model, now, flushed, true);
+                    self.note(ending.unwrap_or_else(|why| panic!("{why}")).name());
+                }
+                _ => match open[one].step(&self.model) {
+                    Ok(_) => {}
+                    // It is older than a view may be.
+                    Err(Odd::Store(TxError::TooOld)) if open[one].may_have_expired(&store) => {
+                        drop(open.swap_remove(one));
+                    }
+                    Err(odd) => panic!("{odd:?}"),
+                },
+            }
         }
     }
 
@@ -272,13 +346,27 @@ mod tests {
     /// The targets' properties hold for a few hundred inputs without a fuzzer too.
     #[test]
     fn properties_hold_for_inputs_of_chance() {
-        let mut random = Random::new(11);
-        for round in 0..60 {
-            let mut bytes = vec![0; 30 + 10 * round];
+        let (mut random, mut endings) = (Random::new(11), BTreeMap::new());
+        for round in 0..200 {
+            let mut bytes = vec![0; 30 + 10 * (round % 100)];
             random.fill(&mut bytes);
-            ops_vs_model(&bytes);
+            run_ops(&bytes)
+                .into_iter()
+                .for_each(|(ending, times)| *endings.entry(ending).or_default() += times);
             hostile_log(&bytes);
             record_decode(&bytes);
+        }
+        println!("{endings:?}");
+        for ending in [
+            "tx committed",
+            "tx conflict",
+            "tx poisoned",
+            "tx read only",
+            "tx refused",
+            "tx replayed",
+            "tx too old",
+        ] {
+            assert!(endings.get(ending) > Some(&0), "{ending} never came about");
         }
     }
 }

@@ -1,12 +1,18 @@
 //! The test kit: a disk, a clock and entropy that do what a test says, the same each time.
 
 mod clock;
+#[cfg(feature = "testing")]
+pub mod decision;
 pub mod disk;
 #[cfg(feature = "testing")]
 pub mod fuzz;
 #[cfg(feature = "testing")]
 pub mod model;
 mod random;
+#[cfg(feature = "testing")]
+pub mod trial;
+#[cfg(feature = "testing")]
+pub mod twin;
 #[cfg(feature = "testing")]
 pub mod workload;
 

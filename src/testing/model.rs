@@ -24,6 +24,19 @@ pub struct Noted {
     pub stream_version: u64,
     /// When.
     pub micros: u64,
+    /// The rows it changed.
+    pub changed: Vec<RowName>,
+}
+
+/// Names a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RowName {
+    /// Of `Balances`, by account.
+    Balance(u32),
+    /// Of `Seats`, by show and seat.
+    Seat(u32, u32),
+    /// Of `Counts`, by kind.
+    Count(&'static str),
 }
 
 /// A commit.
@@ -31,6 +44,8 @@ pub struct Noted {
 pub struct Kept {
     /// What was asked.
     pub request: Arc<Request>,
+    /// What a transaction answered.
+    pub answer: Option<u64>,
     /// Position of its first event.
     pub first: u64,
     /// Position of its last event.
@@ -183,7 +198,7 @@ impl Model {
     }
 
     /// The store's time in microseconds.
-    fn time(&self, now: Timestamp) -> u64 {
+    pub(super) fn time(&self, now: Timestamp) -> u64 {
         now.micros().max(self.commits.last().map_or(0, |last| last.micros))
     }
 
@@ -203,23 +218,29 @@ impl Model {
     pub fn decide(&mut self, request: &Request, seen: u64, now: Timestamp) -> Verdict {
         let micros = self.time(now);
         let refused = self.recall(request, micros).or_else(|| self.wrong_version(request));
-        if let Some(verdict) = refused.or_else(|| self.conflict(request, seen)) {
-            return verdict;
+        match refused.or_else(|| self.conflict(request, seen)) {
+            Some(verdict) => verdict,
+            None => self.apply(request, None, micros),
         }
+    }
+
+    /// Takes over what nothing stands against, unless a fold refuses.
+    pub(super) fn apply(&mut self, request: &Request, answer: Option<u64>, micros: u64) -> Verdict {
         let first = self.position() + 1;
-        let mut rows = self.rows.clone();
+        let (mut rows, mut changes) = (self.rows.clone(), Vec::new());
         for (index, fact) in request.facts.iter().enumerate() {
-            if let Err(projection) = rows.fold(fact, first + index as u64, micros) {
-                return Verdict::Fold(projection, index);
+            match rows.fold(fact, first + index as u64, micros) {
+                Ok(changed) => changes.push(changed),
+                Err(projection) => return Verdict::Fold(projection, index),
             }
         }
         self.rows = rows;
         let commit = self.commit() + 1;
-        for fact in &request.facts {
+        for (fact, changed) in request.facts.iter().zip(changes) {
             let positions = self.streams.entry(fact.stream()).or_default();
             positions.push(self.events.len() as u64 + 1);
             let stream_version = positions.len() as u64;
-            self.events.push(Noted { fact: fact.clone(), commit, stream_version, micros });
+            self.events.push(Noted { fact: fact.clone(), commit, stream_version, micros, changed });
         }
         let (mut expires_micros, mut expires_keys) = (None, None);
         if let Some(key) = &request.key {
@@ -232,16 +253,16 @@ impl Model {
             }
         }
         let (request, last) = (Arc::new(request.clone()), self.position());
-        self.commits.push(Kept { request, first, last, micros, expires_micros, expires_keys });
+        self.commits.push(Kept { request, answer, first, last, micros, expires_micros, expires_keys });
         Verdict::Committed { commit, replayed: false }
     }
 
-    fn over_limits(&self, request: &Request) -> Option<Verdict> {
+    pub(super) fn over_limits(&self, request: &Request) -> Option<Verdict> {
         let limits = &self.limits;
         if request.facts.len() > limits.append_events_max {
             return Some(Verdict::TooLarge("append (events)"));
         }
-        if request.facts.is_empty() {
+        if request.facts.is_empty() && !request.decided {
             return Some(Verdict::Invalid("append"));
         }
         if request.facts.iter().any(|fact| fact.data().len() > limits.event_bytes_max) {
@@ -257,7 +278,7 @@ impl Model {
         (response > limits.response_bytes_max).then_some(Verdict::TooLarge("response (bytes)"))
     }
 
-    fn recall(&self, request: &Request, micros: u64) -> Option<Verdict> {
+    pub(super) fn recall(&self, request: &Request, micros: u64) -> Option<Verdict> {
         let commit = *self.keys.get(request.key.as_ref()?)?;
         if !self.keeps(commit, Timestamp::from_micros(micros)) {
             return None;
@@ -329,11 +350,22 @@ impl Model {
 
     /// Whether receipt and response are those of a commit.
     pub fn same(&self, commit: u64, committed: &Committed) -> bool {
+        self.is_receipt(commit, &committed.receipt)
+            && committed.response
+                == self.commits[commit as usize - 1].request.response.clone().unwrap_or_default()
+    }
+
+    /// Whether this is the receipt of a commit.
+    pub fn is_receipt(&self, commit: u64, receipt: &Receipt) -> bool {
         let Some(kept) = self.commits.get(commit as usize - 1) else { return false };
-        let Receipt { commit: number, first, last, committed_at, .. } = &committed.receipt;
+        let Receipt { commit: number, first, last, committed_at, .. } = receipt;
         (number.get(), first.get(), last.get()) == (commit, kept.first, kept.last)
             && Timestamp::from(*committed_at).micros() == kept.micros
-            && committed.response == kept.request.response.clone().unwrap_or_default()
+    }
+
+    /// What a transaction answered.
+    pub fn answer_of(&self, commit: u64) -> Option<u64> {
+        self.commits.get(commit as usize - 1)?.answer
     }
 
     /// Money that came in and money that there is: the same, whatever happened.
@@ -364,23 +396,28 @@ fn differing_part(stored: &Request, asked: &Request) -> Option<String> {
 }
 
 impl AllRows {
-    /// The name of the projection that refuses.
-    fn fold(&mut self, fact: &Fact, position: u64, micros: u64) -> Result<(), &'static str> {
-        let kind = match *fact {
+    /// The rows that an event changes, or the name of the projection that refuses it.
+    pub(super) fn fold(
+        &mut self,
+        fact: &Fact,
+        position: u64,
+        micros: u64,
+    ) -> Result<Vec<RowName>, &'static str> {
+        let (kind, changed) = match *fact {
             Fact::Opened(account, cents) => {
                 let row = self.balances.entry(account).or_default();
                 *row = (row.0 + cents, position);
-                "opened"
+                ("opened", Some(RowName::Balance(account)))
             }
             Fact::Took(account, cents, _) => {
                 let row = self.balances.get_mut(&account).filter(|row| row.0 >= cents).ok_or("balances")?;
                 *row = (row.0 - cents, position);
-                "took"
+                ("took", Some(RowName::Balance(account)))
             }
             Fact::Got(account, cents, _) => {
                 let row = self.balances.get_mut(&account).ok_or("balances")?;
                 *row = (row.0 + cents, position);
-                "got"
+                ("got", Some(RowName::Balance(account)))
             }
             Fact::Reserved(show, seat, who) => {
                 let taken = self.seats.keys().filter(|key| key.0 == show).count();
@@ -388,16 +425,16 @@ impl AllRows {
                     return Err("seats");
                 }
                 self.seats.insert((show, seat), (who, position));
-                "reserved"
+                ("reserved", Some(RowName::Seat(show, seat)))
             }
+            // Where nobody sits, nothing changes.
             Fact::Freed(show, seat) => {
-                self.seats.remove(&(show, seat));
-                "freed"
+                ("freed", self.seats.remove(&(show, seat)).map(|_| RowName::Seat(show, seat)))
             }
-            Fact::Claimed(..) | Fact::Note(..) => return Ok(()),
+            Fact::Claimed(..) | Fact::Note(..) | Fact::Told(..) | Fact::Once(_) => return Ok(Vec::new()),
         };
         let (row, changed_at) = self.counts.entry(kind.to_owned()).or_default();
         (*row, *changed_at) = ((row.0 + 1, position, micros), position);
-        Ok(())
+        Ok(changed.into_iter().chain([RowName::Count(kind)]).collect())
     }
 }

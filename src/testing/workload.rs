@@ -4,6 +4,7 @@
 //! - Payloads, streams and tags are written down here a second time, by hand: the store's codecs are under test as well.
 //! - A draw depends on the seed and the model alone.
 
+use super::decision::Plan;
 use super::model::Model;
 use super::random::Random;
 use crate::any_of;
@@ -15,6 +16,7 @@ use crate::projection::{Folded, Projection, Rows};
 use crate::query::{Query, QueryItem};
 use crate::request::{Append, Expected, Retention};
 use crate::setup::Setup;
+use crate::transaction::Budget;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -153,6 +155,20 @@ impl Event for Note {
 }
 
 any_of! {
+    /// Every event of this file.
+    pub enum Anything {
+        /// Money.
+        Money(Money),
+        /// Seats.
+        Booking(Booking),
+        /// Names.
+        Name(Name),
+        /// Bytes.
+        Note(Note),
+    }
+}
+
+any_of! {
     /// What `Counts` counts.
     pub enum Counted {
         /// Money.
@@ -274,7 +290,8 @@ impl Projection for Trails {
 pub fn setup(options: Options) -> Setup {
     let setup = Setup::new().options(options).inline::<Balances>().inline::<Seats>().inline::<Counts>();
     let setup = setup.behind::<Trails>();
-    setup.events::<Name>().events::<Note>()
+    // Simulated time stands still or leaps: no measure of a decision.
+    setup.events::<Name>().events::<Note>().budget(Budget::safe().observe())
 }
 
 // ---- requests, as the model reads them ----
@@ -296,6 +313,15 @@ pub enum Fact {
     Claimed(u32, u64),
     /// `Note::Taken`: number, bytes.
     Note(u64, usize),
+    /// `Note::Taken`: number, and the bytes themselves: chance that a transaction was told.
+    Told(u64, Vec<u8>),
+    /// A flag that a transaction took.
+    Once(u64),
+}
+
+/// The name of a flag.
+pub(super) fn flag(number: u64) -> String {
+    format!("flag-{number}")
 }
 
 impl Fact {
@@ -308,7 +334,8 @@ impl Fact {
             Self::Reserved(..) => "booking.Reserved",
             Self::Freed(..) => "booking.Freed",
             Self::Claimed(..) => "name.Claimed",
-            Self::Note(..) => "note.Taken",
+            Self::Note(..) | Self::Told(..) => "note.Taken",
+            Self::Once(_) => "tallystone.Once",
         }
     }
 
@@ -320,14 +347,15 @@ impl Fact {
             }
             Self::Reserved(show, ..) | Self::Freed(show, _) => format!("booking/show-{show}"),
             Self::Claimed(..) => "name/".to_owned(),
-            Self::Note(number, _) => format!("note/{}", number % 8),
+            Self::Note(number, _) | Self::Told(number, _) => format!("note/{}", number % 8),
+            Self::Once(number) => format!("tallystone/{}", flag(*number)),
         }
     }
 
     /// `kind:id`.
     pub fn tags(&self) -> Vec<String> {
         match self {
-            Self::Opened(..) | Self::Note(..) => Vec::new(),
+            Self::Opened(..) | Self::Note(..) | Self::Told(..) | Self::Once(_) => Vec::new(),
             Self::Took(_, _, transfer) | Self::Got(_, _, transfer) => vec![format!("transfer:{transfer}")],
             Self::Reserved(_, seat, who) => vec![format!("who:{who}"), format!("seat:{seat}")],
             Self::Freed(_, seat) => vec![format!("seat:{seat}")],
@@ -347,23 +375,47 @@ impl Fact {
             }
             Self::Freed(show, seat) => [show.to_le_bytes(), seat.to_le_bytes()].concat(),
             Self::Claimed(name, by) => [&name.to_le_bytes()[..], &by.to_le_bytes()].concat(),
-            Self::Note(number, bytes) => {
-                [&number.to_le_bytes()[..], &(*bytes as u64).to_le_bytes(), &pad(*number, *bytes)].concat()
+            Self::Note(number, bytes) => bytes_noted(*number, &pad(*number, *bytes)),
+            Self::Told(number, bytes) => bytes_noted(*number, bytes),
+            Self::Once(number) => {
+                let name = flag(*number);
+                [&(name.len() as u64).to_le_bytes()[..], name.as_bytes()].concat()
             }
         }
     }
 
-    fn add_to(&self, append: Append) -> Append {
+    /// As an event.
+    ///
+    /// # Panics
+    ///
+    /// On a flag: only a transaction takes one.
+    pub(super) fn event(&self) -> Anything {
         match *self {
-            Self::Opened(account, cents) => append.and(Money::Opened { account, cents }),
-            Self::Took(account, cents, transfer) => append.and(Money::Took { account, cents, transfer }),
-            Self::Got(account, cents, transfer) => append.and(Money::Got { account, cents, transfer }),
-            Self::Reserved(show, seat, who) => append.and(Booking::Reserved { show, seat, who }),
-            Self::Freed(show, seat) => append.and(Booking::Freed { show, seat }),
-            Self::Claimed(name, by) => append.and(Name::Claimed { name, by }),
-            Self::Note(number, bytes) => append.and(Note::Taken { number, pad: pad(number, bytes) }),
+            Self::Opened(account, cents) => Money::Opened { account, cents }.into(),
+            Self::Took(account, cents, transfer) => Money::Took { account, cents, transfer }.into(),
+            Self::Got(account, cents, transfer) => Money::Got { account, cents, transfer }.into(),
+            Self::Reserved(show, seat, who) => Booking::Reserved { show, seat, who }.into(),
+            Self::Freed(show, seat) => Booking::Freed { show, seat }.into(),
+            Self::Claimed(name, by) => Name::Claimed { name, by }.into(),
+            Self::Note(number, bytes) => Note::Taken { number, pad: pad(number, bytes) }.into(),
+            Self::Told(number, ref pad) => Note::Taken { number, pad: pad.clone() }.into(),
+            Self::Once(_) => panic!("a flag is taken by a transaction"),
         }
     }
+}
+
+impl From<&Money> for Fact {
+    fn from(money: &Money) -> Self {
+        match *money {
+            Money::Opened { account, cents } => Self::Opened(account, cents),
+            Money::Took { account, cents, transfer } => Self::Took(account, cents, transfer),
+            Money::Got { account, cents, transfer } => Self::Got(account, cents, transfer),
+        }
+    }
+}
+
+fn bytes_noted(number: u64, pad: &[u8]) -> Vec<u8> {
+    [&number.to_le_bytes()[..], &(pad.len() as u64).to_le_bytes(), pad].concat()
 }
 
 /// A payload before the bytes of a note: its number and their length.
@@ -427,6 +479,11 @@ impl Ask {
         Self { items: vec![Item { tags: vec![tag.into()], ..Item::default() }], ..Self::default() }
     }
 
+    /// Events of a stream.
+    pub fn stream(stream: String) -> Self {
+        Self { items: vec![Item { stream: Some(stream), ..Item::default() }], ..Self::default() }
+    }
+
     /// Whether it asks for this event, wherever it stands.
     pub fn matches(&self, fact: &Fact) -> bool {
         self.all || self.items.iter().any(|item| item.matches(fact))
@@ -462,6 +519,8 @@ pub struct Request {
     pub expected: Vec<(String, Expected)>,
     /// Events that must not be there, and since when.
     pub conditions: Vec<(Ask, Option<u64>)>,
+    /// A transaction asks, which may come to nothing.
+    pub decided: bool,
 }
 
 impl Request {
@@ -485,7 +544,7 @@ impl Request {
     /// As the store takes it.
     pub fn append(&self) -> Append {
         let none = Append::events(Vec::<Money>::new());
-        let mut append = self.facts.iter().fold(none, |append, fact| fact.add_to(append));
+        let mut append = self.facts.iter().fold(none, |append, fact| append.and(fact.event()));
         if let Some((scope, key)) = &self.key {
             append = append.key(scope, key);
         }
@@ -513,10 +572,10 @@ impl Request {
 
 // ---- drawing ----
 
-const ACCOUNTS: u64 = 5;
-const SHOWS: u64 = 3;
-const SEATS: u64 = 14;
-const NAMES: u64 = 40;
+pub(super) const ACCOUNTS: u64 = 5;
+pub(super) const SHOWS: u64 = 3;
+pub(super) const SEATS: u64 = 14;
+pub(super) const NAMES: u64 = 40;
 
 /// Some way to keep keys: for ever, for moments, for as long as a run may take.
 pub fn draw_retention(random: &mut Random) -> Retention {
@@ -536,8 +595,8 @@ pub(super) fn any_size(random: &mut Random, bits: u64) -> u64 {
 /// Requests and queries without end.
 #[derive(Debug)]
 pub struct Workload {
-    random: Random,
-    number: u64,
+    pub(super) random: Random,
+    pub(super) number: u64,
     /// Weights of the kinds of requests: another mixture for every seed.
     weights: [u64; 6],
     keyed: f64,
@@ -545,6 +604,9 @@ pub struct Workload {
     past: Vec<Request>,
     /// To be asked again first: nobody knows what became of them.
     again: Vec<Request>,
+    /// The same of decisions.
+    pub(super) decided: Vec<Plan>,
+    pub(super) decide_again: Vec<Plan>,
 }
 
 impl Workload {
@@ -557,7 +619,8 @@ impl Workload {
     pub fn drawn_from(mut random: Random) -> Self {
         let weights = std::array::from_fn(|_| [0, 1, 2, 6][random.below(4) as usize]);
         let keyed = [0.2, 0.6, 0.9][random.below(3) as usize];
-        Self { random, number: 0, weights, keyed, past: Vec::new(), again: Vec::new() }
+        let (past, again, decided, decide_again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { random, number: 0, weights, keyed, past, again, decided, decide_again }
     }
 
     /// Asks these again in the next group.
@@ -593,11 +656,11 @@ impl Workload {
         group
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(super) fn below(&mut self, end: u64) -> u64 {
         self.random.below(end)
     }
 
-    fn key(&mut self) -> Option<(String, String)> {
+    pub(super) fn key(&mut self) -> Option<(String, String)> {
         let number = self.number;
         self.random.chance(self.keyed).then(|| {
             let scope = ["", "shop", "desk"][self.random.below(3) as usize].to_owned();
@@ -663,7 +726,7 @@ impl Workload {
         request
     }
 
-    fn facts(&mut self, model: &Model) -> Vec<Fact> {
+    pub(super) fn facts(&mut self, model: &Model) -> Vec<Fact> {
         let mut kind = self.below(self.weights.iter().sum::<u64>().max(1));
         let drawn = self.weights.iter().position(|weight| {
             let here = kind < *weight;
@@ -750,7 +813,7 @@ impl Workload {
         }
     }
 
-    fn ask_items(&mut self, model: &Model) -> Ask {
+    pub(super) fn ask_items(&mut self, model: &Model) -> Ask {
         let items = (0..1 + self.below(3)).map(|_| self.item(model)).collect();
         Ask { items, ..Ask::default() }
     }

@@ -1,0 +1,449 @@
+//! A transaction on the model: what it must be told, and what must come of it.
+//!
+//! - It remembers in plain words what it read, and asks every event since, one by one, whether it changes that.
+//! - Chance is the store's: the model is told what it was, and holds the store to it from then on.
+
+use super::decision::{Plan, Refusal, Step, Which, answer, first_free, line};
+use super::model::{AllRows, Model, RowName, Verdict};
+use super::twin::Try;
+use super::workload::{Ask, Fact, Request};
+use crate::error::{Conflict, TxError};
+use crate::order::Timestamp;
+use crate::request::{Committed, Receipt};
+
+/// A transaction under way.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// The position at which it stands.
+    pub head: u64,
+    /// The commit at which it stands.
+    pub commit: u64,
+    /// Its time.
+    now: u64,
+    /// That of rows it changes itself.
+    row_time: u64,
+    rows: AllRows,
+    own: Vec<Fact>,
+    reads: Vec<Read>,
+    failed: Option<Failed>,
+}
+
+/// What it rests on.
+#[derive(Debug, Clone)]
+enum Read {
+    Row(RowName),
+    /// Both included.
+    Seats((u32, u32), (u32, u32)),
+    Events(Ask),
+}
+
+/// Why an operation fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failed {
+    /// A projection refuses which event of the transaction.
+    Fold(&'static str, usize),
+    /// A limit.
+    TooLarge(&'static str),
+}
+
+/// Why a decision stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// It says no.
+    Refused(Refusal),
+    /// An operation failed.
+    Failed(Failed),
+}
+
+/// What must come of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing is to be committed.
+    ReadOnly(u64),
+    /// The decision said no.
+    Refused(Refusal),
+    /// An operation failed.
+    Failed(Failed),
+    /// And the decision said yes all the same.
+    Swallowed,
+    /// Each of these events changed what was read.
+    Conflict(Vec<u64>),
+    /// What it stood on is too old to tell.
+    TooOld,
+    /// What a request would be told.
+    Said(Verdict),
+}
+
+impl Ending {
+    /// In a word, for whoever counts.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ReadOnly(_) => "tx read only",
+            Self::Refused(_) => "tx refused",
+            Self::Failed(_) => "tx failed",
+            Self::Swallowed => "tx poisoned",
+            Self::Conflict(_) => "tx conflict",
+            Self::TooOld => "tx too old",
+            Self::Said(Verdict::Committed { replayed: true, .. }) => "tx replayed",
+            Self::Said(Verdict::Committed { .. }) => "tx committed",
+            Self::Said(Verdict::KeyReused(..)) => "tx key reused",
+            Self::Said(_) => "tx refused by the writer",
+        }
+    }
+}
+
+impl Read {
+    fn is_changed_by(&self, model: &Model, position: u64) -> bool {
+        let event = model.event(position);
+        match self {
+            Self::Row(name) => event.changed.contains(name),
+            Self::Seats(from, to) => event.changed.iter().any(|name| match name {
+                RowName::Seat(show, seat) => (*from..=*to).contains(&(*show, *seat)),
+                _ => false,
+            }),
+            Self::Events(ask) => {
+                position > ask.after
+                    && ask.up_to.is_none_or(|up_to| position <= up_to)
+                    && ask.matches(&event.fact)
+            }
+        }
+    }
+}
+
+impl Trial {
+    /// One that begins now, and has this time.
+    pub fn begin(model: &Model, time: u64) -> Self {
+        Self {
+            head: model.position(),
+            commit: model.commit(),
+            now: time,
+            row_time: time.max(model.time(Timestamp::from_micros(0))),
+            rows: model.rows.clone(),
+            own: Vec::new(),
+            reads: Vec::new(),
+            failed: None,
+        }
+    }
+
+    /// Whether a store that has flushed up to this commit may have forgotten what became of its reads: changes of rows are kept
+    /// for a while only.
+    pub fn may_be_too_old(&self, flushed: u64) -> bool {
+        flushed > self.commit && self.reads.iter().any(|read| !matches!(read, Read::Events(_)))
+    }
+
+    /// Goes through a try of the closure form.
+    ///
+    /// # Errors
+    ///
+    /// What it was told and must not have been.
+    pub fn run(
+        model: &Model,
+        plan: &Plan,
+        time: u64,
+        tried: &Try,
+    ) -> Result<(Self, Result<u64, Stop>), String> {
+        let mut trial = Self::begin(model, time);
+        if trial.head != tried.head {
+            return Err(format!("{plan:?} was tried at {}, not {}", tried.head, trial.head));
+        }
+        let (mut told, mut stopped) = (Vec::new(), None);
+        for step in &plan.steps {
+            match trial.step(model, step, tried.told.get(told.len()).map(String::as_str)) {
+                Ok(line) => told.push(line),
+                Err(Stop::Failed(_)) if plan.swallows => {}
+                Err(stop) => {
+                    stopped = Some(stop);
+                    break;
+                }
+            }
+        }
+        if told != tried.told {
+            return Err(format!("{plan:?}\n  must be told {told:?}\n  is told {:?}", tried.told));
+        }
+        Ok((trial, stopped.map_or_else(|| Ok(answer(&told)), Err)))
+    }
+
+    /// One step: what it must be told. `told` is what it was told, for the steps that ask for chance.
+    ///
+    /// # Errors
+    ///
+    /// Why it ends here.
+    pub fn step(&mut self, model: &Model, step: &Step, told: Option<&str>) -> Result<String, Stop> {
+        if let Some(failed) = &self.failed {
+            return Err(Stop::Failed(failed.clone()));
+        }
+        let stepped = self.go(model, step, told);
+        if let Err(Stop::Failed(failed)) = &stepped {
+            self.failed = Some(failed.clone());
+        }
+        stepped
+    }
+
+    fn go(&mut self, model: &Model, step: &Step, told: Option<&str>) -> Result<String, Stop> {
+        Ok(match step {
+            Step::Row(name) => {
+                self.reads.push(Read::Row(*name));
+                self.row(*name)
+            }
+            Step::PeekRow(name) => self.row(*name),
+            Step::Seats(from, to, which) => line(self.seats(*from, *to, *which)),
+            Step::Stream(account) => {
+                let ask = Ask::stream(format!("money/{account}"));
+                let found = self.events(model, &ask).into_iter();
+                let found = found.map(|(position, version, fact)| (position, version, fact.clone()));
+                let found = line(found.collect::<Vec<_>>());
+                self.reads.push(Read::Events(ask));
+                found
+            }
+            Step::Query(ask) => {
+                self.rest_on(model, ask);
+                self.places(model, ask)
+            }
+            Step::PeekQuery(ask) => self.places(model, ask),
+            Step::Narrow(ask) => {
+                self.reads = vec![Read::Events(ask.clone())];
+                line(())
+            }
+            Step::Append(fact) => line(self.append(model, fact.clone())?),
+            Step::Transfer(from, to, cents, number) => {
+                self.reads.extend([from, to].map(|account| Read::Row(RowName::Balance(*account))));
+                let balance = |account| self.rows.balances.get(account).map(|row| row.0);
+                let (has, other) = (balance(from), balance(to));
+                if has.is_none_or(|has| has < *cents) || other.is_none() {
+                    return Err(Stop::Refused("not enough money"));
+                }
+                self.append(model, Fact::Took(*from, *cents, *number))?;
+                self.append(model, Fact::Got(*to, *cents, *number))?;
+                line((has, other))
+            }
+            Step::Book(show, who) => {
+                let taken = self.seats((*show, 0), (*show, u32::MAX), Which::All);
+                let seat = first_free(taken.iter().map(|((_, seat), _)| *seat));
+                let seat = seat.ok_or(Stop::Refused("sold out"))?;
+                self.append(model, Fact::Reserved(*show, seat, *who))?;
+                line(taken)
+            }
+            Step::Claim(name, by) => {
+                let ask = Ask::tagged(format!("name:{name}"));
+                let taken = !self.events(model, &ask).is_empty();
+                self.reads.push(Read::Events(ask));
+                if taken {
+                    return Err(Stop::Refused("taken"));
+                }
+                line(self.append(model, Fact::Claimed(*name, *by))?)
+            }
+            Step::Once(number) => {
+                let fact = Fact::Once(*number);
+                let ask = Ask::stream(fact.stream());
+                let first = self.events(model, &ask).is_empty();
+                self.reads.push(Read::Events(ask));
+                if first {
+                    self.append(model, fact)?;
+                }
+                line(first)
+            }
+            Step::Draw(number) => {
+                let mut pad = self.now.to_le_bytes().to_vec();
+                pad.extend(told.and_then(chance).unwrap_or_default());
+                self.append(model, Fact::Told(*number, pad.clone()))?;
+                line(pad)
+            }
+        })
+    }
+
+    fn row(&self, name: RowName) -> String {
+        match name {
+            RowName::Balance(account) => line(self.rows.balances.get(&account).map(|row| row.0)),
+            RowName::Seat(show, seat) => line(self.rows.seats.get(&(show, seat)).map(|row| row.0)),
+            RowName::Count(kind) => line(self.rows.counts.get(kind).map(|row| row.0)),
+        }
+    }
+
+    /// Rests on what was looked at: up to the last row, if there may be more.
+    fn seats(&mut self, from: (u32, u32), to: (u32, u32), which: Which) -> Vec<((u32, u32), u32)> {
+        let within = self.rows.seats.iter().filter(|(key, _)| from <= **key && **key <= to);
+        let mut found: Vec<_> = within.map(|(key, row)| (*key, row.0)).collect();
+        let (mut lowest, mut highest) = (from, to);
+        match which {
+            Which::All => {}
+            Which::First(limit) => {
+                found.truncate(limit);
+                highest = if found.len() == limit { found[limit - 1].0 } else { to };
+            }
+            Which::Last(limit) => {
+                found.reverse();
+                found.truncate(limit);
+                lowest = if found.len() == limit { found[limit - 1].0 } else { from };
+            }
+        }
+        self.reads.push(Read::Seats(lowest, highest));
+        found
+    }
+
+    /// What answers a query, its own events among them: position, stream version, event.
+    fn events<'a>(&'a self, model: &'a Model, ask: &Ask) -> Vec<(u64, u64, &'a Fact)> {
+        let stored = (1..=self.head).map(|position| {
+            let event = model.event(position);
+            (position, event.stream_version, &event.fact)
+        });
+        let own = self.own.iter().enumerate().map(|(index, fact)| {
+            let stream = fact.stream();
+            let before = (1..=self.head).filter(|position| model.event(*position).fact.stream() == stream);
+            let earlier = self.own[..=index].iter().filter(|earlier| earlier.stream() == stream);
+            (self.head + 1 + index as u64, (before.count() + earlier.count()) as u64, fact)
+        });
+        let within = |position| position > ask.after && ask.up_to.is_none_or(|up_to| position <= up_to);
+        let mut found: Vec<_> =
+            stored.chain(own).filter(|(position, _, fact)| within(*position) && ask.matches(fact)).collect();
+        if ask.backwards {
+            found.reverse();
+        }
+        found.truncate(ask.limit.unwrap_or(usize::MAX));
+        found
+    }
+
+    fn places(&self, model: &Model, ask: &Ask) -> String {
+        let place = |(position, version, fact): (u64, u64, &Fact)| {
+            (position, version, fact.type_name(), fact.data().len())
+        };
+        line(self.events(model, ask).into_iter().map(place).collect::<Vec<_>>())
+    }
+
+    /// Nothing can come before what was there already: oldest first, events fill a limit for ever.
+    fn rest_on(&mut self, model: &Model, ask: &Ask) {
+        let there = model.answer(ask, self.head).len();
+        if ask.backwards || ask.limit.is_none_or(|limit| there < limit) {
+            self.reads.push(Read::Events(ask.clone()));
+        }
+    }
+
+    fn append(&mut self, model: &Model, fact: Fact) -> Result<(), Stop> {
+        if fact.data().len() > model.limits.event_bytes_max {
+            return Err(Stop::Failed(Failed::TooLarge("event (bytes)")));
+        }
+        let index = self.own.len();
+        let folded = self.rows.fold(&fact, self.head + 1 + index as u64, self.row_time);
+        folded.map_err(|projection| Stop::Failed(Failed::Fold(projection, index)))?;
+        self.own.push(fact);
+        Ok(())
+    }
+
+    /// The events up to `through` that changed what it rests on.
+    fn changed(&self, model: &Model, through: u64) -> Vec<u64> {
+        let since = self.head + 1..=through;
+        since.filter(|position| self.reads.iter().any(|read| read.is_changed_by(model, *position))).collect()
+    }
+}
+
+/// The id and the random number among what was told.
+fn chance(told: &str) -> Option<Vec<u8>> {
+    let bytes = told.trim_matches(['[', ']']).split(", ").map(|byte| byte.parse().ok());
+    bytes.collect::<Option<Vec<u8>>>()?.get(8..32).map(<[u8]>::to_vec)
+}
+
+impl Failed {
+    fn is<E>(&self, error: &TxError<E>) -> bool {
+        match (self, error) {
+            (Self::Fold(name, at), TxError::Fold { projection, index, .. }) => {
+                (name, at) == (projection, index)
+            }
+            (Self::TooLarge(limit), TxError::TooLarge { what, .. }) => limit == what,
+            _ => false,
+        }
+    }
+}
+
+impl Stop {
+    /// Whether the store stops for the same reason.
+    pub fn is(&self, error: &TxError<Refusal>) -> bool {
+        match (self, error) {
+            (Self::Refused(must), TxError::Refused(why)) => must == why,
+            (Self::Failed(failed), error) => failed.is(error),
+            _ => false,
+        }
+    }
+}
+
+// ---- what comes of it ----
+
+/// How the store marks a stored answer that is a `u64`: for ever, or old answers could not be read.
+const MARK: [u8; 8] = [42, 43, 126, 6, 219, 84, 125, 10];
+
+/// What the store answers.
+pub type Answered = Result<Committed<u64>, TxError<Refusal>>;
+
+impl Model {
+    /// What must come of a decision, whose caller's thread can see everything up to `seen`. Takes it over, if it is committed.
+    pub fn conclude(
+        &mut self,
+        trial: &Trial,
+        plan: &Plan,
+        decided: &Result<u64, Stop>,
+        seen: u64,
+        now: Timestamp,
+    ) -> Ending {
+        let answer = match (decided, &trial.failed) {
+            (Ok(_), Some(_)) => return Ending::Swallowed,
+            (Err(Stop::Failed(failed)), _) | (_, Some(failed)) => return Ending::Failed(failed.clone()),
+            (Err(Stop::Refused(why)), None) => return Ending::Refused(why),
+            (Ok(answer), None) => *answer,
+        };
+        if trial.own.is_empty() && plan.request.key.is_none() {
+            return Ending::ReadOnly(answer);
+        }
+        let response = plan.request.key.is_some().then(|| [MARK, answer.to_le_bytes()].concat());
+        let request = Request { facts: trial.own.clone(), response, ..plan.request.clone() };
+        if let Some(verdict) = self.over_limits(&request) {
+            return Ending::Said(verdict);
+        }
+        // The caller's thread looks for itself before it asks the writer, who knows the keys.
+        let changed = trial.changed(self, seen);
+        if !changed.is_empty() {
+            return Ending::Conflict(changed);
+        }
+        let micros = self.time(now);
+        if let Some(verdict) = self.recall(&request, micros) {
+            return Ending::Said(verdict);
+        }
+        match trial.changed(self, self.position()) {
+            changed if changed.is_empty() => Ending::Said(self.apply(&request, Some(answer), micros)),
+            changed => Ending::Conflict(changed),
+        }
+    }
+
+    /// Whether the store's answer is the one it must be.
+    pub fn ends(&self, ending: &Ending, trial: Option<&Trial>, answer: &Answered) -> bool {
+        match (ending, answer) {
+            (Ending::ReadOnly(must), Ok(committed)) => {
+                let Receipt { commit, first, last, .. } = &committed.receipt;
+                let stood = trial.map(|trial| (trial.commit, trial.head + 1, trial.head));
+                !committed.replayed
+                    && committed.response == *must
+                    && stood == Some((commit.get(), first.get(), last.get()))
+            }
+            (Ending::Refused(must), Err(TxError::Refused(why))) => must == why,
+            (Ending::Failed(failed), Err(error)) => failed.is(error),
+            (Ending::Swallowed, Err(TxError::Swallowed(_))) => true,
+            (Ending::Conflict(changed), Err(TxError::Conflict(conflict))) => {
+                let Conflict { position, type_name, stream, snapshot, .. } = &**conflict;
+                changed.contains(&position.get())
+                    && self.event(position.get()).fact.type_name() == type_name
+                    && self.event(position.get()).fact.stream() == *stream
+                    && trial.is_some_and(|trial| trial.head == snapshot.get())
+            }
+            (Ending::Said(Verdict::Committed { commit, replayed }), Ok(committed)) => {
+                committed.replayed == *replayed
+                    && self.answer_of(*commit) == Some(committed.response)
+                    && self.is_receipt(*commit, &committed.receipt)
+            }
+            (Ending::Said(Verdict::KeyReused(by, differs)), Err(TxError::KeyReused { part, commit })) => {
+                (*by, differs) == (commit.get(), part)
+            }
+            (Ending::Said(Verdict::Fold(name, at)), Err(TxError::Fold { projection, index, .. })) => {
+                (name, at) == (projection, index)
+            }
+            (Ending::Said(Verdict::TooLarge(limit)), Err(TxError::TooLarge { what, .. })) => limit == what,
+            _ => false,
+        }
+    }
+}
