@@ -3,14 +3,18 @@
 //! - A violation is an episode: it opens, and is healed, retracted, acknowledged, waived or remediated; nothing is deleted.
 //! - [`Told`] says how many findings of a definition are on record, so that none is recorded twice.
 
+use crate::order::{Position, Timestamp};
 use crate::own::{Found, Own, Seen};
 use crate::projection::{Folded, Projection, Rows};
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A violation, and what became of it. Its key is its check and the position of its activation.
+/// A violation, as it is kept. Its key is its check and the position of its activation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Episode {
     pub definition: [u8; 8],
+    /// Which of the definition's findings it is.
+    pub number: u64,
     pub by: u64,
     pub decided: i64,
     /// Where the finding is on record.
@@ -19,6 +23,13 @@ pub(crate) struct Episode {
     pub acknowledged: Option<String>,
     pub waived: Option<Waiver>,
     pub remediated: Option<(String, u64)>,
+}
+
+impl Episode {
+    pub fn new(definition: [u8; 8], number: u64, by: u64, decided: i64, recorded: u64) -> Self {
+        let (end, acknowledged, waived, remediated) = (None, None, None, None);
+        Self { definition, number, by, decided, recorded, end, acknowledged, waived, remediated }
+    }
 }
 
 /// How it ended by itself.
@@ -49,18 +60,9 @@ impl Projection for Episodes {
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
         let key = |seen: &Seen| (seen.check.clone(), seen.activation);
         match event {
-            Own::Violated(Found { check, definition, activation, by, decided, .. }) => {
-                let recorded = rows.position().get();
-                let episode = Episode {
-                    definition: *definition,
-                    by: *by,
-                    decided: *decided,
-                    recorded,
-                    end: None,
-                    acknowledged: None,
-                    waived: None,
-                    remediated: None,
-                };
+            Own::Violated(Found { check, definition, number, activation, by, decided }) => {
+                let at = rows.position().get();
+                let episode = Episode::new(*definition, *number, *by, *decided, at);
                 rows.put((check.clone(), *activation), episode)
             }
             Own::Healed(found) | Own::Retracted(found) => {
@@ -79,24 +81,155 @@ impl Projection for Episodes {
                 let at = rows.position().get();
                 rows.modify(&key(seen), |row| row.remediated = Some((seen.by.clone(), at)))
             }
-            Own::Once { .. } | Own::Passed | Own::Complete { .. } | Own::Untold(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 }
 
-/// How many findings of a definition are on record.
+/// A violation, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Violation {
+    /// Of which check.
+    pub check: String,
+    /// Of which definition of it.
+    pub definition: [u8; 8],
+    /// The event that began it; of words that are judged once for each key, the key's first.
+    pub activation: Position,
+    /// The event that decided it. `None`: time did, or the key's end.
+    pub by: Option<Position>,
+    /// When it was decided, in the check's own time.
+    pub decided_at: SystemTime,
+    /// Where it is on record.
+    pub recorded: Position,
+    /// How it stands.
+    pub state: State,
+    /// Who has seen to it.
+    pub acknowledged: Option<String>,
+}
+
+/// How a violation stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum State {
+    /// It is so.
+    Open,
+    /// What was missing came with this event, this long after it was decided.
+    Healed {
+        /// The event.
+        by: Position,
+        /// How long it was violated.
+        after: Duration,
+    },
+    /// It never was: the event had come in time, and was told late.
+    Retracted {
+        /// The event.
+        by: Position,
+    },
+    /// Something was done about it.
+    Remediated {
+        /// By whom.
+        by: String,
+        /// Where that is on record.
+        at: Position,
+    },
+    /// It may stand, until then.
+    Waived {
+        /// Who says so.
+        by: String,
+        /// Why.
+        reason: String,
+        /// Until when.
+        until: SystemTime,
+    },
+}
+
+impl Violation {
+    pub(crate) fn new(check: String, activation: u64, row: Episode) -> Self {
+        let state = match row {
+            Episode { end: Some(end), .. } if end.retracted => State::Retracted { by: Position::new(end.by) },
+            Episode { end: Some(end), decided, .. } => State::Healed {
+                by: Position::new(end.by),
+                after: Duration::from_micros(u64::try_from(end.decided.saturating_sub(decided)).unwrap_or(0)),
+            },
+            Episode { remediated: Some((by, at)), .. } => State::Remediated { by, at: Position::new(at) },
+            Episode { waived: Some(waived), .. } => State::Waived {
+                by: waived.by,
+                reason: waived.reason,
+                until: UNIX_EPOCH + Duration::from_micros(waived.until),
+            },
+            _ => State::Open,
+        };
+        Self {
+            check,
+            definition: row.definition,
+            activation: Position::new(activation),
+            by: (row.by > 0).then(|| Position::new(row.by)),
+            decided_at: Timestamp::from_micros(u64::try_from(row.decided).unwrap_or(0)).into(),
+            recorded: Position::new(row.recorded),
+            state,
+            acknowledged: row.acknowledged,
+        }
+    }
+
+    pub(crate) fn seen(&self, by: &str) -> Seen {
+        Seen { check: self.check.clone(), activation: self.activation.get(), by: by.to_owned() }
+    }
+}
+
+/// What a definition has on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct OnRecord {
+    /// Its findings.
+    pub told: u64,
+    /// Those of them that somebody was alerted of.
+    pub alerted: u64,
+}
+
+/// What each definition has on record.
 pub(crate) struct Told;
 
 impl Projection for Told {
     const NAME: &'static str = "tallystone.told";
     type Event = Own;
     type Key = (String, [u8; 8]);
-    type Row = u64;
+    type Row = OnRecord;
 
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
         match event {
             Own::Violated(found) | Own::Healed(found) | Own::Retracted(found) | Own::Untold(found) => {
-                rows.put((found.check.clone(), found.definition), found.number + 1)
+                rows.update((found.check.clone(), found.definition), |row| row.told = found.number + 1)
+            }
+            Own::Alerted { check, definition, through } => {
+                rows.update((check.clone(), *definition), |row| row.alerted = *through)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Until when nobody is alerted of a check, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mute {
+    pub by: String,
+    pub reason: String,
+    pub until: u64,
+}
+
+/// Checks that are muted.
+pub(crate) struct Mutes;
+
+impl Projection for Mutes {
+    const NAME: &'static str = "tallystone.mutes";
+    type Event = Own;
+    type Key = String;
+    type Row = Mute;
+
+    fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Own::Muted { check, by, reason, until } => {
+                let mute = Mute { by: by.clone(), reason: reason.clone(), until: *until };
+                rows.put(check.clone(), mute)
             }
             _ => Ok(()),
         }

@@ -117,6 +117,7 @@ pub(crate) mod idempotency;
 pub mod projection;
 pub mod check;
 pub(crate) mod episode;
+pub(crate) mod alert;
 
 // The path of a commit.
 pub mod setup;

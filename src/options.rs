@@ -71,6 +71,8 @@ pub struct Options {
     /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 120 MiB if there are as many. Those
     /// beyond are in `checks.redb` alone, and read from it when they are met again.
     pub check_keys_max: usize,
+    /// How often somebody is alerted of one check, at most. Default 60,000 ms.
+    pub alert_every_ms: u64,
     /// How long rows of a view stay readable. Events have no such limit. Default 10,000 ms.
     pub view_age_ms_max: u64,
     /// Bytes read at once by long reads. Default 1 MiB.
@@ -108,6 +110,7 @@ impl Default for Options {
             state_cache_bytes: 64 << 20,
             scrub_every_ms: 3_600_000,
             check_keys_max: 2_000_000,
+            alert_every_ms: 60_000,
             view_age_ms_max: 10_000,
             page_bytes: 1 << 20,
         }
@@ -151,6 +154,7 @@ impl Options {
         within("state_cache_bytes", self.state_cache_bytes as u64, 1 << 16, 1 << 40);
         within("scrub_every_ms", self.scrub_every_ms, 1, 31 * 24 * 3_600_000);
         within("check_keys_max", self.check_keys_max as u64, 1, 1 << 40);
+        within("alert_every_ms", self.alert_every_ms, 0, 31 * 24 * 3_600_000);
         within("view_age_ms_max", self.view_age_ms_max, 1, 3_600_000);
         within("page_bytes", self.page_bytes as u64, 4096, 256 << 20);
         wrong

@@ -20,6 +20,10 @@ pub(crate) enum Own {
     Retracted(Found),
     /// A check could not read an event that it must judge.
     Untold(Found),
+    /// The sink has taken an alert of the findings before this number.
+    Alerted { check: String, definition: [u8; 8], through: u64 },
+    /// Nobody is to be alerted of what a check finds until then.
+    Muted { check: String, by: String, reason: String, until: u64 },
     /// Somebody has seen to a violation.
     Acknowledged(Seen),
     /// Somebody has decided that a violation may stand.
@@ -59,7 +63,9 @@ impl Event for Own {
         match self {
             Self::Once { flag } => flag.clone(),
             Self::Passed => "time".to_owned(),
-            Self::Complete { check, .. } => of_check(check),
+            Self::Complete { check, .. } | Self::Alerted { check, .. } | Self::Muted { check, .. } => {
+                of_check(check)
+            }
             Self::Violated(found) | Self::Healed(found) | Self::Retracted(found) | Self::Untold(found) => {
                 of_check(&found.check)
             }

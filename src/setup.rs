@@ -1,9 +1,10 @@
 //! What a store is told before it opens. One function in a program makes it, and its tests use the same one.
 
+use crate::alert::{self, Alert};
 use crate::budget::{Budget, TxEvent};
 use crate::check::Check;
 use crate::disk::Platform;
-use crate::episode::{Episodes, Told};
+use crate::episode::{Episodes, Mutes, Told};
 use crate::error::Missing;
 use crate::event::{self, Codec, EventSet, EventType, Family, Raw};
 use crate::layout::Layout;
@@ -28,6 +29,7 @@ pub struct Setup {
     pub(crate) inline: Vec<Registered>,
     pub(crate) behind: Vec<Registered>,
     pub(crate) checks: Vec<Check>,
+    pub(crate) alerts: Option<alert::Sink>,
     pub(crate) options: Options,
     pub(crate) retention: Retention,
     pub(crate) progress: Option<ProgressSink>,
@@ -75,6 +77,7 @@ impl Setup {
             inline: Vec::new(),
             behind: Vec::new(),
             checks: Vec::new(),
+            alerts: None,
             options: Options::default(),
             retention: Retention::default(),
             progress: None,
@@ -114,6 +117,16 @@ impl Setup {
     /// whose definition has changed, is judged over the whole log first.
     pub fn check(mut self, check: impl Into<Check>) -> Self {
         self.checks.push(check.into());
+        self
+    }
+
+    /// Who is told of what checks find. Without it, standard error.
+    ///
+    /// A violation is told at once; more of the same check are told together, every
+    /// [`Options::alert_every_ms`](Options::alert_every_ms). It is called on the thread of the checks, which waits for it. If it
+    /// panics, the alert is tried again; a crash just after it may repeat one.
+    pub fn alerts(mut self, tell: impl Fn(&Alert) + Send + Sync + 'static) -> Self {
+        self.alerts = Some(Arc::new(tell));
         self
     }
 
@@ -208,7 +221,11 @@ impl Setup {
     fn all_inline(&self) -> Vec<Registered> {
         let mut inline = self.inline.clone();
         if !self.checks.is_empty() {
-            inline.extend([Registered::of::<Episodes>(), Registered::of::<Told>()]);
+            inline.extend([
+                Registered::of::<Episodes>(),
+                Registered::of::<Told>(),
+                Registered::of::<Mutes>(),
+            ]);
         }
         inline
     }

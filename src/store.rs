@@ -1,5 +1,6 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
+use crate::alert;
 use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
 use crate::check::Check;
 use crate::check::glance::Glasses;
@@ -657,6 +658,7 @@ fn launch(
         options: options.clone(),
         clock: setup.platform.clock.clone(),
         checks: setup.checks.clone(),
+        alerts: setup.alerts.clone().unwrap_or_else(alert::standard_error),
         head_bell: bells.head.clone(),
         watch_bell: bells.watch.clone(),
         files: place.map(|place| watch::Files {

@@ -35,9 +35,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
     ("check", &["error", "event", "key", "layout", "order", "state", "value"]),
-    ("episode", &["own", "projection"]),
+    ("episode", &["order", "own", "projection"]),
+    ("alert", &["check", "episode", "sync"]),
     // the path of a commit
-    ("setup", &["budget", "check", "disk", "episode", "error", "event", "layout", "log", "options", "own", "projection", "request",
+    ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "layout", "log", "options", "own", "projection", "request",
         "state", "upcast"]),
     ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "order", "request", "state", "sync"]),
@@ -50,9 +51,9 @@ const TABLE: &[(&str, &[&str])] = &[
         "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
     ("verify", &["behind", "error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
     ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
-    ("watch", &["check", "codec", "commit", "disk", "episode", "error", "event", "log", "misfit", "options", "order", "own", "projection",
+    ("watch", &["alert", "check", "codec", "commit", "disk", "episode", "error", "event", "key", "log", "misfit", "options", "order", "own", "projection",
         "query", "request", "state", "sync", "view", "writer"]),
-    ("store", &["behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
+    ("store", &["alert", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
         "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "watch", "writer"]),
 ];
 

@@ -89,9 +89,13 @@ impl Bench {
     /// Lets time pass, and has the checks see it.
     fn pass(&self, time: Duration) {
         self.clock.advance(time);
-        self.store.step();
-        self.store.step();
+        for _ in 0..8 {
+            self.store.step();
+        }
         self.settle();
+        for _ in 0..4 {
+            self.store.step();
+        }
     }
 
     fn states(&self) -> Vec<(u64, State)> {
@@ -207,8 +211,8 @@ fn an_idle_store_records_time_once_for_what_is_due_and_then_rests() {
     bench.append(Order::Placed { order: 1 });
     bench.pass(DAY + Duration::from_secs(1));
     let after = bench.store.stats().position;
-    // The event, the time, the violation.
-    assert_eq!(after.get(), 3);
+    // The event, the time, the violation, the alert.
+    assert_eq!(after.get(), 4);
     for _ in 0..10 {
         bench.pass(DAY);
     }
@@ -336,4 +340,115 @@ fn checks_on_their_thread_settle_behind_the_writer() {
             .collect::<Vec<_>>(),
         [(1, Some(3))]
     );
+}
+
+// ---- alerts ----
+
+/// What a sink was told: check, count, sample.
+type Told = std::sync::Arc<std::sync::Mutex<Vec<(String, u64, usize)>>>;
+
+fn alerted(setup: Setup, told: &Told) -> Setup {
+    let told = told.clone();
+    setup.alerts(move |alert| {
+        let told_now = (alert.check.clone(), alert.count, alert.sample.len());
+        told.lock().expect("no test panics in it").push(told_now);
+    })
+}
+
+fn told(told: &Told) -> Vec<(u64, usize)> {
+    told.lock().expect("no test panics in it").iter().map(|(_, count, sample)| (*count, *sample)).collect()
+}
+
+#[test]
+fn the_first_violation_is_told_at_once_and_a_storm_in_one_piece() {
+    let (clock, heard) = (SimClock::default(), Told::default());
+    let setup =
+        alerted(Bench::setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
+    let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+    bench.append(Order::Shipped { order: 0 });
+    bench.pass(Duration::ZERO);
+    assert_eq!(told(&heard), [(1, 1)]);
+    for order in 1..=500 {
+        bench.append(Order::Shipped { order });
+    }
+    for _ in 0..20 {
+        bench.pass(Duration::from_secs(2));
+    }
+    assert_eq!(told(&heard), [(1, 1)]);
+    for _ in 0..20 {
+        bench.pass(Duration::from_secs(2));
+    }
+    assert_eq!(told(&heard), [(1, 1), (500, 10)]);
+}
+
+#[test]
+fn a_restart_repeats_no_alert_and_loses_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (clock, heard) = (SimClock::default(), Told::default());
+    let panics = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let open = || {
+        let (heard, panics) = (heard.clone(), panics.clone());
+        let setup = Bench::setup(&clock, [Check::from(about("first").precedence(placed, shipped))]);
+        let setup = setup.alerts(move |alert| {
+            assert!(!panics.load(std::sync::atomic::Ordering::Relaxed), "the pager is broken");
+            heard.lock().expect("no test panics in it").push((
+                alert.check.clone(),
+                alert.count,
+                alert.sample.len(),
+            ));
+        });
+        Bench {
+            clock: clock.clone(),
+            store: Store::open_or_create(dir.path().join("store"), setup).expect("it opens"),
+        }
+    };
+    let bench = open();
+    bench.append(Order::Shipped { order: 1 });
+    bench.append(Order::Shipped { order: 2 });
+    bench.pass(Duration::ZERO);
+    assert_eq!(told(&heard), [], "nobody could be told");
+    bench.store.close();
+    panics.store(false, std::sync::atomic::Ordering::Relaxed);
+    let bench = open();
+    bench.pass(Duration::ZERO);
+    assert_eq!(told(&heard), [(2, 2)]);
+    bench.store.close();
+    let bench = open();
+    bench.pass(2 * DAY);
+    assert_eq!(told(&heard), [(2, 2)]);
+}
+
+#[test]
+fn row_000_22_a_muted_check_is_silent_for_a_reason_until_its_time_and_goes_on_finding() {
+    let (clock, heard) = (SimClock::default(), Told::default());
+    let setup =
+        alerted(Bench::setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
+    let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+    let until = std::time::SystemTime::from(tallystone::Timestamp::from_micros(1_780_000_000_000_000)) + DAY;
+    let checks = bench.store.checks();
+    assert!(matches!(checks.mute("first", "ana", "", until), Err(AppendError::Invalid { what: "mute", .. })));
+    checks.mute("first", "ana", "the warehouse moves", until).expect("it is taken");
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(DAY / 2);
+    assert_eq!((told(&heard), bench.states().len()), (vec![], 1));
+    bench.pass(DAY / 2);
+    assert_eq!(told(&heard), [(1, 1)]);
+}
+
+#[test]
+fn what_is_found_in_the_past_is_one_alert() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (clock, heard) = (SimClock::default(), Told::default());
+    let path = dir.path().join("store");
+    let store = Store::open_or_create(&path, Bench::setup(&clock, [])).expect("it opens");
+    for order in 0..3000 {
+        store.append(Append::event(Order::Shipped { order })).expect("it is taken");
+    }
+    store.close();
+    let check = Check::from(about("first").precedence(placed, shipped));
+    let setup = alerted(Bench::setup(&clock, [check]), &heard);
+    let bench = Bench { clock, store: Store::open_or_create(&path, setup).expect("it opens") };
+    bench.pass(Duration::ZERO);
+    bench.pass(Duration::ZERO);
+    assert_eq!(told(&heard), [(3000, 10)]);
 }

@@ -9,18 +9,22 @@ mod watcher;
 pub(crate) use file::Files;
 pub(crate) use watcher::{Ground, Watch, Watcher};
 
+pub use crate::alert::Alert;
+#[cfg(feature = "json")]
+pub use crate::alert::json_lines;
 use crate::check::glance::{Glance, Glasses};
 use crate::check::{Check, Severity};
-use crate::episode::{Episode, Episodes};
+use crate::episode::Episodes;
+pub use crate::episode::{State, Violation};
 use crate::error::{AppendError, ReadError, StorageError};
 use crate::event::{Raw, Sequenced};
-use crate::order::Position;
-use crate::own::{Own, Seen};
+use crate::order::{Position, Timestamp};
+use crate::own::Own;
 use crate::query::Query;
 use crate::request::{Append, Receipt};
 use crate::view::View;
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 /// Where a check stands. Numbers are of all the log up to `position`.
 #[derive(Debug, Clone)]
@@ -74,97 +78,6 @@ impl CheckStats {
     /// It has seen everything, and all it found is on record.
     pub fn is_settled(&self) -> bool {
         self.lag_len == 0 && self.unrecorded == 0
-    }
-}
-
-/// A violation, and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Violation {
-    /// Of which check.
-    pub check: String,
-    /// Of which definition of it.
-    pub definition: [u8; 8],
-    /// The event that began it; of words that are judged once for each key, the key's first.
-    pub activation: Position,
-    /// The event that decided it. `None`: time did, or the key's end.
-    pub by: Option<Position>,
-    /// When it was decided, in the check's own time.
-    pub decided_at: SystemTime,
-    /// Where it is on record.
-    pub recorded: Position,
-    /// How it stands.
-    pub state: State,
-    /// Who has seen to it.
-    pub acknowledged: Option<String>,
-}
-
-/// How a violation stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// It is so.
-    Open,
-    /// What was missing came with this event, this long after it was decided.
-    Healed {
-        /// The event.
-        by: Position,
-        /// How long it was violated.
-        after: Duration,
-    },
-    /// It never was: the event had come in time, and was told late.
-    Retracted {
-        /// The event.
-        by: Position,
-    },
-    /// Something was done about it.
-    Remediated {
-        /// By whom.
-        by: String,
-        /// Where that is on record.
-        at: Position,
-    },
-    /// It may stand, until then.
-    Waived {
-        /// Who says so.
-        by: String,
-        /// Why.
-        reason: String,
-        /// Until when.
-        until: SystemTime,
-    },
-}
-
-impl Violation {
-    fn new(check: String, activation: u64, row: Episode) -> Self {
-        let state = match row {
-            Episode { end: Some(end), .. } if end.retracted => State::Retracted { by: Position::new(end.by) },
-            Episode { end: Some(end), decided, .. } => State::Healed {
-                by: Position::new(end.by),
-                after: Duration::from_micros(u64::try_from(end.decided.saturating_sub(decided)).unwrap_or(0)),
-            },
-            Episode { remediated: Some((by, at)), .. } => State::Remediated { by, at: Position::new(at) },
-            Episode { waived: Some(waived), .. } => State::Waived {
-                by: waived.by,
-                reason: waived.reason,
-                until: UNIX_EPOCH + Duration::from_micros(waived.until),
-            },
-            _ => State::Open,
-        };
-        Self {
-            check,
-            definition: row.definition,
-            activation: Position::new(activation),
-            by: (row.by > 0).then(|| Position::new(row.by)),
-            decided_at: watcher::timestamp(row.decided).into(),
-            recorded: Position::new(row.recorded),
-            state,
-            acknowledged: row.acknowledged,
-        }
-    }
-
-    fn seen(&self, by: &str) -> Seen {
-        Seen { check: self.check.clone(), activation: self.activation.get(), by: by.to_owned() }
     }
 }
 
@@ -315,6 +228,27 @@ impl Checks<'_> {
         })
     }
 
+    /// Records that nobody is to be alerted of what this check finds until then, and why. It goes on judging and recording; when
+    /// the time is over, one alert tells of what was found meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` without a reason. As [`Store::append`](crate::Store::append).
+    pub fn mute(
+        &self,
+        check: &str,
+        by: &str,
+        reason: &str,
+        until: SystemTime,
+    ) -> Result<Receipt, AppendError> {
+        if reason.trim().is_empty() {
+            return Err(AppendError::Invalid { what: "mute", why: "it has no reason".into() });
+        }
+        let until = Timestamp::from(until).micros();
+        let (check, by, reason) = (check.to_owned(), by.to_owned(), reason.to_owned());
+        self.desk.append(Append::event(Own::Muted { check, by, reason, until }))
+    }
+
     /// Records that somebody has seen to it.
     ///
     /// # Errors
@@ -339,7 +273,7 @@ impl Checks<'_> {
         if reason.trim().is_empty() {
             return Err(AppendError::Invalid { what: "waiver", why: "it has no reason".into() });
         }
-        let until = crate::order::Timestamp::from(until).micros();
+        let until = Timestamp::from(until).micros();
         self.desk.append(Append::event(Own::Waived {
             seen: violation.seen(by),
             reason: reason.to_owned(),

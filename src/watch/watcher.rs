@@ -8,6 +8,7 @@
 
 use super::file::{CheckFile, ColdKeys, Files, Header, Saving};
 use super::{CheckStats, Trouble};
+use crate::alert::{Alert, Sink};
 use crate::check::book::Book;
 use crate::check::glance::{Glance, Glasses};
 use crate::check::word::{Finding, Time, Verdict};
@@ -15,18 +16,20 @@ use crate::check::{Check, Clocked, Looked, time_of};
 use crate::codec;
 use crate::commit::prepare::Desk;
 use crate::disk::Clock;
-use crate::episode::Told;
+use crate::episode::{Episode, Episodes, Mute, Mutes, OnRecord, Told, Violation};
 use crate::error::{AppendError, DecodeError, StorageError, TroubleKind};
 use crate::event::{Event, EventSet};
+use crate::key;
 use crate::log::record::Record;
 use crate::log::{Hash, Head, LogError, Seek};
 use crate::misfit::panic_text;
 use crate::options::Options;
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::own::{Found, Own};
-use crate::projection::row_key;
+use crate::projection::{Projection, key_range, row_key};
 use crate::request::Append;
 use crate::state::bell::Bell;
+use crate::state::layer::Direction;
 use crate::sync::{Mutex, RwLock, deadline};
 use crate::view::Reader;
 use crate::writer::Door;
@@ -75,6 +78,7 @@ pub(crate) struct Ground {
     pub options: Options,
     pub clock: Arc<dyn Clock>,
     pub checks: Vec<Check>,
+    pub alerts: Sink,
     /// Rung when the head has moved, and when there are orders.
     pub head_bell: Arc<Bell>,
     /// Rung when a check has moved.
@@ -92,8 +96,16 @@ struct Watched {
     /// Findings so far, and those of them that are not on record as far as this process knows.
     found: u64,
     untold: VecDeque<(u64, Finding)>,
-    /// Findings that were on record when this process began.
+    /// Findings that are on record.
     told: u64,
+    /// Those of them that somebody was alerted of.
+    alerted: u64,
+    /// What the next alert tells.
+    news: News,
+    /// When the last alert was tried, by the monotonic clock.
+    tried: Option<Duration>,
+    /// It has once seen everything since the store was opened.
+    caught_up: bool,
     /// Those whose events it looks at; none: all.
     families: Vec<String>,
     /// The last event it could not read, and why.
@@ -110,6 +122,17 @@ pub(crate) struct Watcher {
     /// When time was recorded last, by the monotonic clock.
     ticked: Option<Duration>,
 }
+
+/// Findings on record that nobody was alerted of.
+#[derive(Debug, Default)]
+struct News {
+    violated: u64,
+    unread: u64,
+    sample: Vec<Violation>,
+}
+
+/// Violations in one alert.
+const SAMPLE: usize = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -182,7 +205,7 @@ impl Watcher {
         }
         let worked = self.judge().and_then(|moved| {
             self.save_full()?;
-            Ok(self.tell()? || moved || self.tick()?)
+            Ok(self.tell()? || moved || self.alert()? || self.tick()?)
         });
         match worked {
             Ok(true) => Turn::Moved,
@@ -242,8 +265,7 @@ impl Watcher {
             all.extend(self.ground.checks.iter().map(|check| self.anew(check)));
         }
         for watched in &mut all {
-            watched.told = told(&self.ground.reader, &watched.check)?;
-            watched.untold.retain(|(number, _)| *number >= watched.told);
+            watched.recall(&self.ground.reader)?;
         }
         self.all = all;
         Ok(())
@@ -311,7 +333,10 @@ impl Watcher {
             match end {
                 Some(end) => {
                     let shown = self.all.iter_mut().filter(|watched| watched.head.commit == behind);
-                    shown.for_each(|watched| watched.head = end);
+                    shown.for_each(|watched| {
+                        watched.head = end;
+                        watched.caught_up |= end.commit >= head.commit;
+                    });
                     return Ok(true);
                 }
                 // A group that is longer than a page.
@@ -364,13 +389,52 @@ impl Watcher {
                 taken[index] += 1;
             }
         }
-        if events.is_empty() || !self.append("check", events)? {
+        if events.is_empty() {
             return Ok(false);
         }
+        let Some(mut at) = self.append("check", events)? else { return Ok(false) };
         for (watched, taken) in self.all.iter_mut().zip(taken) {
-            watched.untold.drain(..taken);
+            for (number, finding) in watched.untold.drain(..taken).collect::<Vec<_>>() {
+                watched.told = number + 1;
+                watched.note(number, &finding, at);
+                at += 1;
+            }
         }
         Ok(true)
+    }
+
+    /// Alerts somebody of what is on record, a check at a time. `false`: there is nothing, or it is too soon.
+    fn alert(&mut self) -> Result<bool, StorageError> {
+        let (now, since) = (self.ground.clock.now(), self.ground.clock.monotonic());
+        let every = Duration::from_millis(self.ground.options.alert_every_ms);
+        let head = self.ground.reader.board.load().head;
+        // What is found in the past is told in one piece, when it has caught up with what was there when it began.
+        let ripe = |watched: &Watched| {
+            !watched.news.is_empty()
+                && watched.untold.is_empty()
+                && (watched.head.commit >= head.commit || watched.caught_up)
+                && watched.tried.is_none_or(|tried| since >= tried + every)
+        };
+        for index in 0..self.all.len() {
+            if !ripe(&self.all[index]) || self.all[index].is_muted(&self.ground.reader, now)? {
+                continue;
+            }
+            self.all[index].tried = Some(since);
+            let alert = self.all[index].alert();
+            let sink = self.ground.alerts.clone();
+            if catch_unwind(AssertUnwindSafe(|| sink(&alert))).is_err() {
+                continue;
+            }
+            let watched = &self.all[index];
+            let (check, definition, through) =
+                (watched.check.id().to_owned(), watched.check.definition(), watched.told);
+            if self.append("alert", vec![Own::Alerted { check, definition, through }])?.is_some() {
+                let watched = &mut self.all[index];
+                (watched.alerted, watched.news) = (through, News::default());
+            }
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Records that time has passed, where a check waits for it and nothing else comes. `false`: none does.
@@ -382,7 +446,7 @@ impl Watcher {
             return Ok(false);
         }
         self.ticked = Some(since);
-        self.append("time", vec![Own::Passed])
+        Ok(self.append("time", vec![Own::Passed])?.is_some())
     }
 
     fn next_due(&self) -> Option<Time> {
@@ -390,16 +454,16 @@ impl Watcher {
         recorded.filter_map(|watched| watched.book.next_due()).min()
     }
 
-    /// `false`: not now.
-    fn append(&self, label: &str, events: Vec<Own>) -> Result<bool, StorageError> {
+    /// The position of the first of them. `None`: not now.
+    fn append(&self, label: &str, events: Vec<Own>) -> Result<Option<u64>, StorageError> {
         let Ground { reader, door, options, .. } = &self.ground;
         let desk = Desk { rules: &reader.rules, options, terms: &reader.terms };
         let append = Append::events(events).label(label);
         let patience = Duration::from_millis(options.queue_wait_ms_max);
         let prepared = desk.prepare(append).map_err(|error| refused(&error.to_string()))?;
         match door.append(Box::new(prepared), patience).and_then(|answered| answered) {
-            Ok(_) => Ok(true),
-            Err(AppendError::Overloaded(_) | AppendError::ClockJumped { .. }) => Ok(false),
+            Ok(committed) => Ok(Some(committed.receipt.first.get())),
+            Err(AppendError::Overloaded(_) | AppendError::ClockJumped { .. }) => Ok(None),
             // The store has stopped, and so do its checks: recovery begins them anew.
             Err(error) => Err(refused(&error.to_string())),
         }
@@ -471,7 +535,9 @@ impl Watcher {
         let age = is_unsaved.then(|| Duration::from_millis(self.ground.options.overlay_age_ms_max));
         let untold = self.all.iter().any(|watched| !watched.untold.is_empty());
         let again = untold.then_some(TICK);
-        [due, age, again].into_iter().flatten().min()
+        let news = self.all.iter().any(|watched| !watched.news.is_empty());
+        let alert = news.then(|| Duration::from_millis(self.ground.options.alert_every_ms).max(TICK));
+        [due, age, again, alert].into_iter().flatten().min()
     }
 
     fn publish(&self) {
@@ -482,15 +548,26 @@ impl Watcher {
     }
 }
 
-/// How many findings of this definition are on record.
-fn told(reader: &Reader, check: &Check) -> Result<u64, StorageError> {
-    let Some(registered) = reader.rules.projections.get::<Told>() else { return Ok(0) };
-    let key = (check.id().to_owned(), check.definition());
-    let key =
-        row_key::<(String, [u8; 8])>(registered.id, &key).map_err(|error| refused(&error.to_string()))?;
+/// A row of the store's own projections.
+fn row<P: Projection>(reader: &Reader, key: &P::Key) -> Result<Option<P::Row>, StorageError> {
+    let Some(registered) = reader.rules.projections.get::<P>() else { return Ok(None) };
+    let key = row_key::<P::Key>(registered.id, key).map_err(|error| refused(&error.to_string()))?;
     let row = reader.board.load().read(&[], |layers| layers.row(&key))?;
-    let Some(value) = row.and_then(|version| version.value) else { return Ok(0) };
-    codec::decode(&value).map_err(|error| refused(&error.to_string()))
+    let Some(value) = row.and_then(|version| version.value) else { return Ok(None) };
+    codec::decode(&value).map(Some).map_err(|error| refused(&error.to_string()))
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        self.violated == 0 && self.unread == 0
+    }
+
+    fn add(&mut self, check: &str, activation: u64, episode: Episode) {
+        self.violated += 1;
+        if self.sample.len() < SAMPLE {
+            self.sample.push(Violation::new(check.to_owned(), activation, episode));
+        }
+    }
 }
 
 fn refused(why: &str) -> StorageError {
@@ -511,8 +588,71 @@ impl Watched {
             found: 0,
             untold: VecDeque::new(),
             told: 0,
+            alerted: 0,
+            news: News::default(),
+            tried: None,
+            caught_up: false,
             families: check.lens.families(),
             unread: None,
+        }
+    }
+
+    /// What is on record of it, and what of that nobody was alerted of.
+    fn recall(&mut self, reader: &Reader) -> Result<(), StorageError> {
+        let (id, definition) = (self.check.id().to_owned(), self.check.definition());
+        let on_record = row::<Told>(reader, &(id.clone(), definition))?.unwrap_or_default();
+        OnRecord { told: self.told, alerted: self.alerted } = on_record;
+        self.untold.retain(|(number, _)| *number >= on_record.told);
+        if self.alerted < self.told
+            && let Some(registered) = reader.rules.projections.get::<Episodes>()
+        {
+            let all = key_range::<Episodes>(registered.id, (id.clone(), 0)..=(id.clone(), u64::MAX));
+            let all = all.map_err(|error| refused(&error.to_string()))?;
+            let rows =
+                reader.board.load().read(&[], |layers| layers.rows(&all, Direction::Forward, usize::MAX))?;
+            for (key, version) in rows {
+                let decoded = key::decode::<(String, u64)>(&key[4..]).and_then(|(_, activation)| {
+                    let value = version.value.as_deref().expect("a layer's answer holds a row");
+                    Ok((activation, codec::decode::<Episode>(value)?))
+                });
+                let (activation, episode) = decoded.map_err(|error| refused(&error.to_string()))?;
+                if episode.definition == definition && episode.number >= self.alerted {
+                    self.news.add(&id, activation, episode);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A finding is on record at this position.
+    fn note(&mut self, number: u64, finding: &Finding, at: u64) {
+        let Finding { verdict, activation, by, decided } = *finding;
+        match verdict {
+            Verdict::Violated => {
+                let episode = Episode::new(self.check.definition(), number, by, decided, at);
+                self.news.add(self.check.id(), activation, episode);
+            }
+            Verdict::Untold => self.news.unread += 1,
+            Verdict::Healed | Verdict::Retracted => {}
+        }
+    }
+
+    fn is_muted(&self, reader: &Reader, now: Timestamp) -> Result<bool, StorageError> {
+        let mute: Option<Mute> = row::<Mutes>(reader, &self.check.id().to_owned())?;
+        Ok(mute.is_some_and(|mute| now.micros() < mute.until))
+    }
+
+    fn alert(&self) -> Alert {
+        let about = &self.check.about;
+        Alert {
+            check: about.id.to_string(),
+            severity: about.severity,
+            owner: about.owner.to_string(),
+            means: about.means.to_string(),
+            remedy: about.remedy.to_string(),
+            count: self.news.violated,
+            unread: self.news.unread,
+            sample: self.news.sample.clone(),
         }
     }
 
@@ -612,9 +752,4 @@ impl std::fmt::Debug for Watcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watcher").finish_non_exhaustive()
     }
-}
-
-/// As microseconds since 1970.
-pub(super) fn timestamp(time: Time) -> Timestamp {
-    Timestamp::from_micros(u64::try_from(time).unwrap_or(0))
 }
