@@ -211,13 +211,7 @@ impl View {
         let decode: Decode<Option<P::Row>> =
             |version| Ok(version.map(decode_row::<P>).transpose()?.map(|found| found.row));
         let value = self.row::<P>(key)?;
-        Ok(Stale {
-            value,
-            position: self.position(),
-            key: row,
-            words: format!("a row of `{}`, rechecked", P::NAME),
-            decode,
-        })
+        Ok(Stale { value, position: self.position(), key: row, words: row_words::<P>, decode })
     }
 
     /// Rows in a range of keys, in order; `..` for all. Reversible, page by page.
@@ -453,6 +447,14 @@ pub(crate) fn decode_row<P: Projection>(version: &RowVersion) -> Result<RowAt<P:
     Ok(RowAt { row, changed_at: version.position })
 }
 
+/// What a row is called.
+pub(crate) fn row_words<P: Projection>(key: &[u8]) -> String {
+    match key::decode::<P::Key>(&key[4..]).and_then(|key| key::text(&key)) {
+        Ok(text) => format!("row {text} of `{}`", P::NAME),
+        Err(_) => format!("a row of `{}`", P::NAME),
+    }
+}
+
 /// Read outside a transaction, and perhaps no longer true. [`show`](Self::show) is for display;
 /// [`Tx::recheck`](crate::transaction::Tx::recheck) reads it again, as a condition.
 ///
@@ -469,7 +471,7 @@ pub struct Stale<T> {
     value: T,
     position: Position,
     key: Vec<u8>,
-    words: String,
+    words: fn(&[u8]) -> String,
     decode: Decode<T>,
 }
 
@@ -490,8 +492,8 @@ impl<T> Stale<T> {
         &self.key
     }
 
-    pub(crate) fn words(&self) -> &str {
-        &self.words
+    pub(crate) fn words(&self) -> fn(&[u8]) -> String {
+        self.words
     }
 
     pub(crate) fn decode(&self, version: Option<&RowVersion>) -> Result<T, ReadError> {

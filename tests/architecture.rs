@@ -40,7 +40,8 @@ const TABLE: &[(&str, &[&str])] = &[
     // the path of a commit
     ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "layout", "log", "options", "own", "projection", "request",
         "state", "upcast"]),
-    ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "request", "setup", "state"]),
+    ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
+        "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "order", "request", "state", "sync"]),
     // before it and behind it
     ("recovery", &["commit", "error", "log", "order", "projection", "request", "setup", "state"]),

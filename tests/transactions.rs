@@ -1012,6 +1012,62 @@ fn row_004_07_a_conflict_says_which_assumption_changed_and_by_whom() {
     );
 }
 
+/// Keys that count how often one is made of its bytes again, as naming a row does.
+mod counted {
+    use super::*;
+
+    static DECODED: AtomicU32 = AtomicU32::new(0);
+
+    pub(super) fn decoded() -> u32 {
+        DECODED.load(Ordering::Relaxed)
+    }
+
+    #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+    pub(super) struct Number(pub(super) u32);
+
+    impl<'de> Deserialize<'de> for Number {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            DECODED.fetch_add(1, Ordering::Relaxed);
+            u32::deserialize(from).map(Self)
+        }
+    }
+
+    pub(super) struct Numbered;
+
+    impl Projection for Numbered {
+        const NAME: &'static str = "numbered";
+        type Event = Cell;
+        type Key = Number;
+        type Row = u32;
+        fn fold(event: &Cell, rows: &mut Rows<'_, Self>) -> Folded {
+            rows.update(Number(event.id()), |changes| *changes += 1)
+        }
+    }
+}
+
+#[test]
+fn a_read_is_put_into_words_only_for_who_is_told_that_it_changed() {
+    use counted::{Number, Numbered, decoded};
+    let store = Store::in_memory(Setup::new().inline::<Numbered>()).unwrap();
+    let before = decoded();
+    let decide = |interfered: bool| {
+        let mut tx = store.begin("counts").unwrap();
+        tx.row::<Numbered>(&Number(7)).unwrap();
+        add(&mut tx, 1, 1).unwrap();
+        if interfered {
+            interfere(&store, 7);
+        }
+        tx.commit(())
+    };
+    assert!(decide(false).is_ok());
+    assert_eq!(decoded(), before, "what still holds has no words");
+    let Err(TxError::Conflict(why)) = decide(true) else { panic!("the row has come") };
+    assert_eq!((why.read.as_str(), decoded()), ("row 7 of `numbered`", before + 1));
+    let append = Append::event(Cell::Cleared { cell: 1 });
+    let refused = store.append(append.fail_if_events_match(QueryItem::stream::<Cell>(&7), None));
+    assert!(matches!(refused, Err(AppendError::Conflict(why)) if why.read == "the append's condition"));
+}
+
 #[test]
 fn row_004_08_there_is_one_level_and_reads_outside_say_what_they_are() {
     let store = with(&[(1, 10)]);
@@ -1162,7 +1218,8 @@ fn row_004_17_what_was_read_outside_is_read_again_inside() {
     assert_eq!((stale.show(), tx.recheck(&stale).unwrap()), (&Some(10), Some(110)));
     tx.append(Cell::Cleared { cell: 3 }).unwrap();
     interfere(&store, 1);
-    assert!(matches!(tx.commit(()), Err(TxError::Conflict(_))), "rechecked, it is a condition");
+    let Err(TxError::Conflict(why)) = tx.commit(()) else { panic!("rechecked, it is a condition") };
+    assert_eq!(why.read, "row 1 of `cells`");
 }
 
 #[test]

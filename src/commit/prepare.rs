@@ -109,10 +109,9 @@ impl Desk<'_> {
                 let why = "it has an order, a limit or a range of its own; say `after` beside it".to_owned();
                 return Err(AppendError::Invalid { what: "condition", why });
             }
-            let (what, words) =
-                (What::Events(Plan::new(query, self.terms)), "the append's condition".to_owned());
+            let what = What::Events(Plan::new(query, self.terms), None);
             let within = Span { after: condition.after.unwrap_or_default(), ..Span::EVERYTHING };
-            reads.all.push(Read { what, words, at: None, within });
+            reads.all.push(Read { what, at: None, within });
         }
         Ok(reads)
     }

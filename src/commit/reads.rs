@@ -9,6 +9,7 @@ use super::{Group, event_at};
 use crate::error::{AppendError, Conflict, StorageError};
 use crate::log::{Head, Log};
 use crate::order::{CommitNo, Position};
+use crate::query::Query;
 use crate::state::Published;
 use crate::state::layer::{Direction, History, KeyRange, Layers, RowKey, RowVersion, Since, Span};
 use crate::state::search::Plan;
@@ -18,21 +19,33 @@ use std::panic::Location;
 #[derive(Debug)]
 pub(crate) struct Read {
     pub what: What,
-    /// In words, for whoever is told that it changed.
-    pub words: String,
     /// The caller's line; none for the condition of a plain append.
     pub at: Option<&'static Location<'static>>,
     /// Of events: only those in it are new to the caller, whatever its snapshot, and asked for.
     pub within: Span,
 }
 
-/// What was read.
+/// What was read, and what it takes to say so.
 #[derive(Debug)]
 pub(crate) enum What {
-    /// Every event that matches.
-    Events(Plan),
-    Row(RowKey),
-    Rows(KeyRange),
+    /// Every event that matches; without a query it is the condition of a plain append.
+    Events(Plan, Option<Query>),
+    /// A row, and the words for its key.
+    Row(RowKey, fn(&[u8]) -> String),
+    /// A range of rows of this projection.
+    Rows(KeyRange, &'static str),
+}
+
+impl What {
+    /// For whoever is told that it changed, and made only then: nearly every read still holds.
+    fn words(&self) -> String {
+        match self {
+            Self::Events(_, None) => "the append's condition".to_owned(),
+            Self::Events(_, Some(query)) => format!("events: {query}"),
+            Self::Row(key, words) => words(key),
+            Self::Rows(_, projection) => format!("rows of `{projection}`"),
+        }
+    }
 }
 
 /// The reads of one decision.
@@ -79,7 +92,7 @@ impl Reads {
 
     /// The changes of rows that its reads may miss; empty where it read none.
     fn history<'a>(&self, published: &'a Published) -> Option<Vec<&'a dyn History>> {
-        match self.all.iter().all(|read| matches!(read.what, What::Events(_))) {
+        match self.all.iter().all(|read| matches!(read.what, What::Events(..))) {
             true => Some(Vec::new()),
             false => published.history(self.checked.0).map(Iterator::collect),
         }
@@ -93,9 +106,9 @@ impl Reads {
         };
         for (read, Read { what, within, .. }) in self.all.iter().enumerate() {
             let changed = match what {
-                What::Row(key) => first(&|layer| layer.row_change(key, since)),
-                What::Rows(range) => first(&|layer| layer.range_change(range, since)),
-                What::Events(plan) => {
+                What::Row(key, _) => first(&|layer| layer.row_change(key, since)),
+                What::Rows(range, _) => first(&|layer| layer.range_change(range, since)),
+                What::Events(plan, _) => {
                     let (after, through) = (position.max(within.after), layers.position.min(within.through));
                     let since = Span { after, through };
                     plan.positions(layers, since, Direction::Forward, 1)?.first().copied()
@@ -109,8 +122,8 @@ impl Reads {
     }
 
     fn conflict(&self, change: &Change, changed_by: Conflict) -> AppendError {
-        let Read { words, at, .. } = &self.all[change.read];
-        let (read, read_at, snapshot) = (words.clone(), *at, self.snapshot.1);
+        let Read { what, at, .. } = &self.all[change.read];
+        let (read, read_at, snapshot) = (what.words(), *at, self.snapshot.1);
         AppendError::Conflict(Box::new(Conflict { read, read_at, snapshot, ..changed_by }))
     }
 }

@@ -103,7 +103,7 @@ impl Tx<'_> {
     pub fn row<P: Projection>(&self, key: &(impl KeyRef<P::Key> + ?Sized)) -> Result<Option<P::Row>, Fault> {
         self.operate(Location::caller(), |at| {
             let key = self.row_key::<P>(key)?;
-            self.track_row(key.clone(), || row_words::<P>(&key), at)?;
+            self.track_row(&key, view::row_words::<P>, at)?;
             Ok((self.read_row::<P>(&key)?, 1))
         })
     }
@@ -205,7 +205,7 @@ impl Tx<'_> {
     pub fn recheck<T>(&self, stale: &Stale<T>) -> Result<T, Fault> {
         self.operate(Location::caller(), |at| {
             let key: RowKey = stale.key().into();
-            self.track_row(key.clone(), || stale.words().to_owned(), at)?;
+            self.track_row(&key, stale.words(), at)?;
             let version = self.layered(|layers| layers.row(&key))?;
             Ok((stale.decode(version.as_ref())?, 1))
         })
@@ -226,7 +226,7 @@ impl Tx<'_> {
                 return Err(TxError::Invalid { what: "query", why });
             }
             self.reads.borrow_mut().all.clear();
-            self.track_events(&query, at)?;
+            self.track_events(query, at)?;
             Ok(((), 0))
         })
     }
@@ -267,7 +267,7 @@ impl Tx<'_> {
             let range = key_range::<P>(id, keys).map_err(invalid)?;
             let found = self.layered(|layers| layers.rows(&range, direction, limit))?;
             let seen = seen(range, direction, &found, limit);
-            self.track(What::Rows(seen), format!("rows of `{}`", P::NAME), Span::EVERYTHING, at)?;
+            self.track(What::Rows(seen, P::NAME), Span::EVERYTHING, at)?;
             let decode = |(key, version): &RowEntry| {
                 let row = view::decode_row::<P>(version)?.row;
                 let decoded = key::decode(&key[4..]);
@@ -295,11 +295,12 @@ impl Tx<'_> {
             // Events before the snapshot never change: what they fill, nothing that comes can change.
             let filled = found.len() >= limit && !query.is_backwards();
             let past = query.range().1.is_some_and(|up_to| up_to <= head.position);
-            if tracked && !filled && !past {
-                self.track_events(&query, at)?;
-            }
             let mut own = self.own_events::<E>(&query)?;
-            match query.is_backwards() {
+            let backwards = query.is_backwards();
+            if tracked && !filled && !past {
+                self.track_events(query, at)?;
+            }
+            match backwards {
                 true => {
                     own.reverse();
                     own.append(&mut found);
@@ -350,34 +351,28 @@ impl Tx<'_> {
 
     fn track_row(
         &self,
-        key: RowKey,
-        words: impl FnOnce() -> String,
+        key: &RowKey,
+        words: fn(&[u8]) -> String,
         at: &'static Location<'static>,
     ) -> Result<(), TxError> {
-        let known = |read: &Read| matches!(&read.what, What::Row(other) if *other == key);
+        let known = |read: &Read| matches!(&read.what, What::Row(other, _) if other == key);
         // A row is often read again after an event of one's own; the last read is where it stands then.
         if self.reads.borrow().all.iter().rev().take(8).any(known) {
             return Ok(());
         }
-        self.track(What::Row(key), words(), Span::EVERYTHING, at)
+        self.track(What::Row(key.clone(), words), Span::EVERYTHING, at)
     }
 
-    fn track_events(&self, query: &Query, at: &'static Location<'static>) -> Result<(), TxError> {
-        let plan = Plan::new(query, &self.reader.terms);
+    fn track_events(&self, query: Query, at: &'static Location<'static>) -> Result<(), TxError> {
+        let plan = Plan::new(&query, &self.reader.terms);
         let (after, up_to) = query.range();
         let within = Span { after, through: up_to.unwrap_or(Span::EVERYTHING.through) };
-        self.track(What::Events(plan), format!("events: {query}"), within, at)
+        self.track(What::Events(plan, Some(query)), within, at)
     }
 
-    fn track(
-        &self,
-        what: What,
-        words: String,
-        within: Span,
-        at: &'static Location<'static>,
-    ) -> Result<(), TxError> {
+    fn track(&self, what: What, within: Span, at: &'static Location<'static>) -> Result<(), TxError> {
         self.running.meter.lock().read(at)?;
-        self.reads.borrow_mut().all.push(Read { what, words, at: Some(at), within });
+        self.reads.borrow_mut().all.push(Read { what, at: Some(at), within });
         Ok(())
     }
 }
@@ -391,13 +386,6 @@ fn seen(mut range: KeyRange, direction: Direction, found: &[RowEntry], limit: us
         }
     }
     range
-}
-
-fn row_words<P: Projection>(key: &RowKey) -> String {
-    match key::decode::<P::Key>(&key[4..]).and_then(|key| key::text(&key)) {
-        Ok(text) => format!("row {text} of `{}`", P::NAME),
-        Err(_) => format!("a row of `{}`", P::NAME),
-    }
 }
 
 // ---- writing ----
