@@ -196,15 +196,22 @@ pub(crate) struct Followers {
 
 impl Followers {
     /// Finds out where each stands, and has it follow: on its own thread, or by `step`.
-    pub fn start(following: &Following, projections: &[Registered], lockstep: bool) -> io::Result<Self> {
+    ///
+    /// `forked` is where they stand in the store that this one is a fork of.
+    pub fn start(
+        following: &Following,
+        projections: &[Registered],
+        forked: &[Arc<Standing>],
+        lockstep: bool,
+    ) -> io::Result<Self> {
         if let Some(files) = &following.files {
             files.forget_others(projections);
         }
         let mut started = Self::default();
-        for projection in projections {
+        for (index, projection) in projections.iter().enumerate() {
             let behind = Arc::new(Behind::new(projection.clone(), following.bells.clone()));
             started.all.push(behind.clone());
-            let follower = Follower::new(following.clone(), behind);
+            let follower = Follower::new(following.clone(), behind, forked.get(index).map(|other| &**other));
             match lockstep {
                 true => started.lockstep.get_mut().push(follower),
                 false => started.threads.push(spawn(&file_name(projection.name), move || follower.run())?),
@@ -296,9 +303,15 @@ impl From<LogError> for Failed {
 }
 
 impl Follower {
-    fn new(following: Following, behind: Arc<Behind>) -> Self {
-        let mut follower = Self { following, behind, served: None, building: None, halt: None, built: 0 };
-        if let Err(failed) = follower.open() {
+    /// Stands where its file says, or where that of another store in memory does.
+    fn new(following: Following, behind: Arc<Behind>, forked: Option<&Standing>) -> Self {
+        let served = forked.and_then(|other| other.rows.as_ref()).map(|rows| Side::in_memory(rows.fork()));
+        let halt = forked.and_then(|other| other.halt.clone());
+        let mut follower = Self { following, behind, served, building: None, halt, built: 0 };
+        if follower.served.is_none()
+            && follower.halt.is_none()
+            && let Err(failed) = follower.open()
+        {
             follower.failed(failed);
         }
         follower.publish();
@@ -658,17 +671,15 @@ impl Follower {
     /// Begins to fold from the first commit, in a file beside what there is.
     fn build(&mut self) -> Result<(), Failed> {
         let (log, until) = (&self.following.log, self.following.board.load().head);
-        let file = match &self.following.files {
-            None => None,
-            Some(files) => {
-                let named = files.next(&self.behind.projection)?;
-                let mut tables = files.create(&named)?;
-                tables.claim(log.store());
-                Some((tables, named))
-            }
-        };
         let rows = Published::on(Arc::new(Base::Empty), Head::empty(log.store()), Arc::default());
-        self.building = Some((Side { rows: Arc::new(rows), file, unflushed: 0, scrubbed: true }, until));
+        let mut side = Side::in_memory(rows);
+        if let Some(files) = &self.following.files {
+            let named = files.next(&self.behind.projection)?;
+            let mut tables = files.create(&named)?;
+            tables.claim(log.store());
+            side.file = Some((tables, named));
+        }
+        self.building = Some((side, until));
         // In an empty store it is whole at once.
         if until.commit.0 == 0 { self.switch() } else { Ok(()) }
     }
@@ -687,6 +698,10 @@ impl Follower {
 }
 
 impl Side {
+    fn in_memory(rows: Published) -> Self {
+        Self { rows: Arc::new(rows), file: None, unflushed: 0, scrubbed: true }
+    }
+
     fn show(&mut self, head: Head, base: Arc<Base>, active: Arc<Overlay>) {
         let layouts: Arc<Layouts> = self.rows.layouts.clone();
         self.rows = Arc::new(Published { head, base, frozen: None, active, recent: None, keys: 0, layouts });

@@ -265,7 +265,7 @@ impl Store {
     }
 
     /// A store in memory that begins as a copy of this one, which is in memory too, and goes its own way: for tests that start
-    /// from one state many times.
+    /// from one state many times. Rows are copied, not folded again; those behind the writer stand where they stood.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -302,7 +302,8 @@ impl Store {
             stalls: reader.rules.projections.stalls.clone(),
         };
         let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
-        let ground = Ground { log, rules, terms, recovered, cut: None };
+        let behind = reader.behind.iter().map(|behind| behind.standing()).collect();
+        let ground = Ground { log, rules, terms, recovered, behind, cut: None };
         Self::assemble(None, setup, |_, setup, views, bells| launch(None, setup, views, bells, ground))
     }
 
@@ -558,7 +559,13 @@ fn start(
         (Err(Failure::Unusable), None) => return Err(rebuilt_in_vain()),
     };
     rules.projections.stalls = recovered.stalls.clone();
-    launch(place, setup, views, bells, Ground { log, rules: Arc::new(rules), terms, recovered, cut })
+    launch(
+        place,
+        setup,
+        views,
+        bells,
+        Ground { log, rules: Arc::new(rules), terms, recovered, behind: Vec::new(), cut },
+    )
 }
 
 /// What the threads of a store stand on.
@@ -567,6 +574,8 @@ struct Ground {
     rules: Arc<Rules>,
     terms: Terms,
     recovered: Recovered,
+    /// Where the projections behind the writer stand in the store that this one is a fork of.
+    behind: Vec<Arc<Standing>>,
     cut: Option<CutTail>,
 }
 
@@ -578,7 +587,7 @@ fn launch(
     bells: &Bells,
     ground: Ground,
 ) -> Result<(Arc<Reader>, Engine), OpenError> {
-    let Ground { log, rules, terms, recovered, cut } = ground;
+    let Ground { log, rules, terms, recovered, behind: forked, cut } = ground;
     let Recovered { published, keys, tables, .. } = recovered;
     let options = &setup.options;
     let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published, bells.head.clone())));
@@ -648,7 +657,8 @@ fn launch(
         }),
         before_flush: Arc::new(expire),
     };
-    let followers = Followers::start(&following, &setup.behind, setup.lockstep).map_err(no_thread)?;
+    let followers =
+        Followers::start(&following, &setup.behind, &forked, setup.lockstep).map_err(no_thread)?;
     let behind = followers.all().to_vec();
     let reader = Reader { rules, terms, log, keys, board, health, behind, page_bytes: options.page_bytes };
     let reader = Arc::new(reader);

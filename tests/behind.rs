@@ -79,8 +79,9 @@ macro_rules! trails {
     };
 }
 
-/// Folds of `Built`, and of `Mended`, so far: each is used by one test.
+/// Folds of `Built`, `Copied` and `Mended` so far: each is used by one test.
 static BUILT: AtomicU64 = AtomicU64::new(0);
+static COPIED: AtomicU64 = AtomicU64::new(0);
 static MENDED: AtomicU64 = AtomicU64::new(0);
 
 fn count(folds: &AtomicU64) -> Folded {
@@ -91,6 +92,7 @@ fn count(folds: &AtomicU64) -> Folded {
 trails!(Trails, "trails", 1, |_| Ok(()));
 trails!(TrailsTwo, "trails", 2, |_| Ok(()));
 trails!(Built, "built", 1, |_| count(&BUILT));
+trails!(Copied, "copied", 1, |_| count(&COPIED));
 trails!(Twin, "a twin / INLINE", 1, |_| Ok(()));
 trails!(Picky, "picky", 1, |event| match event {
     Bank::Deposited { cents: 13, .. } => Err(FoldError::refuse("thirteen")),
@@ -338,6 +340,74 @@ fn in_memory_it_follows_too() {
     assert_eq!(rows::<Trails>(&view), rows::<Twin>(&view));
     store.rebuild::<Trails>().expect("it can");
     check::<Trails>(&store);
+}
+
+#[test]
+fn a_fork_serves_the_rows_of_its_base_at_once_and_folds_only_what_comes() {
+    let setup = Setup::new().inline::<Twin>().behind::<Copied>().options(options()).lockstep();
+    let base = Store::in_memory(setup).expect("a store");
+    let mut dice = Dice::new(15);
+    some(&base, &mut dice, 100);
+    checked_whole::<Copied>(&base);
+    let at = check::<Copied>(&base);
+    fill(&base, 5);
+    let before = COPIED.load(Ordering::SeqCst);
+    let fork = base.fork().expect("it is in memory");
+    assert_eq!(
+        (check::<Copied>(&fork), COPIED.load(Ordering::SeqCst)),
+        (at, before),
+        "it lags as its base does"
+    );
+    let head = fill(&fork, 7);
+    checked_whole::<Copied>(&fork);
+    assert_eq!(COPIED.load(Ordering::SeqCst) - before, head.get() - at, "each event once");
+    assert_eq!(check::<Copied>(&base), at, "and its base is left alone");
+    some(&base, &mut dice, 20);
+    checked_whole::<Copied>(&base);
+    assert_eq!(check::<Copied>(&fork), head.get());
+    for store in [base, fork] {
+        assert_eq!(store.verify().expect("readable").first_bad, None);
+    }
+}
+
+#[test]
+fn a_fork_of_a_stalled_projection_is_stalled_there_too() {
+    let base = Store::in_memory(Setup::new().behind::<Picky>().lockstep()).expect("a store");
+    fill(&base, 20);
+    let bad = base.append(deposit(3, 13)).expect("the writer does not care").receipt.last;
+    settle(&base);
+    let fork = base.fork().expect("it is in memory");
+    for _ in 0..2 {
+        let row = fork.view().expect("open").row::<Picky>(&1);
+        assert!(matches!(row, Err(ReadError::Stalled { position, .. }) if position == bad), "{row:?}");
+        // The same code fails at the same place.
+        fork.recover().expect("it is well");
+        settle(&fork);
+    }
+}
+
+#[test]
+fn a_store_is_forked_at_any_moment() {
+    let setup = Setup::new().inline::<Twin>().behind::<Trails>().options(options());
+    let base = Store::in_memory(setup).expect("a store");
+    thread::scope(|scope| {
+        let appends = scope.spawn(|| {
+            let mut dice = Dice::new(16);
+            for _ in 0..5000 {
+                base.append(deposit(dice.roll(12) as u32, dice.roll(9))).expect("good");
+            }
+        });
+        while !appends.is_finished() {
+            let fork = base.fork().expect("it is in memory");
+            let view = fork.view().expect("open");
+            if let Ok(at) = view.folded_through::<Trails>() {
+                assert_eq!(rows::<Trails>(&view), must(&view, at));
+            }
+            let view = fork.wait_for::<Trails>(fill(&fork, 3), LONG).expect("it gets there");
+            assert_eq!(rows::<Trails>(&view), rows::<Twin>(&view));
+            assert_eq!(fork.verify().expect("readable").first_bad, None);
+        }
+    });
 }
 
 #[test]

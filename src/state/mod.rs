@@ -70,7 +70,7 @@ impl Published {
 
     /// A copy that goes its own way, of state that is in memory only.
     pub fn fork(&self) -> Self {
-        let (active, layouts) = (Arc::new(self.active.fork()), self.layouts.clone());
+        let (active, layouts) = (Arc::new(self.active.fork(self.head.commit)), self.layouts.clone());
         let (head, keys, base) = (self.head, self.keys, self.base.clone());
         Self { head, keys, base, frozen: None, active, recent: None, layouts }
     }

@@ -175,6 +175,15 @@ impl RowMap {
         self.changes.push((version.commit, key.clone()));
         self.by_key.entry(key).or_default().push(version);
     }
+
+    fn fork(&self, through: CommitNo) -> Self {
+        let changes = self.changes.iter().filter(|(commit, _)| *commit <= through).cloned().collect();
+        let cut = |(key, versions): (&RowKey, &Vec<RowVersion>)| {
+            let visible = versions.partition_point(|version| version.commit <= through);
+            (visible > 0).then(|| (key.clone(), versions[..visible].to_vec()))
+        };
+        Self { by_key: self.by_key.iter().filter_map(cut).collect(), changes }
+    }
 }
 
 /// Keys are put in order by whoever asks for a range.
@@ -207,10 +216,9 @@ impl Overlay {
         Self { after, ..Self::default() }
     }
 
-    /// A copy that goes its own way.
-    pub fn fork(&self) -> Self {
-        let rows = self.rows.read();
-        let rows = RowMap { by_key: rows.by_key.clone(), changes: rows.changes.clone() };
+    /// A copy that goes its own way, of what stands up to a commit: rows behind the writer may be ahead of what is shown of them.
+    pub fn fork(&self, through: CommitNo) -> Self {
+        let rows = self.rows.read().fork(through);
         Self {
             after: self.after,
             postings: RwLock::new(self.postings.read().clone()),
@@ -368,6 +376,31 @@ impl Layer for Overlay {
 mod tests {
     use super::*;
     use std::ops::Bound;
+
+    /// What a projection behind the writer has folded is in its overlay before it is shown. A fork that took it over would fold
+    /// it a second time, on top of itself.
+    #[test]
+    fn a_fork_has_what_is_shown_and_no_more() {
+        let (overlay, old, new): (Overlay, RowKey, RowKey) =
+            (Overlay::default(), [7][..].into(), [8][..].into());
+        for (commit, keys) in [(1, &[&old][..]), (2, &[&old, &new])] {
+            let mut delta = Delta::default();
+            for key in keys {
+                let version =
+                    RowVersion { commit: CommitNo(commit), position: Position(commit), value: None };
+                delta.put_row((*key).clone(), version);
+            }
+            overlay.apply(delta);
+        }
+        let fork = overlay.fork(CommitNo(1));
+        let ever = Since { after: CommitNo(0), through: CommitNo(u64::MAX) };
+        let all = KeyRange { lower: Bound::Unbounded, upper: Bound::Unbounded };
+        let last = |key: &RowKey| fork.row(key, ever.through).unwrap().map(|version| version.commit.0);
+        assert_eq!((last(&old), last(&new)), (Some(1), None));
+        let shown = fork.rows(&all, Direction::Forward, ever.through, 10).unwrap();
+        let second = Since { after: CommitNo(1), ..ever };
+        assert_eq!((shown.len(), fork.range_change(&all, second)), (1, None));
+    }
 
     /// A group enters the overlay before its head is published. A reader who sees the change between the two, and asks the log
     /// for its event, would be told of damage.
