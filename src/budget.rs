@@ -249,6 +249,8 @@ pub struct TxEvent {
     pub own: Duration,
     /// The time it waited: for its turn, for the sync, between two attempts.
     pub waited: Duration,
+    /// How often it was decided with the writer held.
+    pub holds: u32,
     /// The time it held the writer, while all others waited.
     pub held: Duration,
     /// Reads and writes, of all attempts.
@@ -267,6 +269,30 @@ pub struct TxEvent {
     pub findings: Vec<Finding>,
     /// Callbacks that panicked after the commit.
     pub callbacks_panicked: u32,
+}
+
+/// What the transactions of a store came to since it was opened. Each is counted when it ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TxStats {
+    /// Transactions that ended, whatever became of them.
+    pub ended_len: u64,
+    /// Conflicts: what was read had changed at the commit.
+    pub conflicts_len: u64,
+    /// Decisions after the first one, for a conflict or a snapshot that was too old.
+    pub retries_len: u64,
+    /// Decisions with the writer held.
+    pub holds_len: u64,
+}
+
+impl TxStats {
+    pub(crate) fn count(&mut self, event: &TxEvent) {
+        self.ended_len += 1;
+        self.conflicts_len += event.conflicts.len() as u64;
+        // One that was answered by an earlier commit was not decided at all.
+        self.retries_len += u64::from(event.attempts.saturating_sub(1));
+        self.holds_len += u64::from(event.holds);
+    }
 }
 
 /// The meter of one transaction.
@@ -292,6 +318,7 @@ impl Meter {
             began_at: now,
             own: Duration::ZERO,
             waited: Duration::ZERO,
+            holds: 0,
             held: Duration::ZERO,
             operations: 0,
             reads: 0,

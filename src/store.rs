@@ -26,7 +26,7 @@ use crate::state::{Board, Published, flush, scrub};
 use crate::subscription::Subscription;
 use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, deadline, spawn, unbounded};
 use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared, Work};
-use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, inside};
+use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, TxStats, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views, unregistered};
 use crate::watch::{self, CheckStats, Checks, Desk as CheckDesk, Watch, Watcher};
@@ -1201,6 +1201,7 @@ impl Store {
             frozen_bytes: published.frozen.as_ref().map_or(0, |frozen| frozen.bytes()) as u64,
             queue_len: engine.door.outbox.len() as u64,
             views_len: self.inner.views.len() as u64,
+            transactions: *self.inner.shared.stats.lock(),
             event_types_len: published.layouts.len() as u64,
             behind: reader
                 .behind
@@ -1477,6 +1478,8 @@ pub struct Stats {
     pub queue_len: u64,
     /// Views that are held.
     pub views_len: u64,
+    /// Conflicts, retries and holds of its transactions, since it was opened.
+    pub transactions: TxStats,
     /// Event types in the log.
     pub event_types_len: u64,
     /// The projections behind the writer, in the setup's order.

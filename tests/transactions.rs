@@ -1206,6 +1206,44 @@ fn row_004_16_conflicts_retries_and_wasted_work_are_counted() {
     );
 }
 
+#[test]
+fn stats_count_conflicts_retries_and_holds_of_all_transactions_that_ended() {
+    let (setup, heard) = listened(setup());
+    let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
+    let told = |store: &Store| {
+        let stats = store.stats().transactions;
+        (stats.ended_len, stats.conflicts_len, stats.retries_len, stats.holds_len)
+    };
+    let disturbed = |retry: Retry, times: u32| {
+        let mut tries = 0;
+        let request = Request::new("disturbed").key("", format!("{retry:?} {times}"), &()).retry(retry);
+        store.transact(request, |tx| -> Decision<()> {
+            tries += 1;
+            tx.row::<Cells>(&1)?;
+            if tries <= times {
+                interfere(&store, 1);
+            }
+            Ok(add(tx, 1, 1)?)
+        })
+    };
+    assert_eq!(told(&store), (0, 0, 0, 0));
+    disturbed(Retry::default(), 0).unwrap();
+    assert_eq!(told(&store), (1, 0, 0, 0));
+    disturbed(Retry::UpTo(1), 1).unwrap();
+    assert_eq!(told(&store), (2, 1, 1, 1), "the second try held the writer");
+    disturbed(Retry::Optimistic(2), 3).unwrap_err();
+    assert_eq!(told(&store), (3, 4, 3, 1), "none is tried after the last conflict");
+    disturbed(Retry::UpTo(1), 1).unwrap();
+    assert_eq!(told(&store), (4, 4, 3, 1), "an earlier commit answered");
+    let running = store.begin("running").unwrap();
+    assert_eq!(told(&store).0, 4);
+    drop(running);
+    assert_eq!(told(&store).0, 5);
+    assert_eq!(told(&store.fork().unwrap()), (0, 0, 0, 0), "a fork has its own");
+    let holds: Vec<_> = heard.lock().unwrap().iter().map(|event| event.holds).collect();
+    assert_eq!(holds, [0, 1, 0, 0, 0]);
+}
+
 /// A value read outside is no value inside: this does not compile, and the rechecked one does.
 ///
 /// See the doc tests of [`tallystone::view::Stale`].

@@ -2,7 +2,7 @@
 
 use super::inside::{self, Registry, Running, TxState};
 use super::{Callback, Decision, Origin, Tx};
-use crate::budget::{Budget, Meter, Outcome, Policy};
+use crate::budget::{Budget, Meter, Outcome, Policy, TxStats};
 use crate::codec;
 use crate::commit::prepare::{Desk, Prepared};
 use crate::commit::reads::Reads;
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub on_tx: Option<OnTx>,
     pub registry: Registry,
+    /// Of those that ended.
+    pub stats: Mutex<TxStats>,
     /// Digests of the layouts of answers, each traced once.
     pub shapes: Mutex<HashMap<TypeId, [u8; SHAPE_BYTES]>>,
 }
@@ -55,7 +57,8 @@ const SHAPE_BYTES: usize = 8;
 
 impl Shared {
     pub fn new(platform: Platform, budget: Budget, on_tx: Option<OnTx>) -> Self {
-        Self { platform, budget, on_tx, registry: Registry::default(), shapes: Mutex::default() }
+        let (registry, stats, shapes) = (Registry::default(), Mutex::default(), Mutex::default());
+        Self { platform, budget, on_tx, registry, stats, shapes }
     }
 
     fn shape<T: Answer>(&self) -> Result<[u8; SHAPE_BYTES], TxError> {
@@ -263,6 +266,7 @@ impl Work {
         let now = parts.clock().monotonic();
         self.running.meter.lock().event.waited += now.saturating_sub(began);
         let held = held.ok_or_else(|| self.overloaded(parts, patience))?;
+        self.running.meter.lock().event.holds += 1;
         let (running, clock) = (self.running.clone(), parts.shared.platform.clock.clone());
         Ok(Holding { held: Some(held), since: now, running, clock })
     }
@@ -393,6 +397,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         // A copy: the listener may ask the store what else runs.
         let event = self.running.meter.lock().event.clone();
+        self.shared.stats.lock().count(&event);
         match &self.shared.on_tx {
             // A listener that panics harms nobody.
             Some(on_tx) => drop(catch_unwind(AssertUnwindSafe(|| on_tx(&event)))),

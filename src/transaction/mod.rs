@@ -9,7 +9,7 @@
 pub(crate) mod attempt;
 pub(crate) mod inside;
 
-pub use crate::budget::{Budget, Finding, Outcome, Policy, TxEvent};
+pub use crate::budget::{Budget, Finding, Outcome, Policy, TxEvent, TxStats};
 pub use attempt::Answer;
 pub use inside::{ActiveTx, TxState, outside_tx};
 
