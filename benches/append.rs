@@ -42,8 +42,11 @@ fn append(criterion: &mut Criterion) {
     let mut report = preload(&store, &numbers, events, &path);
 
     for (name, load) in LOADS {
-        let mut duel = Duel::new(name);
-        measure(criterion, name, load, |length| duel.round(load, (&store, &floor), &numbers, length));
+        let mut duel = Duel::new(name, ["tallystone", "raw log"]);
+        measure(criterion, name, load, |length| {
+            let until = Until::Passed(length);
+            duel.round(|| load.drive(&store, &numbers, until), || load.drive(&floor, &numbers, until))
+        });
         report.push(duel.to_string());
     }
     replayed(criterion, &store, events);

@@ -1,18 +1,19 @@
-//! Two engines in turn, round by round, and what came of it in plain text.
+//! Two runs in turn, round by round, and what came of it in plain text.
 
 use super::busy;
-use super::drive::{Engine, Load, Numbers, Run, Until};
+use super::drive::Run;
 use std::fmt;
 use std::time::Duration;
 
-/// The rounds of one load: ours, then the floor.
+/// The rounds of one load: what is measured, then what it is compared with.
 pub struct Duel {
     name: String,
+    labels: [&'static str; 2],
     rounds: Vec<Round>,
 }
 
 struct Round {
-    /// Ours, the floor.
+    /// In the order of the labels.
     runs: [Run; 2],
     /// The share of the machine that others took meanwhile.
     others: f64,
@@ -23,33 +24,28 @@ const OTHERS_MAX: f64 = 0.1;
 const ROUNDS_MIN: usize = 3;
 
 impl Duel {
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), rounds: Vec::new() }
+    pub fn new(name: impl Into<String>, labels: [&'static str; 2]) -> Self {
+        Self { name: name.into(), labels, rounds: Vec::new() }
     }
 
-    /// One round of each. Gives the time of ours for one commit.
-    pub fn round<A: Engine, B: Engine>(
-        &mut self,
-        load: Load,
-        (ours, floor): (&A, &B),
-        numbers: &Numbers,
-        length: Duration,
-    ) -> Duration {
+    /// One round of each. Gives the time of what is measured for one commit.
+    pub fn round(&mut self, measured: impl FnOnce() -> Run, compared: impl FnOnce() -> Run) -> Duration {
         busy::await_quiet(OTHERS_MAX);
         let watch = busy::Watch::start();
-        let runs = [
-            load.drive(ours, numbers, Until::Passed(length)),
-            load.drive(floor, numbers, Until::Passed(length)),
-        ];
+        let runs = [measured(), compared()];
         self.rounds.push(Round { runs, others: watch.others() });
-        let [ours, _] = &self.rounds.last().expect("pushed above").runs;
-        ours.elapsed.div_f64((ours.events / load.events()) as f64)
+        let [measured, _] = &self.rounds.last().expect("pushed above").runs;
+        measured.elapsed.div_f64(measured.waits.len() as f64)
     }
 
     /// Rounds on a quiet machine, or all where there were too few of them.
     fn chosen(&self) -> Vec<&Round> {
         let quiet: Vec<_> = self.rounds.iter().filter(|round| round.others <= OTHERS_MAX).collect();
         if quiet.len() < ROUNDS_MIN { self.rounds.iter().collect() } else { quiet }
+    }
+
+    fn ratio(&self, of: impl Fn(&Run) -> f64) -> Middle {
+        self.middle(|Round { runs: [measured, compared], .. }| of(measured) / of(compared))
     }
 
     fn middle(&self, of: impl Fn(&Round) -> f64) -> Middle {
@@ -88,14 +84,16 @@ impl fmt::Display for Duel {
         }
         writeln!(
             f,
-            "{:<24} ratio {}   {} of {} rounds; others took {} of the machine",
+            "{:<24} ratio {}, of waits p50 {} p99 {}   {} of {} rounds; others took {} of the machine",
             self.name,
-            self.middle(|Round { runs: [ours, floor], .. }| ours.per_second() / floor.per_second()),
+            self.ratio(Run::per_second),
+            self.ratio(|run| run.wait_at(0.5).as_secs_f64()),
+            self.ratio(|run| run.wait_at(0.99).as_secs_f64()),
             self.chosen().len(),
             self.rounds.len(),
             self.middle(|round| round.others),
         )?;
-        for (side, label) in ["tallystone", "raw log"].into_iter().enumerate() {
+        for (side, label) in self.labels.into_iter().enumerate() {
             let micros =
                 |share: f64| self.middle(|round| round.runs[side].wait_at(share).as_secs_f64() * 1e6);
             writeln!(
