@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::OnceLock;
 
 /// A log in one line. `ab@5` is an event of case `k` with the roles A and B at millisecond 5, `z/c` one of case `z`, and `a(1)`
 /// has the attribute x = 1. Without a time it is at its place in the line.
@@ -586,6 +588,11 @@ fn verdicts_by_activation(log: &[Event], def: &Def, mode: Mode) -> BTreeMap<Acti
 
 // Real logs and their oracles.
 
+fn rtfm(folder: &Path) -> &'static [Event] {
+    static RTFM: OnceLock<Vec<Event>> = OnceLock::new();
+    RTFM.get_or_init(|| data::log(folder, "rtfm"))
+}
+
 #[derive(Deserialize)]
 struct Oracle {
     events: usize,
@@ -652,7 +659,7 @@ fn agrees_with_its_oracle(log: &[Event], oracle: &Oracle) {
 #[test]
 fn every_constraint_of_the_real_logs_agrees_with_its_oracle() {
     let Some(folder) = data::folder() else { return };
-    agrees_with_its_oracle(&data::log(&folder, "rtfm"), &data::oracle(&folder, "rtfm"));
+    agrees_with_its_oracle(rtfm(&folder), &data::oracle(&folder, "rtfm"));
     let hospital = data::log(&folder, "hospital_billing");
     agrees_with_its_oracle(&hospital, &data::oracle(&folder, "hospital_billing"));
 }
@@ -686,6 +693,91 @@ fn what_stands_unbilled_agrees_with_its_oracle_for_every_window() {
         });
         assert_eq!(json!(sha256(&names.collect())), expected["sha256"], "{window}");
     }
+}
+
+#[test]
+fn totals_that_are_not_the_sum_of_the_payments_agree_with_their_oracle() {
+    let Some(folder) = data::folder() else { return };
+    let oracle: Value = data::oracle(&folder, "projections");
+    let expected = &oracle["rtfm_total_payment"];
+    let (compared, wrong) = recorded::wrong_totals(&Cases::of(rtfm(&folder)));
+    let cases: BTreeSet<&str> = wrong.iter().map(|id| id.rsplit_once(':').unwrap().0).collect();
+    assert_eq!(json!(compared), expected["checked"]);
+    assert_eq!(json!(wrong.len()), expected["mismatches"]);
+    assert_eq!(json!(cases.len()), expected["cases"]);
+    assert_eq!(json!(sha256(&wrong)), expected["ids_sha256"]);
+}
+
+#[test]
+fn balances_that_are_not_those_of_the_ledger_agree_with_their_oracle_by_row_and_by_day() {
+    let Some(folder) = data::folder() else { return };
+    let oracle: Value = data::oracle(&folder, "projections");
+    let expected = &oracle["berka_ledger"];
+    let log = data::log(&folder, "berka_ledger");
+    let cases = Cases::of(&log);
+    assert_eq!(
+        (json!(log.len()), json!(cases.events.len())),
+        (expected["rows"].clone(), expected["accounts"].clone())
+    );
+    let rows = recorded::wrong_rows(&cases);
+    assert_eq!(json!(rows.len()), expected["per_row_mismatch"]);
+    assert_eq!(json!(sha256(&rows)), expected["per_row_ids_sha256"]);
+
+    let (days, exactly) = recorded::wrong_days(&cases, |_| 0);
+    assert_eq!(json!(days), expected["account_days"]);
+    assert_eq!(json!(exactly.len()), expected["per_day_mismatch"]);
+    for (residual, count) in expected["per_day_residuals"].as_object().unwrap() {
+        let found = exactly.iter().filter(|day| day.residual.to_string() == *residual).count();
+        assert_eq!(json!(found), *count, "{residual}");
+    }
+    let (_, by_ten) = recorded::wrong_days(&cases, |_| 10);
+    assert_eq!(json!(by_ten.len()), expected["per_day_tol10_mismatch"]);
+    let (_, scaled) = recorded::wrong_days(&cases, recorded::of_interest);
+    let last_day = scaled.iter().filter(|day| day.day == cases.horizon).count();
+    assert_eq!(json!(scaled.len()), expected["per_day_tol_scaled_mismatch"]);
+    assert_eq!(json!(last_day), expected["per_day_tol_scaled_on_last_day"]);
+    let ids = scaled.iter().map(recorded::WrongDay::id).collect();
+    assert_eq!(json!(sha256(&ids)), expected["per_day_tol_scaled_ids_sha256"]);
+}
+
+#[test]
+fn the_row_check_finds_the_faults_that_it_can_see_and_reports_nothing_else() {
+    #[derive(Deserialize)]
+    struct Faults {
+        rows_faulty: usize,
+        row_check_mismatches: usize,
+        accounts_reported: usize,
+        faults_not_seen_by_the_row_check: Vec<Fault>,
+        faults: Vec<Fault>,
+    }
+    #[derive(Deserialize)]
+    struct Fault {
+        case: String,
+        idx: usize,
+        row_check_reports: BTreeSet<String>,
+    }
+    let Some(folder) = data::folder() else { return };
+    let expected: Faults = data::oracle(&folder, "berka_faulty");
+    let log = data::log(&folder, "berka_faulty");
+    assert_eq!(log.len(), expected.rows_faulty);
+    let mut reports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for id in recorded::wrong_rows(&Cases::of(&log)) {
+        reports.entry(id.rsplit_once(':').unwrap().0.to_owned()).or_default().insert(id);
+    }
+    assert_eq!(reports.len(), expected.accounts_reported);
+    assert_eq!(reports.values().map(BTreeSet::len).sum::<usize>(), expected.row_check_mismatches);
+    // No account has two faults, so that what is reported of it is of its fault.
+    let mut unseen = BTreeSet::new();
+    for Fault { case, idx, row_check_reports } in &expected.faults {
+        let found = reports.remove(case).unwrap_or_default();
+        assert_eq!(found, *row_check_reports, "{case}:{idx}");
+        if found.is_empty() {
+            unseen.insert((case, *idx));
+        }
+    }
+    assert!(reports.is_empty(), "no fault is behind {reports:?}");
+    let told = expected.faults_not_seen_by_the_row_check.iter().map(|fault| (&fault.case, fault.idx));
+    assert_eq!(unseen, told.collect());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //!
 //! - [`judge`] gives the verdicts on a log, [`activations`] those of each activation.
 //! - [`random`] makes logs and definitions from a seed, [`data`] reads the real ones with their oracles.
+//! - [`recorded`] compares what an event recorded with the fold of the events before it.
 //!
 //! What it holds to, where the table of templates leaves room:
 //!
@@ -21,6 +22,7 @@ mod def;
 mod judge;
 pub mod data;
 pub mod random;
+pub mod recorded;
 
 pub use def::{Def, Selector, Template, Where, Window};
 
