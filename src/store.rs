@@ -1224,6 +1224,10 @@ impl CheckDesk for Store {
         Ok(Store::append(self, append)?.receipt)
     }
 
+    fn head(&self) -> Position {
+        self.reader().board.load().head.position
+    }
+
     fn stats(&self) -> Arc<Vec<CheckStats>> {
         self.inner.engine.read().checks.watch.stats()
     }

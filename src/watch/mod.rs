@@ -131,6 +131,7 @@ pub struct Checks<'s> {
 pub(crate) trait Desk {
     fn view(&self) -> Result<View, ReadError>;
     fn append(&self, append: Append) -> Result<Receipt, AppendError>;
+    fn head(&self) -> Position;
     fn stats(&self) -> std::sync::Arc<Vec<CheckStats>>;
     fn checks(&self) -> &[Check];
     fn glasses(&self) -> Glasses;
@@ -147,7 +148,11 @@ impl fmt::Debug for Checks<'_> {
 impl Checks<'_> {
     /// Where each check stands, in the setup's order.
     pub fn stats(&self) -> Vec<CheckStats> {
-        self.desk.stats().to_vec()
+        let mut stats = self.desk.stats().to_vec();
+        // Of now, not of when the check last moved.
+        let head = self.desk.head();
+        stats.iter_mut().for_each(|check| check.lag_len = head.get().saturating_sub(check.position.get()));
+        stats
     }
 
     /// Waits until every check has judged the events up to `position`, and what it found is on record. `false`: the time is over, or

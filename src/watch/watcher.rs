@@ -541,8 +541,7 @@ impl Watcher {
     }
 
     fn publish(&self) {
-        let head = self.ground.reader.board.load().head;
-        let stats = self.all.iter().map(|watched| watched.stats(&head, self.trouble.as_ref())).collect();
+        let stats = self.all.iter().map(|watched| watched.stats(self.trouble.as_ref())).collect();
         *self.watch.stats.write() = Arc::new(stats);
         self.ground.watch_bell.ring();
     }
@@ -721,13 +720,13 @@ impl Watched {
         }
     }
 
-    fn stats(&self, head: &Head, trouble: Option<&StorageError>) -> CheckStats {
+    fn stats(&self, trouble: Option<&StorageError>) -> CheckStats {
         let counts = *self.book.counts();
         CheckStats {
             check: self.check.id().to_owned(),
             definition: self.check.definition(),
             position: self.head.position,
-            lag_len: head.position.get().saturating_sub(self.head.position.get()),
+            lag_len: 0,
             activations: counts.activations,
             satisfied: counts.satisfied,
             violated: counts.violated,
