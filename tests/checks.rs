@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, UNIX_EPOCH};
-use tallystone::check::{About, Check, Severity};
+use tallystone::check::{About, Check, Definition, Severity};
 use tallystone::disk::Platform;
 use tallystone::error::OpenError;
-use tallystone::event::Raw;
+use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
 use tallystone::watch::State;
@@ -240,6 +240,33 @@ fn a_check_that_panics_cannot_tell_and_the_others_go_on() {
     let view = bench.store.view().expect("the store is open");
     let untold = view.query::<Raw>(QueryItem::types(["tallystone.Untold"])).next();
     assert!(untold.is_some_and(|event| event.is_ok_and(|event| event.position > at)));
+}
+
+/// Times that an event says come from outside. Two of them, further apart than a number holds, stopped all checks.
+#[test]
+fn times_at_the_ends_of_what_a_number_holds_stop_no_check() {
+    let check = |kind: &str| {
+        let definition = serde_json::json!({
+            "id": kind, "kind": kind, "when": "log.A", "then": "log.B", "within": "1d", "time": "at", "severity": "note",
+            "owner": "o", "means": "m", "remedy": "r",
+        });
+        let definition: Definition = serde_json::from_value(definition).expect("it is one");
+        Check::try_from(definition).expect("it is right")
+    };
+    let kinds =
+        ["response", "precedence", "responded_existence", "chain_response", "each_closed_by", "standing"];
+    let bench = Bench::new(kinds.map(check));
+    for times in [[i64::MIN, i64::MAX], [i64::MAX, i64::MIN], [0, i64::MIN]] {
+        for (kind, at) in ["log.A", "log.B"].into_iter().zip(times) {
+            let event = Raw::json(kind, "log/1", Tags::none(), &serde_json::json!({ "at": at }));
+            bench.store.append(Append::raw(event)).expect("it is taken");
+            bench.settle();
+        }
+    }
+    for stats in bench.store.checks().stats() {
+        assert!(stats.trouble.is_none(), "{}: {:?}", stats.check, stats.trouble);
+        assert!(stats.activations >= 2, "{}", stats.check);
+    }
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Rule {
         }
         for mark in std::mem::take(&mut state.open) {
             // What stands when its key ends may not have stood too long.
-            let stood = self.word == Word::Standing && !self.is_late(now.saturating_sub(mark.time));
+            let stood = self.word == Word::Standing && !self.is_late(mark.time, now);
             match self.word.forbids() || stood {
                 true => out.counts.satisfied += 1,
                 false => self.violated(state, mark.position, by, now, out),
@@ -93,13 +93,14 @@ impl Rule {
         state.clear();
     }
 
-    fn holds(&self, apart: Time) -> bool {
-        self.window.is_none_or(|window| window.holds(apart))
+    /// `later` is in the window of an event of the time `time`.
+    fn holds(&self, time: Time, later: Time) -> bool {
+        self.window.as_ref().is_none_or(|window| window.holds(time, later))
     }
 
     /// The last moment at which an activation of this time may still be answered.
     pub(super) fn deadline(&self, time: Time) -> Option<Time> {
-        self.window?.to.map(|to| time.saturating_add(to))
+        self.window.as_ref()?.end(time)
     }
 
     fn violated(&self, state: &mut State, activation: u64, by: u64, decided: Time, out: &mut Outcome) {
@@ -168,7 +169,7 @@ impl Rule {
         if !seen.is(Roles::A) {
             return;
         }
-        let in_window = self.holds(seen.time - state.first.time);
+        let in_window = self.holds(state.first.time, seen.time);
         let n = u64::from(self.n);
         if state.has(JUDGED) {
             if self.word == Word::Existence && state.has(LATE) {
@@ -226,7 +227,7 @@ impl Rule {
 
     fn respond(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         if seen.is(Roles::B) {
-            self.answer(state, seen, |apart| self.holds(apart), out);
+            self.answer(state, seen, |time| self.holds(time, seen.time), out);
         }
         if seen.is(Roles::A) {
             self.open(state, seen.mark(seen.tie_a), out);
@@ -236,33 +237,33 @@ impl Rule {
     /// A B answers every A that waits for one like it.
     fn answer(&self, state: &mut State, seen: &Seen, holds: impl Fn(Time) -> bool, out: &mut Outcome) {
         let open = state.open.len();
-        state.open.retain(|mark| mark.tie != seen.tie_b || !holds(seen.time - mark.time));
+        state.open.retain(|mark| mark.tie != seen.tie_b || !holds(mark.time));
         out.counts.satisfied += (open - state.open.len()) as u64;
         if state.broken.is_empty() {
             return;
         }
         for mark in std::mem::take(&mut state.broken) {
-            let apart = seen.time - mark.time;
-            match mark.tie == seen.tie_b && (holds(apart) || self.is_late(apart)) {
-                true => self.answered_late(state, mark, seen, holds(apart), out),
+            let holds = holds(mark.time);
+            match mark.tie == seen.tie_b && (holds || self.is_late(mark.time, seen.time)) {
+                true => self.answered_late(state, mark, seen, holds, out),
                 false => state.broken.push(mark),
             }
         }
     }
 
-    /// Behind the window.
-    fn is_late(&self, apart: Time) -> bool {
-        self.window.and_then(|window| window.to).is_some_and(|to| apart > to)
+    /// `later` is behind the window of an event of the time `time`.
+    fn is_late(&self, time: Time, later: Time) -> bool {
+        self.deadline(time).is_some_and(|deadline| later > deadline)
     }
 
     fn respond_either_way(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
-        let holds = |apart: Time| self.holds(apart.abs());
+        let holds = |time: Time| self.holds(time.min(seen.time), time.max(seen.time));
         if seen.is(Roles::B) {
             self.answer(state, seen, holds, out);
             self.remember(state, seen.mark(seen.tie_b), now, out);
         }
         if seen.is(Roles::A) {
-            let tied = |mark: &&Mark| mark.tie == seen.tie_a && holds(mark.time - seen.time);
+            let tied = |mark: &&Mark| mark.tie == seen.tie_a && holds(mark.time);
             match state.past.iter().any(|mark| tied(&mark)) {
                 true => {
                     out.counts.activations += 1;
@@ -275,7 +276,7 @@ impl Rule {
 
     fn alternate(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         if seen.is(Roles::B) {
-            self.answer(state, seen, |apart| self.holds(apart), out);
+            self.answer(state, seen, |time| self.holds(time, seen.time), out);
         }
         if seen.is(Roles::A) {
             state.broken.clear();
@@ -288,7 +289,7 @@ impl Rule {
 
     fn chain(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         let is_target =
-            |mark: &Mark| seen.is(Roles::B) && mark.tie == seen.tie_b && self.holds(seen.time - mark.time);
+            |mark: &Mark| seen.is(Roles::B) && mark.tie == seen.tie_b && self.holds(mark.time, seen.time);
         let wanted = self.word == Word::ChainResponse;
         for mark in std::mem::take(&mut state.open) {
             match is_target(&mark) == wanted {
@@ -309,7 +310,7 @@ impl Rule {
     fn stay_away(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         if seen.is(Roles::B) {
             for mark in std::mem::take(&mut state.open) {
-                match mark.tie == seen.tie_b && self.holds(seen.time - mark.time) {
+                match mark.tie == seen.tie_b && self.holds(mark.time, seen.time) {
                     true => self.violated(state, mark.position, seen.position, seen.time, out),
                     false => state.open.push(mark),
                 }
@@ -324,7 +325,7 @@ impl Rule {
         if seen.is(Roles::B) {
             let tied = |mark: &Mark| mark.tie == seen.tie_b;
             let (open, broken) = (state.open.iter().position(tied), state.broken.iter().position(tied));
-            let holds = |mark: &Mark| self.holds(seen.time - mark.time);
+            let holds = |mark: &Mark| self.holds(mark.time, seen.time);
             match (open, broken) {
                 (open, Some(broken))
                     if open.is_none_or(|open| state.broken[broken].position < state.open[open].position) =>
@@ -353,7 +354,7 @@ impl Rule {
     fn stand(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         if seen.is(Roles::B) {
             for mark in std::mem::take(&mut state.open) {
-                match self.is_late(seen.time - mark.time) {
+                match self.is_late(mark.time, seen.time) {
                     false => out.counts.satisfied += 1,
                     true => {
                         self.violated(state, mark.position, seen.position, seen.time, out);
@@ -362,7 +363,7 @@ impl Rule {
                 }
             }
             for mark in std::mem::take(&mut state.broken) {
-                let in_time = !self.is_late(seen.time - mark.time);
+                let in_time = !self.is_late(mark.time, seen.time);
                 self.answered_late(state, mark, seen, in_time, out);
             }
         }
@@ -376,7 +377,7 @@ impl Rule {
     fn look_back(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
         if seen.is(Roles::B) {
             let found =
-                state.past.iter().any(|mark| mark.tie == seen.tie_b && self.holds(seen.time - mark.time));
+                state.past.iter().any(|mark| mark.tie == seen.tie_b && self.holds(mark.time, seen.time));
             out.counts.activations += 1;
             match found != (self.word == Word::NotPrecedence) {
                 true => out.counts.satisfied += 1,
@@ -394,7 +395,7 @@ impl Rule {
     fn chain_back(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         if seen.is(Roles::B) {
             let found =
-                state.past.iter().any(|mark| mark.tie == seen.tie_b && self.holds(seen.time - mark.time));
+                state.past.iter().any(|mark| mark.tie == seen.tie_b && self.holds(mark.time, seen.time));
             out.counts.activations += 1;
             match found {
                 true => out.counts.satisfied += 1,
@@ -410,23 +411,29 @@ impl Rule {
     /// Remembers an event that later ones look back at: no more of them than can make a difference.
     fn remember(&self, state: &mut State, mark: Mark, now: Time, out: &mut Outcome) {
         self.forget_past(state, now);
-        match self.window {
+        match &self.window {
             Some(window) if window.to.is_some() => {
                 out.deadlines.extend(self.deadline(mark.time));
                 state.past.push(mark);
             }
-            // Without an end of the window the earliest is the best there is. Looking both ways, each may be.
+            // Without an end of the window, whose window begins first is the best there is. Looking both ways, each may be.
             Some(_) if self.word == Word::RespondedExistence => state.past.push(mark),
-            _ => match state.past.iter_mut().find(|known| known.tie == mark.tie) {
-                Some(known) if self.window.is_some() => known.time = known.time.min(mark.time),
-                Some(_) => {}
-                None => state.past.push(mark),
+            window => match (state.past.iter_mut().find(|known| known.tie == mark.tie), window) {
+                (Some(known), Some(window)) => {
+                    if window.begin(mark.time) < window.begin(known.time) {
+                        known.time = mark.time;
+                    }
+                }
+                (Some(_), None) => {}
+                (None, _) => state.past.push(mark),
             },
         }
     }
 
     fn forget_past(&self, state: &mut State, now: Time) {
-        if self.window.is_some_and(|window| window.to.is_some()) && self.word != Word::ChainPrecedence {
+        if self.window.as_ref().is_some_and(|window| window.to.is_some())
+            && self.word != Word::ChainPrecedence
+        {
             state.past.retain(|mark| self.deadline(mark.time).is_some_and(|deadline| deadline >= now));
         }
     }

@@ -159,8 +159,19 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    pub(super) fn holds(self, apart: Time) -> bool {
-        self.from <= apart && self.to.is_none_or(|to| apart <= to)
+    /// The first moment of the window of an event of this time.
+    pub fn begin(self, time: Time) -> Time {
+        time.saturating_add(self.from)
+    }
+
+    /// The last, if there is one.
+    pub fn end(self, time: Time) -> Option<Time> {
+        self.to.map(|to| time.saturating_add(to))
+    }
+
+    /// `later` is in the window of an event of the time `time`.
+    pub(super) fn holds(self, time: Time, later: Time) -> bool {
+        self.begin(time) <= later && self.end(time).is_none_or(|end| later <= end)
     }
 }
 
