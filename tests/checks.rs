@@ -160,6 +160,27 @@ fn row_000_23_a_check_without_a_remedy_does_not_open() {
     assert_eq!(why, ["check `silent`: `remedy` is empty"]);
 }
 
+/// A check's name is that of a stream. One that no stream can have stopped all checks when the first thing was found.
+#[test]
+fn a_check_whose_name_cannot_be_recorded_does_not_open() {
+    let named = |id: &'static str| Check::from(about(id).precedence(placed, shipped));
+    let long: &'static str = "n".repeat(129).leak();
+    let refused = Store::in_memory(Setup::new().check(named("a\nb")).check(named(long)).check(named("")));
+    let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
+    assert_eq!(
+        why,
+        [
+            "check `a\nb`: `id`: a check's name holds a control character".to_owned(),
+            format!("check `{long}`: `id`: a check's name is 129 bytes, limit is 128 bytes"),
+            "check ``: `id`: a check's name is empty".to_owned(),
+        ]
+    );
+    let bench = Bench::new([named("n".repeat(128).leak())]);
+    bench.append(Order::Shipped { order: 1 });
+    bench.settle();
+    assert_eq!(bench.states().len(), 1);
+}
+
 #[test]
 fn two_checks_of_one_name_do_not_open() {
     let refused = Store::in_memory(Setup::new().check(shipped_within_a_day()).check(shipped_within_a_day()));

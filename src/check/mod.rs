@@ -45,7 +45,7 @@ pub(crate) mod state;
 mod step;
 pub(crate) mod word;
 
-use crate::event::EventSet;
+use crate::event::{self, EventSet};
 use crate::key::Key;
 use crate::order::Timestamp;
 pub use data::{Definition, Fields, Plain, Selector};
@@ -68,6 +68,9 @@ pub enum Severity {
     /// Somebody looks at it now.
     Page,
 }
+
+/// No name of a check is longer.
+const ID_BYTES_MAX: usize = 128;
 
 /// What every check must say about itself. A struct literal: a field left out does not compile, and an empty one does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,14 +173,14 @@ impl Check {
     /// Everything that is wrong with it, one sentence each.
     pub(crate) fn faults(&self) -> Vec<String> {
         let id = &self.about.id;
-        let said = [
-            ("id", id),
-            ("owner", &self.about.owner),
-            ("means", &self.about.means),
-            ("remedy", &self.about.remedy),
-        ];
+        let said =
+            [("owner", &self.about.owner), ("means", &self.about.means), ("remedy", &self.about.remedy)];
         let empty = said.iter().filter(|(_, text)| text.trim().is_empty());
         let mut faults: Vec<_> = empty.map(|(what, _)| format!("check `{id}`: `{what}` is empty")).collect();
+        // It names a stream, and rows.
+        if let Err(error) = event::check_text("a check's name", id, ID_BYTES_MAX) {
+            faults.push(format!("check `{id}`: `id`: {error}"));
+        }
         if self.rule.word.counts() && self.rule.n == 0 {
             faults.push(format!("check `{id}`: it counts to 0"));
         }
