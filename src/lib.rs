@@ -81,6 +81,7 @@
 //! # Features
 //!
 //! - `json`: raw appends of JSON by type name, payloads shown as JSON.
+//! - `rules`: checks in TOML files.
 //! - `stream`: subscriptions are `futures_core::Stream`s.
 //! - `testing`: a simulated disk with power cuts and faults, a clock that tests move, a reference model.
 

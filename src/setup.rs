@@ -2,7 +2,7 @@
 
 use crate::alert::{self, Alert};
 use crate::budget::{Budget, TxEvent};
-use crate::check::Check;
+use crate::check::{Check, Fault};
 use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
 use crate::error::Missing;
@@ -205,7 +205,7 @@ impl Setup {
             }
         }
         for (index, check) in self.checks.iter().enumerate() {
-            wrong.extend(check.faults());
+            wrong.extend(check.faults().iter().map(Fault::to_string));
             if self.checks[..index].iter().any(|other| other.id() == check.id()) {
                 wrong.push(format!("two checks are called `{}`", check.id()));
             }

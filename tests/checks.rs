@@ -157,7 +157,7 @@ fn row_000_23_a_check_without_a_remedy_does_not_open() {
     let check = Check::from(silent.precedence(placed, shipped));
     let refused = Store::in_memory(Setup::new().check(check));
     let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
-    assert_eq!(why, ["check `silent`: `remedy` is empty"]);
+    assert_eq!(why, ["check `silent`: `remedy`: it is empty"]);
 }
 
 /// A check's name is that of a stream. One that no stream can have stopped all checks when the first thing was found.

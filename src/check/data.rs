@@ -8,13 +8,16 @@
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::word::{Roles, Rule, Seen, Time, Window, Word};
-use super::{Check, Clocked, Described, Severity, time_of};
+use super::{Check, Clocked, Described, Fault, Severity, time_of};
 use crate::error::DecodeError;
 use crate::event::{self, Family};
 use crate::key;
 use crate::value::Value;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 /// A check as a file says it. See the [module](crate::check) for its words.
@@ -77,7 +80,7 @@ pub struct Definition {
 }
 
 /// Which events are meant.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Selector {
     /// Of this type.
@@ -101,7 +104,7 @@ pub struct Fields {
 }
 
 /// A plain value.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Plain {
     /// True or false.
@@ -112,6 +115,79 @@ pub enum Plain {
     Float(f64),
     /// A text; the name of a variant is one too.
     Text(String),
+}
+
+// By hand: serde's own for untagged enums forgets what it found, and where.
+
+impl<'de> Deserialize<'de> for Selector {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Selector;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "a type like \"order.Placed\", a list of selectors, or { type = .., where = { .. } }",
+                )
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Selector, E> {
+                Ok(Selector::Type(name.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, all: A) -> Result<Selector, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(all)).map(Selector::Any)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Selector, A::Error> {
+                Fields::deserialize(MapAccessDeserializer::new(fields)).map(Selector::Fields)
+            }
+        }
+
+        from.deserialize_any(Any)
+    }
+}
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl Visitor<'_> for Any {
+            type Value = Plain;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, a number or a text")
+            }
+
+            fn visit_bool<E: de::Error>(self, is: bool) -> Result<Plain, E> {
+                Ok(Plain::Bool(is))
+            }
+
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Plain, E> {
+                Ok(Plain::Int(number))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Plain, E> {
+                match i64::try_from(number) {
+                    Ok(number) => Ok(Plain::Int(number)),
+                    Err(_) => {
+                        Err(E::invalid_value(de::Unexpected::Unsigned(number), &"a number up to 2^63 - 1"))
+                    }
+                }
+            }
+
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Plain, E> {
+                Ok(Plain::Float(number))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Plain, E> {
+                Ok(Plain::Text(text.to_owned()))
+            }
+        }
+
+        from.deserialize_any(Any)
+    }
 }
 
 impl Plain {
@@ -184,13 +260,13 @@ impl Selector {
 }
 
 impl TryFrom<Definition> for Check {
-    type Error = String;
+    type Error = Fault;
 
     /// # Errors
     ///
     /// One sentence: what is wrong, and what would be right.
-    fn try_from(definition: Definition) -> Result<Self, String> {
-        let at = |field: &str, why: String| format!("check `{}`: `{field}`: {why}", definition.id);
+    fn try_from(definition: Definition) -> Result<Self, Fault> {
+        let at = |field: &'static str, why: String| Fault::new(&definition.id, field, why);
         let word = Word::named(&definition.kind).ok_or_else(|| {
             let known: Vec<_> = Word::ALL.iter().map(|(name, _)| *name).collect();
             at("kind", format!("there is no `{}`; there are {}", definition.kind, known.join(", ")))
@@ -216,23 +292,20 @@ impl TryFrom<Definition> for Check {
             (false, Some(_)) => return Err(at("n", format!("`{word}` does not count"))),
             (_, n) => n.unwrap_or(0),
         };
-        let time = |field: &str, text: &Option<String>| {
-            text.as_ref().map(|text| parse_time(text).ok_or_else(|| at(field, not_a_time(text)))).transpose()
-        };
-        let (from, to) = (time("not_before", &definition.not_before)?, time("within", &definition.within)?);
-        let lateness = time("lateness", &definition.lateness)?;
-        let window = match (from, to) {
-            (None, None) => None,
-            (from, to) => Some(Window { from: from.unwrap_or(0), to }),
-        };
-        if word == Word::Standing && to.is_none() {
+        let window = definition.window().map_err(|(field, why)| at(field, why))?;
+        let ends = window.is_some_and(|window| window.to.is_some());
+        if word == Word::Standing && !ends {
             return Err(at("within", "it says how long it may stand".into()));
         }
-        let ends = to.is_some() || definition.until.is_some() || definition.closed_by.is_some();
+        let ends = ends || definition.until.is_some() || definition.closed_by.is_some();
         if word.waits() && !ends && !definition.unbounded {
             let why = "without `within`, `until` or `closed_by` it remembers activations for ever; if that is meant, say `unbounded = true`";
             return Err(at("kind", why.into()));
         }
+        let lateness = match &definition.lateness {
+            None => None,
+            Some(text) => Some(parse_time(text).map_err(|why| at("lateness", why))?),
+        };
         if lateness.is_some() && definition.time.is_none() {
             return Err(at("lateness", "it is of events that say their own time: say `time`".into()));
         }
@@ -250,8 +323,7 @@ impl TryFrom<Definition> for Check {
             means: definition.means.clone().into(),
             remedy: definition.remedy.clone().into(),
         };
-        // All of it: data has a hash.
-        let shape = format!("{definition:?}");
+        let shape = definition.shape();
         let lens = Fielded { definition, word, families };
         let rule = Rule { word, window, n };
         let check = Self {
@@ -271,6 +343,32 @@ impl TryFrom<Definition> for Check {
 }
 
 impl Definition {
+    /// What is judged, but for word, window, number and families. Who sees to it, and what it means, may change without a new verdict.
+    fn shape(&self) -> String {
+        let mut shape = format!("when {:?}", self.when);
+        for (role, selector) in [("then", &self.then), ("until", &self.until), ("closed_by", &self.closed_by)]
+        {
+            shape.extend(selector.iter().map(|selector| format!(" {role} {selector:?}")));
+        }
+        for (what, path) in [("key", &self.key), ("time", &self.time)] {
+            shape.extend(path.iter().map(|path| format!(" {what} {path:?}")));
+        }
+        shape.extend(self.tied.iter().map(|path| format!(" tied {path:?}")));
+        shape
+    }
+
+    /// The field that is wrong, and why.
+    fn window(&self) -> Result<Option<Window>, (&'static str, String)> {
+        let time = |field: &'static str, text: &Option<String>| match text {
+            Some(text) => parse_time(text).map(Some).map_err(|why| (field, why)),
+            None => Ok(None),
+        };
+        Ok(match (time("not_before", &self.not_before)?, time("within", &self.within)?) {
+            (None, None) => None,
+            (from, to) => Some(Window { from: from.unwrap_or(0), to }),
+        })
+    }
+
     fn named_families(&self) -> Option<Vec<String>> {
         if !self.families.is_empty() {
             return Some(self.families.clone());
@@ -286,12 +384,12 @@ impl Definition {
     }
 }
 
-fn not_a_time(text: &str) -> String {
-    format!("`{text}` is no time: write one like `15m`, `90d` or `1h30m`")
+/// Microseconds.
+fn parse_time(text: &str) -> Result<Time, String> {
+    read_time(text).ok_or_else(|| format!("`{text}` is no time: write one like `15m`, `90d` or `1h30m`"))
 }
 
-/// Microseconds.
-fn parse_time(text: &str) -> Option<Time> {
+fn read_time(text: &str) -> Option<Time> {
     let units = [("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
     let units = units.into_iter().chain([("d", 86_400_000_000), ("w", 604_800_000_000)]);
     let units: Vec<(&str, Time)> = units.collect();
@@ -443,10 +541,10 @@ mod tests {
             ("1ms", 1000),
             (" 2w ", 14 * 86_400 * second),
         ] {
-            assert_eq!(parse_time(text), Some(micros), "{text}");
+            assert_eq!(parse_time(text), Ok(micros), "{text}");
         }
         for text in ["", "15", "m", "15 m", "-1s", "1.5h", "1y", "99999999999999999999s", "9999999999999w"] {
-            assert_eq!(parse_time(text), None, "{text}");
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 }

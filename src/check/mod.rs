@@ -41,6 +41,8 @@ pub(crate) mod book;
 mod data;
 pub(crate) mod glance;
 mod lens;
+#[cfg(feature = "rules")]
+pub mod rules;
 pub(crate) mod state;
 mod step;
 pub(crate) mod word;
@@ -67,6 +69,17 @@ pub enum Severity {
     Ticket,
     /// Somebody looks at it now.
     Page,
+}
+
+/// As in files.
+impl std::fmt::Display for Severity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Note => "note",
+            Self::Ticket => "ticket",
+            Self::Page => "page",
+        })
+    }
 }
 
 /// No name of a check is longer.
@@ -102,6 +115,25 @@ impl From<About> for Described {
         let About { id, severity, owner, means, remedy } = about;
         let (id, owner, means, remedy) = (id.into(), owner.into(), means.into(), remedy.into());
         Self { id, severity, owner, means, remedy }
+    }
+}
+
+/// What is wrong with a check.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("check `{check}`: `{field}`: {why}")]
+#[non_exhaustive]
+pub struct Fault {
+    /// Its name.
+    pub check: String,
+    /// Which field of its definition is wrong or missing.
+    pub field: &'static str,
+    /// What is wrong, and what would be right.
+    pub why: String,
+}
+
+impl Fault {
+    fn new(check: &str, field: &'static str, why: impl Into<String>) -> Self {
+        Self { check: check.to_owned(), field, why: why.into() }
     }
 }
 
@@ -170,26 +202,24 @@ impl Check {
         hash
     }
 
-    /// Everything that is wrong with it, one sentence each.
-    pub(crate) fn faults(&self) -> Vec<String> {
+    /// Everything that is wrong with it.
+    pub(crate) fn faults(&self) -> Vec<Fault> {
         let id = &self.about.id;
+        let at = |field: &'static str, why: String| Fault::new(id, field, why);
         let said =
             [("owner", &self.about.owner), ("means", &self.about.means), ("remedy", &self.about.remedy)];
         let empty = said.iter().filter(|(_, text)| text.trim().is_empty());
-        let mut faults: Vec<_> = empty.map(|(what, _)| format!("check `{id}`: `{what}` is empty")).collect();
+        let mut faults: Vec<_> = empty.map(|(what, _)| at(what, "it is empty".into())).collect();
         // It names a stream, and rows.
         if let Err(error) = event::check_text("a check's name", id, ID_BYTES_MAX) {
-            faults.push(format!("check `{id}`: `id`: {error}"));
+            faults.push(at("id", error.to_string()));
         }
         if self.rule.word.counts() && self.rule.n == 0 {
-            faults.push(format!("check `{id}`: it counts to 0"));
+            faults.push(at("n", "it counts to 0: write 1 or more".into()));
         }
-        if self
-            .rule
-            .window
-            .is_some_and(|window| window.from < 0 || window.to.is_some_and(|to| to < window.from))
-        {
-            faults.push(format!("check `{id}`: its window ends before it begins"));
+        let empty = |window: Window| window.end(0).is_some_and(|end| end < window.begin(0));
+        if self.rule.window.is_some_and(empty) {
+            faults.push(at("within", "the window ends before it begins".into()));
         }
         faults
     }

@@ -301,7 +301,8 @@ impl History for Overlay {
         let from = map.changes.partition_point(|(commit, _)| *commit <= since.after);
         let to = map.changes.partition_point(|(commit, _)| *commit <= since.through);
         let (bounds, changes) = (range.as_bounds(), map.changes.get(from..to).unwrap_or_default());
-        let (commit, key) = changes.iter().find(|(_, key)| bounds.contains::<[u8]>(key))?;
+        let is_in = |key: &[u8]| RangeBounds::<[u8]>::contains(&bounds, key);
+        let (commit, key) = changes.iter().find(|(_, key)| is_in(key))?;
         map.by_key.get(key)?.iter().find(|version| version.commit == *commit).cloned()
     }
 }

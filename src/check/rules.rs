@@ -1,0 +1,152 @@
+//! Checks as files: TOML, a table for each.
+//!
+//! ```
+//! let checks = tallystone::check::rules::parse(
+//!     r#"
+//!     [check.fine-is-paid]
+//!     kind = "response"
+//!     when = "fine.Created"
+//!     then = { type = "fine.Paid", where = { "sum.currency" = "EUR" } }
+//!     until = ["fine.Appealed", "fine.Dismissed"]
+//!     within = "60d"
+//!     severity = "ticket"
+//!     owner = "collections"
+//!     means = "A fine was not paid in time."
+//!     remedy = "1 look for the payment; 2 add the penalty"
+//!     "#,
+//!     "fines.toml",
+//! )?;
+//! assert_eq!(checks[0].id(), "fine-is-paid");
+//!
+//! // Example: what is wrong is named with its place.
+//! let wrong = tallystone::check::rules::parse("[check.paid]\nkind = \"reponse\"", "fines.toml");
+//! assert_eq!(wrong.unwrap_err().to_string(), "fines.toml:1:8: missing field `when`");
+//! # Ok::<(), tallystone::check::rules::RuleError>(())
+//! ```
+//!
+//! The fields are those of a [`Definition`]; its `id` is the name of the table.
+
+use super::{Check, Definition, Fault, Severity};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+/// No file with rules is larger.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// What is wrong with a file of rules, and where. Lines and columns begin with 1; a column is a character.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {what}")]
+#[non_exhaustive]
+pub struct RuleError {
+    /// The file.
+    pub file: String,
+    /// In which line.
+    pub line: usize,
+    /// At which character of it.
+    pub column: usize,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+/// The checks of a file, in its order. `file` is its name in errors.
+///
+/// # Errors
+///
+/// The first thing that is wrong, with its place.
+pub fn parse(text: &str, file: &str) -> Result<Vec<Check>, RuleError> {
+    parse_in(&Defaults::default(), text, file)
+}
+
+/// What the rules of a folder have in common: its `folder.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Defaults {
+    pub owner: Option<String>,
+    pub severity: Option<Severity>,
+}
+
+/// The same, where rules may leave out what their folder says.
+pub(crate) fn parse_in(defaults: &Defaults, text: &str, file: &str) -> Result<Vec<Check>, RuleError> {
+    let source = Source { text, file };
+    source.check_size(text.len())?;
+    let mut tables = Vec::new();
+    for (name, value) in DeTable::parse(text).map_err(|error| source.misread(&error, 0..0))?.into_inner() {
+        if name.get_ref() != "check" {
+            let what = format!("there is no `{}`: a rule is a table `[check.NAME]`", name.get_ref());
+            return Err(source.error(name.span().start, what));
+        }
+        let at = value.span().start;
+        let DeValue::Table(checks) = value.into_inner() else {
+            return Err(source.error(at, "a rule is a table `[check.NAME]`"));
+        };
+        tables.extend(checks);
+    }
+    // As they stand in the file, not by name.
+    tables.sort_by_key(|(name, _)| name.span().start);
+    tables.into_iter().map(|(name, value)| source.check(defaults, &name, value)).collect()
+}
+
+/// A text, and its name in errors.
+struct Source<'t> {
+    text: &'t str,
+    file: &'t str,
+}
+
+impl<'t> Source<'t> {
+    fn check(
+        &self,
+        defaults: &Defaults,
+        name: &Spanned<std::borrow::Cow<'t, str>>,
+        value: Spanned<DeValue<'t>>,
+    ) -> Result<Check, RuleError> {
+        let (head, span) = (name.span(), value.span());
+        let DeValue::Table(mut table) = value.into_inner() else {
+            return Err(self.error(span.start, "a rule is a table `[check.NAME]`"));
+        };
+        let places: BTreeMap<String, usize> =
+            table.iter().map(|(field, value)| (field.get_ref().to_string(), value.span().start)).collect();
+        if let Some(at) = places.get("id") {
+            return Err(self.error(*at, format!("`id` is the name of the table: `{}`", name.get_ref())));
+        }
+        let mut put = |field: &'static str, text: String| {
+            let field = Spanned::new(head.clone(), field.into());
+            table.entry(field).or_insert(Spanned::new(head.clone(), DeValue::String(text.into())));
+        };
+        put("id", name.get_ref().to_string());
+        defaults.owner.iter().for_each(|owner| put("owner", owner.clone()));
+        defaults.severity.iter().for_each(|severity| put("severity", severity.to_string()));
+        let value = ValueDeserializer::from(Spanned::new(head.clone(), DeValue::Table(table)));
+        let definition =
+            Definition::deserialize(value).map_err(|error| self.misread(&error, head.clone()))?;
+        Check::try_from(definition).map_err(|Fault { field, why, .. }| {
+            let at = places.get(field).copied().unwrap_or(head.start);
+            self.error(at, format!("`{field}`: {why}"))
+        })
+    }
+
+    fn misread(&self, error: &toml::de::Error, or: Range<usize>) -> RuleError {
+        self.error(error.span().unwrap_or(or).start, error.message().trim().replace('\n', ", "))
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), RuleError> {
+        match bytes > FILE_BYTES_MAX {
+            true => Err(self.error(0, format!("the file is {bytes} bytes, limit is {FILE_BYTES_MAX} bytes"))),
+            false => Ok(()),
+        }
+    }
+
+    fn error(&self, at: usize, what: impl Into<String>) -> RuleError {
+        let at = (0..=at.min(self.text.len())).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0);
+        let before = &self.text[..at];
+        let line_start = before.rfind('\n').map_or(0, |end| end + 1);
+        RuleError {
+            file: self.file.to_owned(),
+            line: 1 + before.matches('\n').count(),
+            column: 1 + before[line_start..].chars().count(),
+            what: what.into(),
+        }
+    }
+}
