@@ -7,9 +7,10 @@ use crate::order::{Position, Timestamp};
 use crate::own::{Found, Own, Seen};
 use crate::projection::{Folded, Projection, Rows};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeBounds;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A violation, as it is kept. Its key is its check and the position of its activation.
+/// A violation, as it is kept. Its key is its check, the position of its activation, and its subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Episode {
     pub definition: [u8; 8],
@@ -51,24 +52,33 @@ pub(crate) struct Waiver {
 /// Violations of checks.
 pub(crate) struct Episodes;
 
+impl Episodes {
+    /// Keys of one check.
+    pub fn of(check: &str) -> impl RangeBounds<(String, u64, String)> + use<> {
+        // No event has the largest number for its position.
+        (check.to_owned(), 0, String::new())..(check.to_owned(), u64::MAX, String::new())
+    }
+}
+
 impl Projection for Episodes {
     const NAME: &'static str = "tallystone.episodes";
     type Event = Own;
-    type Key = (String, u64);
+    type Key = (String, u64, String);
     type Row = Episode;
 
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
-        let key = |seen: &Seen| (seen.check.clone(), seen.activation);
+        let key = |seen: &Seen| (seen.check.clone(), seen.activation, seen.subject.clone());
         match event {
-            Own::Violated(Found { check, definition, number, activation, by, decided }) => {
+            Own::Violated(Found { check, definition, number, activation, subject, by, decided }) => {
                 let at = rows.position().get();
                 let episode = Episode::new(*definition, *number, *by, *decided, at);
-                rows.put((check.clone(), *activation), episode)
+                rows.put((check.clone(), *activation, subject.clone()), episode)
             }
             Own::Healed(found) | Own::Retracted(found) => {
                 let retracted = matches!(event, Own::Retracted(_));
                 let end = End { retracted, by: found.by, decided: found.decided };
-                rows.modify(&(found.check.clone(), found.activation), |row| row.end = Some(end))
+                let key = (found.check.clone(), found.activation, found.subject.clone());
+                rows.modify(&key, |row| row.end = Some(end))
             }
             Own::Acknowledged(seen) => {
                 rows.modify(&key(seen), |row| row.acknowledged = Some(seen.by.clone()))
@@ -96,6 +106,8 @@ pub struct Violation {
     pub definition: [u8; 8],
     /// The event that began it; of words that are judged once for each key, the key's first.
     pub activation: Position,
+    /// What it is about, where no event says so: not of checks of sequences.
+    pub subject: Option<String>,
     /// The event that decided it. `None`: time did, or the key's end.
     pub by: Option<Position>,
     /// When it was decided, in the check's own time.
@@ -145,7 +157,7 @@ pub enum State {
 }
 
 impl Violation {
-    pub(crate) fn new(check: String, activation: u64, row: Episode) -> Self {
+    pub(crate) fn new((check, activation, subject): (String, u64, String), row: Episode) -> Self {
         let state = match row {
             Episode { end: Some(end), .. } if end.retracted => State::Retracted { by: Position::new(end.by) },
             Episode { end: Some(end), decided, .. } => State::Healed {
@@ -164,6 +176,7 @@ impl Violation {
             check,
             definition: row.definition,
             activation: Position::new(activation),
+            subject: Some(subject).filter(|subject| !subject.is_empty()),
             by: (row.by > 0).then(|| Position::new(row.by)),
             decided_at: Timestamp::from_micros(u64::try_from(row.decided).unwrap_or(0)).into(),
             recorded: Position::new(row.recorded),
@@ -173,7 +186,12 @@ impl Violation {
     }
 
     pub(crate) fn seen(&self, by: &str) -> Seen {
-        Seen { check: self.check.clone(), activation: self.activation.get(), by: by.to_owned() }
+        Seen {
+            check: self.check.clone(),
+            activation: self.activation.get(),
+            subject: self.subject.clone().unwrap_or_default(),
+            by: by.to_owned(),
+        }
     }
 }
 

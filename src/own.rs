@@ -41,6 +41,8 @@ pub(crate) struct Found {
     pub number: u64,
     /// Position of the activation; of words judged once for each key, of the key's first event.
     pub activation: u64,
+    /// What it is about, where no activation says so; empty otherwise.
+    pub subject: String,
     /// Position of the event that decided it; 0 where time or the key's end did.
     pub by: u64,
     /// When it was decided, in the check's own time: microseconds since 1970.
@@ -52,6 +54,7 @@ pub(crate) struct Found {
 pub(crate) struct Seen {
     pub check: String,
     pub activation: u64,
+    pub subject: String,
     pub by: String,
 }
 

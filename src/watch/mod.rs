@@ -178,7 +178,7 @@ impl Checks<'_> {
     pub fn all(&self) -> Result<Vec<Violation>, ReadError> {
         let view = self.desk.view()?;
         let rows = view.rows::<Episodes>(..).collect::<Result<Vec<_>, _>>()?;
-        Ok(rows.into_iter().map(|((check, at), row)| Violation::new(check, at, row)).collect())
+        Ok(rows.into_iter().map(|(key, row)| Violation::new(key, row)).collect())
     }
 
     /// Every violation of one check, in the order of activations.
@@ -188,9 +188,9 @@ impl Checks<'_> {
     /// As reading rows.
     pub fn of(&self, check: &str) -> Result<Vec<Violation>, ReadError> {
         let view = self.desk.view()?;
-        let range = (check.to_owned(), 0)..=(check.to_owned(), u64::MAX);
+        let range = Episodes::of(check);
         let rows = view.rows::<Episodes>(range).collect::<Result<Vec<_>, _>>()?;
-        Ok(rows.into_iter().map(|((check, at), row)| Violation::new(check, at, row)).collect())
+        Ok(rows.into_iter().map(|(key, row)| Violation::new(key, row)).collect())
     }
 
     /// The few events that matter, and what to do.

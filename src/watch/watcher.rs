@@ -561,10 +561,10 @@ impl News {
         self.violated == 0 && self.unread == 0
     }
 
-    fn add(&mut self, check: &str, activation: u64, episode: Episode) {
+    fn add(&mut self, key: (String, u64, String), episode: Episode) {
         self.violated += 1;
         if self.sample.len() < SAMPLE {
-            self.sample.push(Violation::new(check.to_owned(), activation, episode));
+            self.sample.push(Violation::new(key, episode));
         }
     }
 }
@@ -605,18 +605,18 @@ impl Watched {
         if self.alerted < self.told
             && let Some(registered) = reader.rules.projections.get::<Episodes>()
         {
-            let all = key_range::<Episodes>(registered.id, (id.clone(), 0)..=(id.clone(), u64::MAX));
+            let all = key_range::<Episodes>(registered.id, Episodes::of(&id));
             let all = all.map_err(|error| refused(&error.to_string()))?;
             let rows =
                 reader.board.load().read(&[], |layers| layers.rows(&all, Direction::Forward, usize::MAX))?;
             for (key, version) in rows {
-                let decoded = key::decode::<(String, u64)>(&key[4..]).and_then(|(_, activation)| {
+                let decoded = key::decode(&key[4..]).and_then(|key| {
                     let value = version.value.as_deref().expect("a layer's answer holds a row");
-                    Ok((activation, codec::decode::<Episode>(value)?))
+                    Ok((key, codec::decode::<Episode>(value)?))
                 });
-                let (activation, episode) = decoded.map_err(|error| refused(&error.to_string()))?;
+                let (key, episode) = decoded.map_err(|error| refused(&error.to_string()))?;
                 if episode.definition == definition && episode.number >= self.alerted {
-                    self.news.add(&id, activation, episode);
+                    self.news.add(key, episode);
                 }
             }
         }
@@ -629,7 +629,7 @@ impl Watched {
         match verdict {
             Verdict::Violated => {
                 let episode = Episode::new(self.check.definition(), number, by, decided, at);
-                self.news.add(self.check.id(), activation, episode);
+                self.news.add((self.check.id().to_owned(), activation, String::new()), episode);
             }
             Verdict::Untold => self.news.unread += 1,
             Verdict::Healed | Verdict::Retracted => {}
@@ -711,7 +711,8 @@ impl Watched {
     fn event(&self, number: u64, finding: &Finding) -> Own {
         let Finding { verdict, activation, by, decided } = *finding;
         let (check, definition) = (self.check.id().to_owned(), self.check.definition());
-        let found = Found { check, definition, number, activation, by, decided };
+        let subject = String::new();
+        let found = Found { check, definition, number, activation, subject, by, decided };
         match verdict {
             Verdict::Violated => Own::Violated(found),
             Verdict::Healed => Own::Healed(found),
