@@ -41,6 +41,7 @@ pub(crate) mod book;
 mod data;
 pub(crate) mod glance;
 mod lens;
+pub(crate) mod rows;
 #[cfg(feature = "rules")]
 pub mod rules;
 pub(crate) mod state;
@@ -53,6 +54,7 @@ use crate::order::Timestamp;
 pub use data::{Definition, Fields, Plain, Selector};
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
+pub use rows::Join;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
