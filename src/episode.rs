@@ -18,6 +18,7 @@ pub(crate) struct Episode {
     pub number: u64,
     pub by: u64,
     pub decided: i64,
+    pub disagrees: String,
     /// Where the finding is on record.
     pub recorded: u64,
     pub end: Option<End>,
@@ -27,9 +28,16 @@ pub(crate) struct Episode {
 }
 
 impl Episode {
-    pub fn new(definition: [u8; 8], number: u64, by: u64, decided: i64, recorded: u64) -> Self {
+    pub fn new(
+        definition: [u8; 8],
+        number: u64,
+        by: u64,
+        decided: i64,
+        disagrees: String,
+        recorded: u64,
+    ) -> Self {
         let (end, acknowledged, waived, remediated) = (None, None, None, None);
-        Self { definition, number, by, decided, recorded, end, acknowledged, waived, remediated }
+        Self { definition, number, by, decided, disagrees, recorded, end, acknowledged, waived, remediated }
     }
 }
 
@@ -69,10 +77,10 @@ impl Projection for Episodes {
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
         let key = |seen: &Seen| (seen.check.clone(), seen.activation, seen.subject.clone());
         match event {
-            Own::Violated(Found { check, definition, number, activation, subject, by, decided }) => {
-                let at = rows.position().get();
-                let episode = Episode::new(*definition, *number, *by, *decided, at);
-                rows.put((check.clone(), *activation, subject.clone()), episode)
+            Own::Violated(found) => {
+                let Found { definition, number, by, decided, disagrees, .. } = found.clone();
+                let episode = Episode::new(definition, number, by, decided, disagrees, rows.position().get());
+                rows.put((found.check.clone(), found.activation, found.subject.clone()), episode)
             }
             Own::Healed(found) | Own::Retracted(found) => {
                 let retracted = matches!(event, Own::Retracted(_));
@@ -108,6 +116,8 @@ pub struct Violation {
     pub activation: Position,
     /// What it is about, where no event says so: not of checks of sequences.
     pub subject: Option<String>,
+    /// What does not agree with the events: rows as they stood, or a sum. Empty: the events do not agree with one another.
+    pub disagrees: String,
     /// The event that decided it. `None`: time did, or the key's end.
     pub by: Option<Position>,
     /// When it was decided, in the check's own time.
@@ -177,6 +187,7 @@ impl Violation {
             definition: row.definition,
             activation: Position::new(activation),
             subject: Some(subject).filter(|subject| !subject.is_empty()),
+            disagrees: row.disagrees,
             by: (row.by > 0).then(|| Position::new(row.by)),
             decided_at: Timestamp::from_micros(u64::try_from(row.decided).unwrap_or(0)).into(),
             recorded: Position::new(row.recorded),

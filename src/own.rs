@@ -43,6 +43,8 @@ pub(crate) struct Found {
     pub activation: u64,
     /// What it is about, where no activation says so; empty otherwise.
     pub subject: String,
+    /// What does not agree with the events: rows, or a sum. Empty: the events do not agree with one another.
+    pub disagrees: String,
     /// Position of the event that decided it; 0 where time or the key's end did.
     pub by: u64,
     /// When it was decided, in the check's own time: microseconds since 1970.

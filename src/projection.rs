@@ -186,7 +186,7 @@ pub(crate) struct Limits {
 }
 
 /// One projection's table during a fold: what is written is read back.
-trait Table {
+pub(crate) trait Table {
     fn id(&self) -> [u8; 4];
     fn at(&self) -> At;
     fn limits(&self) -> Limits;
@@ -264,8 +264,11 @@ pub(crate) struct Registered {
     pub type_id: TypeId,
     /// What is wrong with its key or row type.
     pub faults: Vec<String>,
-    fold: fn(&RawRef<'_>, &mut dyn Table) -> Folded,
+    fold: FoldFn,
 }
+
+/// A fold of one event, its types erased.
+type FoldFn = Arc<dyn Fn(&RawRef<'_>, &mut dyn Table) -> Folded + Send + Sync>;
 
 impl Registered {
     pub fn of<P: Projection>() -> Self {
@@ -295,10 +298,10 @@ impl Registered {
             id,
             type_id: TypeId::of::<P>(),
             faults,
-            fold: |raw, table| {
+            fold: Arc::new(|raw, table| {
                 let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
                 P::fold(&event, &mut Rows { table, projection: PhantomData })
-            },
+            }),
         }
     }
 
@@ -397,14 +400,18 @@ impl Registered {
             scratch: step.scratch,
             trouble: RefCell::new(None),
         };
-        let folded = catch_unwind(AssertUnwindSafe(|| (self.fold)(raw, &mut table)));
+        let folded = self.fold_on(raw, &mut table);
         if let Some(trouble) = table.trouble.into_inner() {
             return Err(FoldFailure::Storage(trouble));
         }
-        let refused = |why| FoldFailure::Refused { projection: self.name, why };
-        match folded {
-            Ok(folded) => folded.map_err(|error| refused(error.why)),
-            Err(panic) => Err(refused(format!("panicked: {}", panic_text(&*panic)))),
+        folded.map_err(|why| FoldFailure::Refused { projection: self.name, why })
+    }
+
+    /// Folds one event on a table of the caller's. An error says why it refuses, or with what it panicked.
+    pub fn fold_on(&self, raw: &RawRef<'_>, table: &mut dyn Table) -> Result<(), String> {
+        match catch_unwind(AssertUnwindSafe(|| (self.fold)(raw, table))) {
+            Ok(folded) => folded.map_err(|error| error.why),
+            Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),
         }
     }
 }

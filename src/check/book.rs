@@ -112,7 +112,8 @@ impl Book {
     /// Notes an event that cannot be read: no verdict on it is to be had.
     pub fn untold(&mut self, position: u64, time: Time) {
         self.out.counts.untold += 1;
-        let finding = Finding { verdict: Verdict::Untold, activation: position, by: position, decided: time };
+        let (verdict, amounts) = (Verdict::Untold, None);
+        let finding = Finding { verdict, activation: position, by: position, decided: time, amounts };
         self.found.push((KeyHash(0, 0), finding));
     }
 

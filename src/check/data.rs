@@ -7,7 +7,7 @@
 
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
-use super::word::{Roles, Rule, Seen, Time, Window, Word};
+use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::{Check, Clocked, Described, Fault, Severity, time_of};
 use crate::error::DecodeError;
 use crate::event::{self, Family};
@@ -325,7 +325,7 @@ impl TryFrom<Definition> for Check {
         };
         let shape = definition.shape();
         let lens = Fielded { definition, word, families };
-        let rule = Rule { word, window, n };
+        let rule = Rule { word, window, n, sums: Sums::default() };
         let check = Self {
             about: described,
             version: 1,
@@ -466,7 +466,8 @@ impl Lens for Fielded {
         let tie = if self.definition.tied.is_empty() { 0 } else { self.tie(glance)? };
         let (position, recorded) = (glance.position.get(), glance.recorded);
         let said = time.unwrap_or_else(|| time_of(recorded));
-        let seen = Seen { position, time: said, roles, tie_a: tie, tie_b: tie };
+        let amount = Amount::default();
+        let seen = Seen { position, time: said, roles, tie_a: tie, tie_b: tie, amount };
         Ok(Looked { time, seen: Some((key, seen)) })
     }
 

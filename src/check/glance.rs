@@ -34,6 +34,11 @@ impl Glasses {
         }
     }
 
+    /// The hash of a key that is at hand.
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash::from(self.terms.checked(key))
+    }
+
     fn value(&self, raw: &RawRef<'_>) -> Result<Value, DecodeError> {
         if raw.codec() == Codec::Json {
             return Value::of_json(raw.data());

@@ -3,8 +3,9 @@
 use super::Is;
 use super::book::KeyHash;
 use super::glance::Glance;
+use super::rows::Rowed;
 use super::time_of;
-use super::word::{Roles, Seen, Time, Word};
+use super::word::{Amount, Roles, Seen, Time, Word};
 use crate::error::DecodeError;
 use crate::event::{EventSet, Family};
 use crate::key::{self, Key};
@@ -22,6 +23,11 @@ pub(crate) trait Lens: Send + Sync {
 
     /// What it sees. An error: it cannot tell.
     fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError>;
+
+    /// What it sees instead, if it looks at rows.
+    fn rowed(&self) -> Option<Arc<dyn Rowed>> {
+        None
+    }
 
     /// The key of an event, as people read it.
     fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError>;
@@ -59,7 +65,37 @@ pub(super) struct Typed<E> {
     pub key: Option<Arc<Keyed<E>>>,
     pub tie: Option<Arc<Keyed<E>>>,
     pub time: Option<Arc<dyn Fn(&E) -> Option<SystemTime> + Send + Sync>>,
+    pub amounts: Option<Amounts<E>>,
     pub word: Word,
+}
+
+type Reads<E> = Arc<dyn Fn(&E) -> Option<i64> + Send + Sync>;
+
+/// What events say of amounts.
+pub(super) struct Amounts<E> {
+    pub adds: Reads<E>,
+    pub says: Option<Reads<E>>,
+    pub rounded: Option<Is<E>>,
+    /// How long a bucket is.
+    pub bucket: Option<Time>,
+}
+
+impl<E> Amounts<E> {
+    /// `None`: the event says nothing of them.
+    fn of(&self, event: &E, time: Time) -> Option<Amount> {
+        let (adds, says) = ((self.adds)(event), self.says.as_ref().and_then(|says| says(event)));
+        if adds.is_none() && says.is_none() {
+            return None;
+        }
+        let rounded = adds.is_some() && self.rounded.as_ref().is_some_and(|rounded| rounded(event));
+        let bucket_end = self.bucket.map(|length| bucket_end(time, length));
+        Some(Amount { adds: adds.unwrap_or(0), rounded, says, bucket_end })
+    }
+}
+
+/// The end of the bucket of this length in which a time is: they are counted from 1970, either way.
+pub(super) fn bucket_end(time: Time, length: Time) -> Time {
+    time.saturating_sub(time.rem_euclid(length)).saturating_add(length)
 }
 
 impl<E> Typed<E> {
@@ -86,8 +122,10 @@ impl<E: EventSet> Lens for Typed<E> {
         let (stream, position, recorded) = (glance.raw.stream(), glance.position, glance.recorded);
         let (event, hashes) = glance.typed::<E>()?;
         let time = self.time.as_ref().and_then(|time| time(event)).map(signed_micros);
+        let time_seen = time.unwrap_or_else(|| time_of(recorded));
         let roles = self.roles(event);
-        if roles == Roles::default() && !self.word.sees_neighbours() {
+        let amount = self.amounts.as_ref().and_then(|amounts| amounts.of(event, time_seen));
+        if roles == Roles::default() && amount.is_none() && !self.word.sees_neighbours() {
             return Ok(Looked { time, seen: None });
         }
         let mut bytes = Vec::new();
@@ -106,8 +144,8 @@ impl<E: EventSet> Lens for Typed<E> {
                 hashes.of(&bytes).1
             }
         };
-        let time_seen = time.unwrap_or_else(|| time_of(recorded));
-        let seen = Seen { position: position.get(), time: time_seen, roles, tie_a: tie, tie_b: tie };
+        let amount = amount.unwrap_or_default();
+        let seen = Seen { position: position.get(), time: time_seen, roles, tie_a: tie, tie_b: tie, amount };
         Ok(Looked { time, seen: Some((key, seen)) })
     }
 

@@ -45,7 +45,9 @@ pub(crate) mod rows;
 #[cfg(feature = "rules")]
 pub mod rules;
 pub(crate) mod state;
+mod standing;
 mod step;
+mod sums;
 pub(crate) mod word;
 
 use crate::event::{self, EventSet};
@@ -56,10 +58,12 @@ use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
 pub use rows::Join;
 use serde::{Deserialize, Serialize};
+pub use standing::Standing;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
-use word::{Rule, Time, Window, Word};
+pub use sums::Equality;
+use word::{Rule, Sums, Time, Window, Word};
 
 /// Who is told how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -189,10 +193,10 @@ impl Check {
     }
 
     fn hash(&self) -> [u8; 8] {
-        let Rule { word, window, n } = self.rule;
+        let Rule { word, window, n, sums } = self.rule;
         let families = self.lens.families();
         let text = format!(
-            "{}\0{}\0{word}\0{window:?}\0{n}\0{:?}\0{}\0{}",
+            "{}\0{}\0{word}\0{window:?}\0{n}\0{sums:?}\0{:?}\0{}\0{}",
             self.about.id,
             self.version,
             self.clocked,
@@ -233,10 +237,10 @@ impl About {
     fn word<E: EventSet>(self, word: Word, a: Is<E>, b: Option<Is<E>>) -> Sequence<E> {
         Sequence {
             about: self.into(),
-            rule: Rule { word, window: None, n: 0 },
+            rule: Rule { word, window: None, n: 0, sums: Sums::default() },
             clocked: Clocked::Recorded,
             shape: String::new(),
-            lens: Typed { a, b, c: None, close: None, key: None, tie: None, time: None, word },
+            lens: Typed { a, b, c: None, close: None, key: None, tie: None, time: None, amounts: None, word },
         }
     }
 }
@@ -331,7 +335,7 @@ impl About {
     }
 
     /// What an A switches on is switched off by a B before it has stood for longer than this.
-    pub fn standing<E: EventSet>(
+    pub fn switched_off<E: EventSet>(
         self,
         on: impl Fn(&E) -> bool + Send + Sync + 'static,
         off: impl Fn(&E) -> bool + Send + Sync + 'static,

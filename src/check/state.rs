@@ -64,11 +64,25 @@ impl State {
 
     pub fn is_empty(&self) -> bool {
         let nothing = self.open.is_empty() && self.broken.is_empty() && self.past.is_empty();
-        nothing && self.flags == 0 && self.violations == 0 && self.count == 0
+        nothing && self.flags == 0 && self.violations == 0 && self.count == 0 && self.sum() == 0
     }
 
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// What was added up. It stands beside the first mark, as what is tied to it.
+    pub fn sum(&self) -> i64 {
+        self.first.tie as i64
+    }
+
+    pub fn set_sum(&mut self, sum: i64) {
+        self.first.tie = sum as u64;
+    }
+
+    /// Amounts wrap, so that a difference is right whatever they are.
+    pub fn add(&mut self, amount: i64) {
+        self.set_sum(self.sum().wrapping_add(amount));
     }
 
     fn marks(&self) -> impl Iterator<Item = &Mark> {

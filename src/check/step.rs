@@ -1,6 +1,7 @@
 //! One step of one key: an event, a time that has passed, or the key's end.
 
 use super::state::{BORN, JUDGED, LAST_IS_A, LATE, Mark, SEEN_A, SEEN_B, State};
+use super::word::Amount;
 use super::word::{Finding, Outcome, Roles, Rule, Seen, Time, Verdict, Word};
 
 impl Seen {
@@ -47,6 +48,8 @@ impl Rule {
             Word::NotResponse | Word::AbsentBetween => self.stay_away(state, seen, out),
             Word::EachClosedBy => self.match_brackets(state, seen, out),
             Word::Standing => self.stand(state, seen, out),
+            Word::Balances => self.balance(state, seen, out),
+            Word::Equals => self.add_up(state, seen, out),
         }
         if seen.is(Roles::CLOSE) {
             self.close(state, seen.position, seen.time, out);
@@ -57,6 +60,12 @@ impl Rule {
     pub fn expire(&self, state: &mut State, now: Time, out: &mut Outcome) {
         if self.word.is_of_key() {
             return self.expire_key(state, now, out);
+        }
+        if self.word == Word::Equals {
+            if state.first.time < now {
+                self.compare(state, now, out);
+            }
+            return;
         }
         for mark in std::mem::take(&mut state.open) {
             match self.deadline(mark.time).is_some_and(|deadline| deadline < now) {
@@ -81,6 +90,9 @@ impl Rule {
                 _ => false,
             };
             self.judge_key(state, violated, by, now, out);
+        }
+        if self.word == Word::Equals {
+            self.compare(state, now, out);
         }
         for mark in std::mem::take(&mut state.open) {
             // What stands when its key ends may not have stood too long.
@@ -109,7 +121,8 @@ impl Rule {
             out.counts.keys_violated += 1;
         }
         state.violations += 1;
-        out.findings.push(Finding { verdict: Verdict::Violated, activation, by, decided });
+        let amounts = (self.word == Word::Balances).then_some((state.sum(), 0));
+        out.findings.push(Finding { verdict: Verdict::Violated, activation, by, decided, amounts });
     }
 
     /// What was broken is answered after all: late, or told late.
@@ -127,7 +140,7 @@ impl Rule {
             out.counts.healed += 1;
         }
         let (activation, by) = (broken.position, seen.position);
-        out.findings.push(Finding { verdict, activation, by, decided: seen.time });
+        out.findings.push(Finding { verdict, activation, by, decided: seen.time, amounts: None });
     }
 
     fn open(&self, state: &mut State, mark: Mark, out: &mut Outcome) {
@@ -370,6 +383,59 @@ impl Rule {
         if seen.is(Roles::A) && state.open.is_empty() && state.broken.is_empty() {
             self.open(state, seen.mark(0), out);
         }
+    }
+
+    // ---- amounts are added up ----
+
+    /// What does not add up to 0 stands until it does.
+    fn balance(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        state.add(seen.amount.adds);
+        let role = if state.sum() == 0 { Roles::B } else { Roles::A };
+        self.stand(state, &Seen { roles: role, ..*seen }, out);
+    }
+
+    /// What is said is compared with the sum: at once, or when its bucket is over.
+    ///
+    /// A bucket's end is kept as the last moment in it, so that it is over when a watermark is behind that.
+    fn add_up(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+        let Amount { adds, rounded, says, bucket_end } = seen.amount;
+        let last = bucket_end.map(|end| end.saturating_sub(1));
+        if !state.past.is_empty() && last.is_some_and(|last| last > state.first.time) {
+            self.compare(state, seen.time, out);
+        }
+        state.add(adds);
+        state.count += u64::from(rounded);
+        let Some(says) = says else { return };
+        if state.past.is_empty() {
+            out.counts.activations += 1;
+            state.first.position = seen.position;
+            state.first.time = last.unwrap_or(seen.time);
+            out.deadlines.extend(last);
+        }
+        state.past.push(seen.mark(says as u64));
+        if last.is_none() {
+            self.compare(state, seen.time, out);
+        }
+    }
+
+    /// Compares what was said in a bucket with the sum at its end. Its events are in no order: what comes nearest counts.
+    fn compare(&self, state: &mut State, now: Time, out: &mut Outcome) {
+        let sum = state.sum();
+        let off = |mark: &Mark| (mark.tie as i64).wrapping_sub(sum).unsigned_abs();
+        let Some(nearest) = state.past.iter().copied().min_by_key(off) else { return };
+        let tolerance = self.sums.tolerance.saturating_mul(state.count.max(1));
+        let said = nearest.tie as i64;
+        if off(&nearest) > tolerance {
+            self.violated(state, state.first.position, nearest.position, now, out);
+            out.findings.last_mut().expect("it was just found").amounts = Some((said, sum));
+        } else {
+            out.counts.satisfied += 1;
+        }
+        if self.sums.carried {
+            state.set_sum(said);
+            state.count = 0;
+        }
+        state.past.clear();
     }
 
     // ---- a B looks back ----

@@ -26,6 +26,8 @@
 //! absent between        A           as not response, up to a C      a B before it
 //! each closed by        A, odd B    its own B, first come first     window over, closed; a B with nothing open
 //! standing              A while off B in time                       window over
+//! balances              sum not 0   sum 0 in time                   window over, closed
+//! equals                said value  it is what the events add up    it is not, at the end of its bucket
 //! ```
 //!
 //! A C ends the scope of every word that waits: what is open then is satisfied. The words and their meaning are those of
@@ -59,11 +61,13 @@ pub(crate) enum Word {
     AbsentBetween,
     EachClosedBy,
     Standing,
+    Balances,
+    Equals,
 }
 
 impl Word {
     /// Every word, under the name it has in files.
-    pub const ALL: [(&'static str, Word); 20] = [
+    pub const ALL: [(&'static str, Word); 22] = [
         ("existence", Word::Existence),
         ("absence", Word::Absence),
         ("exactly", Word::Exactly),
@@ -84,6 +88,8 @@ impl Word {
         ("absent_between", Word::AbsentBetween),
         ("each_closed_by", Word::EachClosedBy),
         ("standing", Word::Standing),
+        ("balances", Word::Balances),
+        ("equals", Word::Equals),
     ];
 
     pub fn name(self) -> &'static str {
@@ -108,6 +114,12 @@ impl Word {
     /// It relates A to B.
     pub fn has_target(self) -> bool {
         !matches!(self, Word::Existence | Word::Absence | Word::Exactly | Word::Init | Word::End)
+            && !self.adds()
+    }
+
+    /// It adds up what events say, instead of asking what they are.
+    pub fn adds(self) -> bool {
+        matches!(self, Word::Balances | Word::Equals)
     }
 
     /// What is next to an event matters to it, whatever that is.
@@ -183,6 +195,17 @@ pub(crate) struct Rule {
     pub window: Option<Window>,
     /// Of what is counted.
     pub n: u32,
+    /// Of what is added up.
+    pub sums: Sums,
+}
+
+/// How what is said is compared with what was added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Sums {
+    /// By how much they may differ, for each contribution that was rounded and at least once.
+    pub tolerance: u64,
+    /// What was said is what is added to from then on, so that one error is found once.
+    pub carried: bool,
 }
 
 /// What an event is to a rule: any of these at once.
@@ -215,6 +238,19 @@ pub(crate) struct Seen {
     /// What must be equal on both sides, as a hash: of the event as A, and as B. 0 where nothing must.
     pub tie_a: u64,
     pub tie_b: u64,
+    pub amount: Amount,
+}
+
+/// What an event says of amounts: in minor units, as anything that is added up must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Amount {
+    pub adds: i64,
+    /// What it adds was rounded.
+    pub rounded: bool,
+    /// What it says that they add up to.
+    pub says: Option<i64>,
+    /// When the bucket ends in which it is, exclusively. `None`: it is compared at once.
+    pub bucket_end: Option<Time>,
 }
 
 /// What is put on record of an activation. That it is satisfied is only counted.
@@ -239,6 +275,8 @@ pub(crate) struct Finding {
     pub by: u64,
     /// When it was decided, in the rule's own time.
     pub decided: Time,
+    /// Of what is added up: what was said, and what it should have been.
+    pub amounts: Option<(i64, i64)>,
 }
 
 /// What a rule has come to.

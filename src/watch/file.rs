@@ -5,8 +5,11 @@
 //! id 4 · 'h'                      ->  Header
 //! id 4 · 'k' · key hash 16        ->  packed state
 //! id 4 · 'd' · time i64 ordered · key hash 16  ->  nothing: that key is to be looked at then
+//! id 4 · 'r' · table 4 · key      ->  row of a table that it joins; commit and position are the row's
+//! id 4 · 'n' · key hash 16        ->  key of rows that are wrong
 //! ```
 
+use super::mirror::{Mirror, SavedRow};
 use crate::check::Check;
 use crate::check::book::{Book, Cold, KeyHash, Saved};
 use crate::check::state::State;
@@ -16,7 +19,7 @@ use crate::disk::{Access, Disk};
 use crate::error::{StorageError, TroubleKind};
 use crate::log::{Hash, Head, StoreId};
 use crate::order::{CommitNo, Position, Timestamp};
-use crate::state::layer::{Direction, KeyRange, Layer, RowKey, RowVersion};
+use crate::state::layer::{Direction, KeyRange, Layer, RowEntry, RowKey, RowVersion};
 use crate::state::overlay::Drained;
 use crate::state::tables::{Base, StoredProjection, Tables};
 use serde::{Deserialize, Serialize};
@@ -50,11 +53,23 @@ pub(super) struct Header {
     /// Findings so far.
     pub found: u64,
     /// Those of them that were not on record.
-    pub untold: Vec<(u64, Finding)>,
+    pub untold: Vec<Untold>,
+}
+
+/// A finding that is not on record yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Untold {
+    /// Which of the definition's findings it is.
+    pub number: u64,
+    pub finding: Finding,
+    /// What it is about, where its events do not say so.
+    pub subject: String,
+    /// What does not agree with the events.
+    pub disagrees: String,
 }
 
 impl Header {
-    pub fn new(check: &Check, book: &Book, head: &Head, found: u64, untold: Vec<(u64, Finding)>) -> Self {
+    pub fn new(check: &Check, book: &Book, head: &Head, found: u64, untold: Vec<Untold>) -> Self {
         Self {
             definition: check.definition(),
             counts: *book.counts(),
@@ -191,6 +206,36 @@ impl ColdKeys<'_> {
     pub const NONE: ColdKeys<'static> = ColdKeys { file: None, id: [0; 4] };
 }
 
+impl ColdKeys<'_> {
+    /// A row of a table that the check joins, by its full key.
+    pub fn row(&self, key: &[u8]) -> Result<Option<RowVersion>, StorageError> {
+        let Some(file) = self.file else { return Ok(None) };
+        let row = file.base.row(&row_key(self.id, b'r', key), CommitNo(u64::MAX))?;
+        Ok(row.filter(|version| version.value.is_some()))
+    }
+
+    /// Rows of a table that the check joins.
+    pub fn rows(&self, range: &KeyRange) -> Result<Vec<RowEntry>, StorageError> {
+        let Some(file) = self.file else { return Ok(Vec::new()) };
+        let inside = |bound: &Bound<Vec<u8>>, open: Bound<Vec<u8>>| match bound {
+            Bound::Included(key) => Bound::Included(row_key(self.id, b'r', key)),
+            Bound::Excluded(key) => Bound::Excluded(row_key(self.id, b'r', key)),
+            Bound::Unbounded => open,
+        };
+        let lower = inside(&range.lower, Bound::Included(row_key(self.id, b'r', &[])));
+        let upper = inside(&range.upper, Bound::Excluded(row_key(self.id, b'r' + 1, &[])));
+        let rows =
+            file.base.rows(&KeyRange { lower, upper }, Direction::Forward, CommitNo(u64::MAX), usize::MAX)?;
+        Ok(rows.into_iter().map(|(key, version)| (RowKey::from(&key[5..]), version)).collect())
+    }
+
+    /// The key of rows that are wrong.
+    pub fn name(&self, hash: KeyHash) -> Result<Option<Vec<u8>>, StorageError> {
+        let Some(file) = self.file else { return Ok(None) };
+        Ok(file.get(&row_key(self.id, b'n', &key_bytes(hash)))?.map(|key| key.to_vec()))
+    }
+}
+
 impl Cold for ColdKeys<'_> {
     type Error = StorageError;
 
@@ -210,8 +255,18 @@ pub(super) struct Saving {
 }
 
 impl Saving {
-    pub fn new(check: &Check, book: &mut Book, header: &Header, keep: bool) -> Self {
+    pub fn new(check: &Check, book: &mut Book, mirror: &mut Mirror, header: &Header, keep: bool) -> Self {
         let (id, mut rows) = (id_of(check), BTreeMap::new());
+        mirror.save(keep, |saved| match saved {
+            SavedRow::Row(key, version) => {
+                rows.insert(row_key(id, b'r', key).into(), version.clone());
+            }
+            SavedRow::Name(hash, key) => {
+                let (commit, position) = (CommitNo(header.commit), Position(header.position));
+                let version = RowVersion { commit, position, value: key.map(Arc::from) };
+                rows.insert(row_key(id, b'n', &key_bytes(hash)).into(), version);
+            }
+        });
         let (commit, position) = (CommitNo(header.commit), Position(header.position));
         let mut put = |key: Vec<u8>, value: Option<&[u8]>| {
             rows.insert(key.into(), RowVersion { commit, position, value: value.map(Arc::from) });

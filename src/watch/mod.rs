@@ -4,6 +4,7 @@
 //! so a violation is as durable as what it is about, and is folded into rows like anything else.
 
 mod file;
+mod mirror;
 mod watcher;
 
 pub(crate) use file::Files;
@@ -103,12 +104,14 @@ pub struct Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { check, state, by, .. } = &self.violation;
+        let Violation { check, state, by, disagrees, .. } = &self.violation;
         writeln!(f, "{check} ({:?}, {}) on {}: {}", self.severity, self.owner, self.key, self.means)?;
         for event in &self.events {
             writeln!(f, "  {} {} of {}", event.position, event.event.type_name(), event.event.stream())?;
         }
-        if by.is_none() {
+        if !disagrees.is_empty() {
+            writeln!(f, "  {disagrees}")?;
+        } else if by.is_none() {
             writeln!(f, "  nothing that it waits for came")?;
         }
         match state {
@@ -212,15 +215,16 @@ impl Checks<'_> {
                 events.extend(view.query::<Raw>(one).next().transpose()?);
             }
         }
-        let key = match events.first() {
-            Some(event) => {
+        let key = match (&violation.subject, events.first()) {
+            (Some(subject), _) => subject.clone(),
+            (None, Some(event)) => {
                 let glasses = self.desk.glasses();
                 let recorded = event.recorded_at.into();
                 let mut glance = Glance::new(event.event.borrowed(), event.position, recorded, &glasses);
                 let position = event.position;
                 check.lens.key_text(&mut glance).map_err(|cause| ReadError::Decode { position, cause })?
             }
-            None => String::new(),
+            (None, None) => String::new(),
         };
         Ok(Explanation {
             violation: violation.clone(),

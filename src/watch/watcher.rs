@@ -6,19 +6,21 @@
 //! - Checks at one head are judged in one reading. A new one is judged from the first commit until it has caught up.
 //! - What it cannot do stops it alone, and shows. A check that cannot read an event says so, and goes on.
 
-use super::file::{CheckFile, ColdKeys, Files, Header, Saving};
+use super::file::{CheckFile, ColdKeys, Files, Header, Saving, Untold};
+use super::mirror::Mirror;
 use super::{CheckStats, Trouble};
 use crate::alert::{Alert, Sink};
-use crate::check::book::Book;
+use crate::check::book::{Book, KeyHash};
 use crate::check::glance::{Glance, Glasses};
-use crate::check::word::{Finding, Time, Verdict};
+use crate::check::rows::Rowed;
+use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
 use crate::check::{Check, Clocked, Looked, time_of};
 use crate::codec;
 use crate::commit::prepare::Desk;
 use crate::disk::Clock;
 use crate::episode::{Episode, Episodes, Mute, Mutes, OnRecord, Told, Violation};
 use crate::error::{AppendError, DecodeError, StorageError, TroubleKind};
-use crate::event::{Event, EventSet};
+use crate::event::{Event, EventSet, RawRef};
 use crate::key;
 use crate::log::record::Record;
 use crate::log::{Hash, Head, LogError, Seek};
@@ -26,7 +28,7 @@ use crate::misfit::panic_text;
 use crate::options::Options;
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::own::{Found, Own};
-use crate::projection::{Projection, key_range, row_key};
+use crate::projection::{At, Limits, Projection, key_range, row_key};
 use crate::request::Append;
 use crate::state::bell::Bell;
 use crate::state::layer::Direction;
@@ -95,7 +97,7 @@ struct Watched {
     head: Head,
     /// Findings so far, and those of them that are not on record as far as this process knows.
     found: u64,
-    untold: VecDeque<(u64, Finding)>,
+    untold: VecDeque<Untold>,
     /// Findings that are on record.
     told: u64,
     /// Those of them that somebody was alerted of.
@@ -108,6 +110,9 @@ struct Watched {
     caught_up: bool,
     /// Those whose events it looks at; none: all.
     families: Vec<String>,
+    /// Of a check over rows: what is wrong with them, and the rows.
+    rowed: Option<Arc<dyn Rowed>>,
+    mirror: Mirror,
     /// The last event it could not read, and why.
     unread: Option<(u64, String)>,
 }
@@ -347,6 +352,7 @@ impl Watcher {
 
     fn judge_record(&mut self, record: &Record<'_>, behind: CommitNo) -> Result<(), StorageError> {
         let time = time_of(record.time());
+        let limits = self.ground.reader.rules.limits;
         let file = self.file.as_ref();
         for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
             if watched.check.clocked == Clocked::Recorded {
@@ -367,11 +373,16 @@ impl Watcher {
                         }
                     }
                 }
-                continue;
             }
             for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
-                watched.judge(&mut glance, time, file)?;
+                if watched.wants(family) {
+                    let at = At { commit: record.commit(), position: event.position, time: record.time() };
+                    watched.judge(&mut glance, at, limits, file)?;
+                }
             }
+        }
+        for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
+            watched.judge_rows(&self.glasses, time, file)?;
         }
         Ok(())
     }
@@ -384,8 +395,8 @@ impl Watcher {
         let mut events = Vec::new();
         let mut taken: Vec<usize> = vec![0; self.all.len()];
         for (index, watched) in self.all.iter().enumerate() {
-            for (number, finding) in watched.untold.iter().take(room - events.len()) {
-                events.push(watched.event(*number, finding));
+            for untold in watched.untold.iter().take(room - events.len()) {
+                events.push(watched.event(untold));
                 taken[index] += 1;
             }
         }
@@ -394,9 +405,9 @@ impl Watcher {
         }
         let Some(mut at) = self.append("check", events)? else { return Ok(false) };
         for (watched, taken) in self.all.iter_mut().zip(taken) {
-            for (number, finding) in watched.untold.drain(..taken).collect::<Vec<_>>() {
-                watched.told = number + 1;
-                watched.note(number, &finding, at);
+            for untold in watched.untold.drain(..taken).collect::<Vec<_>>() {
+                watched.told = untold.number + 1;
+                watched.note(untold, at);
                 at += 1;
             }
         }
@@ -474,27 +485,27 @@ impl Watcher {
     /// Saves those that weigh most, if there is too much in memory. Checks do not depend on one another: each is saved by itself.
     fn save_full(&mut self) -> Result<(), StorageError> {
         let keys_max = self.ground.options.check_keys_max;
-        while self.file.is_some() && self.sum(Book::unsaved_len) > UNSAVED_MAX {
-            self.save_most(Book::unsaved_len, true)?;
+        while self.file.is_some() && self.sum(Watched::unsaved_len) > UNSAVED_MAX {
+            self.save_most(Watched::unsaved_len, true)?;
         }
-        while self.file.is_some() && self.sum(Book::keys_len) > keys_max {
-            self.save_most(Book::keys_len, false)?;
+        while self.file.is_some() && self.sum(Watched::keys_len) > keys_max {
+            self.save_most(Watched::keys_len, false)?;
         }
         Ok(())
     }
 
-    fn sum(&self, of: impl Fn(&Book) -> usize) -> usize {
-        self.all.iter().map(|watched| of(&watched.book)).sum()
+    fn sum(&self, of: impl Fn(&Watched) -> usize) -> usize {
+        self.all.iter().map(of).sum()
     }
 
-    fn save_most(&mut self, of: impl Fn(&Book) -> usize, keep: bool) -> Result<(), StorageError> {
-        let most = (0..self.all.len()).max_by_key(|index| of(&self.all[*index].book));
+    fn save_most(&mut self, of: impl Fn(&Watched) -> usize, keep: bool) -> Result<(), StorageError> {
+        let most = (0..self.all.len()).max_by_key(|index| of(&self.all[*index]));
         most.map_or(Ok(()), |index| self.save_one(index, keep))
     }
 
     fn save_quiet(&mut self) {
         if self.trouble.is_none()
-            && self.sum(Book::unsaved_len) > 0
+            && self.sum(Watched::unsaved_len) > 0
             && let Err(error) = self.save()
         {
             self.failed(error);
@@ -511,9 +522,9 @@ impl Watcher {
         let latest = self.all.iter().map(|watched| watched.head).max_by_key(|head| head.commit);
         let latest = latest.expect("there is the one that is saved");
         let watched = &mut self.all[index];
-        let untold = watched.untold.iter().copied().collect();
+        let untold = watched.untold.iter().cloned().collect();
         let header = Header::new(&watched.check, &watched.book, &watched.head, watched.found, untold);
-        let saving = Saving::new(&watched.check, &mut watched.book, &header, keep);
+        let saving = Saving::new(&watched.check, &mut watched.book, &mut watched.mirror, &header, keep);
         file.save(saving, &latest, &self.ground.checks)
     }
 
@@ -531,7 +542,7 @@ impl Watcher {
             let tick = self.ticked.map_or(Duration::ZERO, |ticked| (ticked + TICK).saturating_sub(since));
             Duration::from_micros(micros).max(tick)
         });
-        let is_unsaved = self.file.is_some() && self.sum(Book::unsaved_len) > 0;
+        let is_unsaved = self.file.is_some() && self.sum(Watched::unsaved_len) > 0;
         let age = is_unsaved.then(|| Duration::from_millis(self.ground.options.overlay_age_ms_max));
         let untold = self.all.iter().any(|watched| !watched.untold.is_empty());
         let again = untold.then_some(TICK);
@@ -592,6 +603,8 @@ impl Watched {
             tried: None,
             caught_up: false,
             families: check.lens.families(),
+            rowed: check.lens.rowed(),
+            mirror: Mirror::default(),
             unread: None,
         }
     }
@@ -601,7 +614,7 @@ impl Watched {
         let (id, definition) = (self.check.id().to_owned(), self.check.definition());
         let on_record = row::<Told>(reader, &(id.clone(), definition))?.unwrap_or_default();
         OnRecord { told: self.told, alerted: self.alerted } = on_record;
-        self.untold.retain(|(number, _)| *number >= on_record.told);
+        self.untold.retain(|untold| untold.number >= on_record.told);
         if self.alerted < self.told
             && let Some(registered) = reader.rules.projections.get::<Episodes>()
         {
@@ -624,12 +637,13 @@ impl Watched {
     }
 
     /// A finding is on record at this position.
-    fn note(&mut self, number: u64, finding: &Finding, at: u64) {
-        let Finding { verdict, activation, by, decided } = *finding;
+    fn note(&mut self, untold: Untold, at: u64) {
+        let Finding { verdict, activation, by, decided, .. } = untold.finding;
         match verdict {
             Verdict::Violated => {
-                let episode = Episode::new(self.check.definition(), number, by, decided, at);
-                self.news.add((self.check.id().to_owned(), activation, String::new()), episode);
+                let definition = self.check.definition();
+                let episode = Episode::new(definition, untold.number, by, decided, untold.disagrees, at);
+                self.news.add((self.check.id().to_owned(), activation, untold.subject), episode);
             }
             Verdict::Untold => self.news.unread += 1,
             Verdict::Healed | Verdict::Retracted => {}
@@ -661,31 +675,36 @@ impl Watched {
             self.book.advance(watermark, &cold(&self.check, file))?;
         }
         if due.is_some() {
-            self.number();
+            self.number(file)?;
         }
         Ok(())
+    }
+
+    /// It looks at events of this family. Those of the store's own are nothing to a check that does not ask for them.
+    fn wants(&self, family: &str) -> bool {
+        match self.families.is_empty() {
+            true => family != Own::FAMILY,
+            false => self.families.iter().any(|wanted| wanted == family),
+        }
     }
 
     fn judge(
         &mut self,
         glance: &mut Glance<'_>,
-        recorded: Time,
+        at: At,
+        limits: Limits,
         file: Option<&CheckFile>,
     ) -> Result<(), StorageError> {
-        let family = glance.raw.family();
-        if !self.families.is_empty() && self.families.iter().all(|wanted| wanted != family) {
-            return Ok(());
+        if let Some(rowed) = self.rowed.clone() {
+            return self.fold(&*rowed, &glance.raw, at, limits, file);
         }
+        let recorded = time_of(at.time);
         let looked = catch_unwind(AssertUnwindSafe(|| self.check.lens.look(glance)))
             .unwrap_or_else(|panic| Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic)))));
         let Looked { time, seen } = match looked {
             Ok(looked) => looked,
             Err(error) => {
-                let position = glance.position.get();
-                self.unread = Some((position, error.to_string()));
-                self.book.untold(position, recorded);
-                self.number();
-                return Ok(());
+                return self.cannot_tell(at.position, error.to_string(), recorded, file);
             }
         };
         if let (Clocked::Events { lateness }, Some(time)) = (self.check.clocked, time) {
@@ -694,25 +713,134 @@ impl Watched {
         }
         if let Some((key, seen)) = seen {
             self.book.observe(key, &seen, &cold(&self.check, file))?;
-            self.number();
+            self.number(file)?;
         }
         Ok(())
     }
 
-    fn number(&mut self) {
-        for (_, finding) in self.book.take_found() {
+    /// What its file lacks.
+    fn unsaved_len(&self) -> usize {
+        self.book.unsaved_len() + self.mirror.unsaved_len()
+    }
+
+    /// What it has in memory.
+    fn keys_len(&self) -> usize {
+        self.book.keys_len() + self.mirror.rows_len()
+    }
+
+    fn cannot_tell(
+        &mut self,
+        position: Position,
+        why: String,
+        recorded: Time,
+        file: Option<&CheckFile>,
+    ) -> Result<(), StorageError> {
+        self.unread = Some((position.get(), why));
+        self.book.untold(position.get(), recorded);
+        self.number(file)
+    }
+
+    // ---- over rows ----
+
+    /// Folds an event into the tables that the check joins.
+    fn fold(
+        &mut self,
+        rowed: &dyn Rowed,
+        raw: &RawRef<'_>,
+        at: At,
+        limits: Limits,
+        file: Option<&CheckFile>,
+    ) -> Result<(), StorageError> {
+        for table in rowed.projections().into_iter().filter(|table| table.wants(raw.family())) {
+            let cold = cold(&self.check, file);
+            if let Err(why) = self.mirror.fold(table, raw, at, limits, &cold)? {
+                let why = format!("folding `{}`: {why}", table.name);
+                self.cannot_tell(at.position, why, time_of(at.time), file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges the keys whose rows the commit has changed, now that it is whole.
+    fn judge_rows(
+        &mut self,
+        glasses: &Glasses,
+        time: Time,
+        file: Option<&CheckFile>,
+    ) -> Result<(), StorageError> {
+        let Some(rowed) = self.rowed.clone() else { return Ok(()) };
+        for (key, position) in self.mirror.settle() {
+            let cold = cold(&self.check, file);
+            let rows = self.mirror.rows_of(&key, &rowed.projections(), &cold)?;
+            let rows: Vec<Option<&[u8]>> = rows.iter().map(Option::as_deref).collect();
+            let asked = catch_unwind(AssertUnwindSafe(|| rowed.wrong(&key, &rows)));
+            let asked = asked
+                .unwrap_or_else(|panic| Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic)))));
+            let wrong = match asked {
+                Ok(wrong) => wrong,
+                Err(error) => {
+                    self.cannot_tell(position, error.to_string(), time, file)?;
+                    continue;
+                }
+            };
+            let hash = glasses.hash(&key);
+            if wrong {
+                self.mirror.name(hash, Some(&key));
+            } else if self.mirror.named(hash, &cold)?.is_none() {
+                continue;
+            }
+            let (position, amount) = (position.get(), Amount::default());
+            let roles = if wrong { Roles::A } else { Roles::B };
+            let seen = Seen { position, time, roles, tie_a: 0, tie_b: 0, amount };
+            self.book.observe(hash, &seen, &cold)?;
+            self.number(file)?;
+            if !wrong {
+                self.mirror.name(hash, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a finding about a key of rows is about, and how they stand.
+    fn tell_rows(&self, key: KeyHash, file: Option<&CheckFile>) -> Result<(String, String), StorageError> {
+        let cold = cold(&self.check, file);
+        let Some(rowed) = &self.rowed else { return Ok(Default::default()) };
+        let Some(key) = self.mirror.named(key, &cold)? else { return Ok(Default::default()) };
+        let tables = rowed.projections();
+        let rows = self.mirror.rows_of(&key, &tables, &cold)?;
+        let rows = tables.iter().zip(rows).enumerate().map(|(index, (table, row))| match row {
+            Some(row) => format!("{} has {}", table.name, rowed.row_text(index, &row)),
+            None => format!("{} has no row", table.name),
+        });
+        let rows = rows.collect::<Vec<_>>().join(", ");
+        Ok((rowed.key_text(&key).unwrap_or_else(|error| format!("? ({error})")), rows))
+    }
+
+    // ---- what was found ----
+
+    fn number(&mut self, file: Option<&CheckFile>) -> Result<(), StorageError> {
+        for (key, finding) in self.book.take_found() {
             if self.found >= self.told {
-                self.untold.push_back((self.found, finding));
+                let (subject, rows) = self.tell_rows(key, file)?;
+                let disagrees = match finding.amounts {
+                    Some((sum, 0)) if self.check.rule.word == Word::Balances => {
+                        format!("the events add up to {sum}, not to 0")
+                    }
+                    Some((said, sum)) => format!("says {said}, the events add up to {sum}"),
+                    None => rows,
+                };
+                self.untold.push_back(Untold { number: self.found, finding, subject, disagrees });
             }
             self.found += 1;
         }
+        Ok(())
     }
 
-    fn event(&self, number: u64, finding: &Finding) -> Own {
-        let Finding { verdict, activation, by, decided } = *finding;
+    fn event(&self, untold: &Untold) -> Own {
+        let Untold { number, finding, subject, disagrees } = untold.clone();
+        let Finding { verdict, activation, by, decided, .. } = finding;
         let (check, definition) = (self.check.id().to_owned(), self.check.definition());
-        let subject = String::new();
-        let found = Found { check, definition, number, activation, subject, by, decided };
+        let found = Found { check, definition, number, activation, subject, disagrees, by, decided };
         match verdict {
             Verdict::Violated => Own::Violated(found),
             Verdict::Healed => Own::Healed(found),

@@ -1,0 +1,139 @@
+//! Amounts that events say, added up: they must balance, or be what somebody recorded of them.
+
+use super::lens::Amounts;
+use super::word::Word;
+use super::{About, Check, Open, Sequence, micros};
+use crate::event::EventSet;
+use crate::key::Key;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+impl About {
+    /// What the events of a key add comes to 0: debits and credits, what was taken and what was given back. Say in what time.
+    ///
+    /// Amounts are whole numbers of the smallest unit; `None` adds nothing.
+    pub fn balances<E: EventSet>(self, adds: impl Fn(&E) -> Option<i64> + Send + Sync + 'static) -> Open<E> {
+        Open(self.amounts(Word::Balances, Arc::new(adds), None))
+    }
+
+    /// What an event says of a key is what the events of that key have added up to, itself included.
+    ///
+    /// Amounts are whole numbers of the smallest unit. They are compared at once, or at the end of a [`bucket`](Equality::bucket).
+    ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    /// use tallystone::check::{About, Severity};
+    /// use tallystone::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Paid { fine: u32, cents: i64, total: i64 }
+    /// # impl Event for Paid { const FAMILY: &str = "paid"; type Id = u32; fn id(&self) -> u32 { self.fine } }
+    /// # fn main() -> Result<(), Error> {
+    /// let total = About {
+    ///     id: "total-paid",
+    ///     severity: Severity::Ticket,
+    ///     owner: "collections",
+    ///     means: "The total on a payment is not the sum of the payments.",
+    ///     remedy: "1 add the payments up by hand; 2 correct the total",
+    /// }
+    /// .equals(|e: &Paid| Some(e.cents), |e| Some(e.total));
+    ///
+    /// let store = Store::in_memory(Setup::new().events::<Paid>().check(total))?;
+    /// store.append(Append::event(Paid { fine: 7, cents: 500, total: 500 }))?;
+    /// let wrong = store.append(Append::event(Paid { fine: 7, cents: 500, total: 1500 }))?.receipt.last;
+    /// assert!(store.checks().wait_for(wrong, Duration::from_secs(60)));
+    /// let found = store.checks().open()?;
+    /// assert_eq!(found[0].activation, wrong);
+    /// assert_eq!(found[0].disagrees, "says 1500, the events add up to 1000");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn equals<E: EventSet>(
+        self,
+        adds: impl Fn(&E) -> Option<i64> + Send + Sync + 'static,
+        says: impl Fn(&E) -> Option<i64> + Send + Sync + 'static,
+    ) -> Equality<E> {
+        Equality(self.amounts(Word::Equals, Arc::new(adds), Some(Arc::new(says))))
+    }
+
+    fn amounts<E: EventSet>(
+        self,
+        word: Word,
+        adds: Arc<dyn Fn(&E) -> Option<i64> + Send + Sync>,
+        says: Option<Arc<dyn Fn(&E) -> Option<i64> + Send + Sync>>,
+    ) -> Sequence<E> {
+        let mut sequence = self.word(word, Arc::new(|_: &E| false), None);
+        sequence.lens.amounts = Some(Amounts { adds, says, rounded: None, bucket: None });
+        sequence
+    }
+}
+
+/// What is said, against what was added up.
+#[must_use = "a check does nothing until it is in a setup"]
+pub struct Equality<E>(Sequence<E>);
+
+impl<E: EventSet> Equality<E> {
+    /// As [`Sequence::by`].
+    pub fn by<K: Key>(self, key: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
+        Self(self.0.by(key))
+    }
+
+    /// As [`Sequence::at`].
+    pub fn at(
+        self,
+        time: impl Fn(&E) -> Option<SystemTime> + Send + Sync + 'static,
+        lateness: Duration,
+    ) -> Self {
+        Self(self.0.at(time, lateness))
+    }
+
+    /// As [`Sequence::closed_by`]: what comes later is added up anew.
+    pub fn closed_by(self, close: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+        Self(self.0.closed_by(close))
+    }
+
+    /// They may differ by this much.
+    pub fn tolerance(mut self, units: u64) -> Self {
+        self.0.rule.sums.tolerance = units;
+        self
+    }
+
+    /// They may differ by the [`tolerance`](Self::tolerance) for each of the events that added something rounded, and once if
+    /// there is none.
+    pub fn rounded(mut self, rounded: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+        self.amounts().rounded = Some(Arc::new(rounded));
+        self.0.shape.push_str("rounded;");
+        self
+    }
+
+    /// They are compared at the end of each stretch of this length, counted from 1970: what comes in between may be in any order,
+    /// and one of the values that were said must be right.
+    pub fn bucket(mut self, length: Duration) -> Self {
+        let length = micros(length).max(1);
+        self.amounts().bucket = Some(length);
+        self.0.shape.push_str(&format!("bucket {length};"));
+        self
+    }
+
+    /// What was said is what later events add to: a wrong value is found once, instead of making all that follow wrong.
+    pub fn carried(mut self) -> Self {
+        self.0.rule.sums.carried = true;
+        self
+    }
+
+    /// As [`Check::version`].
+    pub fn version(self, version: u32) -> Check {
+        Check::from(self).version(version)
+    }
+
+    fn amounts(&mut self) -> &mut Amounts<E> {
+        self.0.lens.amounts.as_mut().expect("it was made with them")
+    }
+}
+
+impl<E: EventSet> From<Equality<E>> for Check {
+    fn from(equality: Equality<E>) -> Self {
+        equality.0.into()
+    }
+}

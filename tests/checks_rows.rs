@@ -1,0 +1,423 @@
+//! Checks over rows, and over amounts that are added up: the first seed's audit query, and what was recorded against what was summed.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tallystone::Options;
+use tallystone::check::{About, Check, Severity};
+use tallystone::disk::Platform;
+use tallystone::prelude::*;
+use tallystone::testing::SimClock;
+use tallystone::watch::{State, Violation};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Sale {
+    Sold { product: u32 },
+    Cancelled { product: u32 },
+    Billed { product: u32, cents: i64 },
+    Ended { product: u32 },
+    Swapped { from: u32, to: u32 },
+}
+
+impl Event for Sale {
+    const FAMILY: &'static str = "sale";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        match self {
+            Self::Sold { product }
+            | Self::Cancelled { product }
+            | Self::Billed { product, .. }
+            | Self::Ended { product } => *product,
+            Self::Swapped { from, .. } => *from,
+        }
+    }
+}
+
+/// Whether a product is active.
+struct Products;
+
+impl Projection for Products {
+    const NAME: &'static str = "products";
+    type Event = Sale;
+    type Key = u32;
+    type Row = bool;
+
+    fn fold(event: &Sale, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Sale::Sold { product } => rows.put(*product, true),
+            Sale::Cancelled { product } => rows.put(*product, false),
+            Sale::Swapped { from, to } => {
+                rows.put(*from, false)?;
+                rows.put(*to, false)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Bill {
+    cents: i64,
+}
+
+struct Bills;
+
+impl Projection for Bills {
+    const NAME: &'static str = "bills";
+    type Event = Sale;
+    type Key = u32;
+    type Row = Bill;
+
+    fn fold(event: &Sale, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Sale::Billed { product, cents } => rows.update(*product, |bill| bill.cents += cents),
+            Sale::Ended { product } => rows.remove(product),
+            Sale::Swapped { from, to } => {
+                rows.put(*from, Bill { cents: 1 })?;
+                rows.put(*to, Bill { cents: 1 })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+const QUARTER: Duration = Duration::from_secs(15 * 60);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn about(id: &'static str) -> About {
+    About {
+        id,
+        severity: Severity::Page,
+        owner: "payments",
+        means: "The customer cancelled, and we still bill.",
+        remedy: "1 end the billing; 2 refund what was billed since",
+    }
+}
+
+fn still_billed() -> Check {
+    about("still-billed")
+        .standing::<(Products, Bills)>(|_, (active, bill)| active == Some(&false) && bill.is_some())
+        .for_longer_than(QUARTER)
+}
+
+struct Bench {
+    clock: SimClock,
+    store: Store,
+}
+
+impl Bench {
+    fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
+        let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
+        let setup = Setup::new().inline::<Products>().events::<Sale>().platform(platform).lockstep();
+        checks.into_iter().fold(setup.alerts(|_| {}), Setup::check)
+    }
+
+    fn new(checks: impl IntoIterator<Item = Check>) -> Self {
+        let clock = SimClock::default();
+        let store = Store::in_memory(Self::setup(&clock, checks)).expect("the setup is well");
+        Self { clock, store }
+    }
+
+    fn append(&self, event: Sale) -> Position {
+        self.store.append(Append::event(event)).expect("it is taken").receipt.last
+    }
+
+    fn settle(&self) {
+        assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
+        while self.store.checks().stats().iter().any(|check| !check.is_settled()) {
+            assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
+        }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        for _ in 0..8 {
+            self.store.step();
+        }
+        self.settle();
+    }
+
+    fn all(&self) -> Vec<Violation> {
+        self.store.checks().all().expect("rows are read")
+    }
+}
+
+#[test]
+fn row_000_18_sold_cancelled_a_quarter_ago_and_still_billed() {
+    let bench = Bench::new([still_billed()]);
+    bench.append(Sale::Sold { product: 7 });
+    bench.append(Sale::Billed { product: 7, cents: 990 });
+    let cancelled = bench.append(Sale::Cancelled { product: 7 });
+    bench.pass(QUARTER - SECOND);
+    assert_eq!(bench.all(), []);
+    // The interval is strict: after a quarter of an hour it may still be billed.
+    bench.pass(SECOND);
+    assert_eq!(bench.all(), []);
+    bench.pass(SECOND);
+    let [found] = &bench.all()[..] else { panic!("one violation: {:?}", bench.all()) };
+    assert_eq!((found.activation, &found.state), (cancelled, &State::Open));
+    assert_eq!(found.subject.as_deref(), Some("7"));
+    assert_eq!(found.disagrees, "products has false, bills has {cents: 990}");
+    let explained = bench.store.checks().explain(found).expect("its events are read").to_string();
+    assert!(
+        explained.contains("on 7: The customer cancelled") && explained.contains("bills has {cents: 990}")
+    );
+    assert!(
+        explained.contains("3 sale.Cancelled of sale-7") || explained.contains("3 sale.Cancelled"),
+        "{explained}"
+    );
+
+    let ended = bench.append(Sale::Ended { product: 7 });
+    bench.settle();
+    assert!(matches!(bench.all()[0].state, State::Healed { by, .. } if by == ended));
+    bench.pass(10 * QUARTER);
+    assert_eq!(bench.all().len(), 1);
+}
+
+#[test]
+fn what_is_right_for_a_moment_stands_anew_from_then_on() {
+    let bench = Bench::new([still_billed()]);
+    bench.append(Sale::Billed { product: 7, cents: 990 });
+    bench.append(Sale::Cancelled { product: 7 });
+    bench.clock.advance(QUARTER - SECOND);
+    // Nobody looks between the two: a poll would take it for one long time.
+    bench.append(Sale::Sold { product: 7 });
+    let again = bench.append(Sale::Cancelled { product: 7 });
+    bench.pass(2 * SECOND);
+    assert_eq!(bench.all(), []);
+    bench.pass(QUARTER);
+    assert_eq!(bench.all().iter().map(|found| found.activation).collect::<Vec<_>>(), [again]);
+    let stats = &bench.store.checks().stats()[0];
+    assert_eq!((stats.activations, stats.satisfied, stats.violated), (2, 1, 1));
+}
+
+#[test]
+fn rows_are_looked_at_when_a_commit_is_whole() {
+    let bench = Bench::new([still_billed()]);
+    let both = Append::event(Sale::Billed { product: 1, cents: 5 })
+        .and(Sale::Cancelled { product: 1 })
+        .and(Sale::Ended { product: 1 });
+    bench.store.append(both).expect("it is taken");
+    bench.pass(2 * QUARTER);
+    assert_eq!(bench.store.checks().stats()[0].activations, 0);
+}
+
+#[test]
+fn one_event_may_make_the_rows_of_several_keys_wrong_and_each_is_a_violation() {
+    let bench = Bench::new([still_billed()]);
+    let swapped = bench.append(Sale::Swapped { from: 1, to: 2 });
+    bench.pass(QUARTER + SECOND);
+    let found: Vec<_> = bench.all().into_iter().map(|found| (found.activation, found.subject)).collect();
+    assert_eq!(found, [(swapped, Some("1".into())), (swapped, Some("2".into()))]);
+    bench.append(Sale::Ended { product: 2 });
+    bench.settle();
+    let open = bench.store.checks().open().expect("rows are read");
+    assert_eq!(open.iter().map(|found| found.subject.as_deref()).collect::<Vec<_>>(), [Some("1")]);
+}
+
+#[test]
+fn a_condition_that_panics_cannot_tell_and_says_so() {
+    let check = about("panics")
+        .standing::<(Bills,)>(|key, _| if *key == 3 { panic!("no") } else { true })
+        .for_longer_than(QUARTER);
+    let bench = Bench::new([check]);
+    bench.append(Sale::Billed { product: 3, cents: 1 });
+    bench.append(Sale::Billed { product: 4, cents: 1 });
+    bench.pass(QUARTER + SECOND);
+    let stats = &bench.store.checks().stats()[0];
+    assert_eq!((stats.unread, stats.violated), (1, 1));
+    assert_eq!(stats.last_unread, Some((1, "panicked: no".into())));
+}
+
+#[test]
+fn rows_of_a_check_outlive_a_restart_in_its_file_and_without_it() {
+    let clock = SimClock::default();
+    for (forget, keys_max) in [(false, 1_000_000), (true, 1_000_000), (false, 2)] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("store");
+        let setup = || {
+            let mut options = Options::default();
+            options.check_keys_max = keys_max;
+            Bench::setup(&clock, [still_billed()]).options(options)
+        };
+        let open = || Bench {
+            clock: clock.clone(),
+            store: Store::open_or_create(&path, setup()).expect("it opens"),
+        };
+        let mut bench = open();
+        for product in 0..20 {
+            bench.append(Sale::Billed { product, cents: 1 });
+            bench.append(Sale::Cancelled { product });
+            if product % 5 == 0 {
+                bench.settle();
+                bench.store.close();
+                if forget {
+                    std::fs::remove_file(path.join("checks.redb")).expect("it is there");
+                }
+                bench = open();
+            }
+        }
+        bench.append(Sale::Ended { product: 3 });
+        bench.settle();
+        bench.store.close();
+        bench = open();
+        bench.append(Sale::Ended { product: 4 });
+        bench.pass(QUARTER + SECOND);
+        let subjects: Vec<_> = bench.all().into_iter().filter_map(|found| found.subject).collect();
+        assert_eq!(subjects.len(), 18, "{subjects:?}");
+        assert!(!subjects.contains(&"3".to_owned()) && !subjects.contains(&"4".to_owned()));
+        let stats = &bench.store.checks().stats()[0];
+        assert_eq!((stats.activations, stats.satisfied, stats.violated), (20, 2, 18));
+        // Healing needs the key of what was wrong, which only the file may hold.
+        bench.append(Sale::Ended { product: 5 });
+        bench.settle();
+        let healed = bench.all().into_iter().filter(|found| matches!(found.state, State::Healed { .. }));
+        assert_eq!(healed.filter_map(|found| found.subject).collect::<Vec<_>>(), ["5"]);
+        bench.store.close();
+    }
+}
+
+// ---- amounts ----
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Account {
+    Paid { account: u32, cents: i64, total: Option<i64> },
+    Interest { account: u32, cents: i64 },
+    Closed { account: u32 },
+}
+
+impl Event for Account {
+    const FAMILY: &'static str = "account";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        match self {
+            Self::Paid { account, .. } | Self::Interest { account, .. } | Self::Closed { account } => {
+                *account
+            }
+        }
+    }
+}
+
+fn adds(event: &Account) -> Option<i64> {
+    match event {
+        Account::Paid { cents, .. } | Account::Interest { cents, .. } => Some(*cents),
+        Account::Closed { .. } => None,
+    }
+}
+
+fn says(event: &Account) -> Option<i64> {
+    match event {
+        Account::Paid { total, .. } => *total,
+        _ => None,
+    }
+}
+
+struct Books {
+    clock: SimClock,
+    store: Store,
+}
+
+impl Books {
+    fn new(check: impl Into<Check>) -> Self {
+        let clock = SimClock::default();
+        let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
+        let setup =
+            Setup::new().events::<Account>().platform(platform).lockstep().alerts(|_| {}).check(check);
+        Self { clock, store: Store::in_memory(setup).expect("the setup is well") }
+    }
+
+    fn append(&self, event: Account) -> Position {
+        self.store.append(Append::event(event)).expect("it is taken").receipt.last
+    }
+
+    fn paid(&self, cents: i64, total: impl Into<Option<i64>>) -> Position {
+        self.append(Account::Paid { account: 1, cents, total: total.into() })
+    }
+
+    fn found(&self) -> Vec<(u64, String)> {
+        for _ in 0..8 {
+            self.store.step();
+        }
+        assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
+        let all = self.store.checks().all().expect("rows are read");
+        all.into_iter().map(|found| (found.activation.get(), found.disagrees)).collect()
+    }
+}
+
+#[test]
+fn what_is_said_must_be_what_was_added_up() {
+    let books = Books::new(about("total").equals(adds, says));
+    books.paid(500, 500);
+    books.paid(-200, 300);
+    books.paid(1, None);
+    let wrong = books.paid(9, 300);
+    books.append(Account::Paid { account: 2, cents: 5, total: Some(5) });
+    let still = books.paid(0, 300);
+    books.paid(0, 310);
+    let difference = "says 300, the events add up to 310".to_owned();
+    assert_eq!(books.found(), [(wrong.get(), difference.clone()), (still.get(), difference)]);
+}
+
+#[test]
+fn what_was_said_may_be_carried_so_that_an_error_is_found_once() {
+    let books = Books::new(about("total").equals(adds, says).carried());
+    books.paid(500, 500);
+    let wrong = books.paid(100, 700);
+    books.paid(100, 800);
+    assert_eq!(books.found(), [(wrong.get(), "says 700, the events add up to 600".into())]);
+}
+
+#[test]
+fn a_tolerance_is_for_each_rounded_contribution_and_once_without() {
+    let interest = |event: &Account| matches!(event, Account::Interest { .. });
+    let books = Books::new(about("total").equals(adds, says).tolerance(10).rounded(interest).carried());
+    books.paid(100, 110);
+    let wrong = books.paid(100, 221);
+    books.append(Account::Interest { account: 1, cents: 5 });
+    books.append(Account::Interest { account: 1, cents: 5 });
+    books.paid(0, 211);
+    let again = books.paid(0, 222);
+    let found: Vec<_> = books.found().into_iter().map(|(at, _)| at).collect();
+    assert_eq!(found, [wrong.get(), again.get()]);
+}
+
+#[test]
+fn within_a_bucket_any_order_will_do_and_time_alone_ends_it() {
+    let day = Duration::from_secs(24 * 3600);
+    let books = Books::new(about("total").equals(adds, says).bucket(day));
+    // The second was booked before the first: neither said what it had come to until then.
+    books.paid(500, 800);
+    books.paid(300, 300);
+    books.clock.advance(day);
+    let wrong = books.paid(1, 5);
+    books.paid(1, 6);
+    assert_eq!(books.found(), []);
+    books.clock.advance(day);
+    assert_eq!(books.found(), [(wrong.get(), "says 6, the events add up to 802".into())]);
+    let stats = &books.store.checks().stats()[0];
+    assert_eq!((stats.activations, stats.satisfied, stats.violated, stats.pending), (2, 1, 1, 0));
+}
+
+#[test]
+fn debits_and_credits_balance_in_time_or_are_found() {
+    let window = Duration::from_secs(60);
+    let closed = |event: &Account| matches!(event, Account::Closed { .. });
+    let books = Books::new(about("balances").balances(adds).within(window).closed_by(closed));
+    books.paid(500, None);
+    books.clock.advance(window);
+    books.paid(-500, None);
+    let first = books.paid(70, None);
+    books.clock.advance(SECOND);
+    books.paid(-30, None);
+    books.clock.advance(window);
+    assert_eq!(books.found(), [(first.get(), "the events add up to 40, not to 0".into())]);
+    books.paid(-40, None);
+    // A key that is over before it balances.
+    let second = books.append(Account::Paid { account: 2, cents: 5, total: None });
+    books.append(Account::Closed { account: 2 });
+    let found = books.found();
+    assert_eq!(found[1], (second.get(), "the events add up to 5, not to 0".into()));
+    let all = books.store.checks().all().expect("rows are read");
+    assert!(matches!(all[0].state, State::Healed { .. }) && all[1].state == State::Open);
+}
