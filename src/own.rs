@@ -30,6 +30,8 @@ pub(crate) enum Own {
     Waived { seen: Seen, reason: String, until: u64 },
     /// Something was done about a violation.
     Remediated(Seen),
+    /// What a consumer says that it has applied.
+    Applied { consumer: String, count: u64, through: u64, sum: (u64, u64) },
 }
 
 /// What a check found.
@@ -68,6 +70,7 @@ impl Event for Own {
         match self {
             Self::Once { flag } => flag.clone(),
             Self::Passed => "time".to_owned(),
+            Self::Applied { consumer, .. } => format!("consumer:{consumer}"),
             Self::Complete { check, .. } | Self::Alerted { check, .. } | Self::Muted { check, .. } => {
                 of_check(check)
             }

@@ -264,11 +264,11 @@ pub(crate) struct Registered {
     pub type_id: TypeId,
     /// What is wrong with its key or row type.
     pub faults: Vec<String>,
-    fold: FoldFn,
+    pub fold: FoldFn,
 }
 
 /// A fold of one event, its types erased.
-type FoldFn = Arc<dyn Fn(&RawRef<'_>, &mut dyn Table) -> Folded + Send + Sync>;
+pub(crate) type FoldFn = Arc<dyn Fn(&RawRef<'_>, &mut dyn Table) -> Folded + Send + Sync>;
 
 impl Registered {
     pub fn of<P: Projection>() -> Self {

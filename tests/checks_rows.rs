@@ -421,3 +421,53 @@ fn debits_and_credits_balance_in_time_or_are_found() {
     let all = books.store.checks().all().expect("rows are read");
     assert!(matches!(all[0].state, State::Healed { .. }) && all[1].state == State::Open);
 }
+
+// ---- consumers ----
+
+#[test]
+fn row_000_32_a_consumer_that_skips_an_event_is_seen_though_its_position_is_right() {
+    use tallystone::check::Digest;
+    let books = Books::new(about("copied").applied_by::<Account>("copy"));
+    let (mut good, mut skips) = (Digest::default(), Digest::default());
+    for at in 1..=10 {
+        let position = books.paid(at, None);
+        good.add(position);
+        if at != 4 {
+            skips.add(position);
+        }
+    }
+    let report = |digest| {
+        let at = books.store.checks().applied("copy", digest).expect("it is taken").last;
+        // What stands for no time at all is found when time is told next.
+        books.clock.advance(2 * SECOND);
+        at
+    };
+    // Behind the log, and right about what it has.
+    let mut early = Digest::default();
+    (1..=6).for_each(|at| early.add(Position::new(at)));
+    report(early);
+    assert_eq!(books.found(), []);
+    assert_eq!(skips.through(), good.through());
+    let wrong = report(skips);
+    let difference = "applied has 9 events through 10, where the log has 10".to_owned();
+    assert_eq!(books.found(), [(wrong.get(), difference.clone())]);
+    assert_eq!(books.store.checks().all().expect("rows are read")[0].subject.as_deref(), Some("copy"));
+    report(good);
+    books.found();
+    assert!(matches!(&books.store.checks().all().expect("rows are read")[0].state, State::Healed { .. }));
+    // Applied twice, and one in place of another.
+    let mut twice = good;
+    twice.add(Position::new(10));
+    let twice = report(twice);
+    assert_eq!(books.found()[1].0, twice.get());
+    report(good);
+    let mut other = Digest::default();
+    (2..=10).chain([2]).for_each(|at| other.add(Position::new(at)));
+    let other = report(other);
+    let found = &books.found()[2];
+    assert_eq!(found.0, other.get());
+    assert_eq!(
+        found.1,
+        "applied has other events than the log: 10 of them through 10, and not the same ones"
+    );
+}

@@ -39,6 +39,7 @@
 
 pub(crate) mod book;
 mod data;
+mod digest;
 pub(crate) mod glance;
 mod lens;
 pub(crate) mod rows;
@@ -54,6 +55,7 @@ use crate::event::{self, EventSet};
 use crate::key::Key;
 use crate::order::Timestamp;
 pub use data::{Definition, Fields, Plain, Selector};
+pub use digest::Digest;
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
 pub use rows::Join;

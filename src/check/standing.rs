@@ -95,20 +95,25 @@ pub struct Standing {
 impl Standing {
     /// What is wrong for this long is still as it must be; with the next microsecond it is a violation. It heals when it is right again.
     pub fn for_longer_than(self, window: Duration) -> Check {
-        let window = Some(Window { from: 0, to: Some(micros(window)) });
-        let rule = Rule { word: Word::Standing, window, n: 0, sums: Sums::default() };
-        // Names, versions and layouts of the tables are in their ids.
-        let shape =
-            self.rowed.projections().iter().map(|table| format!("{} {:?};", table.name, table.id)).collect();
-        Check {
-            about: self.about.into(),
-            version: 1,
-            rule,
-            clocked: Clocked::Recorded,
-            lens: Arc::new(OverRows(self.rowed)),
-            shape,
-            definition: OnceLock::new(),
-        }
+        over(self.about, self.rowed, window, "")
+    }
+}
+
+/// A check over rows. `more` is what else its definition rests on.
+pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: &str) -> Check {
+    let window = Some(Window { from: 0, to: Some(micros(window)) });
+    let rule = Rule { word: Word::Standing, window, n: 0, sums: Sums::default() };
+    // Names, versions and layouts of the tables are in their ids.
+    let tables = rowed.projections().into_iter().map(|table| format!("{} {:?};", table.name, table.id));
+    let shape = tables.chain([more.to_owned()]).collect();
+    Check {
+        about: about.into(),
+        version: 1,
+        rule,
+        clocked: Clocked::Recorded,
+        lens: Arc::new(OverRows(rowed)),
+        shape,
+        definition: OnceLock::new(),
     }
 }
 

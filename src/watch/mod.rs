@@ -14,7 +14,7 @@ pub use crate::alert::Alert;
 #[cfg(feature = "json")]
 pub use crate::alert::json_lines;
 use crate::check::glance::{Glance, Glasses};
-use crate::check::{Check, Severity};
+use crate::check::{Check, Digest, Severity};
 use crate::episode::Episodes;
 pub use crate::episode::{State, Violation};
 use crate::error::{AppendError, ReadError, StorageError};
@@ -288,6 +288,15 @@ impl Checks<'_> {
             reason: reason.to_owned(),
             until,
         }))
+    }
+
+    /// Records what a consumer has applied: what [`About::applied_by`](crate::check::About::applied_by) compares.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::append`](crate::Store::append).
+    pub fn applied(&self, consumer: &str, digest: Digest) -> Result<Receipt, AppendError> {
+        self.desk.append(Append::event(digest.reported(consumer)))
     }
 
     /// Records that of the events that say their own time none comes any more that is older than this: what waits for one
