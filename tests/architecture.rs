@@ -34,7 +34,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // rules: never one another
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
-    ("check", &["codec", "error", "event", "key", "layout", "order", "own", "projection", "state", "value"]),
+    ("check", &["codec", "error", "event", "key", "layout", "misfit", "order", "own", "projection", "state", "value"]),
     ("episode", &["order", "own", "projection"]),
     ("alert", &["check", "episode", "sync"]),
     // the path of a commit

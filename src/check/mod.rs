@@ -3,6 +3,8 @@
 //! - A check is a word of DECLARE over events of one key, with a window; see [`About`].
 //! - What would be remembered for ever is no [`Check`] until something ends it.
 //! - Each activation is satisfied, violated, or pending; a check that was never exercised says so, and is not green.
+//! - One definition, three uses: beside a store that runs, over what its log holds already, and on a few events in a
+//!   [`Trial`].
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};
@@ -41,6 +43,7 @@ pub(crate) mod book;
 mod data;
 mod digest;
 pub(crate) mod glance;
+mod judge;
 mod lens;
 pub(crate) mod rows;
 #[cfg(feature = "rules")]
@@ -49,6 +52,7 @@ pub(crate) mod state;
 mod standing;
 mod step;
 mod sums;
+pub mod trial;
 pub(crate) mod word;
 
 use crate::event::{self, EventSet};
@@ -65,6 +69,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 pub use sums::Equality;
+pub use trial::{Found, Outcome, Trial, TrialError, Tried};
 use word::{Rule, Sums, Time, Window, Word};
 
 /// Who is told how soon.

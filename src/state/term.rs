@@ -42,6 +42,11 @@ impl Terms {
         Self { key: blake3::derive_key("tallystone 2026 index terms", &store.0) }
     }
 
+    /// For what is judged without a store.
+    pub fn of_no_store() -> Self {
+        Self::new(StoreId([0; 16]))
+    }
+
     pub fn stream(&self, name: &str) -> Term {
         self.hash(b's', &[name.as_bytes()])
     }

@@ -14,7 +14,7 @@ use crate::check::book::{Book, KeyHash};
 use crate::check::glance::{Glance, Glasses};
 use crate::check::rows::Rowed;
 use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
-use crate::check::{Check, Clocked, Looked, time_of};
+use crate::check::{Check, Clocked, time_of};
 use crate::codec;
 use crate::commit::prepare::Desk;
 use crate::disk::Clock;
@@ -375,7 +375,7 @@ impl Watcher {
                 }
             }
             for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
-                if watched.wants(family) {
+                if Check::regards(&watched.families, family) {
                     let at = At { commit: record.commit(), position: event.position, time: record.time() };
                     watched.judge(&mut glance, at, limits, file)?;
                 }
@@ -680,14 +680,6 @@ impl Watched {
         Ok(())
     }
 
-    /// It looks at events of this family. Those of the store's own are nothing to a check that does not ask for them.
-    fn wants(&self, family: &str) -> bool {
-        match self.families.is_empty() {
-            true => family != Own::FAMILY,
-            false => self.families.iter().any(|wanted| wanted == family),
-        }
-    }
-
     fn judge(
         &mut self,
         glance: &mut Glance<'_>,
@@ -698,24 +690,10 @@ impl Watched {
         if let Some(rowed) = self.rowed.clone() {
             return self.fold(&*rowed, &glance.raw, at, limits, file);
         }
-        let recorded = time_of(at.time);
-        let looked = catch_unwind(AssertUnwindSafe(|| self.check.lens.look(glance)))
-            .unwrap_or_else(|panic| Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic)))));
-        let Looked { time, seen } = match looked {
-            Ok(looked) => looked,
-            Err(error) => {
-                return self.cannot_tell(at.position, error.to_string(), recorded, file);
-            }
-        };
-        if let (Clocked::Events { lateness }, Some(time)) = (self.check.clocked, time) {
-            // A time ahead of the store's own moves nothing: one source's word is not enough.
-            self.advance(time.min(recorded).saturating_sub(lateness), file)?;
+        if let Some(error) = self.check.judge(&mut self.book, glance, &cold(&self.check, file))? {
+            self.unread = Some((at.position.get(), error.to_string()));
         }
-        if let Some((key, seen)) = seen {
-            self.book.observe(key, &seen, &cold(&self.check, file))?;
-            self.number(file)?;
-        }
-        Ok(())
+        self.number(file)
     }
 
     /// What its file lacks.
