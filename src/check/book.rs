@@ -91,6 +91,17 @@ impl Book {
         }
     }
 
+    /// In memory, and one that tells how long activations waited for what answered them.
+    pub fn timed(rule: Rule) -> Self {
+        let out = Outcome { waits: Some(Vec::new()), ..Outcome::default() };
+        Self { out, ..Self::new(rule, false) }
+    }
+
+    /// How long those waited that were answered since the last call. None, unless it is a timed one.
+    pub fn take_waits(&mut self) -> impl Iterator<Item = Time> {
+        self.out.waits.iter_mut().flat_map(|waits| waits.drain(..))
+    }
+
     pub fn counts(&self) -> &Counts {
         &self.out.counts
     }

@@ -40,6 +40,7 @@
 //! ```
 
 pub(crate) mod book;
+mod convergence;
 mod data;
 mod digest;
 pub(crate) mod glance;
@@ -52,12 +53,15 @@ pub(crate) mod state;
 mod standing;
 mod step;
 mod sums;
+pub(crate) mod text;
 pub mod trial;
 pub(crate) mod word;
 
 use crate::event::{self, EventSet};
 use crate::key::Key;
 use crate::order::Timestamp;
+pub use convergence::{Convergence, Quantiles, Settling};
+pub(crate) use convergence::{Quieting, Timing};
 pub use data::{Definition, Fields, Plain, Selector};
 pub use digest::Digest;
 use lens::Typed;

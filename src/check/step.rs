@@ -200,7 +200,8 @@ impl Rule {
         state.count += 1;
         match self.word {
             Word::Existence if state.count == n => {
-                self.judge_key(state, false, seen.position, seen.time, out)
+                state.flags |= JUDGED;
+                out.answered(state.first.time, seen.time);
             }
             Word::Absence if state.count == n => self.judge_key(state, true, seen.position, seen.time, out),
             Word::Exactly if state.count > n => self.judge_key(state, true, seen.position, seen.time, out),
@@ -249,9 +250,13 @@ impl Rule {
 
     /// A B answers every A that waits for one like it.
     fn answer(&self, state: &mut State, seen: &Seen, holds: impl Fn(Time) -> bool, out: &mut Outcome) {
-        let open = state.open.len();
-        state.open.retain(|mark| mark.tie != seen.tie_b || !holds(mark.time));
-        out.counts.satisfied += (open - state.open.len()) as u64;
+        state.open.retain(|mark| {
+            let answers = mark.tie == seen.tie_b && holds(mark.time);
+            if answers {
+                out.answered(mark.time, seen.time);
+            }
+            !answers
+        });
         if state.broken.is_empty() {
             return;
         }
@@ -276,13 +281,13 @@ impl Rule {
             self.remember(state, seen.mark(seen.tie_b), now, out);
         }
         if seen.is(Roles::A) {
-            let tied = |mark: &&Mark| mark.tie == seen.tie_a && holds(mark.time);
-            match state.past.iter().any(|mark| tied(&mark)) {
-                true => {
+            let tied = state.past.iter().filter(|mark| mark.tie == seen.tie_a && holds(mark.time));
+            match tied.min_by_key(|mark| mark.time.abs_diff(seen.time)) {
+                Some(nearest) => {
                     out.counts.activations += 1;
-                    out.counts.satisfied += 1;
+                    out.answered(nearest.time, seen.time);
                 }
-                false => self.open(state, seen.mark(seen.tie_a), out),
+                None => self.open(state, seen.mark(seen.tie_a), out),
             }
         }
     }
@@ -306,7 +311,7 @@ impl Rule {
         let wanted = self.word == Word::ChainResponse;
         for mark in std::mem::take(&mut state.open) {
             match is_target(&mark) == wanted {
-                true => out.counts.satisfied += 1,
+                true => out.answered(mark.time, seen.time),
                 false => self.violated(state, mark.position, seen.position, seen.time, out),
             }
         }
@@ -349,7 +354,7 @@ impl Rule {
                 (Some(open), _) => {
                     let mark = state.open.remove(open);
                     match holds(&mark) {
-                        true => out.counts.satisfied += 1,
+                        true => out.answered(mark.time, seen.time),
                         false => self.violated(state, mark.position, seen.position, seen.time, out),
                     }
                 }
@@ -368,7 +373,7 @@ impl Rule {
         if seen.is(Roles::B) {
             for mark in std::mem::take(&mut state.open) {
                 match self.is_late(mark.time, seen.time) {
-                    false => out.counts.satisfied += 1,
+                    false => out.answered(mark.time, seen.time),
                     true => {
                         self.violated(state, mark.position, seen.position, seen.time, out);
                         self.answered_late(state, mark, seen, false, out);

@@ -306,4 +306,16 @@ pub(crate) struct Outcome {
     pub findings: Vec<Finding>,
     /// Times after which the key is to be looked at again.
     pub deadlines: Vec<Time>,
+    /// How long activations waited for what answered them, where somebody asks.
+    pub waits: Option<Vec<Time>>,
+}
+
+impl Outcome {
+    /// An activation is as it must be, since `later` came.
+    pub(super) fn answered(&mut self, time: Time, later: Time) {
+        self.counts.satisfied += 1;
+        if let Some(waits) = &mut self.waits {
+            waits.push(later.saturating_sub(time));
+        }
+    }
 }

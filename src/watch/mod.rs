@@ -3,6 +3,7 @@
 //! Checks are judged behind the writer, on a thread of their own. What they find is recorded in the store as events of its own,
 //! so a violation is as durable as what it is about, and is folded into rows like anything else.
 
+mod convergence;
 mod file;
 mod mirror;
 mod watcher;
@@ -202,11 +203,7 @@ impl Checks<'_> {
     ///
     /// `Unregistered`: the setup has no such check any more. `Decode`: its events cannot be read. As reading events.
     pub fn explain(&self, violation: &Violation) -> Result<Explanation, ReadError> {
-        let check = self.desk.checks().iter().find(|check| check.id() == violation.check);
-        let check = check.ok_or_else(|| ReadError::Invalid {
-            what: "violation",
-            why: format!("no check of the setup is called `{}`", violation.check),
-        })?;
+        let check = self.named(&violation.check)?;
         let view = self.desk.view()?;
         let mut events: Vec<Sequenced<Raw>> = Vec::new();
         for position in [Some(violation.activation), violation.by].into_iter().flatten() {

@@ -1,0 +1,317 @@
+//! The desk of the checks: reports, the handbook, remedies, and who is told when nobody sees to it.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tallystone::check::{About, Check, Quantiles, Severity};
+use tallystone::disk::Platform;
+use tallystone::prelude::*;
+use tallystone::testing::{Random, SimClock};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Order {
+    Placed { order: u32, cents: i64 },
+    Shipped { order: u32 },
+    Cancelled { order: u32 },
+    Noted { order: u32 },
+}
+
+impl Event for Order {
+    const FAMILY: &'static str = "order";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        let (Self::Placed { order, .. }
+        | Self::Shipped { order }
+        | Self::Cancelled { order }
+        | Self::Noted { order }) = self;
+        *order
+    }
+}
+
+fn about(id: &'static str) -> About {
+    About {
+        id,
+        severity: Severity::Ticket,
+        owner: "warehouse",
+        means: "We took the order and did not ship it.",
+        remedy: "1 look for the parcel; 2 ship it again",
+    }
+}
+
+fn placed(event: &Order) -> bool {
+    matches!(event, Order::Placed { .. })
+}
+
+fn shipped(event: &Order) -> bool {
+    matches!(event, Order::Shipped { .. })
+}
+
+fn cancelled(event: &Order) -> bool {
+    matches!(event, Order::Cancelled { .. })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn placing(order: u32) -> Order {
+    Order::Placed { order, cents: 500 }
+}
+
+/// A store on a clock that only the test moves, and without threads.
+struct Bench {
+    clock: SimClock,
+    store: Store,
+}
+
+impl Bench {
+    fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
+        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+        let setup = Setup::new().events::<Order>().platform(platform).lockstep();
+        checks.into_iter().fold(setup, Setup::check)
+    }
+
+    fn new(checks: impl IntoIterator<Item = Check>) -> Self {
+        let clock = SimClock::default();
+        let store = Store::in_memory(Self::setup(&clock, checks)).expect("the setup is well");
+        Self { clock, store }
+    }
+
+    fn append(&self, event: Order) -> Position {
+        self.store.append(Append::event(event)).expect("it is taken").receipt.last
+    }
+
+    fn settle(&self) {
+        while self.store.checks().stats().iter().any(|check| !check.is_settled()) {
+            assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
+        }
+    }
+
+    /// Lets time pass, and has the checks see it and tell what they have to.
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        for _ in 0..8 {
+            self.store.step();
+        }
+        self.settle();
+        for _ in 0..4 {
+            self.store.step();
+        }
+    }
+}
+
+// ---- how long things take ----
+
+/// Orders that are placed and, most of them, shipped after a time: the times, and the store.
+fn converging(check: Check, seed: u64, orders: u32) -> (Bench, Vec<Duration>) {
+    let (bench, mut random) = (Bench::new([check]), Random::new(seed));
+    let (mut due, mut waits) = (BTreeMap::<(Duration, u32), Order>::new(), Vec::new());
+    let mut now = Duration::ZERO;
+    let mut go_to = |time: Duration| {
+        bench.clock.advance(time - now);
+        now = time;
+    };
+    for order in 0..orders {
+        let placed_at = SECOND * order;
+        while let Some(entry) = due.first_entry().filter(|entry| entry.key().0 <= placed_at) {
+            let ((time, _), event) = entry.remove_entry();
+            go_to(time);
+            bench.append(event);
+        }
+        go_to(placed_at);
+        bench.append(placing(order));
+        // A tail as things have it: a few take very long.
+        let wait = match random.below(100) {
+            0 => Duration::from_secs(3600 + random.below(7200)),
+            1..10 => Duration::from_secs(60 + random.below(600)),
+            _ => Duration::from_millis(100 + random.below(30_000)),
+        };
+        match random.below(50) {
+            0 => {}
+            1 => {
+                due.insert((placed_at + wait, order), Order::Cancelled { order });
+            }
+            _ => {
+                due.insert((placed_at + wait, order), Order::Shipped { order });
+                waits.push(wait);
+            }
+        }
+    }
+    for ((time, _), event) in due {
+        go_to(time.max(SECOND * (orders - 1)));
+        bench.append(event);
+    }
+    waits.sort();
+    (bench, waits)
+}
+
+/// The smallest of the sorted times that is no shorter than so many of a thousand: counted, not computed.
+fn exact(sorted: &[Duration], permille: usize) -> Duration {
+    let enough = |time: &&Duration| {
+        let no_longer = sorted.iter().filter(|other| other <= time).count();
+        1000 * no_longer >= permille * sorted.len()
+    };
+    *sorted.iter().find(enough).expect("the longest is enough")
+}
+
+fn same_as_sorted(quantiles: &Quantiles, sorted: &[Duration]) {
+    let Quantiles { count, p50, p90, p99, p999, max, .. } = *quantiles;
+    assert_eq!(count, sorted.len() as u64);
+    let expected = [500, 900, 990, 999, 1000].map(|permille| exact(sorted, permille));
+    assert_eq!([p50, p90, p99, p999, max], expected);
+}
+
+fn shipped_within(window: Duration) -> Check {
+    about("shipped").response(placed, shipped).unless(cancelled).within(window).into()
+}
+
+#[test]
+fn row_000_27_observed_times_have_the_exact_quantiles_and_a_window_below_them_is_warned_of() {
+    for seed in 0..6 {
+        let window = 5 * MINUTE;
+        let (bench, waits) = converging(shipped_within(window), seed, 700 + 300 * seed as u32);
+        let report = bench.store.checks().convergence("shipped", ..).expect("the log is read");
+        same_as_sorted(&report.waits.expect("some were answered"), &waits);
+        let late = waits.iter().filter(|wait| **wait > window).count() as u64;
+        assert_eq!((report.answered, report.late), (waits.len() as u64, late));
+        assert_eq!(report.activations, report.answered + report.ended + report.unanswered);
+        assert!(report.ended > 0 && report.unanswered > 0, "{report}");
+
+        let (p999, recommended) = (exact(&waits, 999), report.recommended.expect("some were answered"));
+        assert!(recommended >= p999 && recommended < 3 * p999, "{recommended:?} for {p999:?}");
+        let warning = report.warning().expect("the window is too short");
+        assert!(
+            warning.contains("the window of 5m is below the p99.9")
+                && warning.contains(&format!("{late} of"))
+        );
+        assert!(report.to_string().ends_with(&warning), "{report}");
+
+        // With the window it recommends there is nothing to warn of; what was seen is the same.
+        let (bench, _) = converging(shipped_within(recommended), seed, 700 + 300 * seed as u32);
+        let again = bench.store.checks().convergence("shipped", ..).expect("the log is read");
+        assert_eq!((again.warning(), again.waits), (None, report.waits));
+    }
+}
+
+#[test]
+fn a_window_that_is_the_p999_is_long_enough_and_one_below_is_not() {
+    let times = |window: Duration| {
+        let bench = Bench::new([shipped_within(window)]);
+        for order in 1..=10 {
+            bench.append(placing(order));
+        }
+        for order in 1..=10 {
+            bench.clock.advance(MINUTE);
+            bench.append(Order::Shipped { order });
+        }
+        bench.store.checks().convergence("shipped", ..).expect("the log is read")
+    };
+    let report = times(10 * MINUTE);
+    assert_eq!((report.late, report.warning()), (0, None));
+    assert_eq!(report.recommended, Some(10 * MINUTE));
+    let report = times(10 * MINUTE - Duration::from_micros(1));
+    assert_eq!((report.late, report.warning().is_some()), (1, true));
+    assert_eq!(
+        report.to_string(),
+        "shipped: 10 activations\n  answered    10, 1 of them after the window\n  never       0\n  p50         5m\n  \
+         p90         9m\n  p99         10m\n  p99.9       10m\n  max         10m\n  window      9m59s999ms999us\n  \
+         recommended 10m\n  warning: the window of 9m59s999ms999us is below the p99.9 of 10m: 1 of 10 came after it; 10m would do"
+    );
+}
+
+#[test]
+fn a_report_of_a_range_tells_what_begins_and_ends_in_it() {
+    let bench = Bench::new([shipped_within(MINUTE)]);
+    let first = bench.append(placing(1));
+    bench.clock.advance(SECOND);
+    let second = bench.append(placing(2));
+    bench.clock.advance(SECOND);
+    let answer = bench.append(Order::Shipped { order: 1 });
+    bench.append(Order::Shipped { order: 2 });
+    let checks = bench.store.checks();
+    let of = |range| {
+        let report = checks.convergence("shipped", range).expect("the log is read");
+        (report.activations, report.answered, report.waits.map(|waits| waits.max))
+    };
+    assert_eq!(of(first..answer), (2, 0, None));
+    assert_eq!(of(first..Position::new(answer.get() + 1)), (2, 1, Some(2 * SECOND)));
+    assert_eq!(of(second..Position::new(u64::MAX)), (1, 1, Some(SECOND)));
+}
+
+#[test]
+fn each_word_that_waits_is_timed_by_what_answers_it_and_the_others_say_that_they_do_not() {
+    let about = |id| About { id, ..about(id) };
+    let bench = Bench::new([
+        about("succession").succession(placed, shipped).within(SECOND).into(),
+        about("alternate").alternate_response(placed, shipped).within(SECOND).into(),
+        about("chain").chain_response(placed, shipped).within(SECOND).into(),
+        about("either way").responded_existence(placed, shipped).within(SECOND).into(),
+        about("closed by").each_closed_by(placed, shipped).within(SECOND).into(),
+        about("standing").standing(placed, shipped, SECOND).into(),
+        Check::from(about("twice").existence(2, placed)),
+        about("precedence").precedence(placed, shipped).into(),
+        about("absence").absence(2, placed).into(),
+    ]);
+    for (index, is_placed) in [false, true, true, false, false].into_iter().enumerate() {
+        bench.clock.advance(SECOND * (1 << index));
+        bench.append(if is_placed { placing(1) } else { Order::Shipped { order: 1 } });
+    }
+    // Shipped at 1, placed at 3 and 7, shipped at 15 and 31.
+    let checks = bench.store.checks();
+    let of = |check| {
+        let report = checks.convergence(check, ..).expect("the log is read");
+        let seconds = report.waits.map(|waits| (waits.p50.as_secs(), waits.max.as_secs()));
+        (report.activations, report.answered, seconds)
+    };
+    assert_eq!(of("succession"), (2, 2, Some((8, 12))));
+    assert_eq!(of("alternate"), (2, 1, Some((8, 8))));
+    assert_eq!(of("chain"), (2, 1, Some((8, 8))));
+    // The one before it is nearer.
+    assert_eq!(of("either way"), (2, 2, Some((2, 6))));
+    // Each by its own.
+    assert_eq!(of("closed by"), (2, 2, Some((12, 24))));
+    assert_eq!(of("standing"), (1, 1, Some((12, 12))));
+    // From the first event of the key.
+    assert_eq!(of("twice"), (1, 1, Some((6, 6))));
+    for (check, word) in [("precedence", "precedence"), ("absence", "absence")] {
+        let refused = checks.convergence(check, ..).expect_err("it waits for nothing").to_string();
+        assert!(refused.contains(&format!("`{word}` waits for nothing")), "{refused}");
+    }
+}
+
+#[test]
+fn a_group_has_settled_when_nothing_of_its_key_came_for_the_quiet_time() {
+    let bench = Bench::new([shipped_within(DAY)]);
+    let mut expected = Vec::new();
+    // Order n moves for n minutes, a minute between two events; then it rests, wakes, and rests again.
+    for order in 1..=20 {
+        for minute in 0..=order {
+            if minute > 0 {
+                bench.clock.advance(MINUTE);
+            }
+            bench.append(if minute % 2 == 0 { placing(order) } else { Order::Shipped { order } });
+        }
+        // It is nothing to the check, so it keeps nothing awake.
+        bench.clock.advance(2 * MINUTE);
+        bench.append(Order::Noted { order });
+        expected.push(MINUTE * order);
+        bench.clock.advance(2 * MINUTE);
+        bench.append(Order::Cancelled { order });
+        expected.push(Duration::ZERO);
+    }
+    let checks = bench.store.checks();
+    let report = checks.settling("shipped", 3 * MINUTE, ..).expect("the log is read");
+    // The last group may go on.
+    expected.pop();
+    expected.sort();
+    same_as_sorted(&report.times.expect("some rest"), &expected);
+    assert_eq!((report.settled, report.moving), (39, 1));
+
+    // Exactly the quiet time between two events is no rest.
+    let longer = checks.settling("shipped", 4 * MINUTE, ..).expect("the log is read");
+    assert_eq!((longer.settled, longer.moving), (19, 1));
+    assert_eq!(longer.times.expect("some rest").max, 23 * MINUTE);
+}
