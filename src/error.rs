@@ -231,6 +231,11 @@ fn work(label: &str) -> String {
     if label.is_empty() { String::new() } else { format!(", by `{label}`") }
 }
 
+fn after(events: &[Position]) -> String {
+    let events: Vec<_> = events.iter().map(Position::to_string).collect();
+    if events.is_empty() { String::new() } else { format!(", after the events {}", events.join(", ")) }
+}
+
 /// Why an append was not acknowledged.
 ///
 /// Nothing was written, except after [`Unknown`](Self::Unknown). A retry with the same key is always safe.
@@ -277,6 +282,31 @@ pub enum AppendError {
         /// Which event of the append, from 0.
         index: usize,
         /// Its reason.
+        why: String,
+    },
+    /// A guard or an invariant would be violated. Change the request, or do first what it asks for; as it is, it is refused again.
+    /// A key that it has can be used again, with whatever is right.
+    #[error("event {index} of the append would violate `{check}` on {key}{}", after(.events))]
+    Violated {
+        /// The check.
+        check: String,
+        /// The key of the events or rows, as people read it.
+        key: String,
+        /// The earlier events that matter: what was activated by them, or who last changed the rows. None, if what matters is that
+        /// nothing came before. Those of the append itself are not among them.
+        events: Vec<Position>,
+        /// Which event of the append, from 0.
+        index: usize,
+    },
+    /// A guard or an invariant cannot tell: it cannot read the event or a row, panicked on it, or keeps more of its key than it
+    /// may. Mend the event or the code.
+    #[error("`{check}` cannot tell about event {index} of the append: {why}")]
+    CannotTell {
+        /// The check.
+        check: String,
+        /// Which event of the append, from 0.
+        index: usize,
+        /// Why.
         why: String,
     },
     /// The store was not told about this family.
@@ -389,6 +419,29 @@ pub enum TxError<E = Infallible> {
         /// Its reason.
         why: String,
     },
+    /// A guard or an invariant would be violated. Decide otherwise; it is no conflict, and nothing is tried again: either what was
+    /// read still holds, so that the same would be decided and refused again, or the refusal was right at the snapshot.
+    #[error("event {index} of the transaction would violate `{check}` on {key}{}", after(.events))]
+    Violated {
+        /// The check.
+        check: String,
+        /// The key of the events or rows, as people read it.
+        key: String,
+        /// The earlier events that matter, as in [`AppendError::Violated`].
+        events: Vec<Position>,
+        /// Which event of the transaction, from 0.
+        index: usize,
+    },
+    /// A guard or an invariant cannot tell, as in [`AppendError::CannotTell`]. Mend the event or the code.
+    #[error("`{check}` cannot tell about event {index} of the transaction: {why}")]
+    CannotTell {
+        /// The check.
+        check: String,
+        /// Which event of the transaction, from 0.
+        index: usize,
+        /// Why.
+        why: String,
+    },
     /// The store was not told about this family or projection.
     #[error("the setup lacks {0}")]
     Unregistered(Missing),
@@ -486,6 +539,8 @@ impl<E> TxError<E> {
             Self::KeyReused { part, commit } => TxError::KeyReused { part, commit },
             Self::AnswerChanged { commit } => TxError::AnswerChanged { commit },
             Self::Fold { projection, index, why } => TxError::Fold { projection, index, why },
+            Self::Violated { check, key, events, index } => TxError::Violated { check, key, events, index },
+            Self::CannotTell { check, index, why } => TxError::CannotTell { check, index, why },
             Self::Unregistered(missing) => TxError::Unregistered(missing),
             Self::TooLarge { what, size, limit } => TxError::TooLarge { what, size, limit },
             Self::Invalid { what, why } => TxError::Invalid { what, why },
@@ -513,6 +568,10 @@ impl<E> From<AppendError> for TxError<E> {
             AppendError::Nested { outer } => Self::Nested { outer },
             AppendError::KeyReused { part, commit } => Self::KeyReused { part, commit },
             AppendError::Fold { projection, index, why } => Self::Fold { projection, index, why },
+            AppendError::Violated { check, key, events, index } => {
+                Self::Violated { check, key, events, index }
+            }
+            AppendError::CannotTell { check, index, why } => Self::CannotTell { check, index, why },
             AppendError::Unregistered(missing) => Self::Unregistered(missing),
             AppendError::TooLarge { what, size, limit } => Self::TooLarge { what, size, limit },
             AppendError::Invalid { what, why } => Self::Invalid { what, why },

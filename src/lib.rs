@@ -117,6 +117,7 @@ pub(crate) mod state;
 pub(crate) mod idempotency;
 pub mod projection;
 pub mod check;
+pub(crate) mod guard;
 pub(crate) mod episode;
 pub(crate) mod alert;
 

@@ -264,7 +264,25 @@ pub(crate) struct Registered {
     pub type_id: TypeId,
     /// What is wrong with its key or row type.
     pub faults: Vec<String>,
-    pub fold: FoldFn,
+    pub code: Code,
+}
+
+/// What makes its rows.
+#[derive(Clone)]
+pub(crate) enum Code {
+    Folds(FoldFn),
+    Kept(Arc<dyn Keeper>),
+}
+
+/// Keeps rows that no type says, for a rule of its own. In a commit it folds them itself; whoever folds history calls it as any
+/// other fold. It never refuses there.
+pub(crate) trait Keeper: Send + Sync {
+    fn name(&self) -> String;
+
+    /// It folds events of this family.
+    fn wants(&self, family: &str) -> bool;
+
+    fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), StorageError>;
 }
 
 /// A fold of one event, its types erased.
@@ -298,22 +316,41 @@ impl Registered {
             id,
             type_id: TypeId::of::<P>(),
             faults,
-            fold: Arc::new(|raw, table| {
+            code: Code::Folds(Arc::new(|raw, table| {
                 let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
                 P::fold(&event, &mut Rows { table, projection: PhantomData })
-            }),
+            })),
+        }
+    }
+
+    /// Rows that a rule keeps.
+    pub fn kept(id: [u8; 4], version: u32, keeper: Arc<dyn Keeper>) -> Self {
+        let (families, faults, type_id) = (Vec::new(), Vec::new(), TypeId::of::<dyn Keeper>());
+        Self { name: "kept", version, families, id, type_id, faults, code: Code::Kept(keeper) }
+    }
+
+    /// Its name for people.
+    pub fn title(&self) -> String {
+        match &self.code {
+            Code::Folds(_) => self.name.to_owned(),
+            Code::Kept(keeper) => keeper.name(),
         }
     }
 
     /// It folds events of this family.
     pub fn wants(&self, family: &str) -> bool {
-        self.families.is_empty() || self.families.iter().any(|wanted| wanted.name() == family)
+        match &self.code {
+            Code::Folds(_) => {
+                self.families.is_empty() || self.families.iter().any(|wanted| wanted.name() == family)
+            }
+            Code::Kept(keeper) => keeper.wants(family),
+        }
     }
 }
 
 impl std::fmt::Debug for Registered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.name, self.version)
+        write!(f, "{} {}", self.title(), self.version)
     }
 }
 
@@ -362,11 +399,12 @@ impl Projections {
         self.all.is_empty()
     }
 
-    /// Folds one event into `scratch`, in the order of registration.
+    /// Folds one event into `scratch`, in the order of registration. Rows that rules keep are theirs to fold.
     pub fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), FoldFailure> {
         let listed = self.by_family.get(raw.family()).map_or(&[][..], Vec::as_slice);
         for (index, projection) in self.all.iter().enumerate() {
-            if !listed.contains(&index) && !projection.families.is_empty() {
+            let is_kept = matches!(projection.code, Code::Kept(_));
+            if is_kept || (!listed.contains(&index) && !projection.families.is_empty()) {
                 continue;
             }
             if let Some(stall) = self.stalls.get(&projection.id) {
@@ -391,6 +429,9 @@ pub(crate) struct Step<'a> {
 impl Registered {
     /// Folds one event. A panic is the fold's refusal, and stays in here.
     pub fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), FoldFailure> {
+        if let Code::Kept(keeper) = &self.code {
+            return keeper.fold(raw, step).map_err(FoldFailure::Storage);
+        }
         let mut table = Layered {
             id: self.id,
             at: step.at,
@@ -409,7 +450,8 @@ impl Registered {
 
     /// Folds one event on a table of the caller's. An error says why it refuses, or with what it panicked.
     pub fn fold_on(&self, raw: &RawRef<'_>, table: &mut dyn Table) -> Result<(), String> {
-        match catch_unwind(AssertUnwindSafe(|| (self.fold)(raw, table))) {
+        let Code::Folds(fold) = &self.code else { return Err("its rows are kept by a rule".into()) };
+        match catch_unwind(AssertUnwindSafe(|| fold(raw, table))) {
             Ok(folded) => folded.map_err(|error| error.why),
             Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),
         }

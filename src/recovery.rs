@@ -171,7 +171,7 @@ impl Recovery<'_> {
                     if shadow.rows.active.bytes() >= self.overlay_bytes_max {
                         let base = flush::flush(tables, &keys, &shadow.rows.active, &end, at, &kept)
                             .map_err(stop)?;
-                        shadow.rows = Published::on(base, shadow.rows.head, Arc::default());
+                        shadow.rows = Published::on(base, shadow.rows.head, shadow.rows.layouts.clone());
                     }
                     Ok(())
                 })
@@ -222,7 +222,7 @@ pub(crate) fn kept(projections: &Projections) -> Vec<StoredProjection> {
 
 impl From<&Registered> for StoredProjection {
     fn from(projection: &Registered) -> Self {
-        Self { name: projection.name.to_owned(), version: projection.version, id: projection.id }
+        Self { name: projection.title(), version: projection.version, id: projection.id }
     }
 }
 
@@ -432,7 +432,8 @@ impl Shadow<'_> {
         let before = self.rows.head.commit.0.min(head.commit.0 - 1);
         for record in page.records() {
             let record = record?;
-            let mut scratch = Delta::default();
+            let layouts = record.layouts().map(LayoutDecl::from).collect();
+            let mut scratch = Delta { layouts, ..Delta::default() };
             let stalls = &self.stalls;
             let running: Vec<_> =
                 self.projections.iter().filter(|p| !stalls.contains_key(&p.id)).copied().collect();
@@ -443,6 +444,10 @@ impl Shadow<'_> {
             }
             self.stalls.extend(failed);
             group.absorb(scratch);
+        }
+        if !group.layouts.is_empty() {
+            let declared = group.layouts.iter().cloned();
+            state::declare(Arc::make_mut(&mut self.rows.layouts), declared);
         }
         self.rows.active.apply(group);
         // Rows are read at the newest: the shadow's own head says how far it came.

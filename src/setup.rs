@@ -2,18 +2,19 @@
 
 use crate::alert::{self, Alert};
 use crate::budget::{Budget, TxEvent};
-use crate::check::{Check, Fault};
+use crate::check::{Check, Fault, Invariant};
 use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
 use crate::error::Missing;
 use crate::event::{self, Codec, EventSet, EventType, Family, Raw};
+use crate::guard::{self, Guards};
 use crate::layout::Layout;
-use crate::log::record::StoredEvent;
 use crate::options::Options;
 use crate::own::Own;
 use crate::projection::{Projection, Projections, Registered};
 use crate::request::Retention;
 use crate::state::Layouts;
+use crate::state::term::Terms;
 use crate::upcast;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -29,6 +30,7 @@ pub struct Setup {
     pub(crate) inline: Vec<Registered>,
     pub(crate) behind: Vec<Registered>,
     pub(crate) checks: Vec<Check>,
+    pub(crate) invariants: Vec<Invariant>,
     pub(crate) alerts: Option<alert::Sink>,
     pub(crate) options: Options,
     pub(crate) retention: Retention,
@@ -77,6 +79,7 @@ impl Setup {
             inline: Vec::new(),
             behind: Vec::new(),
             checks: Vec::new(),
+            invariants: Vec::new(),
             alerts: None,
             options: Options::default(),
             retention: Retention::default(),
@@ -111,12 +114,20 @@ impl Setup {
         self
     }
 
-    /// What must stay true, judged behind the writer on a thread of its own: it costs an append nothing.
+    /// What must stay true, judged behind the writer on a thread of its own: it costs an append nothing. A
+    /// [guard](crate::check::Check::guard) is judged in the commit as well, and refuses it.
     ///
     /// What it finds is recorded in the store as events; [`Store::checks`](crate::Store::checks) tells. A check that is new, or
     /// whose definition has changed, is judged over the whole log first.
     pub fn check(mut self, check: impl Into<Check>) -> Self {
         self.checks.push(check.into());
+        self
+    }
+
+    /// What no commit may leave wrong of inline rows: asked by the writer of each commit, and by a transaction before it is
+    /// handed over. [`About::invariant`](crate::check::About::invariant) makes it.
+    pub fn invariant(mut self, invariant: Invariant) -> Self {
+        self.invariants.push(invariant);
         self
     }
 
@@ -209,6 +220,24 @@ impl Setup {
             if self.checks[..index].iter().any(|other| other.id() == check.id()) {
                 wrong.push(format!("two checks are called `{}`", check.id()));
             }
+            let id = check.guard.then(|| guard::id_of(check));
+            let others = self.checks[..index].iter().filter(|other| other.guard).map(guard::id_of);
+            let ids = projections.iter().map(|projection| projection.id).chain(others);
+            if ids.into_iter().any(|other| Some(other) == id) {
+                wrong.push(format!(
+                    "what guard `{}` keeps has the name of other rows: call it otherwise",
+                    check.id()
+                ));
+            }
+        }
+        let is_inline = |name: &str| self.inline.iter().any(|projection| projection.name == name);
+        for (index, invariant) in self.invariants.iter().enumerate() {
+            wrong.extend(invariant.faults(is_inline).iter().map(Fault::to_string));
+            let others = self.checks.iter().map(Check::id);
+            let mut others = others.chain(self.invariants[..index].iter().map(Invariant::id));
+            if others.any(|other| other == invariant.id()) {
+                wrong.push(format!("two checks are called `{}`", invariant.id()));
+            }
         }
         wrong
     }
@@ -240,8 +269,14 @@ impl Setup {
         Families::new(self.all_families())
     }
 
-    pub(crate) fn projections(&self) -> Projections {
-        Projections::new(self.all_inline())
+    /// What refuses commits; keys are hashed with the terms of the store.
+    pub(crate) fn guards(&self, terms: &Terms) -> Guards {
+        Guards::new(&self.checks, &self.invariants, terms)
+    }
+
+    /// Those folded in the commit, and the rows of guards.
+    pub(crate) fn projections(&self, guards: &Guards) -> Projections {
+        Projections::new(self.all_inline().into_iter().chain(guards.registered()).collect())
     }
 }
 
@@ -368,12 +403,9 @@ impl Families {
     }
 
     /// The layout to declare with an event; none for payloads that describe themselves.
-    pub fn layout(&self, event: &StoredEvent) -> Option<&str> {
-        match Codec::from_id(event.codec) {
-            Some(Codec::Bincode) => {
-                let version = self.types.get(&event.type_name)?.versions.get(&event.schema)?;
-                Some(&version.layout)
-            }
+    pub fn layout(&self, type_name: &str, schema: u16, codec: Option<Codec>) -> Option<&str> {
+        match codec {
+            Some(Codec::Bincode) => Some(&self.types.get(type_name)?.versions.get(&schema)?.layout),
             _ => None,
         }
     }

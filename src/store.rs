@@ -530,14 +530,16 @@ fn start(
 ) -> Result<(Arc<Reader>, Engine), OpenError> {
     let Files { log, tables, cut } = files;
     let options = &setup.options;
+    let terms = Terms::new(log.store());
+    let guards = setup.guards(&terms);
     let mut rules = Rules {
-        projections: setup.projections(),
+        projections: setup.projections(&guards),
+        guards,
         families: setup.families(),
         limits: Limits { row_key_bytes: options.row_key_bytes_max, row_bytes: options.row_bytes_max },
         durability: if place.is_some() { Durability::Sync } else { Durability::Memory },
         retention: setup.retention,
     };
-    let terms = Terms::new(log.store());
     let recovery = Recovery {
         log: &*log,
         rules: &rules,

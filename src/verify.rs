@@ -195,7 +195,7 @@ fn walk_log(
         {
             tables.flush(shadow.rows.active.drain_sorted(), head, 0, &[]).map_err(stop)?;
             let base = tables.base().map_err(stop)?;
-            shadow.rows = Published::on(Arc::new(base), *head, Arc::default());
+            shadow.rows = Published::on(Arc::new(base), *head, shadow.rows.layouts.clone());
         }
         Ok(())
     });
@@ -206,9 +206,8 @@ fn walk_log(
         Err(error) if !is_past_the_end(&error) => return Err(log_stop(error)),
         _ => {}
     }
-    let name = |id: [u8; 4]| {
-        running(recovery).iter().find(|projection| projection.id == id).map(|p| p.name.to_owned())
-    };
+    let name =
+        |id: [u8; 4]| running(recovery).iter().find(|projection| projection.id == id).map(|p| p.title());
     report.folded_otherwise = shadow.mismatch.and_then(|(position, id)| Some((name(id)?, position)));
     Ok((expected, shadow.rows))
 }
@@ -367,7 +366,8 @@ fn compare_rows(
         if is != should_be {
             let of = |entry: &Option<RowEntry>| entry.as_ref().map(|(_, version)| version.position);
             let position = of(&is).into_iter().chain(of(&should_be)).min().unwrap_or_default();
-            let what = format!("a row of projection `{}` is not what folding the log gives", projection.name);
+            let what =
+                format!("a row of projection `{}` is not what folding the log gives", projection.title());
             return Ok(Some(Bad { position, what }));
         }
         report.rows += 1;

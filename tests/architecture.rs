@@ -35,12 +35,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
     ("check", &["codec", "error", "event", "key", "layout", "misfit", "order", "own", "projection", "state", "value"]),
+    ("guard", &["check", "error", "event", "log", "misfit", "order", "own", "projection", "state", "sync"]),
     ("episode", &["order", "own", "projection"]),
     ("alert", &["check", "episode", "sync"]),
     // the path of a commit
-    ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "layout", "log", "options", "own", "projection", "request",
+    ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "guard", "layout", "options", "own", "projection", "request",
         "state", "upcast"]),
-    ("commit", &["error", "event", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
+    ("commit", &["error", "event", "guard", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
         "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "order", "request", "state", "sync"]),
     // before it and behind it

@@ -66,6 +66,9 @@ pub struct Definition {
     /// How late an event may be told, after one with a later time.
     #[serde(default)]
     pub lateness: Option<String>,
+    /// It refuses what would violate it: [`Check::guard`].
+    #[serde(default)]
+    pub guard: bool,
     /// It may remember an activation for ever, and that is meant.
     #[serde(default)]
     pub unbounded: bool,
@@ -323,7 +326,7 @@ impl TryFrom<Definition> for Check {
             means: definition.means.clone().into(),
             remedy: definition.remedy.clone().into(),
         };
-        let shape = definition.shape();
+        let (shape, guard) = (definition.shape(), definition.guard);
         let lens = Fielded { definition, word, families };
         let rule = Rule { word, window, n, sums: Sums::default() };
         let check = Self {
@@ -332,6 +335,7 @@ impl TryFrom<Definition> for Check {
             rule,
             clocked,
             lens: Arc::new(lens),
+            guard,
             shape,
             definition: OnceLock::new(),
         };
@@ -439,6 +443,10 @@ impl Lens for Fielded {
 
     fn families(&self) -> Vec<String> {
         self.families.clone()
+    }
+
+    fn closes(&self) -> bool {
+        self.definition.closed_by.is_some()
     }
 
     fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError> {

@@ -11,7 +11,7 @@ use crate::error::{DecodeError, FoldError};
 use crate::event::{Event, EventSet, Family, RawRef};
 use crate::order::Position;
 use crate::own::Own;
-use crate::projection::{Folded, Registered, Table};
+use crate::projection::{Code, Folded, Registered, Table};
 use crate::state::layer::KeyRange;
 use serde::{Deserialize, Serialize};
 use std::any::TypeId;
@@ -117,7 +117,7 @@ impl Applied {
             id: *b"appl",
             type_id: TypeId::of::<Applied>(),
             faults: Vec::new(),
-            fold: Arc::new(fold),
+            code: Code::Folds(Arc::new(fold)),
         };
         Self { consumer, table }
     }

@@ -39,6 +39,20 @@ impl Glasses {
         KeyHash::from(self.terms.checked(key))
     }
 
+    /// A layout that was declared since, with events that are not committed yet.
+    pub fn learn(&mut self, type_name: &str, schema: u16, layout: &str) {
+        let known = |all: &Vec<(u16, Option<Arc<Layout>>)>| {
+            all.iter().any(|(known, layout)| *known == schema && layout.is_some())
+        };
+        let parsed = self.parsed.get_mut();
+        if parsed.get(type_name).is_some_and(known) {
+            return;
+        }
+        let all = parsed.entry(type_name.to_owned()).or_default();
+        all.retain(|(known, _)| *known != schema);
+        all.push((schema, Layout::parse(layout).ok().map(Arc::new)));
+    }
+
     fn value(&self, raw: &RawRef<'_>) -> Result<Value, DecodeError> {
         if raw.codec() == Codec::Json {
             return Value::of_json(raw.data());

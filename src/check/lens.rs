@@ -21,6 +21,9 @@ pub(crate) trait Lens: Send + Sync {
     /// Those whose events it looks at; none: all.
     fn families(&self) -> Vec<String>;
 
+    /// An event may end its key.
+    fn closes(&self) -> bool;
+
     /// What it sees. An error: it cannot tell.
     fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError>;
 
@@ -116,6 +119,10 @@ impl<E: EventSet> Lens for Typed<E> {
 
     fn families(&self) -> Vec<String> {
         E::families().iter().map(|family| family.name().to_owned()).collect()
+    }
+
+    fn closes(&self) -> bool {
+        self.close.is_some()
     }
 
     fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError> {

@@ -44,6 +44,7 @@ mod convergence;
 mod data;
 mod digest;
 pub(crate) mod glance;
+mod invariant;
 mod judge;
 mod lens;
 pub(crate) mod rows;
@@ -64,6 +65,7 @@ pub use convergence::{Convergence, Quantiles, Settling};
 pub(crate) use convergence::{Quieting, Timing};
 pub use data::{Definition, Fields, Plain, Selector};
 pub use digest::Digest;
+pub use invariant::Invariant;
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
 pub use rows::Join;
@@ -135,6 +137,21 @@ impl From<About> for Described {
     }
 }
 
+impl Described {
+    /// Everything that is wrong with it.
+    fn faults(&self) -> Vec<Fault> {
+        let at = |field: &'static str, why: String| Fault::new(&self.id, field, why);
+        let said = [("owner", &self.owner), ("means", &self.means), ("remedy", &self.remedy)];
+        let empty = said.iter().filter(|(_, text)| text.trim().is_empty());
+        let mut faults: Vec<_> = empty.map(|(what, _)| at(what, "it is empty".into())).collect();
+        // It names a stream, and rows.
+        if let Err(error) = event::check_text("a check's name", &self.id, ID_BYTES_MAX) {
+            faults.push(at("id", error.to_string()));
+        }
+        faults
+    }
+}
+
 /// What is wrong with a check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("check `{check}`: `{field}`: {why}")]
@@ -172,6 +189,8 @@ pub struct Check {
     pub(crate) rule: Rule,
     pub(crate) clocked: Clocked,
     pub(crate) lens: Arc<dyn Lens>,
+    /// It refuses what would violate it.
+    pub(crate) guard: bool,
     /// What else its declaration says: how its scope ends, what names its key.
     shape: String,
     /// Made of all that when it is first asked for.
@@ -192,9 +211,69 @@ impl Check {
         self
     }
 
+    /// Refuses the commit by an event of which it would become violated, instead of reporting that afterwards: the append fails with
+    /// [`Violated`](crate::error::AppendError::Violated), and nothing of it is written.
+    ///
+    /// Only what an event decides can be refused. What time decides is found afterwards, as without this: an event that comes too late
+    /// is taken, and heals what it heals.
+    ///
+    /// - An event decides `precedence`, `not_precedence`, `alternate_precedence`, `chain_precedence`, `succession` (its B),
+    ///   `alternate_response` (its next A), `chain_response`, `not_response`, `not_chain_response`, `absent_between`,
+    ///   `each_closed_by` (a B with nothing to close), `absence`, `exactly` (one too many), `init` and `not_coexistence`.
+    /// - With `closed_by`, the event that closes a key decides all that still waits there: a `response`, a `responded_existence`, an
+    ///   `existence`, an `end`.
+    /// - Without it, no event violates these, and such a guard does not open. Nor does that of a `standing` by the time of commits.
+    ///
+    /// An event that the guard cannot read, or on which its code panics, is refused: [`CannotTell`](crate::error::AppendError::CannotTell).
+    /// Violations from before it was a guard stay findings; only what comes is refused. Promoting a check makes no new definition of it:
+    /// nothing is found twice.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tallystone::check::{About, Severity};
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # enum Order { Paid { order: u32 }, Shipped { order: u32 } }
+    /// # impl Event for Order {
+    /// #     const FAMILY: &str = "order";
+    /// #     type Id = u32;
+    /// #     fn id(&self) -> u32 { let (Self::Paid { order } | Self::Shipped { order }) = self; *order }
+    /// # }
+    /// # fn main() -> Result<(), Error> {
+    /// let paid_first = About {
+    ///     id: "paid-first",
+    ///     severity: Severity::Page,
+    ///     owner: "warehouse",
+    ///     means: "We shipped what nobody has paid for.",
+    ///     remedy: "1 ask for the money; 2 record it",
+    /// }
+    /// .precedence(|e: &Order| matches!(e, Order::Paid { .. }), |e| matches!(e, Order::Shipped { .. }))
+    /// .guard();
+    ///
+    /// let store = Store::in_memory(Setup::new().check(paid_first))?;
+    /// let refused = store.append(Append::event(Order::Shipped { order: 7 }));
+    /// assert!(matches!(refused, Err(AppendError::Violated { check, key, .. }) if check == "paid-first" && key == "order/7"));
+    /// store.append(Append::events([Order::Paid { order: 7 }, Order::Shipped { order: 7 }]))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn guard(mut self) -> Self {
+        self.guard = true;
+        self
+    }
+
     /// Its name.
     pub fn id(&self) -> &str {
         &self.about.id
+    }
+
+    /// An event may violate it, so that there is something to refuse.
+    fn can_refuse(&self) -> bool {
+        match self.rule.word {
+            // By the time of commits, time has always decided before the event comes.
+            Word::Standing => self.clocked != Clocked::Recorded,
+            word => word.is_violated_by_events() || self.lens.closes(),
+        }
     }
 
     /// Names its declaration: another word, window, number, scope, family or version is another definition. Code has no
@@ -221,22 +300,21 @@ impl Check {
 
     /// Everything that is wrong with it.
     pub(crate) fn faults(&self) -> Vec<Fault> {
-        let id = &self.about.id;
-        let at = |field: &'static str, why: String| Fault::new(id, field, why);
-        let said =
-            [("owner", &self.about.owner), ("means", &self.about.means), ("remedy", &self.about.remedy)];
-        let empty = said.iter().filter(|(_, text)| text.trim().is_empty());
-        let mut faults: Vec<_> = empty.map(|(what, _)| at(what, "it is empty".into())).collect();
-        // It names a stream, and rows.
-        if let Err(error) = event::check_text("a check's name", id, ID_BYTES_MAX) {
-            faults.push(at("id", error.to_string()));
-        }
+        let at = |field: &'static str, why: String| Fault::new(&self.about.id, field, why);
+        let mut faults = self.about.faults();
         if self.rule.word.counts() && self.rule.n == 0 {
             faults.push(at("n", "it counts to 0: write 1 or more".into()));
         }
         let empty = |window: Window| window.end(0).is_some_and(|end| end < window.begin(0));
         if self.rule.window.is_some_and(empty) {
             faults.push(at("within", "the window ends before it begins".into()));
+        }
+        if self.guard && !self.can_refuse() {
+            let why = format!(
+                "no event violates `{}`, only time does, so nothing could ever be refused: say `closed_by`, or leave `guard` out",
+                self.rule.word
+            );
+            faults.push(at("guard", why));
         }
         faults
     }
@@ -250,6 +328,7 @@ impl About {
             about: self.into(),
             rule: Rule { word, window: None, n: 0, sums: Sums::default() },
             clocked: Clocked::Recorded,
+            guard: false,
             shape: String::new(),
             lens: Typed { a, b, c: None, close: None, key: None, tie: None, time: None, amounts: None, word },
         }
@@ -362,6 +441,7 @@ pub struct Sequence<E> {
     about: Described,
     rule: Rule,
     clocked: Clocked,
+    guard: bool,
     shape: String,
     lens: Typed<E>,
 }
@@ -481,6 +561,12 @@ impl<E: EventSet> Sequence<E> {
         self
     }
 
+    /// As [`Check::guard`].
+    pub fn guard(mut self) -> Self {
+        self.guard = true;
+        self
+    }
+
     /// As [`Check::version`].
     pub fn version(self, version: u32) -> Check {
         Check::from(self).version(version)
@@ -489,8 +575,9 @@ impl<E: EventSet> Sequence<E> {
 
 impl<E: EventSet> From<Sequence<E>> for Check {
     fn from(sequence: Sequence<E>) -> Self {
-        let Sequence { about, rule, clocked, shape, lens } = sequence;
-        Self { about, version: 1, rule, clocked, shape, lens: Arc::new(lens), definition: OnceLock::new() }
+        let Sequence { about, rule, clocked, guard, shape, lens } = sequence;
+        let (lens, definition) = (Arc::new(lens), OnceLock::new());
+        Self { about, version: 1, rule, clocked, lens, guard, shape, definition }
     }
 }
 

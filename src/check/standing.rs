@@ -111,6 +111,7 @@ pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: 
         version: 1,
         rule,
         clocked: Clocked::Recorded,
+        guard: false,
         lens: Arc::new(OverRows(rowed)),
         shape,
         definition: OnceLock::new(),
@@ -133,6 +134,10 @@ impl Lens for OverRows {
         families.sort();
         families.dedup();
         families
+    }
+
+    fn closes(&self) -> bool {
+        false
     }
 
     fn look(&self, _: &mut Glance<'_>) -> Result<Looked, DecodeError> {

@@ -148,6 +148,12 @@ impl Word {
         )
     }
 
+    /// An event can violate it, and not only the time or the end of its key.
+    pub fn is_violated_by_events(self) -> bool {
+        use Word::{Balances, End, Existence, RespondedExistence, Response, Standing};
+        !matches!(self, Existence | End | RespondedExistence | Response | Standing | Balances)
+    }
+
     /// An activation that nothing has answered is as it must be.
     pub(super) fn forbids(self) -> bool {
         matches!(self, Word::NotResponse | Word::NotChainResponse | Word::AbsentBetween)

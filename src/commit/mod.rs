@@ -10,6 +10,8 @@ pub(crate) mod prepare;
 pub(crate) mod reads;
 
 use crate::error::{AppendError, Conflict, StorageError};
+use crate::event::Codec;
+use crate::guard::Guards;
 use crate::idempotency::{self, Recalled};
 use crate::log::record::{Commit, LayoutDecl, Payload, StoredEvent};
 use crate::log::{Log, Seek};
@@ -28,6 +30,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub projections: Projections,
+    pub guards: Guards,
     pub families: crate::setup::Families,
     pub limits: Limits,
     pub durability: Durability,
@@ -221,28 +224,20 @@ impl<'a> Group<'a> {
     /// Puts the layout of each type into the log before, or with, its first payload.
     fn declare(&self, draft: &mut Draft) {
         for event in &draft.commit.events {
-            let Some(layout) = self.rules.families.layout(event) else { continue };
-            let declared =
-                |decl: &LayoutDecl| decl.type_name == event.type_name && decl.schema == event.schema;
-            let known = self
-                .published
-                .layouts
-                .get(&event.type_name)
-                .is_some_and(|all| all.contains_key(&event.schema));
-            if known || self.delta.layouts.iter().any(declared) || draft.commit.layouts.iter().any(declared) {
-                continue;
-            }
-            let (type_name, layout) = (event.type_name.clone(), layout.to_owned());
-            draft.commit.layouts.push(LayoutDecl { type_name, schema: event.schema, layout });
+            let known = [&self.delta.layouts[..], &draft.commit.layouts];
+            let codec = Codec::from_id(event.codec);
+            let new = declaration(self.rules, &self.published, known, &event.type_name, event.schema, codec);
+            draft.commit.layouts.extend(new);
         }
         draft.delta.layouts.clone_from(&draft.commit.layouts);
     }
 
-    /// Folds the events into the inline projections, and digests what that changed.
+    /// Folds the events into the inline projections and what guards keep, asks the invariants, and digests what that changed.
     fn fold(&self, draft: &mut Draft) -> Result<(), AppendError> {
         if self.rules.projections.is_empty() {
             return Ok(());
         }
+        let stalls = &self.rules.projections.stalls;
         for (index, event) in draft.commit.events.iter().enumerate() {
             let position = Position(draft.commit.first.0 + index as u64);
             let mut step = Step {
@@ -259,10 +254,36 @@ impl<'a> Group<'a> {
                 FoldFailure::Refused { projection, why } => AppendError::Fold { projection, index, why },
                 FoldFailure::Storage(error) => AppendError::Storage(error),
             })?;
+            self.rules.guards.fold(stalls, &raw, index, &mut step)?;
         }
+        self.rules.guards.check_rows(
+            stalls,
+            draft.commit.first,
+            &self.published,
+            &self.delta,
+            &draft.delta,
+        )?;
         draft.commit.folds = projection::digests(&draft.delta);
         Ok(())
     }
+}
+
+/// The layout to declare with the first event of a type, unless it is declared already: in the log, or in `known`.
+pub(crate) fn declaration(
+    rules: &Rules,
+    published: &Published,
+    known: [&[LayoutDecl]; 2],
+    type_name: &str,
+    schema: u16,
+    codec: Option<Codec>,
+) -> Option<LayoutDecl> {
+    let layout = rules.families.layout(type_name, schema, codec)?;
+    let logged = published.layouts.get(type_name).is_some_and(|all| all.contains_key(&schema));
+    let declared = |decl: &LayoutDecl| decl.type_name == type_name && decl.schema == schema;
+    if logged || known.into_iter().flatten().any(declared) {
+        return None;
+    }
+    Some(LayoutDecl { type_name: type_name.to_owned(), schema, layout: layout.to_owned() })
 }
 
 /// What a conflict says of the event at `position`.

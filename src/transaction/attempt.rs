@@ -471,6 +471,7 @@ impl Tx<'_> {
             let answer = Committed { response: answer, receipt, replayed: false };
             return Ok(Concluded::ReadOnly(answer, self.callbacks));
         }
+        self.check_rows()?;
         let response = self.request.key.as_ref().map(|_| self.parts.shared.encode(&answer)).transpose()?;
         let answer_bytes = response.as_ref().map_or(0, Vec::len);
         self.running.meter.lock().write(0, answer_bytes, None)?;

@@ -13,6 +13,7 @@ pub use crate::budget::{Budget, Finding, Outcome, Policy, TxEvent, TxStats};
 pub use attempt::Answer;
 pub use inside::{ActiveTx, TxState, outside_tx};
 
+use crate::commit::declaration;
 use crate::commit::prepare::Desk;
 use crate::commit::reads::{Read, Reads, What};
 use crate::error::{Fault, TxError};
@@ -437,13 +438,26 @@ impl Tx<'_> {
             position: self.own_position(index),
             time: self.origin.now.max(published.head.time),
         };
-        let limits = self.reader.rules.limits;
+        let rules = &*self.reader.rules;
+        if !rules.guards.is_empty() {
+            let (known, codec) = ([&scratch.layouts[..], &[]], Some(raw.codec()));
+            let new = declaration(rules, &published, known, raw.type_name(), raw.schema(), codec);
+            scratch.layouts.extend(new);
+        }
+        let limits = rules.limits;
         let mut step = Step { at, limits, published: &published, group: &Delta::default(), scratch };
-        self.reader.rules.projections.fold(&raw.borrowed(), &mut step).map_err(|failure| match failure {
+        rules.projections.fold(&raw.borrowed(), &mut step).map_err(|failure| match failure {
             FoldFailure::Refused { projection, why } => TxError::Fold { projection, index, why },
             FoldFailure::Storage(error) => TxError::Storage(error),
         })?;
-        Ok(())
+        Ok(rules.guards.fold(&rules.projections.stalls, &raw.borrowed(), index, &mut step)?)
+    }
+
+    /// Asks the invariants of the rows as this transaction would leave them.
+    fn check_rows(&self) -> Result<(), TxError> {
+        let (rules, published) = (&*self.reader.rules, self.view.published()?);
+        let (stalls, first, group) = (&rules.projections.stalls, self.own_position(0), Delta::default());
+        Ok(rules.guards.check_rows(stalls, first, &published, &group, &self.scratch)?)
     }
 
     /// Runs after the commit, on this thread, in this process only: not if the process dies before. A panic in it is counted
