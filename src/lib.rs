@@ -119,6 +119,7 @@ pub mod projection;
 pub mod check;
 pub(crate) mod guard;
 pub(crate) mod episode;
+pub(crate) mod evidence;
 pub(crate) mod alert;
 
 // The path of a commit.
@@ -135,6 +136,7 @@ pub(crate) mod verify;
 pub mod subscription;
 pub mod watch;
 pub mod store;
+pub mod outside;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,7 +1,9 @@
 //! Events of the store's own, in the log among all others. Their family's name is taken.
 
 use crate::event::Event;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
 
 /// An event of the store's own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,17 @@ pub(crate) enum Own {
     Remediated(Seen),
     /// What a consumer says that it has applied.
     Applied { consumer: String, count: u64, through: u64, sum: (u64, u64) },
+    /// The store was opened: from here on the source of a check is pulled, for rows of this shape.
+    Sourced { source: String, shape: [u8; 4] },
+    /// The store was closed: nobody pulls, and nobody expects it.
+    Left { source: String },
+    /// What a source shows otherwise than it did: keys, and their rows where they have one. Each was read after `as_of` and not
+    /// after `until`, by the source's time.
+    Evidence { source: String, shape: [u8; 4], as_of: i64, until: i64, changed: Vec<(Bytes, Option<Bytes>)> },
+    /// All that a snapshot of a source shows is on record: after `as_of` every row was read, and there were this many.
+    Pulled { source: String, shape: [u8; 4], as_of: i64, rows: u64 },
+    /// A source could not be read: what kind of trouble it is, and why.
+    Unreachable { source: String, kind: String, why: String },
 }
 
 /// What a check found.
@@ -80,6 +93,11 @@ impl Event for Own {
             Self::Acknowledged(seen) | Self::Waived { seen, .. } | Self::Remediated(seen) => {
                 of_check(&seen.check)
             }
+            Self::Sourced { source, .. }
+            | Self::Left { source }
+            | Self::Evidence { source, .. }
+            | Self::Pulled { source, .. }
+            | Self::Unreachable { source, .. } => of_source(source),
         }
     }
 }
@@ -87,4 +105,43 @@ impl Event for Own {
 /// The stream of a check.
 fn of_check(id: &str) -> String {
     format!("check:{id}")
+}
+
+/// The stream of what was pulled for a check.
+pub(crate) fn of_source(id: &str) -> String {
+    format!("evidence:{id}")
+}
+
+/// A byte string: as one, not as a list of numbers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl Visitor<'_> for Any {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a byte string")
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+                Ok(Bytes(bytes))
+            }
+        }
+
+        from.deserialize_byte_buf(Any)
+    }
 }

@@ -2,11 +2,13 @@
 
 use crate::alert::{self, Alert};
 use crate::budget::{Budget, TxEvent};
+use crate::check::outside::Evidence as Compared;
 use crate::check::{Check, Fault, Invariant};
 use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
 use crate::error::Missing;
 use crate::event::{self, Codec, EventSet, EventType, Family, Raw};
+use crate::evidence::{Evidence, Sources};
 use crate::guard::{self, Guards};
 use crate::layout::Layout;
 use crate::options::Options;
@@ -120,7 +122,10 @@ impl Setup {
     /// What it finds is recorded in the store as events; [`Store::checks`](crate::Store::checks) tells. A check that is new, or
     /// whose definition has changed, is judged over the whole log first.
     pub fn check(mut self, check: impl Into<Check>) -> Self {
-        self.checks.push(check.into());
+        let check = check.into();
+        let freshness = check.freshness();
+        self.checks.push(check);
+        self.checks.extend(freshness);
         self
     }
 
@@ -239,7 +244,21 @@ impl Setup {
                 wrong.push(format!("two checks are called `{}`", invariant.id()));
             }
         }
+        for (check, evidence) in self.compared() {
+            let ours = &evidence.ours;
+            if !projections.iter().any(|projection| projection.type_id == ours.type_id) {
+                let name = ours.name;
+                wrong.push(format!(
+                    "check `{check}` reads rows of `{name}`, which the setup lacks: add `.inline::<..>()` or `.behind::<..>()`"
+                ));
+            }
+        }
         wrong
+    }
+
+    /// Checks that compare rows with those of a source.
+    fn compared(&self) -> impl Iterator<Item = (&str, Arc<Compared>)> {
+        self.checks.iter().filter_map(|check| Some((check.id(), check.lens.evidence()?)))
     }
 
     fn all_projections(&self) -> impl Iterator<Item = &Registered> {
@@ -255,6 +274,9 @@ impl Setup {
                 Registered::of::<Told>(),
                 Registered::of::<Mutes>(),
             ]);
+        }
+        if self.compared().next().is_some() {
+            inline.extend([Registered::of::<Evidence>(), Registered::of::<Sources>()]);
         }
         inline
     }

@@ -29,7 +29,7 @@ use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, TxStats, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views, unregistered};
-use crate::watch::{self, CheckStats, Checks, Desk as CheckDesk, Watch, Watcher};
+use crate::watch::{self, CheckStats, Checks, Desk as CheckDesk, Pullers, Watch, Watcher};
 use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
@@ -120,6 +120,8 @@ struct Engine {
     /// Projections behind the writer.
     behind: Followers,
     checks: Watching,
+    /// Those who read sources outside.
+    pullers: Pullers,
     stopped: bool,
     /// What opening cut off.
     cut: Option<CutTail>,
@@ -679,11 +681,10 @@ fn launch(
             cache_bytes: options.state_cache_bytes,
         }),
     };
+    let pullers = Pullers::start(&checks, setup.lockstep).map_err(no_thread)?;
     let checks = Watching::start(checks, setup.lockstep).map_err(no_thread)?;
-    Ok((
-        reader,
-        Engine { door, bells: bells.clone(), threads, scrub, behind: followers, checks, stopped: false, cut },
-    ))
+    let (bells, behind) = (bells.clone(), followers);
+    Ok((reader, Engine { door, bells, threads, scrub, behind, checks, pullers, stopped: false, cut }))
 }
 
 /// What the scrub finds stops the store before more is decided by it.
@@ -904,6 +905,7 @@ impl Store {
         let engine = self.inner.engine.read();
         engine.door.role.lock().step();
         engine.behind.step();
+        engine.pullers.step();
         engine.checks.step();
     }
 
@@ -1268,7 +1270,8 @@ impl Engine {
         if mem::replace(&mut self.stopped, true) {
             return;
         }
-        // It asks the writer.
+        // They ask the writer.
+        self.pullers.stop();
         self.checks.stop(&self.bells.head);
         match self.door.lockstep {
             true => self.door.role.lock().finish(),

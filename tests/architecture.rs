@@ -37,9 +37,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("check", &["codec", "error", "event", "key", "layout", "misfit", "order", "own", "projection", "state", "value"]),
     ("guard", &["check", "error", "event", "log", "misfit", "order", "own", "projection", "state", "sync"]),
     ("episode", &["order", "own", "projection"]),
+    ("evidence", &["own", "projection"]),
     ("alert", &["check", "episode", "sync"]),
     // the path of a commit
-    ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "guard", "layout", "options", "own", "projection", "request",
+    ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "evidence", "guard", "layout", "options", "own", "projection", "request",
         "state", "upcast"]),
     ("commit", &["error", "event", "guard", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
         "state"]),
@@ -53,10 +54,12 @@ const TABLE: &[(&str, &[&str])] = &[
         "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
     ("verify", &["behind", "error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
     ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
-    ("watch", &["alert", "check", "codec", "commit", "disk", "episode", "error", "event", "key", "log", "misfit", "options", "order", "own", "projection",
+    ("watch", &["alert", "check", "codec", "commit", "disk", "episode", "error", "event", "evidence", "key", "log", "misfit", "options", "order", "own", "projection",
         "query", "request", "state", "sync", "view", "writer"]),
     ("store", &["alert", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
         "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "watch", "writer"]),
+    // beside it
+    ("outside", &["check", "error", "event", "key", "order", "projection", "query", "store", "view"]),
 ];
 
 #[test]

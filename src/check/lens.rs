@@ -3,6 +3,7 @@
 use super::Is;
 use super::book::KeyHash;
 use super::glance::Glance;
+use super::outside::Evidence;
 use super::rows::Rowed;
 use super::time_of;
 use super::word::{Amount, Roles, Seen, Time, Word};
@@ -22,13 +23,20 @@ pub(crate) trait Lens: Send + Sync {
     fn families(&self) -> Vec<String>;
 
     /// An event may end its key.
-    fn closes(&self) -> bool;
+    fn closes(&self) -> bool {
+        false
+    }
 
     /// What it sees. An error: it cannot tell.
     fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError>;
 
     /// What it sees instead, if it looks at rows.
     fn rowed(&self) -> Option<Arc<dyn Rowed>> {
+        None
+    }
+
+    /// What the rows are compared with, if that is evidence from outside.
+    fn evidence(&self) -> Option<Arc<Evidence>> {
         None
     }
 

@@ -47,6 +47,7 @@ pub(crate) mod glance;
 mod invariant;
 mod judge;
 mod lens;
+pub(crate) mod outside;
 pub(crate) mod rows;
 #[cfg(feature = "rules")]
 pub mod rules;
@@ -68,6 +69,7 @@ pub use digest::Digest;
 pub use invariant::Invariant;
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
+pub use outside::{Compared, Outside, PullError, Pulled};
 pub use rows::Join;
 use serde::{Deserialize, Serialize};
 pub use standing::Standing;
@@ -316,6 +318,7 @@ impl Check {
             );
             faults.push(at("guard", why));
         }
+        faults.extend(self.lens.evidence().iter().flat_map(|evidence| evidence.faults(&self.about.id)));
         faults
     }
 }

@@ -136,10 +136,6 @@ impl Lens for OverRows {
         families
     }
 
-    fn closes(&self) -> bool {
-        false
-    }
-
     fn look(&self, _: &mut Glance<'_>) -> Result<Looked, DecodeError> {
         Ok(Looked { time: None, seen: None })
     }

@@ -6,9 +6,12 @@
 mod convergence;
 mod file;
 mod mirror;
+mod pull;
+mod sources;
 mod watcher;
 
 pub(crate) use file::Files;
+pub(crate) use pull::Pullers;
 pub(crate) use watcher::{Ground, Watch, Watcher};
 
 pub use crate::alert::Alert;
@@ -25,6 +28,7 @@ use crate::own::Own;
 use crate::query::Query;
 use crate::request::{Append, Receipt};
 use crate::view::View;
+pub use sources::{Change, Evidence, Sighting, Source};
 use std::fmt;
 use std::time::{Duration, SystemTime};
 

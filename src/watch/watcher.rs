@@ -468,16 +468,7 @@ impl Watcher {
     /// The position of the first of them. `None`: not now.
     fn append(&self, label: &str, events: Vec<Own>) -> Result<Option<u64>, StorageError> {
         let Ground { reader, door, options, .. } = &self.ground;
-        let desk = Desk { rules: &reader.rules, options, terms: &reader.terms };
-        let append = Append::events(events).label(label);
-        let patience = Duration::from_millis(options.queue_wait_ms_max);
-        let prepared = desk.prepare(append).map_err(|error| refused(&error.to_string()))?;
-        match door.append(Box::new(prepared), patience).and_then(|answered| answered) {
-            Ok(committed) => Ok(Some(committed.receipt.first.get())),
-            Err(AppendError::Overloaded(_) | AppendError::ClockJumped { .. }) => Ok(None),
-            // The store has stopped, and so do its checks: recovery begins them anew.
-            Err(error) => Err(refused(&error.to_string())),
-        }
+        append(reader, door, options, label, events)
     }
 
     // ---- files ----
@@ -558,8 +549,28 @@ impl Watcher {
     }
 }
 
+/// Appends events of the store's own. The position of the first of them; `None`: not now.
+pub(super) fn append(
+    reader: &Reader,
+    door: &Door,
+    options: &Options,
+    label: &str,
+    events: Vec<Own>,
+) -> Result<Option<u64>, StorageError> {
+    let desk = Desk { rules: &reader.rules, options, terms: &reader.terms };
+    let append = Append::events(events).label(label);
+    let patience = Duration::from_millis(options.queue_wait_ms_max);
+    let prepared = desk.prepare(append).map_err(|error| refused(&error.to_string()))?;
+    match door.append(Box::new(prepared), patience).and_then(|answered| answered) {
+        Ok(committed) => Ok(Some(committed.receipt.first.get())),
+        Err(AppendError::Overloaded(_) | AppendError::ClockJumped { .. }) => Ok(None),
+        // The store has stopped, and so do its checks: recovery begins them anew.
+        Err(error) => Err(refused(&error.to_string())),
+    }
+}
+
 /// A row of the store's own projections.
-fn row<P: Projection>(reader: &Reader, key: &P::Key) -> Result<Option<P::Row>, StorageError> {
+pub(super) fn row<P: Projection>(reader: &Reader, key: &P::Key) -> Result<Option<P::Row>, StorageError> {
     let Some(registered) = reader.rules.projections.get::<P>() else { return Ok(None) };
     let key = row_key::<P::Key>(registered.id, key).map_err(|error| refused(&error.to_string()))?;
     let row = reader.board.load().read(&[], |layers| layers.row(&key))?;

@@ -1,0 +1,552 @@
+//! Evidence that is not ours: rows of a source outside the store, pulled now and then and compared with rows of its own.
+//!
+//! - What was pulled is recorded, so what a check says of it is a function of the log like everything else it says.
+//! - Both sides are compared, both ways: a row that the source has and we have not counts like one that we have alone.
+//! - A source that cannot be read proves nothing. It becomes old, and that is a finding of its own.
+
+use super::glance::Glance;
+use super::lens::{Lens, Looked};
+use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
+use super::{About, Check, Clocked, Described, Fault, micros, time_of};
+use crate::codec;
+use crate::error::DecodeError;
+use crate::event::{Event, Family};
+use crate::key::{self, Key};
+use crate::layout::{self, Layout};
+use crate::misfit::panic_text;
+use crate::own::Own;
+use crate::projection::{Projection, Registered};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::any::TypeId;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+/// A source of rows outside the store: a file, a table, a service. It is called on a thread of its own.
+///
+/// A source that says no times is good enough: when a row was seen first follows from the snapshots. [`crate::outside`] has
+/// sources for files, and for the rows of another store.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tallystone::check::{Outside, PullError, Pulled};
+///
+/// #[derive(Serialize, Deserialize, Clone, PartialEq)]
+/// struct Invoice { cents: u64 }
+///
+/// struct Ledger;
+/// impl Outside for Ledger {
+///     type Key = u32;
+///     type Row = Invoice;
+///     fn pull(&self) -> Result<Pulled<u32, Invoice>, PullError> {
+///         let body = "7 500\n8 900"; // what a service answered
+///         let row = |line: &str| {
+///             let (product, cents) = line.split_once(' ')?;
+///             Some((product.parse().ok()?, Invoice { cents: cents.parse().ok()? }))
+///         };
+///         let rows: Option<Vec<_>> = body.lines().map(row).collect();
+///         rows.map(Pulled::new).ok_or_else(|| PullError::Unreachable("the answer cannot be read".into()))
+///     }
+/// }
+/// ```
+pub trait Outside: Send + Sync + 'static {
+    /// What a row is found by: the key of the rows it is compared with.
+    type Key: Key;
+    /// A row, as far as it is compared. Rows that are equal are not recorded again.
+    type Row: Serialize + DeserializeOwned + PartialEq + Clone + Send + 'static;
+
+    /// Reads all of it: one snapshot, in any order.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the snapshot from being whole. Nothing of it is used then, and the next period tries again.
+    fn pull(&self) -> Result<Pulled<Self::Key, Self::Row>, PullError>;
+
+    /// Reads these again: rows that disagree, before that is put on record. `None`: there is no such row.
+    ///
+    /// Without one of its own, all of it is pulled again whenever anything disagrees: write one where that is dear.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull`](Self::pull).
+    #[allow(clippy::type_complexity, reason = "it is what it says")]
+    fn again(&self, keys: &[Self::Key]) -> Result<Vec<(Self::Key, Option<Self::Row>)>, PullError> {
+        let mut rows: BTreeMap<_, _> = self.pull()?.rows.into_iter().collect();
+        Ok(keys.iter().map(|key| (key.clone(), rows.remove(key))).collect())
+    }
+}
+
+/// A snapshot of a source.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Pulled<K, R> {
+    /// A time before the first of the rows was read. `None`: the time at which the pull began, which is right for whatever
+    /// reads the source itself.
+    pub as_of: Option<SystemTime>,
+    /// All rows, each key once.
+    pub rows: Vec<(K, R)>,
+}
+
+impl<K, R> Pulled<K, R> {
+    /// Rows that were all read since the pull began.
+    pub fn new(rows: Vec<(K, R)>) -> Self {
+        Self { as_of: None, rows }
+    }
+
+    /// The rows are those of an earlier time: of an export, of a replica that lags. One ahead of the store's clock is not believed.
+    pub fn as_of(mut self, time: SystemTime) -> Self {
+        self.as_of = Some(time);
+        self
+    }
+}
+
+/// Why a source could not be read. None of its rows is used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PullError {
+    /// It is not there, or does not answer.
+    #[error("it cannot be read: {0}")]
+    Unreachable(String),
+    /// It is being written: half of it would have been read.
+    #[error("it is not finished: {0}")]
+    Unfinished(String),
+    /// One of its rows is not what the type says.
+    #[error("{place}: {why}")]
+    Row {
+        /// Which: a line of a file, or a row of an answer, from 1.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Two rows have one key.
+    #[error("two rows have the key {0}")]
+    Twice(String),
+    /// A row or its key is larger than `Options` allows.
+    #[error("{what} of {key} has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// `row` or `key`.
+        what: &'static str,
+        /// Whose.
+        key: String,
+        /// How large it is.
+        size: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// It has fewer rows than it must have: see [`Compared::at_least`].
+    #[error("it has {rows} rows, at least {at_least} are expected")]
+    TooFew {
+        /// How many it has.
+        rows: u64,
+        /// How many it must have.
+        at_least: u64,
+    },
+    /// It is of a time before that of the snapshot before it: an old export, say.
+    #[error("it is older than the snapshot before it")]
+    Older,
+    /// Its code panicked, or that of the comparison.
+    #[error("panicked: {0}")]
+    Panicked(String),
+}
+
+impl PullError {
+    /// Which of them it is.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Unfinished(_) => "unfinished",
+            Self::Row { .. } => "row",
+            Self::Twice(_) => "twice",
+            Self::TooLarge { .. } => "too large",
+            Self::TooFew { .. } => "too few",
+            Self::Older => "older",
+            Self::Panicked(_) => "panicked",
+        }
+    }
+}
+
+// ---- types erased ----
+
+/// Rows by the ordered bytes of their keys.
+pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A source, and what its rows are compared with.
+pub(crate) trait Source: Send + Sync {
+    fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError>;
+
+    /// Those of the keys that the source has something to say of.
+    fn again(&self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PullError>;
+
+    /// Two rows are the same to those who compare them.
+    fn is_same(&self, one: &[u8], other: &[u8]) -> bool;
+
+    /// Whether our row agrees with theirs. One of them is there.
+    fn agree(&self, ours: Option<&[u8]>, theirs: Option<&[u8]>) -> Result<bool, DecodeError>;
+
+    fn key_text(&self, key: &[u8]) -> String;
+}
+
+type Agree<P, O> =
+    dyn Fn(Option<&<P as Projection>::Row>, Option<&<O as Outside>::Row>) -> bool + Send + Sync;
+
+struct Typed<P: Projection, O: Outside> {
+    evidence: O,
+    agree: Box<Agree<P, O>>,
+}
+
+impl<P: Projection, O: Outside<Key = P::Key>> Source for Typed<P, O> {
+    fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError> {
+        let Pulled { as_of, rows } = guarded(|| self.evidence.pull())?;
+        let mut all = Rows::new();
+        for (index, (key, row)) in rows.iter().enumerate() {
+            let bytes = key_bytes(key, index)?;
+            match all.entry(bytes) {
+                Entry::Occupied(_) => return Err(PullError::Twice(text(key))),
+                Entry::Vacant(vacant) => vacant.insert(row_bytes(key, row)?),
+            };
+        }
+        Ok((as_of, all))
+    }
+
+    fn again(&self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PullError> {
+        let typed: Result<Vec<O::Key>, _> = keys.iter().map(|key| key::decode(key)).collect();
+        let typed = typed.map_err(|error| misfit("a key".into(), &error))?;
+        let rows = guarded(|| self.evidence.again(&typed))?;
+        let read = |(index, (key, row)): (usize, &(O::Key, Option<O::Row>))| {
+            let row = row.as_ref().map(|row| row_bytes(key, row)).transpose()?;
+            Ok((key_bytes(key, index)?, row))
+        };
+        rows.iter().enumerate().map(read).collect()
+    }
+
+    fn is_same(&self, one: &[u8], other: &[u8]) -> bool {
+        // Bytes first: of what is not equal to itself, NaN, nothing else is to be had. And what has no order in bytes, a hash
+        // map, has one in values.
+        let decode = |bytes| codec::decode::<O::Row>(bytes).ok();
+        one == other || decode(one).zip(decode(other)).is_some_and(|(one, other)| one == other)
+    }
+
+    fn agree(&self, ours: Option<&[u8]>, theirs: Option<&[u8]>) -> Result<bool, DecodeError> {
+        let ours = ours.map(codec::decode::<P::Row>).transpose()?;
+        let theirs = theirs.map(codec::decode::<O::Row>).transpose()?;
+        catch_unwind(AssertUnwindSafe(|| (self.agree)(ours.as_ref(), theirs.as_ref())))
+            .map_err(|panic| DecodeError::new(format!("the comparison panicked: {}", panic_text(&*panic))))
+    }
+
+    fn key_text(&self, key: &[u8]) -> String {
+        key::decode::<O::Key>(key).map_or_else(|_| "a key".to_owned(), |key| text(&key))
+    }
+}
+
+fn guarded<T>(read: impl FnOnce() -> Result<T, PullError>) -> Result<T, PullError> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|panic| Err(PullError::Panicked(panic_text(&*panic).to_owned())))
+}
+
+/// A key in a message is no longer than this.
+const KEY_TEXT_BYTES_MAX: usize = 128;
+
+fn text<K: Key>(key: &K) -> String {
+    let mut text = key::text(key).unwrap_or_else(|_| "a key".to_owned());
+    if text.len() > KEY_TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(KEY_TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
+
+fn key_bytes<K: Key>(key: &K, index: usize) -> Result<Vec<u8>, PullError> {
+    let mut bytes = Vec::new();
+    key::encode(key, &mut bytes).map_err(|error| misfit(format!("row {}: its key", index + 1), &error))?;
+    Ok(bytes)
+}
+
+fn row_bytes<K: Key, R: Serialize>(key: &K, row: &R) -> Result<Vec<u8>, PullError> {
+    codec::encode(row).map_err(|error| misfit(format!("the row of {}", text(key)), &error))
+}
+
+fn misfit(place: String, error: &DecodeError) -> PullError {
+    PullError::Row { place, why: error.to_string() }
+}
+
+// ---- declared ----
+
+/// What a check compares its rows with, and how often.
+pub(crate) struct Evidence {
+    pub source: Arc<dyn Source>,
+    /// Names the types of its keys and rows: what was recorded of another shape is not read.
+    pub shape: [u8; 4],
+    /// The projection whose rows it is compared with.
+    pub ours: Registered,
+    /// The source's own type.
+    pub type_id: TypeId,
+    pub every: Duration,
+    pub stale_after: Option<Duration>,
+    pub at_least: u64,
+    /// What is wrong with its types, by field.
+    faults: Vec<(&'static str, String)>,
+}
+
+impl Evidence {
+    /// It is believed for this long.
+    pub fn fresh_for(&self) -> Duration {
+        // Two pulls may fail, and the third be late.
+        self.stale_after.unwrap_or(self.every.saturating_mul(3))
+    }
+
+    pub fn faults(&self, check: &str) -> Vec<Fault> {
+        let typed = self.faults.iter().map(|(field, why)| Fault::new(check, field, why.clone()));
+        let mut faults: Vec<_> = typed.collect();
+        if self.every.is_zero() {
+            faults.push(Fault::new(check, "every", "it is 0: name a time between two pulls"));
+        }
+        if self.fresh_for() <= self.every {
+            let why = "it is not longer than the time between two pulls: the evidence would always be old";
+            faults.push(Fault::new(check, "stale_after", why));
+        }
+        faults
+    }
+}
+
+impl About {
+    /// Rows of a projection agree with those of a source outside, both ways: whenever either side has a row, `agree` holds.
+    ///
+    /// Say for how long they may disagree: a change reaches the other side some time later. Only a complete snapshot that was
+    /// read after that time makes a violation, so the window is that of the other system's delay, and need not count the time
+    /// between two pulls.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use std::time::Duration;
+    /// # use tallystone::check::{About, Severity};
+    /// # use tallystone::outside;
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # enum Billing { Started { product: u32, cents: u64 }, Ended { product: u32 } }
+    /// # impl Event for Billing {
+    /// #     const FAMILY: &str = "billing";
+    /// #     type Id = u32;
+    /// #     fn id(&self) -> u32 { let (Self::Started { product, .. } | Self::Ended { product }) = self; *product }
+    /// # }
+    /// # struct Bills;
+    /// # impl Projection for Bills {
+    /// #     const NAME: &str = "bills";
+    /// #     type Event = Billing;
+    /// #     type Key = u32;
+    /// #     type Row = u64;
+    /// #     fn fold(event: &Billing, rows: &mut Rows<Self>) -> Folded {
+    /// #         match event {
+    /// #             Billing::Started { product, cents } => rows.put(*product, *cents),
+    /// #             Billing::Ended { product } => rows.remove(product),
+    /// #         }
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Error> {
+    /// let invoices = Store::in_memory(Setup::new().inline::<Bills>())?;
+    /// let agree = About {
+    ///     id: "invoices-agree",
+    ///     severity: Severity::Ticket,
+    ///     owner: "payments",
+    ///     means: "Invoices and bills differ.",
+    ///     remedy: "1 trust the contract; 2 correct the other",
+    /// }
+    /// .outside::<Bills, _>(outside::rows_of::<Bills>(&invoices), |ours, theirs| ours == theirs)
+    /// .every(Duration::from_secs(60))
+    /// .for_longer_than(Duration::from_secs(15 * 60));
+    ///
+    /// let store = Store::in_memory(Setup::new().inline::<Bills>().check(agree))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn outside<P: Projection, O: Outside<Key = P::Key>>(
+        self,
+        evidence: O,
+        agree: impl Fn(Option<&P::Row>, Option<&O::Row>) -> bool + Send + Sync + 'static,
+    ) -> Compared {
+        let mut faults = Vec::new();
+        let mut layout = |field, layout: Result<Layout, _>| match layout {
+            Ok(layout) => layout.to_string(),
+            Err(error) => {
+                let error: crate::error::LayoutError = error;
+                faults.push((field, error.to_string()));
+                String::new()
+            }
+        };
+        let key = layout("key", Layout::of::<O::Key>());
+        let row = layout("row", Layout::of::<O::Row>());
+        if let Err(error) = layout::check_key::<O::Key>() {
+            faults.push(("key", error.to_string()));
+        }
+        let mut shape = [0; 4];
+        blake3::Hasher::new().update(format!("{key}\0{row}").as_bytes()).finalize_xof().fill(&mut shape);
+        Compared {
+            about: self.into(),
+            evidence: Evidence {
+                source: Arc::new(Typed::<P, O> { evidence, agree: Box::new(agree) }),
+                shape,
+                ours: Registered::of::<P>(),
+                type_id: TypeId::of::<O>(),
+                every: Duration::from_secs(5 * 60),
+                stale_after: None,
+                at_least: 0,
+                faults,
+            },
+        }
+    }
+}
+
+/// Rows and a source that are to agree. It becomes a check when it is said for how long they may not.
+#[must_use = "say `for_longer_than`"]
+pub struct Compared {
+    about: Described,
+    evidence: Evidence,
+}
+
+impl Compared {
+    /// How often the source is pulled. Default 5 minutes. Each pull is an event, and one more for what changed.
+    pub fn every(mut self, period: Duration) -> Self {
+        self.evidence.every = period;
+        self
+    }
+
+    /// How old the last snapshot may be. Default three periods. Evidence that is older proves nothing: the check finds no
+    /// violation any more, and the check `ID.fresh`, which comes with it, does.
+    pub fn stale_after(mut self, age: Duration) -> Self {
+        self.evidence.stale_after = Some(age);
+        self
+    }
+
+    /// A snapshot with fewer rows is not believed: half an export, or a table that was emptied by mistake. Default 0.
+    pub fn at_least(mut self, rows: u64) -> Self {
+        self.evidence.at_least = rows;
+        self
+    }
+
+    /// They may disagree for this long: this long, too.
+    pub fn for_longer_than(self, window: Duration) -> Check {
+        let Self { about, evidence } = self;
+        let shape = format!(
+            "outside;{};{};{:?}",
+            evidence.ours.name,
+            u32::from_be_bytes(evidence.shape),
+            u32::from_be_bytes(evidence.ours.id)
+        );
+        Check {
+            about,
+            version: 1,
+            rule: standing(window),
+            clocked: Clocked::Recorded,
+            guard: false,
+            lens: Arc::new(Blind(Arc::new(evidence))),
+            shape,
+            definition: OnceLock::new(),
+        }
+    }
+}
+
+impl Check {
+    /// The check that comes with evidence: that it is not old.
+    pub(crate) fn freshness(&self) -> Option<Check> {
+        let evidence = self.lens.evidence()?;
+        let Described { id, severity, owner, .. } = &self.about;
+        let about = Described {
+            id: freshness_id(id).into(),
+            severity: *severity,
+            owner: owner.clone(),
+            means: format!("The evidence of `{id}` is old: whether it holds cannot be told.").into(),
+            remedy: format!(
+                "1 read why its source cannot be read, in `store.checks().sources()`; 2 mend that; it heals with the next pull. \
+                 Until then look at what `{id}` is about by hand"
+            )
+            .into(),
+        };
+        let fresh_for = micros(evidence.fresh_for());
+        Some(Check {
+            about,
+            version: 1,
+            rule: standing(evidence.fresh_for()),
+            clocked: Clocked::Recorded,
+            guard: false,
+            lens: Arc::new(Freshness { source: id.to_string(), fresh_for }),
+            shape: String::new(),
+            definition: OnceLock::new(),
+        })
+    }
+}
+
+/// What must not stand for longer than this.
+fn standing(window: Duration) -> Rule {
+    let window = Some(Window { from: 0, to: Some(micros(window)) });
+    Rule { word: Word::Standing, window, n: 0, sums: Sums::default() }
+}
+
+/// What the check is called that evidence is not old.
+pub(crate) fn freshness_id(check: &str) -> String {
+    format!("{check}.fresh")
+}
+
+/// Sees nothing: rows are compared, not events.
+struct Blind(Arc<Evidence>);
+
+impl Lens for Blind {
+    fn registers(&self) -> Vec<Family> {
+        Vec::new()
+    }
+
+    fn families(&self) -> Vec<String> {
+        vec![Own::FAMILY.to_owned()]
+    }
+
+    fn look(&self, _: &mut Glance<'_>) -> Result<Looked, DecodeError> {
+        Ok(Looked { time: None, seen: None })
+    }
+
+    fn evidence(&self) -> Option<Arc<Evidence>> {
+        Some(self.0.clone())
+    }
+
+    fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError> {
+        Ok(glance.raw.stream().to_owned())
+    }
+}
+
+/// Sees the snapshots of one source: none is to stand as the last for too long, while the store is open.
+struct Freshness {
+    source: String,
+    fresh_for: Time,
+}
+
+impl Lens for Freshness {
+    fn registers(&self) -> Vec<Family> {
+        Vec::new()
+    }
+
+    fn families(&self) -> Vec<String> {
+        vec![Own::FAMILY.to_owned()]
+    }
+
+    fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError> {
+        let (position, recorded) = (glance.position.get(), time_of(glance.recorded));
+        let key = glance.hash(self.source.as_bytes());
+        let (roles, time) = match glance.typed::<Own>()?.0 {
+            Own::Sourced { source, .. } if *source == self.source => (Roles::A, recorded),
+            Own::Left { source } if *source == self.source => (Roles::C, recorded),
+            // One that is old already ends nothing, and is not to be told of again.
+            Own::Pulled { source, as_of, .. }
+                if *source == self.source && recorded.saturating_sub(*as_of) <= self.fresh_for =>
+            {
+                (Roles::A.with(Roles::B, true), *as_of)
+            }
+            _ => return Ok(Looked { time: None, seen: None }),
+        };
+        let seen = Seen { position, time, roles, tie_a: 0, tie_b: 0, amount: Amount::default() };
+        Ok(Looked { time: None, seen: Some((key, seen)) })
+    }
+
+    fn key_text(&self, _: &mut Glance<'_>) -> Result<String, DecodeError> {
+        Ok(self.source.clone())
+    }
+}

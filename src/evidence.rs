@@ -1,0 +1,105 @@
+//! What was pulled from outside, as the store's own events say it: a cache that a restart has for free.
+//!
+//! - Events hold the differences of a snapshot to the one before it. A crash between two of them leaves rows that were all
+//!   read, some of them in the snapshot that is not complete; the next pull goes on from there.
+//! - A source need say no times: when a row was seen first, changed, and seen last follows from the snapshots.
+
+use crate::own::{Bytes, Own};
+use crate::projection::{Folded, Projection, Rows};
+use serde::{Deserialize, Serialize};
+
+/// A row of a source, as it was read last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// Of what shape: bytes of another one are recorded again.
+    pub shape: [u8; 4],
+    pub row: Bytes,
+    /// As of which snapshot it was there first, and as of which it became what it is.
+    pub first_seen: i64,
+    pub changed: i64,
+}
+
+/// Rows of sources, by the check they are pulled for and the bytes of their key.
+pub(crate) struct Evidence;
+
+impl Projection for Evidence {
+    const NAME: &'static str = "tallystone.evidence";
+    type Event = Own;
+    type Key = (String, Bytes);
+    type Row = Kept;
+
+    fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
+        let Own::Evidence { source, shape, as_of, changed, .. } = event else { return Ok(()) };
+        for (key, row) in changed {
+            let key = (source.clone(), key.clone());
+            match row {
+                None => rows.remove(&key)?,
+                Some(row) => {
+                    let first_seen = rows.get(&key)?.map_or(*as_of, |kept| kept.first_seen);
+                    let kept = Kept { shape: *shape, row: row.clone(), first_seen, changed: *as_of };
+                    rows.put(key, kept)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a source as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    pub shape: [u8; 4],
+    /// The last snapshot that is complete.
+    pub snapshot: Option<Snapshot>,
+    /// What came of the pulls since then, if they failed.
+    pub failed: Option<Failed>,
+}
+
+/// A complete snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    pub as_of: i64,
+    pub rows: u64,
+    /// Where it is on record.
+    pub at: u64,
+}
+
+/// Why a source is not read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    pub kind: String,
+    pub why: String,
+    /// Where that is on record.
+    pub at: u64,
+}
+
+/// Sources, by the check they are pulled for.
+pub(crate) struct Sources;
+
+impl Projection for Sources {
+    const NAME: &'static str = "tallystone.sources";
+    type Event = Own;
+    type Key = String;
+    type Row = Known;
+
+    fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
+        let at = rows.position().get();
+        match event {
+            // What was read as another type is of no use.
+            Own::Sourced { source, shape } => rows.update(source.clone(), |known| {
+                if known.shape != *shape {
+                    *known = Known { shape: *shape, ..Known::default() };
+                }
+            }),
+            Own::Pulled { source, as_of, rows: len, .. } => {
+                let snapshot = Snapshot { as_of: *as_of, rows: *len, at };
+                rows.modify(source, |known| (known.snapshot, known.failed) = (Some(snapshot), None))
+            }
+            Own::Unreachable { source, kind, why } => {
+                let failed = Failed { kind: kind.clone(), why: why.clone(), at };
+                rows.modify(source, |known| known.failed = Some(failed))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,476 @@
+//! Pulls the sources of checks, and puts on record what they show otherwise than before.
+//!
+//! - Each has a thread of its own. What it calls may panic or hang: nobody waits for it, and it holds nothing of the store
+//!   meanwhile. That it comes too late is found by the check `ID.fresh`, like any other deadline.
+//! - What disagrees is read again before it is put on record.
+//! - A snapshot counts when all of it is on record. What a crash leaves of one was read like everything else; the next pull
+//!   records the rest.
+
+use super::Ground as WatchGround;
+use super::watcher::{append, row};
+use crate::check::outside::{Evidence, Rows};
+use crate::check::{Check, PullError, signed_micros, time_of};
+use crate::codec;
+use crate::disk::Clock;
+use crate::error::StorageError;
+use crate::evidence::{Evidence as Cache, Kept, Known, Sources};
+use crate::key;
+use crate::options::Options;
+use crate::own::{Bytes, Own};
+use crate::projection::{Projection, key_range};
+use crate::state::Published;
+use crate::state::bell::Bell;
+use crate::state::layer::{Direction, KeyRange, RowEntry};
+use crate::state::tables::table_range;
+use crate::sync::{JoinHandle, Mutex, deadline, spawn};
+use crate::view::Reader;
+use crate::writer::Door;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// Rows in one event: others want to commit, too.
+const ROWS_PER_EVENT: usize = 512;
+/// Rows read at once.
+const ROWS_PER_PAGE: usize = 1024;
+/// What an event, or a row of the cache, takes besides a row and its key.
+const AROUND_BYTES: usize = 512;
+/// Why a source cannot be read is cut to this.
+const WHY_BYTES_MAX: usize = 1024;
+/// Where the store takes nothing, it is asked again no sooner.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// All of a store.
+#[derive(Default)]
+pub(crate) struct Pullers {
+    all: Vec<Arc<Shared>>,
+    threads: Vec<(Arc<Shared>, JoinHandle<()>)>,
+    /// Themselves, where they have no threads.
+    lockstep: Mutex<Vec<Puller>>,
+}
+
+/// What a puller works with, until the store takes it away.
+#[derive(Clone)]
+struct Ground {
+    reader: Arc<Reader>,
+    door: Door,
+    options: Options,
+    clock: Arc<dyn Clock>,
+}
+
+/// Between a puller and its store.
+struct Shared {
+    check: String,
+    hold: Mutex<Hold>,
+    stop: AtomicBool,
+    bell: Bell,
+}
+
+struct Hold {
+    /// `None`: the store is closed.
+    ground: Option<Ground>,
+    /// It runs code that is not ours, and holds nothing.
+    is_outside: bool,
+}
+
+/// Pulls one source.
+struct Puller {
+    shared: Arc<Shared>,
+    evidence: Arc<Evidence>,
+    clock: Arc<dyn Clock>,
+    /// By the monotonic clock.
+    due: Duration,
+    /// That it is pulled is on record.
+    has_begun: bool,
+}
+
+/// The store is closed.
+struct Stopped;
+
+/// Why a pull came to nothing.
+enum Trouble {
+    /// Of the source.
+    Source(PullError),
+    /// Of the store, which says nothing about the source.
+    Store,
+}
+
+impl From<PullError> for Trouble {
+    fn from(error: PullError) -> Self {
+        Self::Source(error)
+    }
+}
+
+impl Pullers {
+    pub fn start(ground: &WatchGround, lockstep: bool) -> io::Result<Self> {
+        let mut started = Self::default();
+        for check in &ground.checks {
+            let Some(puller) = Puller::new(check, ground) else { continue };
+            let shared = puller.shared.clone();
+            started.all.push(shared.clone());
+            match lockstep {
+                true => started.lockstep.get_mut().push(puller),
+                false => started.threads.push((shared, spawn("pull", move || puller.run())?)),
+            }
+        }
+        Ok(started)
+    }
+
+    /// Pulls what is due, on the calling thread, if there are no threads for it.
+    pub fn step(&self) {
+        for puller in self.lockstep.lock().iter_mut() {
+            let _ = puller.turn();
+        }
+    }
+
+    /// Takes the store away from all of them. Those that hang somewhere outside are left there.
+    pub fn stop(&mut self) {
+        for shared in self.all.drain(..) {
+            shared.leave();
+        }
+        for (shared, thread) in self.threads.drain(..) {
+            if !shared.hold.lock().is_outside {
+                // It does not go outside any more.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Drop for Pullers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn leave(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ground = self.hold.lock().ground.take();
+        self.bell.ring();
+        let Some(ground) = ground else { return };
+        // Of one that fails, somebody is to be told whether or not the process comes back in between.
+        let well = ground.known(&self.check).is_ok_and(|known| known.failed.is_none());
+        if well {
+            ground.append(vec![Own::Left { source: self.check.clone() }]);
+        }
+    }
+
+    /// Works with the store, which stays while it does.
+    fn with<T>(&self, work: impl FnOnce(&Ground) -> T) -> Result<T, Stopped> {
+        self.hold.lock().ground.as_ref().map(work).ok_or(Stopped)
+    }
+
+    /// Runs code that is not ours. The store may go away meanwhile.
+    fn outside<T>(&self, run: impl FnOnce() -> T) -> Result<T, Stopped> {
+        {
+            let mut hold = self.hold.lock();
+            if hold.ground.is_none() {
+                return Err(Stopped);
+            }
+            hold.is_outside = true;
+        }
+        let done = run();
+        self.hold.lock().is_outside = false;
+        Ok(done)
+    }
+}
+
+impl Puller {
+    fn new(check: &Check, ground: &WatchGround) -> Option<Self> {
+        let evidence = check.lens.evidence()?;
+        let WatchGround { reader, door, options, clock, .. } = ground;
+        let (reader, door, options, clock) = (reader.clone(), door.clone(), options.clone(), clock.clone());
+        let ground = Some(Ground { reader, door, options, clock: clock.clone() });
+        let shared = Shared {
+            check: check.id().to_owned(),
+            hold: Mutex::new(Hold { ground, is_outside: false }),
+            stop: AtomicBool::new(false),
+            bell: Bell::default(),
+        };
+        let (shared, due) = (Arc::new(shared), clock.monotonic());
+        Some(Self { shared, evidence, clock, due, has_begun: false })
+    }
+
+    fn run(mut self) {
+        let shared = self.shared.clone();
+        while let Ok(patience) = self.turn() {
+            let listener = shared.bell.listen();
+            if !shared.stop.load(Ordering::Relaxed) {
+                listener.wait(deadline(patience));
+            }
+        }
+    }
+
+    /// Pulls if it is time. How long there is nothing to do then.
+    fn turn(&mut self) -> Result<Duration, Stopped> {
+        let now = self.clock.monotonic();
+        if now < self.due {
+            return Ok(self.due - now);
+        }
+        if !self.has_begun {
+            let (source, shape) = (self.shared.check.clone(), self.evidence.shape);
+            let sourced = |ground: &Ground| ground.append(vec![Own::Sourced { source, shape }]);
+            self.has_begun = self.shared.with(sourced)?;
+        }
+        self.due = now + if self.has_begun { self.evidence.every } else { AGAIN };
+        if self.has_begun {
+            match self.pull()? {
+                Ok(()) | Err(Trouble::Store) => {}
+                Err(Trouble::Source(error)) => {
+                    self.shared.with(|ground| ground.failed(&self.shared.check, &error))?;
+                }
+            }
+        }
+        Ok(self.due.saturating_sub(self.clock.monotonic()))
+    }
+
+    fn pull(&self) -> Result<Result<(), Trouble>, Stopped> {
+        let Self { shared, evidence, .. } = self;
+        let begun = shared.with(Ground::now)?;
+        let (said, mut rows) = match shared.outside(|| evidence.source.pull())? {
+            Ok(pulled) => pulled,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        if let Err(error) = self.enough(&rows) {
+            return Ok(Err(error.into()));
+        }
+        let suspects = match shared.with(|ground| ground.suspects(evidence, &rows))? {
+            Ok(suspects) => suspects,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        if !suspects.is_empty() {
+            match shared.outside(|| evidence.source.again(&suspects))? {
+                Ok(again) => again.into_iter().for_each(|(key, row)| match row {
+                    Some(row) => drop(rows.insert(key, row)),
+                    None => drop(rows.remove(&key)),
+                }),
+                Err(error) => return Ok(Err(error.into())),
+            }
+        }
+        if let Err(error) = self.enough(&rows) {
+            return Ok(Err(error.into()));
+        }
+        shared.with(|ground| {
+            let as_of = as_of(said, begun);
+            let until = as_of + (ground.now() - begun);
+            ground.record(shared, evidence, (as_of, until), rows)
+        })
+    }
+
+    fn enough(&self, rows: &Rows) -> Result<(), PullError> {
+        let (rows, at_least) = (rows.len() as u64, self.evidence.at_least);
+        if rows < at_least { Err(PullError::TooFew { rows, at_least }) } else { Ok(()) }
+    }
+}
+
+/// What a source says of its time is not believed if it is later than the beginning of the pull.
+fn as_of(said: Option<SystemTime>, begun: i64) -> i64 {
+    said.map_or(begun, |time| signed_micros(time).min(begun))
+}
+
+impl Ground {
+    /// What the store says the time is: never before its last commit.
+    fn now(&self) -> i64 {
+        time_of(self.clock.now().max(self.reader.board.load().head.time))
+    }
+
+    fn known(&self, check: &str) -> Result<Known, StorageError> {
+        Ok(row::<Sources>(&self.reader, &check.to_owned())?.unwrap_or_default())
+    }
+
+    /// `false`: the store takes nothing now.
+    fn append(&self, events: Vec<Own>) -> bool {
+        let appended = append(&self.reader, &self.door, &self.options, "evidence", events);
+        matches!(appended, Ok(Some(_)))
+    }
+
+    /// Puts on record that the source cannot be read: once, however often it is tried.
+    fn failed(&self, check: &str, error: &PullError) {
+        let Ok(known) = self.known(check) else { return };
+        if known.failed.is_some_and(|failed| failed.kind == error.kind()) {
+            return;
+        }
+        let mut why = error.to_string();
+        why.truncate(why.floor_char_boundary(WHY_BYTES_MAX));
+        let (source, kind) = (check.to_owned(), error.kind().to_owned());
+        self.append(vec![Own::Unreachable { source, kind, why }]);
+    }
+
+    // ---- comparing ----
+
+    /// Keys whose rows disagree now, as far as our own can be read.
+    fn suspects(&self, evidence: &Evidence, theirs: &Rows) -> Result<Vec<Vec<u8>>, Trouble> {
+        let Some(published) = self.ours(evidence) else { return Ok(Vec::new()) };
+        let mut suspects = Vec::new();
+        let mut check = |key: &[u8], ours: Option<&[u8]>, theirs: Option<&[u8]>| {
+            let agree = evidence.source.agree(ours, theirs).map_err(|error| PullError::Row {
+                place: evidence.source.key_text(key),
+                why: error.to_string(),
+            });
+            if !agree? {
+                suspects.push(key.to_vec());
+            }
+            Ok::<_, PullError>(())
+        };
+        let mut theirs = theirs.iter().peekable();
+        let mut range = table_range(evidence.ours.id);
+        loop {
+            let page = self.page(&published, &mut range)?;
+            for (key, version) in &page {
+                let key = &key[4..];
+                while let Some((alone, row)) = theirs.next_if(|(other, _)| other.as_slice() < key) {
+                    check(alone, None, Some(row))?;
+                }
+                let row = theirs.next_if(|(other, _)| other.as_slice() == key).map(|(_, row)| row.as_slice());
+                check(key, version.value.as_deref(), row)?;
+            }
+            if page.len() < ROWS_PER_PAGE {
+                break;
+            }
+        }
+        for (alone, row) in theirs {
+            check(alone, None, Some(row))?;
+        }
+        Ok(suspects)
+    }
+
+    /// The rows of ours. `None`: they cannot be read now.
+    fn ours(&self, evidence: &Evidence) -> Option<Arc<Published>> {
+        let Reader { rules, board, behind, .. } = &*self.reader;
+        let type_id = evidence.ours.type_id;
+        if rules.projections.all.iter().any(|projection| projection.type_id == type_id) {
+            let is_stalled = rules.projections.stalls.contains_key(&evidence.ours.id);
+            return (!is_stalled).then(|| board.load());
+        }
+        let behind = behind.iter().find(|behind| behind.projection.type_id == type_id)?;
+        behind.rows(&behind.standing()).ok().cloned()
+    }
+
+    fn page(&self, rows: &Published, range: &mut KeyRange) -> Result<Vec<RowEntry>, Trouble> {
+        let page = rows.read(&[], |layers| layers.rows(range, Direction::Forward, ROWS_PER_PAGE));
+        let page = page.map_err(|error| {
+            self.reader.health.note_read(&error);
+            Trouble::Store
+        })?;
+        if let Some((last, _)) = page.last() {
+            range.continue_past(last, Direction::Forward);
+        }
+        Ok(page)
+    }
+
+    // ---- recording ----
+
+    /// Records what changed since the snapshot before, and then that this one is complete.
+    fn record(
+        &self,
+        shared: &Shared,
+        evidence: &Evidence,
+        (as_of, until): (i64, i64),
+        rows: Rows,
+    ) -> Result<(), Trouble> {
+        let source = &shared.check;
+        let known = self.known(source).map_err(|_| Trouble::Store)?;
+        let before = known.snapshot.as_ref().map(|snapshot| snapshot.as_of);
+        if before.is_some_and(|before| as_of < before) {
+            return Err(PullError::Older.into());
+        }
+        let len = rows.len() as u64;
+        let changes = self.changes(source, evidence, rows)?;
+        if changes.is_empty() && before == Some(as_of) && known.failed.is_none() {
+            return Ok(());
+        }
+        let shape = evidence.shape;
+        let mut changes = changes.into_iter().peekable();
+        while changes.peek().is_some() {
+            let mut room = self.options.event_bytes_max.saturating_sub(AROUND_BYTES);
+            let mut changed = Vec::new();
+            while changed.len() < ROWS_PER_EVENT
+                && let Some(change) = changes.next_if(|change| changed.is_empty() || size(change) <= room)
+            {
+                room = room.saturating_sub(size(&change));
+                changed.push(change);
+            }
+            let event = Own::Evidence { source: source.clone(), shape, as_of, until, changed };
+            if shared.stop.load(Ordering::Relaxed) || !self.append(vec![event]) {
+                return Err(Trouble::Store);
+            }
+        }
+        match self.append(vec![Own::Pulled { source: source.clone(), shape, as_of, rows: len }]) {
+            true => Ok(()),
+            false => Err(Trouble::Store),
+        }
+    }
+
+    /// What the rows are otherwise than those on record.
+    fn changes(
+        &self,
+        source: &str,
+        evidence: &Evidence,
+        mut rows: Rows,
+    ) -> Result<Vec<(Bytes, Option<Bytes>)>, Trouble> {
+        let registered = self.reader.rules.projections.get::<Cache>().ok_or(Trouble::Store)?;
+        let mut range = of_source(registered.id, source).ok_or(Trouble::Store)?;
+        let mut changes = Vec::new();
+        loop {
+            let page = self.page(&self.reader.board.load(), &mut range)?;
+            for (key, version) in &page {
+                let (key, kept) = decode(key, version.value.as_deref()).ok_or(Trouble::Store)?;
+                let row = rows.remove(&key.0);
+                let is_same =
+                    |row: &Vec<u8>| kept.shape == evidence.shape && evidence.source.is_same(row, &kept.row.0);
+                if !row.as_ref().is_some_and(is_same) {
+                    changes.push((key, row.map(Bytes)));
+                }
+            }
+            if page.len() < ROWS_PER_PAGE {
+                break;
+            }
+        }
+        changes.extend(rows.into_iter().map(|(key, row)| (Bytes(key), Some(Bytes(row)))));
+        changes.iter().try_for_each(|change| self.fits(source, evidence, change))?;
+        Ok(changes)
+    }
+
+    /// A row that no event or no cache can hold keeps the snapshot from being recorded, whole.
+    fn fits(
+        &self,
+        source: &str,
+        evidence: &Evidence,
+        change: &(Bytes, Option<Bytes>),
+    ) -> Result<(), PullError> {
+        let too_large = |what, size, limit| {
+            let key = evidence.source.key_text(&change.0.0);
+            Err(PullError::TooLarge { what, key, size, limit })
+        };
+        let mut key = Vec::new();
+        let _ = key::encode(&(source, &change.0), &mut key);
+        if key.len() > self.options.row_key_bytes_max {
+            return too_large("the key", key.len(), self.options.row_key_bytes_max);
+        }
+        let Options { event_bytes_max, row_bytes_max, .. } = self.options;
+        let limit = event_bytes_max.min(row_bytes_max).saturating_sub(AROUND_BYTES);
+        if size(change) > limit {
+            return too_large("the row", size(change), limit);
+        }
+        Ok(())
+    }
+}
+
+/// What a change takes in an event.
+fn size((key, row): &(Bytes, Option<Bytes>)) -> usize {
+    24 + key.0.len() + row.as_ref().map_or(0, |row| row.0.len())
+}
+
+/// The rows of one source.
+fn of_source(id: [u8; 4], source: &str) -> Option<KeyRange> {
+    let first = (source.to_owned(), Bytes(Vec::new()));
+    let next = (format!("{source}\0"), Bytes(Vec::new()));
+    key_range::<Cache>(id, first..next).ok()
+}
+
+fn decode(key: &[u8], value: Option<&[u8]>) -> Option<(Bytes, Kept)> {
+    let (_, key) = key::decode::<<Cache as Projection>::Key>(&key[4..]).ok()?;
+    Some((key, codec::decode(value?).ok()?))
+}

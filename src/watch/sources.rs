@@ -1,0 +1,211 @@
+//! What is on record of sources outside: where each stands, and its rows with the times at which they were seen.
+
+use super::{Checks, State};
+use crate::check::Outside;
+use crate::check::outside::freshness_id;
+use crate::codec;
+use crate::error::ReadError;
+use crate::evidence::{Evidence as Cache, Failed, Kept, Known, Snapshot, Sources};
+use crate::key;
+use crate::order::{Position, Timestamp};
+use crate::own::{self, Bytes, Own};
+use crate::view::View;
+use std::any::TypeId;
+use std::marker::PhantomData;
+use std::time::SystemTime;
+
+/// A source of a check, as far as it is on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Source {
+    /// Whose evidence it is.
+    pub check: String,
+    /// A time before which the last complete snapshot shows nothing. `None`: there is none yet.
+    pub as_of: Option<SystemTime>,
+    /// Rows of it.
+    pub rows: u64,
+    /// Where it is on record. `None` without one.
+    pub pulled: Option<Position>,
+    /// What came of the pulls since then, and where the first of them is on record. `None`: there is no trouble.
+    pub failed: Option<(Position, String)>,
+    /// The snapshot is too old: what the check is about cannot be told.
+    pub is_stale: bool,
+}
+
+impl Checks<'_> {
+    /// The sources outside, by check.
+    ///
+    /// # Errors
+    ///
+    /// As reading rows.
+    pub fn sources(&self) -> Result<Vec<Source>, ReadError> {
+        let view = self.desk.view()?;
+        let compared = self.desk.checks().iter().filter(|check| check.lens.evidence().is_some());
+        compared
+            .map(|check| {
+                let check = check.id().to_owned();
+                let Known { snapshot, failed, .. } = view.row::<Sources>(&check)?.unwrap_or_default();
+                let is_stale =
+                    self.of(&freshness_id(&check))?.iter().any(|violation| violation.state == State::Open);
+                Ok(Source {
+                    as_of: snapshot.as_ref().map(|snapshot| time(snapshot.as_of)),
+                    rows: snapshot.as_ref().map_or(0, |snapshot| snapshot.rows),
+                    pulled: snapshot.as_ref().map(|snapshot| Position::new(snapshot.at)),
+                    failed: failed.map(|Failed { why, at, .. }| (Position::new(at), why)),
+                    is_stale,
+                    check,
+                })
+            })
+            .collect()
+    }
+
+    /// What was pulled for a check, as of now. `O` is the type of its source.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: no check of this name has such a source. As reading rows.
+    pub fn evidence<O: Outside>(&self, check: &str) -> Result<Evidence<O>, ReadError> {
+        let evidence = self.desk.checks().iter().find(|known| known.id() == check);
+        let evidence = evidence.and_then(|known| known.lens.evidence());
+        let evidence = evidence.filter(|evidence| evidence.type_id == TypeId::of::<O>());
+        let shape = evidence.map(|evidence| evidence.shape).ok_or_else(|| ReadError::Invalid {
+            what: "evidence",
+            why: format!("no check `{check}` of the setup has a source of this type"),
+        })?;
+        let view = self.desk.view()?;
+        let Known { snapshot, .. } = view.row::<Sources>(check)?.unwrap_or_default();
+        Ok(Evidence { view, check: check.to_owned(), shape, snapshot, source: PhantomData })
+    }
+}
+
+/// The rows of a source, as they were pulled last.
+pub struct Evidence<O> {
+    view: View,
+    check: String,
+    shape: [u8; 4],
+    snapshot: Option<Snapshot>,
+    source: PhantomData<fn() -> O>,
+}
+
+/// A row of a source, and when it was seen.
+///
+/// The times are those of snapshots. A row was there at the latest when it was first seen, and at least until it was last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sighting<R> {
+    /// The row.
+    pub row: R,
+    /// As of the snapshot that showed it first.
+    pub first_seen: SystemTime,
+    /// As of the snapshot that showed it first as it is.
+    pub changed: SystemTime,
+    /// As of the last one.
+    pub last_seen: SystemTime,
+}
+
+/// What a snapshot showed otherwise than the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Change<K, R> {
+    /// Where it is on record.
+    pub position: Position,
+    /// As of when it was read.
+    pub as_of: SystemTime,
+    /// Which row.
+    pub key: K,
+    /// What it was from then on. `None`: it was not there any more.
+    pub row: Option<R>,
+}
+
+impl<O: Outside> Evidence<O> {
+    /// A time before which the last complete snapshot shows nothing. `None`: there is none yet.
+    pub fn as_of(&self) -> Option<SystemTime> {
+        self.snapshot.as_ref().map(|snapshot| time(snapshot.as_of))
+    }
+
+    /// The row under `key`, if the source has one.
+    ///
+    /// # Errors
+    ///
+    /// As reading rows.
+    pub fn row(&self, key: &O::Key) -> Result<Option<Sighting<O::Row>>, ReadError> {
+        let mut bytes = Vec::new();
+        key::encode(key, &mut bytes).map_err(|error| invalid(&error))?;
+        let kept = self.view.row_at::<Cache>(&(self.check.clone(), Bytes(bytes)))?;
+        let sighting = kept.and_then(|kept| self.sighting(kept.row, kept.changed_at).transpose());
+        sighting.transpose()
+    }
+
+    /// All rows, in the order of their keys.
+    ///
+    /// # Errors
+    ///
+    /// As reading rows.
+    #[allow(clippy::type_complexity, reason = "it is what it says")]
+    pub fn rows(&self) -> impl Iterator<Item = Result<(O::Key, Sighting<O::Row>), ReadError>> {
+        let first = (self.check.clone(), Bytes(Vec::new()));
+        let next = (format!("{}\0", self.check), Bytes(Vec::new()));
+        self.view.rows::<Cache>(first..next).with_positions().filter_map(|entry| {
+            entry
+                .and_then(|((_, key), kept)| {
+                    let sighting = self.sighting(kept.row, kept.changed_at)?;
+                    let decode = |cause| ReadError::Decode { position: kept.changed_at, cause };
+                    let key = || key::decode(&key.0).map_err(decode);
+                    sighting.map(|sighting| Ok((key()?, sighting))).transpose()
+                })
+                .transpose()
+        })
+    }
+
+    /// Everything that snapshots showed otherwise than those before them, oldest first: each change once.
+    ///
+    /// # Errors
+    ///
+    /// As reading events.
+    #[allow(clippy::type_complexity, reason = "it is what it says")]
+    pub fn changes(&self) -> impl Iterator<Item = Result<Change<O::Key, O::Row>, ReadError>> {
+        let shape = self.shape;
+        self.view.stream::<Own>(&own::of_source(&self.check)).flat_map(move |event| {
+            let (position, event) = match event {
+                Ok(event) => (event.position, event.event),
+                Err(error) => return vec![Err(error)],
+            };
+            let Own::Evidence { shape: of, as_of, changed, .. } = event else { return Vec::new() };
+            // Rows of another type say nothing in this one.
+            let changed = changed.into_iter().filter(|_| of == shape);
+            let read = |(key, row): (Bytes, Option<Bytes>)| {
+                let row = row.map(|row| codec::decode(&row.0)).transpose();
+                let read = row.and_then(|row| Ok((key::decode(&key.0)?, row)));
+                let (key, row) = read.map_err(|cause| ReadError::Decode { position, cause })?;
+                Ok(Change { position, as_of: time(as_of), key, row })
+            };
+            changed.map(read).collect()
+        })
+    }
+
+    /// `None`: it was recorded as another type.
+    fn sighting(&self, kept: Kept, position: Position) -> Result<Option<Sighting<O::Row>>, ReadError> {
+        if kept.shape != self.shape {
+            return Ok(None);
+        }
+        let row = codec::decode(&kept.row.0).map_err(|cause| ReadError::Decode { position, cause })?;
+        // What a snapshot that is not complete showed is seen all the same.
+        let last_seen = self.snapshot.as_ref().map_or(kept.changed, |seen| seen.as_of.max(kept.changed));
+        let (first_seen, changed) = (time(kept.first_seen), time(kept.changed));
+        Ok(Some(Sighting { row, first_seen, changed, last_seen: time(last_seen) }))
+    }
+}
+
+impl<O> std::fmt::Debug for Evidence<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Evidence").field("check", &self.check).finish_non_exhaustive()
+    }
+}
+
+fn time(micros: i64) -> SystemTime {
+    Timestamp::from_micros(u64::try_from(micros).unwrap_or(0)).into()
+}
+
+fn invalid(error: &crate::error::DecodeError) -> ReadError {
+    ReadError::Invalid { what: "row key", why: error.to_string() }
+}

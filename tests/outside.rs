@@ -1,0 +1,666 @@
+//! Evidence from outside: what is pulled is on record, with the times at which it was seen, and a source that cannot be read
+//! proves nothing.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+use tallystone::check::{About, Check, Compared, Outside, PullError, Pulled, Severity};
+use tallystone::disk::Platform;
+use tallystone::error::OpenError;
+use tallystone::outside::rows_of;
+use tallystone::prelude::*;
+use tallystone::testing::SimClock;
+use tallystone::watch::{Alert, State};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const QUARTER: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Billing {
+    Started { product: String, cents: u64 },
+    Ended { product: String },
+}
+
+impl Event for Billing {
+    const FAMILY: &'static str = "billing";
+    type Id = String;
+
+    fn id(&self) -> String {
+        let (Self::Started { product, .. } | Self::Ended { product }) = self;
+        product.clone()
+    }
+}
+
+/// Cents a month, while billed.
+struct Bills;
+
+impl Projection for Bills {
+    const NAME: &'static str = "bills";
+    type Event = Billing;
+    type Key = String;
+    type Row = u64;
+
+    fn fold(event: &Billing, rows: &mut Rows<Self>) -> Folded {
+        match event {
+            Billing::Started { product, cents } => rows.put(product.clone(), *cents),
+            Billing::Ended { product } => rows.remove(product),
+        }
+    }
+}
+
+fn started(product: &str, cents: u64) -> Billing {
+    Billing::Started { product: product.to_owned(), cents }
+}
+
+fn about(id: &'static str) -> About {
+    About {
+        id,
+        severity: Severity::Ticket,
+        owner: "payments",
+        means: "Invoices and bills differ.",
+        remedy: "1 trust the contract; 2 correct the other",
+    }
+}
+
+/// A system of somebody else's, of which a test decides what it answers.
+#[derive(Clone, Default)]
+struct Theirs(Arc<Mutex<Answers>>);
+
+#[derive(Default)]
+struct Answers {
+    rows: Vec<(String, u64)>,
+    as_of: Option<SystemTime>,
+    fails: Option<PullError>,
+    panics: bool,
+    /// What reading single rows again gives instead.
+    again: BTreeMap<String, Option<u64>>,
+    pulls: usize,
+    asked_again: Vec<String>,
+}
+
+impl Theirs {
+    fn set(&self, rows: &[(&str, u64)]) {
+        let rows = rows.iter().map(|(product, cents)| ((*product).to_owned(), *cents)).collect();
+        self.change(|answers| answers.rows = rows);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Answers)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    fn pulls(&self) -> usize {
+        self.0.lock().unwrap().pulls
+    }
+
+    fn asked_again(&self) -> Vec<String> {
+        self.0.lock().unwrap().asked_again.clone()
+    }
+}
+
+impl Outside for Theirs {
+    type Key = String;
+    type Row = u64;
+
+    fn pull(&self) -> Result<Pulled<String, u64>, PullError> {
+        let panics = {
+            let mut answers = self.0.lock().unwrap();
+            answers.pulls += 1;
+            if let Some(error) = &answers.fails {
+                return Err(error.clone());
+            }
+            answers.panics
+        };
+        assert!(!panics, "the network is a lie");
+        let answers = self.0.lock().unwrap();
+        let pulled = Pulled::new(answers.rows.clone());
+        Ok(match answers.as_of {
+            Some(time) => pulled.as_of(time),
+            None => pulled,
+        })
+    }
+
+    fn again(&self, keys: &[String]) -> Result<Vec<(String, Option<u64>)>, PullError> {
+        let mut answers = self.0.lock().unwrap();
+        answers.asked_again.extend_from_slice(keys);
+        let rows: BTreeMap<_, _> = answers.rows.iter().cloned().collect();
+        let row = |key: &String| answers.again.get(key).copied().unwrap_or_else(|| rows.get(key).copied());
+        Ok(keys.iter().map(|key| (key.clone(), row(key))).collect())
+    }
+}
+
+/// A store on a clock that only the test moves, and without threads.
+struct Bench {
+    clock: SimClock,
+    store: Store,
+    alerts: Arc<Mutex<Vec<Alert>>>,
+}
+
+fn agreeing(evidence: impl Outside<Key = String, Row = u64>) -> Compared {
+    about("agree")
+        .outside::<Bills, _>(evidence, |ours, theirs| ours == theirs)
+        .every(MINUTE)
+        .stale_after(10 * MINUTE)
+}
+
+impl Bench {
+    fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> (Setup, Arc<Mutex<Vec<Alert>>>) {
+        let alerts = Arc::new(Mutex::new(Vec::new()));
+        let told = alerts.clone();
+        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+        let setup = Setup::new()
+            .inline::<Bills>()
+            .platform(platform)
+            .lockstep()
+            .alerts(move |alert: &Alert| told.lock().unwrap().push(alert.clone()));
+        (checks.into_iter().fold(setup, Setup::check), alerts)
+    }
+
+    fn new(evidence: impl Outside<Key = String, Row = u64>) -> Self {
+        Self::of([agreeing(evidence).for_longer_than(QUARTER)])
+    }
+
+    fn of(checks: impl IntoIterator<Item = Check>) -> Self {
+        let clock = SimClock::default();
+        let (setup, alerts) = Self::setup(&clock, checks);
+        Self { store: Store::in_memory(setup).expect("the setup is well"), clock, alerts }
+    }
+
+    fn on_disk(path: &Path, clock: &SimClock, evidence: impl Outside<Key = String, Row = u64>) -> Self {
+        let (setup, alerts) = Self::setup(clock, [agreeing(evidence).for_longer_than(QUARTER)]);
+        let store = Store::open_or_create(path, setup).expect("the setup is well");
+        Self { store, clock: clock.clone(), alerts }
+    }
+
+    fn append(&self, event: Billing) -> Position {
+        self.store.append(Append::event(event)).expect("it is taken").receipt.last
+    }
+
+    fn step(&self) {
+        for _ in 0..8 {
+            self.store.step();
+        }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        self.step();
+    }
+
+    fn source(&self) -> tallystone::watch::Source {
+        self.store.checks().sources().expect("rows are read").remove(0)
+    }
+
+    fn rows<O: Outside<Key = String, Row = u64>>(&self) -> Vec<(String, u64)> {
+        let evidence = self.store.checks().evidence::<O>("agree").expect("it is its source");
+        let rows = evidence.rows().collect::<Result<Vec<_>, _>>().expect("rows are read");
+        rows.into_iter().map(|(key, seen)| (key, seen.row)).collect()
+    }
+
+    fn open(&self) -> Vec<(String, State)> {
+        let all = self.store.checks().all().expect("rows are read");
+        all.into_iter().map(|violation| (violation.check, violation.state)).collect()
+    }
+
+    fn events_len(&self) -> u64 {
+        self.store.stats().position.get()
+    }
+}
+
+#[test]
+fn what_is_pulled_is_on_record_and_only_what_changes_is_recorded_again() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500), ("pen", 200)]);
+    let bench = Bench::new(theirs.clone());
+    let begun = bench.clock_time();
+    bench.step();
+    assert_eq!(bench.rows::<Theirs>(), [("mug".into(), 500), ("pen".into(), 200)]);
+    let source = bench.source();
+    assert_eq!((source.check.as_str(), source.rows, source.as_of), ("agree", 2, Some(begun)));
+    assert_eq!((source.failed, source.is_stale), (None, false));
+    // That it is pulled, the rows, and that they are all.
+    assert_eq!(bench.events_len(), 3);
+
+    bench.pass(MINUTE);
+    assert_eq!(bench.events_len(), 4, "nothing changed but the time");
+    theirs.set(&[("mug", 500), ("pen", 250)]);
+    bench.pass(MINUTE);
+    assert_eq!(bench.events_len(), 6);
+    assert_eq!(bench.rows::<Theirs>(), [("mug".into(), 500), ("pen".into(), 250)]);
+    assert_eq!(theirs.pulls(), 3, "once a period");
+}
+
+impl Bench {
+    fn clock_time(&self) -> SystemTime {
+        use tallystone::disk::Clock;
+        self.clock.now().into()
+    }
+}
+
+#[test]
+fn row_000_26_first_and_last_seen_follow_from_snapshots_of_a_source_without_times() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500)]);
+    let bench = Bench::new(theirs.clone());
+    let start = bench.clock_time();
+    bench.step();
+    theirs.set(&[("mug", 500), ("pen", 200)]);
+    bench.pass(MINUTE);
+    theirs.set(&[("mug", 600), ("pen", 200)]);
+    bench.pass(MINUTE);
+    let evidence = bench.store.checks().evidence::<Theirs>("agree").expect("it is its source");
+    let mug = evidence.row(&"mug".to_owned()).expect("it is read").expect("it is there");
+    assert_eq!((mug.row, mug.first_seen), (600, start));
+    assert_eq!((mug.changed, mug.last_seen), (start + 2 * MINUTE, start + 2 * MINUTE));
+    let pen = evidence.row(&"pen".to_owned()).expect("it is read").expect("it is there");
+    assert_eq!(
+        (pen.first_seen, pen.changed, pen.last_seen),
+        (start + MINUTE, start + MINUTE, start + 2 * MINUTE)
+    );
+    assert_eq!(evidence.row(&"cup".to_owned()).expect("it is read"), None);
+
+    theirs.set(&[("pen", 200)]);
+    bench.pass(MINUTE);
+    let evidence = bench.store.checks().evidence::<Theirs>("agree").expect("it is its source");
+    assert_eq!(evidence.row(&"mug".to_owned()).expect("it is read"), None);
+    let changes: Vec<_> = evidence
+        .changes()
+        .map(|change| change.expect("events are read"))
+        .map(|change| (change.as_of.duration_since(start).unwrap().as_secs() / 60, change.key, change.row))
+        .collect();
+    let said = |minute, key: &str, row| (minute, key.to_owned(), row);
+    assert_eq!(
+        changes,
+        [
+            said(0, "mug", Some(500)),
+            said(1, "pen", Some(200)),
+            said(2, "mug", Some(600)),
+            said(3, "mug", None)
+        ]
+    );
+    // One that comes back is a new one.
+    theirs.set(&[("mug", 600), ("pen", 200)]);
+    bench.pass(MINUTE);
+    let evidence = bench.store.checks().evidence::<Theirs>("agree").expect("it is its source");
+    let mug = evidence.row(&"mug".to_owned()).expect("it is read").expect("it is there");
+    assert_eq!(mug.first_seen, start + 4 * MINUTE);
+}
+
+#[test]
+fn row_000_24_a_source_that_cannot_be_read_gets_old_and_that_is_found_once() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500)]);
+    let bench = Bench::new(theirs.clone());
+    bench.append(started("mug", 500));
+    bench.step();
+    // From here on the source lies, and then does not answer at all.
+    theirs.change(|answers| answers.fails = Some(PullError::Unreachable("connection refused".into())));
+    bench.append(started("pen", 200));
+    for _ in 0..10 {
+        bench.pass(MINUTE);
+    }
+    assert_eq!(bench.open(), [], "not older than it may be");
+    let recorded = bench.events_len();
+    let (at, why) = bench.source().failed.expect("it cannot be read");
+    assert_eq!(why, "it cannot be read: connection refused");
+    assert!(at.get() <= recorded);
+
+    for _ in 0..120 {
+        bench.pass(MINUTE);
+    }
+    assert_eq!(
+        bench.open(),
+        [("agree.fresh".into(), State::Open)],
+        "and never a violation of what is compared"
+    );
+    assert!(bench.source().is_stale);
+    // The time, the finding, the alert: however often it is tried.
+    assert_eq!(bench.events_len(), recorded + 3);
+    let alerts = bench.alerts.lock().unwrap().clone();
+    let [alert] = &alerts[..] else { panic!("one alert: {alerts:?}") };
+    assert_eq!((alert.check.as_str(), alert.owner.as_str()), ("agree.fresh", "payments"));
+    assert!(alert.means.contains("cannot be told"), "{}", alert.means);
+
+    theirs.change(|answers| answers.fails = None);
+    bench.pass(MINUTE);
+    let source = bench.source();
+    assert_eq!((source.is_stale, source.failed), (false, None));
+    assert!(matches!(&bench.open()[..], [(check, State::Healed { .. })] if check == "agree.fresh"));
+    // It may come again, and is told again.
+    theirs.change(|answers| answers.fails = Some(PullError::Unreachable("connection refused".into())));
+    for _ in 0..20 {
+        bench.pass(MINUTE);
+    }
+    assert_eq!(bench.alerts.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn a_source_that_never_answered_is_told_of_too() {
+    let theirs = Theirs::default();
+    theirs.change(|answers| answers.panics = true);
+    let bench = Bench::new(theirs);
+    for _ in 0..12 {
+        bench.pass(MINUTE);
+    }
+    assert_eq!(bench.open(), [("agree.fresh".into(), State::Open)]);
+    let source = bench.source();
+    assert_eq!((source.as_of, source.rows, source.pulled), (None, 0, None));
+    assert_eq!(source.failed.map(|(_, why)| why).as_deref(), Some("panicked: the network is a lie"));
+}
+
+#[test]
+fn what_disagrees_is_read_again_before_it_is_put_on_record() {
+    let theirs = Theirs::default();
+    // The page of the listing is old; the record itself is not. One row it lost, one it has too many.
+    theirs.set(&[("mug", 400), ("cup", 100), ("pot", 900)]);
+    theirs.change(|answers| {
+        answers.again.insert("mug".into(), Some(500));
+        answers.again.insert("cup".into(), None);
+        answers.again.insert("pen".into(), Some(200));
+    });
+    let bench = Bench::new(theirs.clone());
+    bench.append(started("mug", 500));
+    bench.append(started("pen", 200));
+    bench.append(started("pot", 900));
+    bench.step();
+    assert_eq!(theirs.asked_again(), ["cup", "mug", "pen"], "both ways, and what agrees is left alone");
+    assert_eq!(bench.rows::<Theirs>(), [("mug".into(), 500), ("pen".into(), 200), ("pot".into(), 900)]);
+    assert_eq!(bench.source().rows, 3);
+}
+
+#[test]
+fn without_a_way_to_read_rows_again_all_of_it_is_pulled_again() {
+    struct Plain(Theirs);
+    impl Outside for Plain {
+        type Key = String;
+        type Row = u64;
+        fn pull(&self) -> Result<Pulled<String, u64>, PullError> {
+            let pulled = self.0.pull();
+            self.0.set(&[("mug", 500)]);
+            pulled
+        }
+    }
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 1)]);
+    let bench = Bench::new(Plain(theirs.clone()));
+    bench.append(started("mug", 500));
+    bench.step();
+    assert_eq!((theirs.pulls(), bench.rows::<Plain>()), (2, vec![("mug".into(), 500)]));
+    bench.pass(MINUTE);
+    assert_eq!(theirs.pulls(), 3, "where all agree, once");
+}
+
+#[test]
+fn a_snapshot_with_two_rows_of_one_key_is_not_used() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500)]);
+    let bench = Bench::new(theirs.clone());
+    bench.step();
+    theirs.set(&[("mug", 500), ("straße/€", 1), ("straße/€", 2)]);
+    bench.pass(MINUTE);
+    assert_eq!(bench.rows::<Theirs>(), [("mug".into(), 500)]);
+    let (_, why) = bench.source().failed.expect("it is not used");
+    assert_eq!(why, "two rows have the key straße%2F€");
+}
+
+#[test]
+fn rows_that_cannot_be_carried_are_named_and_nothing_else_is_recorded() {
+    let theirs = Theirs::default();
+    let long = "k".repeat(2000);
+    theirs.set(&[("mug", 500), (&long, 1)]);
+    let bench = Bench::new(theirs.clone());
+    bench.step();
+    assert_eq!(bench.rows::<Theirs>(), []);
+    let (_, why) = bench.source().failed.expect("it is not used");
+    assert!(
+        why.starts_with("the key of kkk") && why.ends_with("kk… has 2013 bytes, the limit is 1024"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_source_whose_rows_cannot_be_carried_does_not_open() {
+    #[derive(Serialize, Deserialize, Clone, PartialEq)]
+    struct Loose {
+        #[serde(flatten)]
+        rest: BTreeMap<String, u64>,
+    }
+    struct Source;
+    impl Outside for Source {
+        type Key = String;
+        type Row = Loose;
+        fn pull(&self) -> Result<Pulled<String, Loose>, PullError> {
+            Ok(Pulled::new(Vec::new()))
+        }
+    }
+    let check = about("loose")
+        .outside::<Bills, _>(Source, |_, _| true)
+        .every(Duration::ZERO)
+        .for_longer_than(QUARTER);
+    let Err(OpenError::Setup(why)) = Store::in_memory(Setup::new().check(check)) else {
+        panic!("it must not open")
+    };
+    assert_eq!(why.len(), 4, "{why:#?}");
+    assert!(why[0].starts_with("check `loose`: `row`: "), "{why:#?}");
+    assert_eq!(why[1], "check `loose`: `every`: it is 0: name a time between two pulls");
+    assert!(why[2].starts_with("check `loose`: `stale_after`: "), "{why:#?}");
+    assert!(why[3].starts_with("check `loose` reads rows of `bills`, which the setup lacks"), "{why:#?}");
+}
+
+#[test]
+fn a_snapshot_with_too_few_rows_is_not_believed() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500), ("pen", 200)]);
+    let bench = Bench::of([agreeing(theirs.clone()).at_least(2).for_longer_than(QUARTER)]);
+    bench.step();
+    theirs.set(&[("mug", 500)]);
+    bench.pass(MINUTE);
+    assert_eq!(bench.rows::<Theirs>().len(), 2);
+    let (_, why) = bench.source().failed.expect("it is not used");
+    assert_eq!(why, "it has 1 rows, at least 2 are expected");
+}
+
+#[test]
+fn an_empty_source_is_one_and_one_that_shrinks_to_nothing_is_read_twice() {
+    let theirs = Theirs::default();
+    let bench = Bench::new(theirs.clone());
+    bench.step();
+    assert_eq!((bench.source().rows, bench.source().pulled.is_some()), (0, true));
+    theirs.set(&[("mug", 500), ("pen", 200)]);
+    bench.append(started("mug", 500));
+    bench.append(started("pen", 200));
+    bench.pass(MINUTE);
+    theirs.set(&[]);
+    bench.pass(MINUTE);
+    assert_eq!(theirs.asked_again().iter().filter(|key| *key == "mug").count(), 1);
+    assert_eq!((bench.source().rows, bench.rows::<Theirs>()), (0, vec![]));
+}
+
+#[test]
+fn a_time_ahead_of_the_stores_own_is_not_believed_and_an_older_snapshot_is_not_used() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500)]);
+    let bench = Bench::new(theirs.clone());
+    let start = bench.clock_time();
+    theirs.change(|answers| answers.as_of = Some(start + 100 * MINUTE));
+    bench.step();
+    assert_eq!(bench.source().as_of, Some(start));
+    // An export of yesterday was put in place of today's.
+    theirs.set(&[("mug", 100)]);
+    theirs.change(|answers| answers.as_of = Some(start - MINUTE));
+    bench.pass(MINUTE);
+    assert_eq!(bench.rows::<Theirs>(), [("mug".into(), 500)]);
+    let (_, why) = bench.source().failed.expect("it is not used");
+    assert_eq!(why, "it is older than the snapshot before it");
+}
+
+#[test]
+fn an_export_that_is_not_written_any_more_gets_old() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500)]);
+    let bench = Bench::new(theirs.clone());
+    theirs.change(|answers| answers.as_of = Some(bench.clock_time()));
+    for _ in 0..30 {
+        bench.pass(MINUTE);
+    }
+    assert_eq!(bench.open(), [("agree.fresh".into(), State::Open)]);
+    assert_eq!(bench.alerts.lock().unwrap().len(), 1);
+    assert_eq!(bench.source().failed, None, "it is read; it is just old");
+}
+
+#[test]
+fn a_restart_has_the_cache_and_expects_no_pulls_while_it_was_closed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (theirs, clock) = (Theirs::default(), SimClock::default());
+    theirs.set(&[("mug", 500), ("pen", 200)]);
+    let bench = Bench::on_disk(&dir.path().join("store"), &clock, theirs.clone());
+    bench.step();
+    let before = bench.events_len();
+    bench.store.close();
+    clock.advance(3 * 24 * 60 * MINUTE);
+    theirs.set(&[("mug", 500), ("pen", 250)]);
+    let bench = Bench::on_disk(&dir.path().join("store"), &clock, theirs.clone());
+    assert_eq!(
+        bench.rows::<Theirs>(),
+        [("mug".into(), 500), ("pen".into(), 200)],
+        "before anything is pulled"
+    );
+    bench.step();
+    assert_eq!(bench.rows::<Theirs>(), [("mug".into(), 500), ("pen".into(), 250)]);
+    // Closed, opened, one change, complete.
+    assert_eq!(bench.events_len(), before + 4);
+    bench.pass(MINUTE);
+    assert_eq!((bench.open(), bench.alerts.lock().unwrap().len()), (vec![], 0));
+}
+
+#[test]
+fn a_source_that_fails_is_told_of_however_often_the_store_is_opened_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (theirs, clock) = (Theirs::default(), SimClock::default());
+    theirs.change(|answers| answers.fails = Some(PullError::Unreachable("no route".into())));
+    for _ in 0..12 {
+        let bench = Bench::on_disk(&dir.path().join("store"), &clock, theirs.clone());
+        bench.step();
+        clock.advance(MINUTE);
+    }
+    let bench = Bench::on_disk(&dir.path().join("store"), &clock, theirs.clone());
+    bench.step();
+    assert_eq!(bench.open(), [("agree.fresh".into(), State::Open)]);
+}
+
+/// Copies a store as it stands, and tears the last commit off its log: as a power cut does that came before it was durable.
+fn torn(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.join("log")).expect("it is made");
+    for entry in std::fs::read_dir(from.join("log")).expect("it is there") {
+        let entry = entry.expect("it is read");
+        let mut bytes = std::fs::read(entry.path()).expect("it is read");
+        let end = bytes.iter().rposition(|byte| *byte != 0).expect("something is written");
+        bytes[end - 8..].fill(0);
+        std::fs::write(to.join("log").join(entry.file_name()), bytes).expect("it is written");
+    }
+}
+
+#[test]
+fn rows_of_a_snapshot_that_a_crash_cut_short_are_kept_and_not_recorded_twice() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, after) = (dir.path().join("store"), dir.path().join("after"));
+    let (theirs, clock) = (Theirs::default(), SimClock::default());
+    theirs.change(|answers| answers.rows = (0..1200).map(|n| (format!("p{n:05}"), n)).collect());
+    let bench = Bench::on_disk(&path, &clock, theirs.clone());
+    bench.step();
+    // That it is pulled; 512, 512 and 176 rows; that these are all.
+    assert_eq!(bench.events_len(), 5);
+    torn(&path, &after);
+
+    let bench = Bench::on_disk(&after, &clock, theirs.clone());
+    assert_eq!((bench.events_len(), bench.rows::<Theirs>().len()), (4, 1200));
+    assert_eq!(bench.source().as_of, None, "nobody said that these are all");
+    theirs.change(|answers| answers.rows[7].1 = 0);
+    bench.pass(MINUTE);
+    let evidence = bench.store.checks().evidence::<Theirs>("agree").expect("it is its source");
+    let again = evidence.changes().skip(1200).map(|change| change.expect("events are read").key);
+    assert_eq!(again.collect::<Vec<_>>(), ["p00007"]);
+    assert_eq!((bench.source().rows, bench.source().as_of), (1200, Some(bench.clock_time())));
+}
+
+#[test]
+fn row_000_25_another_store_is_evidence_and_code_compares() {
+    let clock = SimClock::default();
+    let invoices = {
+        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+        Store::in_memory(Setup::new().inline::<Bills>().platform(platform).lockstep()).expect("it opens")
+    };
+    invoices.append(Append::event(started("mug", 500))).expect("it is taken");
+    // Within a cent: no query says so.
+    let close = about("agree")
+        .outside::<Bills, _>(rows_of::<Bills>(&invoices), |ours, theirs| match (ours, theirs) {
+            (Some(ours), Some(theirs)) => ours.abs_diff(*theirs) <= 1,
+            _ => false,
+        })
+        .every(MINUTE)
+        .for_longer_than(QUARTER);
+    let (setup, alerts) = Bench::setup(&clock, [close]);
+    let bench = Bench { store: Store::in_memory(setup).expect("it opens"), clock, alerts };
+    bench.append(started("mug", 501));
+    bench.step();
+    assert_eq!(bench.rows::<tallystone::outside::StoreRows<Bills>>(), [("mug".into(), 500)]);
+    invoices.append(Append::event(Billing::Ended { product: "mug".into() })).expect("it is taken");
+    bench.pass(MINUTE);
+    assert_eq!(bench.rows::<tallystone::outside::StoreRows<Bills>>(), []);
+}
+
+#[test]
+fn rows_behind_the_writer_of_another_store_are_as_old_as_what_they_have_folded() {
+    let clock = SimClock::default();
+    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+    let other =
+        Store::in_memory(Setup::new().behind::<Bills>().platform(platform).lockstep()).expect("it opens");
+    let source = rows_of::<Bills>(&other);
+    other.append(Append::event(started("mug", 500))).expect("it is taken");
+    assert!(matches!(source.pull(), Err(PullError::Unfinished(_))), "nothing is folded yet");
+    other.step();
+    assert_eq!(source.pull().expect("it has caught up").as_of, None);
+    let folded: SystemTime = {
+        use tallystone::disk::Clock;
+        clock.now().into()
+    };
+    clock.advance(MINUTE);
+    other.append(Append::event(started("pen", 200))).expect("it is taken");
+    let behind = source.pull().expect("it is behind");
+    assert_eq!((behind.rows.len(), behind.as_of), (1, Some(folded)));
+}
+
+#[test]
+fn a_pull_that_hangs_keeps_nobody_waiting() {
+    struct Hangs(Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
+    impl Outside for Hangs {
+        type Key = String;
+        type Row = u64;
+        fn pull(&self) -> Result<Pulled<String, u64>, PullError> {
+            let _ = self.1.send(());
+            let _ = self.0.lock().unwrap().recv();
+            Err(PullError::Unreachable("at last".into()))
+        }
+    }
+    let (release, held) = mpsc::channel();
+    let (entered, inside) = mpsc::channel();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store");
+    let setup = |source| {
+        let check = agreeing(source).for_longer_than(QUARTER);
+        Setup::new().inline::<Bills>().check(check).alerts(|_| {})
+    };
+    let store = Store::create(&path, setup(Hangs(Mutex::new(held), entered))).expect("it opens");
+    inside.recv().expect("it is pulled");
+    let written = store.append(Append::event(started("mug", 500))).expect("it is taken").receipt.last;
+    assert!(store.checks().wait_for(written, Duration::from_secs(60)));
+    // Neither to close it nor to open it again.
+    store.close();
+    let (_never, held) = mpsc::channel();
+    let (entered, _inside) = mpsc::channel();
+    let store = Store::open(&path, setup(Hangs(Mutex::new(held), entered))).expect("nothing holds it");
+    assert_eq!(store.view().expect("a view").row::<Bills>("mug").expect("it is read"), Some(500));
+    drop(release);
+}
