@@ -73,6 +73,25 @@ pub(crate) struct Failed {
     pub at: u64,
 }
 
+/// Hashes of the ranges of sources that have them: those of the rows that are on record, and of no others.
+pub(crate) struct Hashes;
+
+impl Projection for Hashes {
+    const NAME: &'static str = "tallystone.ranges";
+    type Event = Own;
+    type Key = String;
+    type Row = Vec<(Bytes, Option<u64>)>;
+
+    fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            // What a snapshot changes that is not completed has another hash.
+            Own::Evidence { source, .. } => rows.remove(source),
+            Own::Hashed { source, ranges } => rows.put(source.clone(), ranges.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Sources, by the check they are pulled for.
 pub(crate) struct Sources;
 

@@ -43,6 +43,8 @@ pub(crate) enum Own {
     Evidence { source: String, shape: [u8; 4], as_of: i64, until: i64, changed: Vec<(Bytes, Option<Bytes>)> },
     /// All that a snapshot of a source shows is on record: after `as_of` every row was read, and there were this many.
     Pulled { source: String, shape: [u8; 4], as_of: i64, rows: u64 },
+    /// The hashes of the ranges of a source, by where each begins, as far as they are known of the rows on record.
+    Hashed { source: String, ranges: Vec<(Bytes, Option<u64>)> },
     /// A source could not be read: what kind of trouble it is, and why.
     Unreachable { source: String, kind: String, why: String },
 }
@@ -97,6 +99,7 @@ impl Event for Own {
             | Self::Left { source }
             | Self::Evidence { source, .. }
             | Self::Pulled { source, .. }
+            | Self::Hashed { source, .. }
             | Self::Unreachable { source, .. } => of_source(source),
         }
     }

@@ -8,7 +8,7 @@ use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
 use crate::error::Missing;
 use crate::event::{self, Codec, EventSet, EventType, Family, Raw};
-use crate::evidence::{Evidence, Sources};
+use crate::evidence::{Evidence, Hashes, Sources};
 use crate::guard::{self, Guards};
 use crate::layout::Layout;
 use crate::options::Options;
@@ -276,7 +276,11 @@ impl Setup {
             ]);
         }
         if self.compared().next().is_some() {
-            inline.extend([Registered::of::<Evidence>(), Registered::of::<Sources>()]);
+            inline.extend([
+                Registered::of::<Evidence>(),
+                Registered::of::<Hashes>(),
+                Registered::of::<Sources>(),
+            ]);
         }
         inline
     }

@@ -3,11 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-use tallystone::check::{About, Check, Compared, Outside, PullError, Pulled, Severity};
+use tallystone::check::{
+    About, Check, Compared, KeyRange, Outside, PullError, Pulled, RangeRows, Ranges, Severity,
+};
 use tallystone::disk::Platform;
 use tallystone::error::OpenError;
 use tallystone::outside::rows_of;
@@ -663,4 +666,179 @@ fn a_pull_that_hangs_keeps_nobody_waiting() {
     let store = Store::open(&path, setup(Hangs(Mutex::new(held), entered))).expect("nothing holds it");
     assert_eq!(store.view().expect("a view").row::<Bills>("mug").expect("it is read"), Some(500));
     drop(release);
+}
+
+// ---- ranges ----
+
+/// A source that is too large to be read whole.
+#[derive(Clone, Default)]
+struct Large(Arc<Mutex<Vast>>);
+
+#[derive(Default)]
+struct Vast {
+    rows: BTreeMap<String, u64>,
+    begins: Vec<&'static str>,
+    /// Where the ranges that were read begin.
+    read: Vec<String>,
+    again: BTreeMap<String, Option<u64>>,
+    strays: bool,
+}
+
+impl Large {
+    fn new(begins: &[&'static str], rows: &[(&str, u64)]) -> Self {
+        let large = Self::default();
+        large.change(|vast| vast.begins = begins.to_vec());
+        large.change(|vast| vast.rows = rows.iter().map(|(key, row)| ((*key).to_owned(), *row)).collect());
+        large
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vast)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    fn take_read(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap().read)
+    }
+}
+
+impl Vast {
+    fn range(&self, range: KeyRange<'_, String>) -> (u64, Vec<(String, u64)>) {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let (from, to) = (range.0.cloned(), range.1.cloned());
+        let rows: Vec<_> = self.rows.range((from, to)).map(|(key, row)| (key.clone(), *row)).collect();
+        let mut hasher = DefaultHasher::new();
+        rows.hash(&mut hasher);
+        (hasher.finish(), rows)
+    }
+}
+
+impl Outside for Large {
+    type Key = String;
+    type Row = u64;
+
+    fn pull(&self) -> Result<Pulled<String, u64>, PullError> {
+        panic!("it is too large")
+    }
+
+    fn again(&self, keys: &[String]) -> Result<Vec<(String, Option<u64>)>, PullError> {
+        let vast = self.0.lock().unwrap();
+        let row = |key: &String| vast.again.get(key).copied().unwrap_or_else(|| vast.rows.get(key).copied());
+        Ok(keys.iter().map(|key| (key.clone(), row(key))).collect())
+    }
+
+    fn ranges(&self) -> Result<Option<Ranges<String>>, PullError> {
+        let vast = self.0.lock().unwrap();
+        let hash = |index: usize| {
+            let begin = |index: usize| vast.begins.get(index).map(|begin| (*begin).to_owned());
+            let (from, to) = (begin(index).filter(|_| index > 0), begin(index + 1));
+            vast.range((
+                from.as_ref().map_or(Bound::Unbounded, Bound::Included),
+                to.as_ref().map_or(Bound::Unbounded, Bound::Excluded),
+            ))
+            .0
+        };
+        let begins = vast.begins.iter().enumerate();
+        Ok(Some(Ranges::new(begins.map(|(index, begin)| ((*begin).to_owned(), hash(index))).collect())))
+    }
+
+    fn pull_range(&self, range: KeyRange<'_, String>) -> Result<RangeRows<Self>, PullError> {
+        let mut vast = self.0.lock().unwrap();
+        vast.read.push(match range.0 {
+            Bound::Included(from) => from.clone(),
+            _ => String::new(),
+        });
+        let (hash, mut rows) = vast.range(range);
+        if vast.strays {
+            rows.push(("zzz".into(), 1));
+        }
+        Ok((hash, rows))
+    }
+}
+
+#[test]
+fn of_a_large_source_only_the_ranges_that_changed_are_read() {
+    let large = Large::new(&["d", "m", "t"], &[("cup", 1), ("mug", 2), ("pen", 3), ("tin", 4)]);
+    let bench = Bench::new(large.clone());
+    bench.step();
+    assert_eq!(large.take_read(), ["", "m", "t"]);
+    assert_eq!(bench.rows::<Large>().len(), 4);
+    bench.pass(MINUTE);
+    assert_eq!(large.take_read(), [""; 0]);
+    large.change(|vast| {
+        vast.rows.insert("pen".into(), 30);
+        vast.rows.remove("mug");
+        vast.rows.insert("zip".into(), 5);
+    });
+    bench.pass(MINUTE);
+    assert_eq!(large.take_read(), ["m", "t"]);
+    let rows = [("cup", 1), ("pen", 30), ("tin", 4), ("zip", 5)].map(|(key, row)| (key.to_owned(), row));
+    assert_eq!((bench.rows::<Large>(), bench.source().rows), (rows.to_vec(), 4));
+    // Other bounds are other ranges.
+    large.change(|vast| vast.begins = vec!["d", "n", "t"]);
+    bench.pass(MINUTE);
+    assert_eq!(large.take_read(), ["", "n"]);
+    assert_eq!(bench.rows::<Large>(), rows);
+}
+
+/// The hash is of the rows before they were read again. If it was kept, a change back would be hidden for ever.
+#[test]
+fn a_range_whose_rows_were_read_again_is_read_next_time_whatever_its_hash() {
+    let large = Large::new(&["d", "m"], &[("cup", 1), ("mug", 2)]);
+    let bench = Bench::new(large.clone());
+    bench.append(started("cup", 1));
+    bench.append(started("mug", 9));
+    large.change(|vast| vast.again = [("mug".to_owned(), Some(9))].into());
+    bench.step();
+    assert_eq!(bench.rows::<Large>(), [("cup".into(), 1), ("mug".into(), 9)]);
+    large.take_read();
+    // It is as it was when its hash was taken.
+    large.change(|vast| vast.again.clear());
+    bench.pass(MINUTE);
+    assert_eq!(large.take_read(), ["m"]);
+    assert_eq!(bench.rows::<Large>(), [("cup".into(), 1), ("mug".into(), 2)]);
+    bench.pass(MINUTE);
+    assert_eq!(large.take_read(), [""; 0]);
+}
+
+#[test]
+fn ranges_that_a_crash_left_without_all_their_rows_are_read_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, after) = (dir.path().join("store"), dir.path().join("after"));
+    let large = Large::new(&["d", "m"], &[("cup", 1), ("mug", 2)]);
+    let clock = SimClock::default();
+    let bench = Bench::on_disk(&path, &clock, large.clone());
+    bench.step();
+    large.change(|vast| *vast.rows.get_mut("mug").unwrap() = 3);
+    bench.pass(MINUTE);
+    // The row is on record, the hash of its range and that this is all are not; and it is what it was again.
+    torn(&path, &after);
+    large.change(|vast| *vast.rows.get_mut("mug").unwrap() = 2);
+    let bench = Bench::on_disk(&after, &clock, large.clone());
+    assert_eq!(bench.rows::<Large>(), [("cup".into(), 1), ("mug".into(), 3)]);
+    bench.pass(MINUTE);
+    assert_eq!(bench.rows::<Large>(), [("cup".into(), 1), ("mug".into(), 2)]);
+}
+
+#[test]
+fn ranges_that_contradict_themselves_are_not_used() {
+    let large = Large::new(&["m", "d"], &[("cup", 1)]);
+    let bench = Bench::new(large.clone());
+    let mut why = |change: &dyn Fn(&mut Vast)| {
+        large.change(change);
+        bench.pass(MINUTE);
+        bench.source().failed.map(|(_, why)| why)
+    };
+    assert_eq!(why(&|_| ()).as_deref(), Some("range 2: it does not begin behind the one before"));
+    assert_eq!(why(&|vast| vast.begins = vec!["d", "m"]), None);
+    assert_eq!(
+        why(&|vast| {
+            vast.strays = true;
+            vast.rows.insert("cup".into(), 2);
+        })
+        .as_deref(),
+        Some("the row of zzz: it is not of the range that was asked for")
+    );
+    let nothing = |vast: &mut Vast| (vast.strays, vast.begins) = (false, Vec::new());
+    assert_eq!(why(&|vast| vast.strays = false), None);
+    assert_eq!(why(&nothing).as_deref(), Some("its ranges: there are none: one holds all keys"));
 }

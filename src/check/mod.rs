@@ -69,7 +69,7 @@ pub use digest::Digest;
 pub use invariant::Invariant;
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
-pub use outside::{Compared, Outside, PullError, Pulled};
+pub use outside::{Compared, KeyRange, Outside, PullError, Pulled, RangeRows, Ranges};
 pub use rows::Join;
 use serde::{Deserialize, Serialize};
 pub use standing::Standing;

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -76,6 +77,63 @@ pub trait Outside: Send + Sync + 'static {
     fn again(&self, keys: &[Self::Key]) -> Result<Vec<(Self::Key, Option<Self::Row>)>, PullError> {
         let mut rows: BTreeMap<_, _> = self.pull()?.rows.into_iter().collect();
         Ok(keys.iter().map(|key| (key.clone(), rows.remove(key))).collect())
+    }
+
+    /// For a large source that can tell cheaply what has changed: hashes of ranges of its keys. Then only those are read whose
+    /// hash is not that of last time, by [`pull_range`](Self::pull_range), and never all by [`pull`](Self::pull).
+    ///
+    /// # Errors
+    ///
+    /// As [`pull`](Self::pull).
+    fn ranges(&self) -> Result<Option<Ranges<Self::Key>>, PullError> {
+        Ok(None)
+    }
+
+    /// Reads the rows of a range, and their hash, in one go: a hash of other rows would hide a change.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull`](Self::pull).
+    fn pull_range(&self, range: KeyRange<'_, Self::Key>) -> Result<RangeRows<Self>, PullError> {
+        let _ = range;
+        Err(PullError::Unreachable("it has ranges, and does not read them".into()))
+    }
+}
+
+/// A range of keys: all of those of a source lie in one.
+pub type KeyRange<'a, K> = (Bound<&'a K>, Bound<&'a K>);
+
+/// The hash of a range, and its rows.
+pub type RangeRows<O> = (u64, Vec<(<O as Outside>::Key, <O as Outside>::Row)>);
+
+/// What the ranges of a source are like now.
+///
+/// ```
+/// use tallystone::check::Ranges;
+///
+/// // Two ranges: keys below 1000, and the others.
+/// let ranges = Ranges::new(vec![(0_u32, 0x3f2a), (1000, 0x91c4)]);
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Ranges<K> {
+    /// As in [`Pulled`].
+    pub as_of: Option<SystemTime>,
+    /// Where each range begins, in order, and its hash: whatever changes when one of its rows does, comes or goes. The first
+    /// holds what is below it, too.
+    pub hashes: Vec<(K, u64)>,
+}
+
+impl<K> Ranges<K> {
+    /// Of now.
+    pub fn new(hashes: Vec<(K, u64)>) -> Self {
+        Self { as_of: None, hashes }
+    }
+
+    /// As [`Pulled::as_of`].
+    pub fn as_of(mut self, time: SystemTime) -> Self {
+        self.as_of = Some(time);
+        self
     }
 }
 
@@ -173,9 +231,18 @@ impl PullError {
 /// Rows by the ordered bytes of their keys.
 pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
+/// Where a range begins, and the hash of its rows.
+pub(crate) type Hashed = (Vec<u8>, u64);
+
 /// A source, and what its rows are compared with.
 pub(crate) trait Source: Send + Sync {
     fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError>;
+
+    /// `None`: it has none.
+    fn ranges(&self) -> Result<Option<(Option<SystemTime>, Vec<Hashed>)>, PullError>;
+
+    /// The rows of a range, by the bytes of where it begins and where the next one does. `None`: it is the first, or the last.
+    fn pull_range(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<(u64, Rows), PullError>;
 
     /// Those of the keys that the source has something to say of.
     fn again(&self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PullError>;
@@ -200,15 +267,41 @@ struct Typed<P: Projection, O: Outside> {
 impl<P: Projection, O: Outside<Key = P::Key>> Source for Typed<P, O> {
     fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError> {
         let Pulled { as_of, rows } = guarded(|| self.evidence.pull())?;
-        let mut all = Rows::new();
-        for (index, (key, row)) in rows.iter().enumerate() {
-            let bytes = key_bytes(key, index)?;
-            match all.entry(bytes) {
-                Entry::Occupied(_) => return Err(PullError::Twice(text(key))),
-                Entry::Vacant(vacant) => vacant.insert(row_bytes(key, row)?),
-            };
+        Ok((as_of, bytes_of(&rows)?))
+    }
+
+    fn ranges(&self) -> Result<Option<(Option<SystemTime>, Vec<Hashed>)>, PullError> {
+        let Some(Ranges { as_of, hashes }) = guarded(|| self.evidence.ranges())? else { return Ok(None) };
+        let mut ranges: Vec<Hashed> = Vec::with_capacity(hashes.len());
+        for (index, (key, hash)) in hashes.iter().enumerate() {
+            let from = key_bytes(key, index)?;
+            if ranges.last().is_some_and(|(before, _)| *before >= from) {
+                let place = format!("range {}", index + 1);
+                return Err(PullError::Row { place, why: "it does not begin behind the one before".into() });
+            }
+            ranges.push((from, *hash));
         }
-        Ok((as_of, all))
+        Ok(Some((as_of, ranges)))
+    }
+
+    fn pull_range(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<(u64, Rows), PullError> {
+        let typed = |bytes: Option<&[u8]>| bytes.map(key::decode::<O::Key>).transpose();
+        let typed = typed(from).and_then(|from| Ok((from, typed(to)?)));
+        let (first, next) = typed.map_err(|error| misfit("a range".into(), &error))?;
+        let range = (
+            first.as_ref().map_or(Bound::Unbounded, Bound::Included),
+            next.as_ref().map_or(Bound::Unbounded, Bound::Excluded),
+        );
+        let (hash, rows) = guarded(|| self.evidence.pull_range(range))?;
+        let all = bytes_of(&rows)?;
+        let is_in = |key: &[u8]| from.is_none_or(|from| from <= key) && to.is_none_or(|to| key < to);
+        match all.keys().find(|key| !is_in(key)) {
+            Some(astray) => {
+                let place = format!("the row of {}", self.key_text(astray));
+                Err(PullError::Row { place, why: "it is not of the range that was asked for".into() })
+            }
+            None => Ok((hash, all)),
+        }
     }
 
     fn again(&self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PullError> {
@@ -239,6 +332,17 @@ impl<P: Projection, O: Outside<Key = P::Key>> Source for Typed<P, O> {
     fn key_text(&self, key: &[u8]) -> String {
         key::decode::<O::Key>(key).map_or_else(|_| "a key".to_owned(), |key| text(&key))
     }
+}
+
+fn bytes_of<K: Key, R: Serialize>(rows: &[(K, R)]) -> Result<Rows, PullError> {
+    let mut all = Rows::new();
+    for (index, (key, row)) in rows.iter().enumerate() {
+        match all.entry(key_bytes(key, index)?) {
+            Entry::Occupied(_) => return Err(PullError::Twice(text(key))),
+            Entry::Vacant(vacant) => vacant.insert(row_bytes(key, row)?),
+        };
+    }
+    Ok(all)
 }
 
 fn guarded<T>(read: impl FnOnce() -> Result<T, PullError>) -> Result<T, PullError> {

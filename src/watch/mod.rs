@@ -7,6 +7,7 @@ mod convergence;
 mod file;
 mod mirror;
 mod pull;
+mod ranges;
 mod sources;
 mod watcher;
 

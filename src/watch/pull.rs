@@ -7,13 +7,14 @@
 //!   records the rest.
 
 use super::Ground as WatchGround;
+use super::ranges::Ranges;
 use super::watcher::{append, row};
 use crate::check::outside::{Evidence, Rows};
 use crate::check::{Check, PullError, signed_micros, time_of};
 use crate::codec;
 use crate::disk::Clock;
 use crate::error::StorageError;
-use crate::evidence::{Evidence as Cache, Kept, Known, Sources};
+use crate::evidence::{Evidence as Cache, Hashes, Kept, Known, Sources};
 use crate::key;
 use crate::options::Options;
 use crate::own::{Bytes, Own};
@@ -87,6 +88,31 @@ struct Puller {
 
 /// The store is closed.
 struct Stopped;
+
+/// What was read of a source.
+struct Read {
+    /// Of which time, by its own word.
+    said: Option<SystemTime>,
+    rows: Rows,
+    /// Where it has them.
+    ranges: Option<Ranges>,
+}
+
+impl Read {
+    /// A row was read again.
+    fn correct(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
+        if self.rows.get(&key) == row.as_ref() {
+            return;
+        }
+        if let Some(ranges) = &mut self.ranges {
+            ranges.note(ranges.of(&key), None);
+        }
+        match row {
+            Some(row) => drop(self.rows.insert(key, row)),
+            None => drop(self.rows.remove(&key)),
+        }
+    }
+}
 
 /// Why a pull came to nothing.
 enum Trouble {
@@ -227,36 +253,72 @@ impl Puller {
     }
 
     fn pull(&self) -> Result<Result<(), Trouble>, Stopped> {
+        let begun = self.shared.with(Ground::now)?;
+        let mut read = match self.read()? {
+            Ok(read) => read,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        if let Err(trouble) = self.confirm(&mut read)? {
+            return Ok(Err(trouble));
+        }
+        self.shared.with(|ground| {
+            let as_of = as_of(read.said, begun);
+            let until = as_of + (ground.now() - begun);
+            ground.record(&self.shared, &self.evidence, (as_of, until), read)
+        })
+    }
+
+    /// Reads the source: all of it, or the ranges that have changed, and the others from what is on record.
+    fn read(&self) -> Result<Result<Read, Trouble>, Stopped> {
         let Self { shared, evidence, .. } = self;
-        let begun = shared.with(Ground::now)?;
-        let (said, mut rows) = match shared.outside(|| evidence.source.pull())? {
-            Ok(pulled) => pulled,
+        let (said, hashed) = match shared.outside(|| evidence.source.ranges())? {
+            Ok(Some(ranges)) => ranges,
+            Ok(None) => {
+                let pulled = shared.outside(|| evidence.source.pull())?;
+                return Ok(pulled
+                    .map(|(said, rows)| Read { said, rows, ranges: None })
+                    .map_err(Trouble::from));
+            }
             Err(error) => return Ok(Err(error.into())),
         };
-        if let Err(error) = self.enough(&rows) {
+        let mut ranges = match Ranges::new(hashed) {
+            Ok(ranges) => ranges,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let (mut rows, unchanged) = match shared.with(|ground| ground.unchanged(&shared.check, &ranges))? {
+            Ok(unchanged) => unchanged,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        for index in (0..ranges.len()).filter(|index| !unchanged[*index]) {
+            let (from, to) = ranges.bounds(index);
+            match shared.outside(|| evidence.source.pull_range(from, to))? {
+                Ok((hash, more)) => {
+                    rows.extend(more);
+                    ranges.note(index, Some(hash));
+                }
+                Err(error) => return Ok(Err(error.into())),
+            }
+        }
+        Ok(Ok(Read { said, rows, ranges: Some(ranges) }))
+    }
+
+    /// Reads again what disagrees.
+    fn confirm(&self, read: &mut Read) -> Result<Result<(), Trouble>, Stopped> {
+        let Self { shared, evidence, .. } = self;
+        if let Err(error) = self.enough(&read.rows) {
             return Ok(Err(error.into()));
         }
-        let suspects = match shared.with(|ground| ground.suspects(evidence, &rows))? {
+        let suspects = match shared.with(|ground| ground.suspects(evidence, &read.rows))? {
             Ok(suspects) => suspects,
             Err(trouble) => return Ok(Err(trouble)),
         };
         if !suspects.is_empty() {
             match shared.outside(|| evidence.source.again(&suspects))? {
-                Ok(again) => again.into_iter().for_each(|(key, row)| match row {
-                    Some(row) => drop(rows.insert(key, row)),
-                    None => drop(rows.remove(&key)),
-                }),
+                Ok(again) => again.into_iter().for_each(|(key, row)| read.correct(key, row)),
                 Err(error) => return Ok(Err(error.into())),
             }
         }
-        if let Err(error) = self.enough(&rows) {
-            return Ok(Err(error.into()));
-        }
-        shared.with(|ground| {
-            let as_of = as_of(said, begun);
-            let until = as_of + (ground.now() - begun);
-            ground.record(shared, evidence, (as_of, until), rows)
-        })
+        Ok(self.enough(&read.rows).map_err(Trouble::from))
     }
 
     fn enough(&self, rows: &Rows) -> Result<(), PullError> {
@@ -368,7 +430,7 @@ impl Ground {
         shared: &Shared,
         evidence: &Evidence,
         (as_of, until): (i64, i64),
-        rows: Rows,
+        read: Read,
     ) -> Result<(), Trouble> {
         let source = &shared.check;
         let known = self.known(source).map_err(|_| Trouble::Store)?;
@@ -376,9 +438,12 @@ impl Ground {
         if before.is_some_and(|before| as_of < before) {
             return Err(PullError::Older.into());
         }
-        let len = rows.len() as u64;
-        let changes = self.changes(source, evidence, rows)?;
-        if changes.is_empty() && before == Some(as_of) && known.failed.is_none() {
+        let len = read.rows.len() as u64;
+        let hashed = read.ranges.map(|ranges| ranges.to_record());
+        self.ranges_fit(hashed.as_deref().unwrap_or_default())?;
+        let changes = self.changes(source, evidence, read.rows)?;
+        let is_hashed = changes.is_empty() && self.hashes(source)? == hashed;
+        if is_hashed && before == Some(as_of) && known.failed.is_none() {
             return Ok(());
         }
         let shape = evidence.shape;
@@ -397,9 +462,61 @@ impl Ground {
                 return Err(Trouble::Store);
             }
         }
-        match self.append(vec![Own::Pulled { source: source.clone(), shape, as_of, rows: len }]) {
+        let hashed =
+            hashed.filter(|_| !is_hashed).map(|ranges| Own::Hashed { source: source.clone(), ranges });
+        let pulled = Own::Pulled { source: source.clone(), shape, as_of, rows: len };
+        // Both or none: hashes of rows that are not all on record would hide those that are missing.
+        match self.append(hashed.into_iter().chain([pulled]).collect()) {
             true => Ok(()),
             false => Err(Trouble::Store),
+        }
+    }
+
+    fn ranges_fit(&self, ranges: &[(Bytes, Option<u64>)]) -> Result<(), PullError> {
+        let size: usize = ranges.iter().map(|(from, _)| 24 + from.0.len()).sum();
+        let Options { event_bytes_max, row_bytes_max, .. } = self.options;
+        let limit = event_bytes_max.min(row_bytes_max).saturating_sub(AROUND_BYTES);
+        if size <= limit {
+            return Ok(());
+        }
+        let why = format!("they take {size} bytes, the limit is {limit}: make fewer");
+        Err(PullError::Row { place: "its ranges".into(), why })
+    }
+
+    /// The hashes that are on record, if any are.
+    fn hashes(&self, source: &str) -> Result<Option<Vec<(Bytes, Option<u64>)>>, Trouble> {
+        row::<Hashes>(&self.reader, &source.to_owned()).map_err(|_| Trouble::Store)
+    }
+
+    /// Which ranges need not be read, and their rows.
+    fn unchanged(&self, source: &str, ranges: &Ranges) -> Result<(Rows, Vec<bool>), Trouble> {
+        let known = self.known(source).map_err(|_| Trouble::Store)?;
+        // Rows of another shape are to be read again.
+        let before = if known.snapshot.is_some() { self.hashes(source)? } else { None };
+        let Some(before) = before else { return Ok((Rows::new(), vec![false; ranges.len()])) };
+        let unchanged = ranges.unchanged(&Ranges::recorded(before));
+        let mut rows = Rows::new();
+        self.each_kept(source, |key, kept| {
+            if unchanged[ranges.of(&key.0)] {
+                rows.insert(key.0, kept.row.0);
+            }
+        })?;
+        Ok((rows, unchanged))
+    }
+
+    /// Shows every row that is on record.
+    fn each_kept(&self, source: &str, mut show: impl FnMut(Bytes, Kept)) -> Result<(), Trouble> {
+        let registered = self.reader.rules.projections.get::<Cache>().ok_or(Trouble::Store)?;
+        let mut range = of_source(registered.id, source).ok_or(Trouble::Store)?;
+        loop {
+            let page = self.page(&self.reader.board.load(), &mut range)?;
+            for (key, version) in &page {
+                let (key, kept) = decode(key, version.value.as_deref()).ok_or(Trouble::Store)?;
+                show(key, kept);
+            }
+            if page.len() < ROWS_PER_PAGE {
+                return Ok(());
+            }
         }
     }
 
@@ -410,24 +527,15 @@ impl Ground {
         evidence: &Evidence,
         mut rows: Rows,
     ) -> Result<Vec<(Bytes, Option<Bytes>)>, Trouble> {
-        let registered = self.reader.rules.projections.get::<Cache>().ok_or(Trouble::Store)?;
-        let mut range = of_source(registered.id, source).ok_or(Trouble::Store)?;
         let mut changes = Vec::new();
-        loop {
-            let page = self.page(&self.reader.board.load(), &mut range)?;
-            for (key, version) in &page {
-                let (key, kept) = decode(key, version.value.as_deref()).ok_or(Trouble::Store)?;
-                let row = rows.remove(&key.0);
-                let is_same =
-                    |row: &Vec<u8>| kept.shape == evidence.shape && evidence.source.is_same(row, &kept.row.0);
-                if !row.as_ref().is_some_and(is_same) {
-                    changes.push((key, row.map(Bytes)));
-                }
+        self.each_kept(source, |key, kept| {
+            let row = rows.remove(&key.0);
+            let is_same =
+                |row: &Vec<u8>| kept.shape == evidence.shape && evidence.source.is_same(row, &kept.row.0);
+            if !row.as_ref().is_some_and(is_same) {
+                changes.push((key, row.map(Bytes)));
             }
-            if page.len() < ROWS_PER_PAGE {
-                break;
-            }
-        }
+        })?;
         changes.extend(rows.into_iter().map(|(key, row)| (Bytes(key), Some(Bytes(row)))));
         changes.iter().try_for_each(|change| self.fits(source, evidence, change))?;
         Ok(changes)
