@@ -80,7 +80,8 @@
 //!
 //! # Features
 //!
-//! - `json`: raw appends of JSON by type name, payloads shown as JSON.
+//! - `csv`, `sqlite`: outside evidence from such files.
+//! - `json`: raw appends of JSON by type name, payloads shown as JSON; outside evidence from JSON lines.
 //! - `rules`: checks in TOML files.
 //! - `stream`: subscriptions are `futures_core::Stream`s.
 //! - `testing`: a simulated disk with power cuts and faults, a clock that tests move, a reference model.
