@@ -58,7 +58,12 @@ pub struct Rows<'a, P> {
     projection: PhantomData<P>,
 }
 
-impl<P: Projection> Rows<'_, P> {
+impl<'a, P: Projection> Rows<'a, P> {
+    /// Those of a table, while it folds an event.
+    pub(crate) fn on(table: &'a mut dyn Table) -> Self {
+        Self { table, projection: PhantomData }
+    }
+
     /// The row, if there is one.
     pub fn get(&self, key: &(impl KeyRef<P::Key> + ?Sized)) -> Result<Option<P::Row>, FoldError> {
         let key = row_key_within(self.table, key)?;
@@ -318,7 +323,7 @@ impl Registered {
             faults,
             code: Code::Folds(Arc::new(|raw, table| {
                 let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
-                P::fold(&event, &mut Rows { table, projection: PhantomData })
+                P::fold(&event, &mut Rows::on(table))
             })),
         }
     }

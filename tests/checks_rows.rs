@@ -471,3 +471,50 @@ fn row_000_32_a_consumer_that_skips_an_event_is_seen_though_its_position_is_righ
         "applied has other events than the log: 10 of them through 10, and not the same ones"
     );
 }
+
+// ---- conservation ----
+
+/// Loses what is swapped away under a key of more than 9, and what it held is gone for good.
+struct Purses;
+
+impl Projection for Purses {
+    const NAME: &'static str = "purses";
+    type Event = Account;
+    type Key = u32;
+    type Row = i64;
+
+    fn fold(event: &Account, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Account::Paid { account, cents, .. } if *account > 9 && *cents == 13 => Ok(()),
+            Account::Paid { account, cents, .. } | Account::Interest { account, cents } => {
+                // Twice in one event: what counts is what the row was before it, and is after it.
+                rows.update(*account, |purse| *purse += cents - 1)?;
+                rows.update(*account, |purse| *purse += 1)
+            }
+            Account::Closed { account } => {
+                let (from, all) = (*account, rows.range(..)?);
+                let left = all.iter().find(|(of, _)| *of == from).map_or(0, |(_, left)| *left);
+                rows.remove(account)?;
+                rows.update(0, |purse| *purse += left)
+            }
+        }
+    }
+}
+
+#[test]
+fn what_rows_hold_is_what_was_brought_in_or_it_is_found() {
+    let check = about("kept").conserved::<Purses>(|event| adds(event).unwrap_or(0), |purse| *purse);
+    let books = Books::new(check);
+    let pay = |account, cents| books.append(Account::Paid { account, cents, total: None });
+    for account in 0..20 {
+        pay(account, 100);
+    }
+    books.append(Account::Closed { account: 3 });
+    books.clock.advance(2 * SECOND);
+    assert_eq!(books.found(), []);
+    let lost = pay(12, 13);
+    books.clock.advance(2 * SECOND);
+    assert_eq!(books.found(), [(lost.get(), "purses has 13 less than the events have brought in".into())]);
+    let found = &books.store.checks().all().expect("rows are read")[0];
+    assert_eq!((found.subject.as_deref(), &found.state), (Some("purses"), &State::Open));
+}

@@ -40,6 +40,7 @@
 //! ```
 
 pub(crate) mod book;
+mod conserved;
 mod convergence;
 mod data;
 mod digest;
