@@ -270,6 +270,9 @@ pub(crate) struct Registered {
     /// What is wrong with its key or row type.
     pub faults: Vec<String>,
     pub code: Code,
+    /// How its rows are read by field name, and its keys by people. Not of rows that a rule keeps.
+    pub row: Option<Arc<Layout>>,
+    pub key_text: fn(&[u8]) -> Result<String, DecodeError>,
 }
 
 /// What makes its rows.
@@ -325,13 +328,16 @@ impl Registered {
                 let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
                 P::fold(&event, &mut Rows::on(table))
             })),
+            row: Layout::of::<P::Row>().ok().map(Arc::new),
+            key_text: |key| key::text(&key::decode::<P::Key>(key)?),
         }
     }
 
     /// Rows that a rule keeps.
     pub fn kept(id: [u8; 4], version: u32, keeper: Arc<dyn Keeper>) -> Self {
         let (families, faults, type_id) = (Vec::new(), Vec::new(), TypeId::of::<dyn Keeper>());
-        Self { name: "kept", version, families, id, type_id, faults, code: Code::Kept(keeper) }
+        let (code, row, key_text) = (Code::Kept(keeper), None, hex as fn(&[u8]) -> _);
+        Self { name: "kept", version, families, id, type_id, faults, code, row, key_text }
     }
 
     /// Its name for people.
@@ -357,6 +363,11 @@ impl std::fmt::Debug for Registered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.title(), self.version)
     }
+}
+
+/// A key of which nobody knows more.
+pub(crate) fn hex(key: &[u8]) -> Result<String, DecodeError> {
+    Ok(key.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Why a commit could not be folded.

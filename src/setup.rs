@@ -222,6 +222,13 @@ impl Setup {
         }
         for (index, check) in self.checks.iter().enumerate() {
             wrong.extend(check.faults().iter().map(Fault::to_string));
+            let named = |name: &str| {
+                let mut all = projections.iter().filter(|projection| projection.name == name);
+                all.next().map(|found| Registered::clone(found))
+            };
+            if let Err(why) = check.lens.find(&named) {
+                wrong.push(format!("check `{}`: {why}", check.id()));
+            }
             if self.checks[..index].iter().any(|other| other.id() == check.id()) {
                 wrong.push(format!("two checks are called `{}`", check.id()));
             }

@@ -5,6 +5,7 @@
 //! time     := digits ("ms" | "s" | "m" | "h" | "d" | "w")  one or more, added up: "1h30m"
 //! ```
 
+use super::book::KeyHash;
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
@@ -194,7 +195,7 @@ impl<'de> Deserialize<'de> for Plain {
 }
 
 impl Plain {
-    fn is(&self, value: &Value) -> bool {
+    pub(super) fn is(&self, value: &Value) -> bool {
         match (self, value) {
             (Plain::Bool(wanted), Value::Bool(is)) => wanted == is,
             (Plain::Int(wanted), Value::Int(is)) => i128::from(*wanted) == *is,
@@ -209,7 +210,7 @@ impl Plain {
 }
 
 impl Selector {
-    fn is(&self, glance: &mut Glance<'_>) -> Result<bool, DecodeError> {
+    pub(super) fn is(&self, glance: &mut Glance<'_>) -> Result<bool, DecodeError> {
         match self {
             Selector::Type(name) => Ok(glance.raw.type_name() == name),
             Selector::Any(all) => {
@@ -231,7 +232,7 @@ impl Selector {
     }
 
     /// The families of the types it names; `None`: it names none somewhere.
-    fn families(&self) -> Option<Vec<&str>> {
+    pub(super) fn families(&self) -> Option<Vec<&str>> {
         let family = |name: &'_ str| event::split_type_name(name).0.len();
         match self {
             Selector::Type(name) => Some(vec![&name[..family(name)]]),
@@ -245,7 +246,7 @@ impl Selector {
         }
     }
 
-    fn fault(&self) -> Option<String> {
+    pub(super) fn fault(&self) -> Option<String> {
         match self {
             Selector::Type(name) | Selector::Fields(Fields { type_name: Some(name), .. }) => {
                 event::check_type_name(name, usize::MAX).err().map(|error| error.to_string())
@@ -389,7 +390,7 @@ impl Definition {
 }
 
 /// Microseconds.
-fn parse_time(text: &str) -> Result<Time, String> {
+pub(super) fn parse_time(text: &str) -> Result<Time, String> {
     read_time(text).ok_or_else(|| format!("`{text}` is no time: write one like `15m`, `90d` or `1h30m`"))
 }
 
@@ -450,27 +451,12 @@ impl Lens for Fielded {
     }
 
     fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError> {
-        let time = match &self.definition.time {
-            None => None,
-            Some(path) => glance.value()?.path(path).and_then(Value::as_i64),
-        };
-        let time = time.map(|millis| millis.saturating_mul(1000));
+        let time = time_at(glance, self.definition.time.as_deref())?;
         let roles = self.roles(glance)?;
         if roles == Roles::default() && !self.word.sees_neighbours() {
             return Ok(Looked { time, seen: None });
         }
-        let key = match &self.definition.key {
-            None => {
-                let stream = glance.raw.stream();
-                glance.hash(stream.as_bytes())
-            }
-            Some(path) => {
-                let bytes = field_bytes(glance.value()?, path)?;
-                let bytes =
-                    bytes.ok_or_else(|| DecodeError::new(format!("its key `{path}` is not there")))?;
-                glance.hash(&bytes)
-            }
-        };
+        let key = key_at(glance, self.definition.key.as_deref())?;
         let tie = if self.definition.tied.is_empty() { 0 } else { self.tie(glance)? };
         let (position, recorded) = (glance.position.get(), glance.recorded);
         let said = time.unwrap_or_else(|| time_of(recorded));
@@ -480,10 +466,33 @@ impl Lens for Fielded {
     }
 
     fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError> {
-        match &self.definition.key {
-            None => Ok(glance.raw.stream().to_owned()),
-            Some(path) => Ok(glance.value()?.path(path).map(text_of).unwrap_or_default()),
-        }
+        key_text_at(glance, self.definition.key.as_deref())
+    }
+}
+
+/// The time that an event says, in milliseconds, as a check counts it.
+pub(super) fn time_at(glance: &Glance<'_>, path: Option<&str>) -> Result<Option<Time>, DecodeError> {
+    let Some(path) = path else { return Ok(None) };
+    let millis = glance.value()?.path(path).and_then(Value::as_i64);
+    Ok(millis.map(|millis| millis.saturating_mul(1000)))
+}
+
+/// The key of an event: a field, or its stream.
+pub(super) fn key_at(glance: &mut Glance<'_>, path: Option<&str>) -> Result<KeyHash, DecodeError> {
+    let Some(path) = path else {
+        let stream = glance.raw.stream();
+        return Ok(glance.hash(stream.as_bytes()));
+    };
+    let bytes = field_bytes(glance.value()?, path)?;
+    let bytes = bytes.ok_or_else(|| DecodeError::new(format!("its key `{path}` is not there")))?;
+    Ok(glance.hash(&bytes))
+}
+
+/// The same, as people read it.
+pub(super) fn key_text_at(glance: &Glance<'_>, path: Option<&str>) -> Result<String, DecodeError> {
+    match path {
+        None => Ok(glance.raw.stream().to_owned()),
+        Some(path) => Ok(glance.value()?.path(path).map(text_of).unwrap_or_default()),
     }
 }
 

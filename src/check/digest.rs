@@ -11,7 +11,7 @@ use crate::error::{DecodeError, FoldError};
 use crate::event::{Event, EventSet, Family, RawRef};
 use crate::order::Position;
 use crate::own::Own;
-use crate::projection::{Code, Folded, Registered, Table};
+use crate::projection::{Code, Folded, Registered, Table, hex};
 use crate::state::layer::KeyRange;
 use serde::{Deserialize, Serialize};
 use std::any::TypeId;
@@ -118,6 +118,8 @@ impl Applied {
             type_id: TypeId::of::<Applied>(),
             faults: Vec::new(),
             code: Code::Folds(Arc::new(fold)),
+            row: None,
+            key_text: hex,
         };
         Self { consumer, table }
     }

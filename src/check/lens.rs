@@ -11,6 +11,7 @@ use crate::error::DecodeError;
 use crate::event::{EventSet, Family};
 use crate::key::{self, Key};
 use crate::order::Timestamp;
+use crate::projection::Registered;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -38,6 +39,11 @@ pub(crate) trait Lens: Send + Sync {
     /// What the rows are compared with, if that is evidence from outside.
     fn evidence(&self) -> Option<Arc<Evidence>> {
         None
+    }
+
+    /// Finds the projections that it only names. An error says which is not there.
+    fn find(&self, _: &dyn Fn(&str) -> Option<Registered>) -> Result<(), String> {
+        Ok(())
     }
 
     /// The key of an event, as people read it.

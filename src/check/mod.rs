@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod amounts;
 pub(crate) mod book;
 mod conserved;
 mod convergence;
@@ -48,6 +49,7 @@ pub(crate) mod glance;
 mod invariant;
 mod judge;
 mod lens;
+mod named;
 pub(crate) mod outside;
 pub(crate) mod rows;
 #[cfg(feature = "rules")]
@@ -63,6 +65,7 @@ pub(crate) mod word;
 use crate::event::{self, EventSet};
 use crate::key::Key;
 use crate::order::Timestamp;
+pub use amounts::{SumsRule, Term};
 pub use convergence::{Convergence, Quantiles, Settling};
 pub(crate) use convergence::{Quieting, Timing};
 pub use data::{Definition, Fields, Plain, Selector};
@@ -70,6 +73,7 @@ pub use digest::Digest;
 pub use invariant::Invariant;
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
+pub use named::{RowIs, RowsRule};
 pub use outside::{Compared, KeyRange, Outside, PullError, Pulled, RangeRows, Ranges};
 pub use rows::Join;
 use serde::{Deserialize, Serialize};

@@ -135,6 +135,11 @@ impl<J: Join, F: for<'a> Fn(&J::Key, J::Rows<'a>) -> bool + Send + Sync> Rowed f
     }
 }
 
+/// A value as people read it.
+pub(super) fn value_text(value: &Value) -> String {
+    Shown(value).to_string()
+}
+
 /// A value as people read it: `{cents: 500, to: "x"}`.
 struct Shown<'a>(&'a Value);
 

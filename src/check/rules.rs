@@ -24,9 +24,10 @@
 //! # Ok::<(), tallystone::check::rules::RuleError>(())
 //! ```
 //!
-//! The fields are those of a [`Definition`]; its `id` is the name of the table.
+//! The fields are those of a [`Definition`]; of the kinds `equals` and `balances` those of [`SumsRule`], of `rows` those of
+//! [`RowsRule`]. Its `id` is the name of the table.
 
-use super::{Check, Definition, Fault, Severity};
+use super::{Check, Definition, Fault, RowsRule, Severity, SumsRule};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -111,6 +112,7 @@ impl<'t> Source<'t> {
         if let Some(at) = places.get("id") {
             return Err(self.error(*at, format!("`id` is the name of the table: `{}`", name.get_ref())));
         }
+        let kind = table.get("kind").and_then(|kind| kind.get_ref().as_str()).map(str::to_owned);
         let mut put = |field: &'static str, text: String| {
             let field = Spanned::new(head.clone(), field.into());
             table.entry(field).or_insert(Spanned::new(head.clone(), DeValue::String(text.into())));
@@ -119,9 +121,12 @@ impl<'t> Source<'t> {
         defaults.owner.iter().for_each(|owner| put("owner", owner.clone()));
         defaults.severity.iter().for_each(|severity| put("severity", severity.to_string()));
         let value = ValueDeserializer::from(Spanned::new(head.clone(), DeValue::Table(table)));
-        let definition =
-            Definition::deserialize(value).map_err(|error| self.misread(&error, head.clone()))?;
-        Check::try_from(definition).map_err(|Fault { field, why, .. }| {
+        let check = match kind.as_deref() {
+            Some("rows") => RowsRule::deserialize(value).map(Check::try_from),
+            Some("equals" | "balances") => SumsRule::deserialize(value).map(Check::try_from),
+            _ => Definition::deserialize(value).map(Check::try_from),
+        };
+        check.map_err(|error| self.misread(&error, head.clone()))?.map_err(|Fault { field, why, .. }| {
             let at = places.get(field).copied().unwrap_or(head.start);
             self.error(at, format!("`{field}`: {why}"))
         })

@@ -1,0 +1,274 @@
+//! Checks over rows as data: projections are named, their rows read by field name.
+
+use super::data::{Plain, parse_time};
+use super::glance::Glance;
+use super::lens::{Lens, Looked};
+use super::rows::{Rowed, value_text};
+use super::word::{Rule, Sums, Window, Word};
+use super::{Check, Clocked, Described, Fault, Severity};
+use crate::error::DecodeError;
+use crate::event::Family;
+use crate::projection::Registered;
+use crate::value::Value;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+/// A check over rows as a file says it: what may not be so for longer than a while. See [`About::standing`](super::About::standing).
+///
+/// ```
+/// let checks = tallystone::check::rules::parse(
+///     r#"
+///     [check.cancelled-still-billed]
+///     kind = "rows"
+///     wrong = [{ row = "products", where = { active = false } }, { row = "bills", exists = true }]
+///     within = "15m"
+///     severity = "page"
+///     owner = "payments"
+///     means = "The customer cancelled, and we still bill."
+///     remedy = "1 end the billing; 2 refund what was billed since"
+///     "#,
+///     "billing.toml",
+/// )?;
+/// assert_eq!(checks[0].id(), "cancelled-still-billed");
+/// # Ok::<(), tallystone::check::rules::RuleError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RowsRule {
+    /// Its name, unique in the store.
+    pub id: String,
+    /// `rows`.
+    pub kind: String,
+    /// What is so of the rows of one key when they are wrong: all of it.
+    pub wrong: Vec<RowIs>,
+    /// For how long they may be.
+    pub within: String,
+    /// Who is told how soon.
+    pub severity: Severity,
+    /// Who sees to it.
+    pub owner: String,
+    /// What a violation means, in a sentence.
+    pub means: String,
+    /// What to do about one, step by step.
+    pub remedy: String,
+}
+
+/// What is so of the row of one projection. Field names are dotted paths into the row; an empty one is the row itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RowIs {
+    /// The projection.
+    pub row: String,
+    /// There is such a row, or there is none.
+    #[serde(default)]
+    pub exists: Option<bool>,
+    /// Fields that have these values.
+    #[serde(rename = "where", default)]
+    pub fields: BTreeMap<String, Plain>,
+    /// Fields that are numbers above these.
+    #[serde(default)]
+    pub above: BTreeMap<String, f64>,
+    /// Fields that are numbers below these.
+    #[serde(default)]
+    pub below: BTreeMap<String, f64>,
+    /// Fields that are not equal to these fields of the same row, or of another: `bills:cents`.
+    #[serde(default)]
+    pub differs: BTreeMap<String, String>,
+}
+
+impl RowIs {
+    fn says_something(&self) -> bool {
+        let fields = [self.fields.len(), self.above.len(), self.below.len(), self.differs.len()];
+        self.exists.is_some() || fields.iter().any(|len| *len > 0)
+    }
+
+    /// Whose rows it looks at.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let others = self.differs.values().filter_map(|other| Some(other.split_once(':')?.0));
+        [self.row.as_str()].into_iter().chain(others)
+    }
+}
+
+impl TryFrom<RowsRule> for Check {
+    type Error = Fault;
+
+    /// # Errors
+    ///
+    /// The field that is wrong, and what would be right. That a projection is not there shows when a store is opened.
+    fn try_from(rule: RowsRule) -> Result<Self, Fault> {
+        let at = |field: &'static str, why: String| Fault::new(&rule.id, field, why);
+        if rule.wrong.is_empty() {
+            return Err(at("wrong", "it is empty, so every row is wrong".into()));
+        }
+        if let Some(nothing) = rule.wrong.iter().find(|is| !is.says_something()) {
+            let why = format!(
+                "of `{}` it says nothing: say `exists`, `where`, `above`, `below` or `differs`",
+                nothing.row
+            );
+            return Err(at("wrong", why));
+        }
+        let window = parse_time(&rule.within).map_err(|why| at("within", why))?;
+        let mut names: Vec<String> = Vec::new();
+        for name in rule.wrong.iter().flat_map(RowIs::names) {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        let shape = format!("rows {:?}", rule.wrong);
+        let check = Self {
+            about: Described {
+                id: rule.id.into(),
+                severity: rule.severity,
+                owner: rule.owner.into(),
+                means: rule.means.into(),
+                remedy: rule.remedy.into(),
+            },
+            version: 1,
+            rule: Rule {
+                word: Word::Standing,
+                window: Some(Window { from: 0, to: Some(window) }),
+                n: 0,
+                sums: Sums::default(),
+            },
+            clocked: Clocked::Recorded,
+            guard: false,
+            lens: Arc::new(Named { names, wrong: rule.wrong, found: OnceLock::new() }),
+            shape,
+            definition: OnceLock::new(),
+        };
+        match check.faults().into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(check),
+        }
+    }
+}
+
+/// A lens of rows by name. Whose they are is found out in the setup of the store that it is opened with.
+struct Named {
+    names: Vec<String>,
+    wrong: Vec<RowIs>,
+    found: OnceLock<Arc<Found>>,
+}
+
+impl Named {
+    fn found(&self) -> Option<&Found> {
+        self.found.get().map(|found| &**found)
+    }
+}
+
+impl Lens for Named {
+    fn registers(&self) -> Vec<Family> {
+        self.found().iter().flat_map(|found| &found.tables).flat_map(|table| table.families.clone()).collect()
+    }
+
+    fn families(&self) -> Vec<String> {
+        if self.found().is_none_or(|found| found.tables.iter().any(|table| table.families.is_empty())) {
+            return Vec::new();
+        }
+        let mut families: Vec<_> = self.registers().iter().map(|family| family.name().to_owned()).collect();
+        families.sort();
+        families.dedup();
+        families
+    }
+
+    fn look(&self, _: &mut Glance<'_>) -> Result<Looked, DecodeError> {
+        match self.found() {
+            Some(_) => Ok(Looked { time: None, seen: None }),
+            None => Err(DecodeError::new(format!("nobody said whose the rows {:?} are", self.names))),
+        }
+    }
+
+    fn rowed(&self) -> Option<Arc<dyn Rowed>> {
+        self.found.get().map(|found| found.clone() as Arc<dyn Rowed>)
+    }
+
+    fn find(&self, named: &dyn Fn(&str) -> Option<Registered>) -> Result<(), String> {
+        let tables = self.names.iter().map(|name| {
+            let table = named(name).ok_or_else(|| {
+                format!("there is no projection `{name}`: add `.inline::<..>()` or `.behind::<..>()` for it to the setup")
+            })?;
+            match table.row {
+                Some(_) => Ok(table),
+                None => Err(format!("rows of `{name}` cannot be read by field name")),
+            }
+        });
+        let tables = tables.collect::<Result<Vec<_>, _>>()?;
+        // The same setup finds the same ones.
+        let _ =
+            self.found.set(Arc::new(Found { tables, names: self.names.clone(), wrong: self.wrong.clone() }));
+        Ok(())
+    }
+
+    fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError> {
+        Ok(glance.raw.stream().to_owned())
+    }
+}
+
+/// The rows that were named, and what is wrong about them.
+struct Found {
+    tables: Vec<Registered>,
+    names: Vec<String>,
+    wrong: Vec<RowIs>,
+}
+
+impl Found {
+    fn read(&self, index: usize, row: &[u8]) -> Result<Value, DecodeError> {
+        let layout = self.tables[index].row.as_ref();
+        layout.ok_or_else(|| DecodeError::new("its row has no layout"))?.read(row)
+    }
+
+    fn index(&self, name: &str) -> usize {
+        self.names.iter().position(|known| known == name).expect("every name was listed")
+    }
+
+    fn is(&self, is: &RowIs, rows: &[Option<Value>]) -> bool {
+        let row = rows[self.index(&is.row)].as_ref();
+        let at = |path: &str| row.and_then(|row| row.path(path));
+        let number = |path: &str| at(path).and_then(number);
+        let other = |path: &str| match path.split_once(':') {
+            Some((name, path)) => rows[self.index(name)].as_ref().and_then(|row| row.path(path)),
+            None => at(path),
+        };
+        is.exists.is_none_or(|exists| exists == row.is_some())
+            && is.fields.iter().all(|(path, wanted)| at(path).is_some_and(|value| wanted.is(value)))
+            && is.above.iter().all(|(path, than)| number(path).is_some_and(|value| value > *than))
+            && is.below.iter().all(|(path, than)| number(path).is_some_and(|value| value < *than))
+            && is
+                .differs
+                .iter()
+                .all(|(path, than)| at(path).zip(other(than)).is_some_and(|(value, other)| value != other))
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_i128().map(|value| value as f64))
+}
+
+impl Rowed for Found {
+    fn projections(&self) -> Vec<&Registered> {
+        self.tables.iter().collect()
+    }
+
+    fn type_name(&self, _: usize) -> &'static str {
+        ".."
+    }
+
+    fn wrong(&self, _: &[u8], rows: &[Option<&[u8]>]) -> Result<bool, DecodeError> {
+        let read =
+            rows.iter().enumerate().map(|(index, row)| row.map(|row| self.read(index, row)).transpose());
+        let rows = read.collect::<Result<Vec<_>, _>>()?;
+        Ok(self.wrong.iter().all(|is| self.is(is, &rows)))
+    }
+
+    fn key_text(&self, key: &[u8]) -> Result<String, DecodeError> {
+        (self.tables[0].key_text)(key)
+    }
+
+    fn row_text(&self, index: usize, row: &[u8]) -> String {
+        self.read(index, row)
+            .map_or_else(|error| format!("a row that cannot be read: {error}"), |value| value_text(&value))
+    }
+}
