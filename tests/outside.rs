@@ -635,6 +635,29 @@ fn rows_behind_the_writer_of_another_store_are_as_old_as_what_they_have_folded()
     assert_eq!((behind.rows.len(), behind.as_of), (1, Some(folded)));
 }
 
+/// A pull once a day is not waited for until tomorrow.
+#[test]
+fn a_store_closes_at_once_between_two_pulls() {
+    struct Told(Theirs, Mutex<mpsc::Sender<()>>);
+    impl Outside for Told {
+        type Key = String;
+        type Row = u64;
+        fn pull(&self) -> Result<Pulled<String, u64>, PullError> {
+            let _ = self.1.lock().unwrap().send(());
+            self.0.pull()
+        }
+    }
+    let (tells, told) = mpsc::channel();
+    let source = Told(Theirs::default(), Mutex::new(tells));
+    let check = agreeing(source).every(24 * 60 * MINUTE).stale_after(72 * 60 * MINUTE);
+    let setup = Setup::new().inline::<Bills>().check(check.for_longer_than(QUARTER)).alerts(|_| {});
+    let store = Store::in_memory(setup).expect("it opens");
+    told.recv().expect("it is pulled");
+    let mut pulled = store.subscribe::<Raw>(Query::all(), Position::START);
+    assert!(pulled.any(|event| event.expect("events are read").event.type_name() == "tallystone.Pulled"));
+    store.close();
+}
+
 #[test]
 fn a_pull_that_hangs_keeps_nobody_waiting() {
     struct Hangs(Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);

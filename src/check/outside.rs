@@ -354,12 +354,17 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, PullError>) -> Result<T, PullErro
 const KEY_TEXT_BYTES_MAX: usize = 128;
 
 fn text<K: Key>(key: &K) -> String {
-    let mut text = key::text(key).unwrap_or_else(|_| "a key".to_owned());
-    if text.len() > KEY_TEXT_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(KEY_TEXT_BYTES_MAX));
-        text.push('…');
+    let text = key::text(key).unwrap_or_else(|_| "a key".to_owned());
+    match cut(&text, KEY_TEXT_BYTES_MAX) {
+        all if all.len() == text.len() => text,
+        begin => format!("{begin}…"),
     }
-    text
+}
+
+/// As much of a text as this many bytes hold.
+pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
+    let ends = text.char_indices().map(|(at, character)| at + character.len_utf8());
+    &text[..ends.take_while(|end| *end <= bytes_max).last().unwrap_or(0)]
 }
 
 fn key_bytes<K: Key>(key: &K, index: usize) -> Result<Vec<u8>, PullError> {

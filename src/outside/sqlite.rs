@@ -75,7 +75,7 @@ where
         if !query.readonly() {
             return Err(PullError::Unreachable("the query writes".into()));
         }
-        let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = query.column_names().map(str::to_owned).collect();
         // One statement is one transaction.
         let (mut answer, mut rows) = (query.query([]).map_err(unread)?, Vec::new());
         while let Some(found) = answer.next().map_err(unread)? {

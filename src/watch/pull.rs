@@ -9,7 +9,7 @@
 use super::Ground as WatchGround;
 use super::ranges::Ranges;
 use super::watcher::{append, row};
-use crate::check::outside::{Evidence, Rows};
+use crate::check::outside::{Evidence, Rows, cut};
 use crate::check::{Check, PullError, signed_micros, time_of};
 use crate::codec;
 use crate::disk::Clock;
@@ -223,9 +223,10 @@ impl Puller {
         let shared = self.shared.clone();
         while let Ok(patience) = self.turn() {
             let listener = shared.bell.listen();
-            if !shared.stop.load(Ordering::Relaxed) {
-                listener.wait(deadline(patience));
+            if shared.stop.load(Ordering::Relaxed) {
+                return;
             }
+            listener.wait(deadline(patience));
         }
     }
 
@@ -354,9 +355,8 @@ impl Ground {
         if known.failed.is_some_and(|failed| failed.kind == error.kind()) {
             return;
         }
-        let mut why = error.to_string();
-        why.truncate(why.floor_char_boundary(WHY_BYTES_MAX));
         let (source, kind) = (check.to_owned(), error.kind().to_owned());
+        let why = cut(&error.to_string(), WHY_BYTES_MAX).to_owned();
         self.append(vec![Own::Unreachable { source, kind, why }]);
     }
 
