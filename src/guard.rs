@@ -262,7 +262,8 @@ impl Guard {
     fn watermark(&self, said: Option<Time>, step: &mut Step<'_>) -> Result<Time, StorageError> {
         let recorded = time_of(step.at.time);
         match self.check.clocked {
-            Clocked::Recorded => Ok(recorded),
+            // One that goes by snapshots does not open as a guard.
+            Clocked::Recorded | Clocked::Pulled => Ok(recorded),
             Clocked::Events { lateness } => {
                 self.move_to(said.map(|said| said.min(recorded).saturating_sub(lateness)), step)
             }

@@ -1,6 +1,7 @@
 //! Evidence from outside: what is pulled is on record, with the times at which it was seen, and a source that cannot be read
 //! proves nothing.
 
+use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -327,6 +328,7 @@ fn row_000_24_a_source_that_cannot_be_read_gets_old_and_that_is_found_once() {
     assert!(alert.means.contains("cannot be told"), "{}", alert.means);
 
     theirs.change(|answers| answers.fails = None);
+    theirs.set(&[("mug", 500), ("pen", 200)]);
     bench.pass(MINUTE);
     let source = bench.source();
     assert_eq!((source.is_stale, source.failed), (false, None));
@@ -453,6 +455,14 @@ fn a_source_whose_rows_cannot_be_carried_does_not_open() {
 }
 
 #[test]
+fn what_is_outside_refuses_no_commit() {
+    let check = agreeing(Theirs::default()).for_longer_than(QUARTER).guard();
+    let refused = Store::in_memory(Setup::new().inline::<Bills>().check(check));
+    let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
+    assert!(why.iter().any(|why| why.contains("`guard`: no event violates")), "{why:?}");
+}
+
+#[test]
 fn a_snapshot_with_too_few_rows_is_not_believed() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500), ("pen", 200)]);
@@ -519,6 +529,8 @@ fn a_restart_has_the_cache_and_expects_no_pulls_while_it_was_closed() {
     let (theirs, clock) = (Theirs::default(), SimClock::default());
     theirs.set(&[("mug", 500), ("pen", 200)]);
     let bench = Bench::on_disk(&dir.path().join("store"), &clock, theirs.clone());
+    bench.append(started("mug", 500));
+    bench.append(started("pen", 250));
     bench.step();
     let before = bench.events_len();
     bench.store.close();
@@ -689,6 +701,239 @@ fn a_pull_that_hangs_keeps_nobody_waiting() {
     let store = Store::open(&path, setup(Hangs(Mutex::new(held), entered))).expect("nothing holds it");
     assert_eq!(store.view().expect("a view").row::<Bills>("mug").expect("it is read"), Some(500));
     drop(release);
+}
+
+// ---- what is compared ----
+
+impl Bench {
+    /// Violations of what is compared: about what, and how they stand.
+    fn disagreements(&self) -> Vec<(String, State)> {
+        let all = self.store.checks().of("agree").expect("rows are read");
+        all.into_iter().map(|violation| (violation.subject.unwrap_or_default(), violation.state)).collect()
+    }
+
+    fn minutes(&self, minutes: u32) {
+        (0..minutes).for_each(|_| self.pass(MINUTE));
+    }
+}
+
+#[test]
+fn row_000_24_only_a_complete_snapshot_from_after_the_window_makes_a_violation() {
+    let theirs = Theirs::default();
+    theirs.set(&[("pen", 200)]);
+    let bench = Bench::new(theirs.clone());
+    bench.append(started("mug", 500));
+    bench.append(started("pen", 200));
+    bench.step();
+    bench.minutes(15);
+    assert_eq!(bench.disagreements(), [], "at the end of the window it may still come");
+    bench.minutes(1);
+    assert_eq!(bench.disagreements(), [("mug".into(), State::Open)]);
+    let violation = bench.store.checks().open().expect("rows are read").remove(0);
+    assert_eq!(violation.disagrees, "bills has 500, the source has no row");
+    theirs.set(&[("pen", 200), ("mug", 500)]);
+    bench.minutes(1);
+    let [(_, State::Healed { after, .. })] = bench.disagreements()[..] else { panic!("it agrees now") };
+    // Since the first moment after the window.
+    assert_eq!(after, 2 * MINUTE - Duration::from_micros(1));
+    assert_eq!(bench.alerts.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn row_000_24_a_source_that_cannot_be_read_never_makes_a_violation() {
+    let theirs = Theirs::default();
+    let bench = Bench::new(theirs.clone());
+    bench.step();
+    theirs.change(|answers| answers.fails = Some(PullError::Unreachable("connection refused".into())));
+    bench.append(started("mug", 500));
+    bench.append(started("pen", 200));
+    bench.minutes(120);
+    assert_eq!(bench.disagreements(), []);
+    assert_eq!(bench.open(), [("agree.fresh".into(), State::Open)]);
+    // It had one of them all the time.
+    theirs.change(|answers| answers.fails = None);
+    theirs.set(&[("mug", 500)]);
+    bench.minutes(1);
+    assert_eq!(bench.disagreements(), [("pen".into(), State::Open)]);
+}
+
+#[test]
+fn what_agrees_again_in_the_first_snapshot_after_its_window_never_was_a_violation() {
+    let theirs = Theirs::default();
+    let bench = Bench::of([agreeing(theirs.clone())
+        .every(60 * MINUTE)
+        .stale_after(200 * MINUTE)
+        .for_longer_than(QUARTER)]);
+    bench.step();
+    bench.append(started("mug", 500));
+    bench.append(started("pen", 200));
+    bench.clock.advance(MINUTE);
+    theirs.set(&[("mug", 500)]);
+    bench.pass(59 * MINUTE);
+    assert_eq!(bench.disagreements(), [("pen".into(), State::Open)]);
+    let stats = bench.store.checks().stats();
+    let stats = stats.iter().find(|check| check.check == "agree").expect("it is there");
+    assert_eq!((stats.activations, stats.satisfied, stats.violated), (2, 1, 1));
+}
+
+#[test]
+fn rows_that_only_the_source_has_count_like_those_that_only_we_have() {
+    let theirs = Theirs::default();
+    theirs.set(&[("straße/€", 900), ("mug", 400)]);
+    let bench = Bench::new(theirs.clone());
+    bench.append(started("mug", 500));
+    bench.step();
+    bench.minutes(16);
+    let mut all = bench.disagreements();
+    all.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(all, [("mug".into(), State::Open), ("straße%2F€".into(), State::Open)]);
+    // Whichever side gives way.
+    bench.append(started("straße/€", 900));
+    bench.append(Billing::Ended { product: "mug".into() });
+    theirs.set(&[("straße/€", 900)]);
+    bench.minutes(1);
+    assert!(bench.disagreements().iter().all(|(_, state)| matches!(state, State::Healed { .. })));
+}
+
+#[test]
+fn a_suspect_that_reading_it_again_clears_is_never_told_of() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 400)]);
+    theirs.change(|answers| answers.again = [("mug".to_owned(), Some(500))].into());
+    let bench = Bench::new(theirs.clone());
+    bench.append(started("mug", 500));
+    bench.step();
+    bench.minutes(60);
+    assert_eq!(bench.disagreements(), []);
+    let stats = bench.store.checks().stats();
+    assert_eq!(stats.iter().map(|check| check.violated).collect::<Vec<_>>(), [0, 0]);
+    // Without that it is.
+    theirs.change(|answers| answers.again.clear());
+    bench.minutes(17);
+    assert_eq!(bench.disagreements(), [("mug".into(), State::Open)]);
+}
+
+#[test]
+fn a_source_that_shrinks_to_nothing_has_the_window_and_is_one_alert() {
+    let theirs = Theirs::default();
+    let many: Vec<_> = (0..100).map(|n| (format!("p{n:03}"), n)).collect();
+    theirs.change(|answers| answers.rows = many.clone());
+    let bench = Bench::new(theirs.clone());
+    for (product, cents) in &many {
+        bench.append(started(product, *cents));
+    }
+    bench.step();
+    theirs.set(&[]);
+    bench.minutes(10);
+    theirs.change(|answers| answers.rows = many.clone());
+    bench.minutes(30);
+    assert_eq!(bench.disagreements(), [], "it was empty for a moment");
+    theirs.set(&[]);
+    bench.minutes(17);
+    assert_eq!(bench.disagreements().len(), 100);
+    let alerts = bench.alerts.lock().unwrap().clone();
+    assert_eq!(
+        alerts.iter().map(|alert| (alert.check.as_str(), alert.count)).collect::<Vec<_>>(),
+        [("agree", 100)]
+    );
+}
+
+#[test]
+fn a_window_that_a_restart_interrupts_is_judged_all_the_same_and_told_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (theirs, clock) = (Theirs::default(), SimClock::default());
+    let path = dir.path().join("store");
+    let bench = Bench::on_disk(&path, &clock, theirs.clone());
+    bench.step();
+    bench.append(started("mug", 500));
+    bench.minutes(8);
+    bench.store.close();
+    let bench = Bench::on_disk(&path, &clock, theirs.clone());
+    bench.minutes(7);
+    assert_eq!(bench.disagreements(), []);
+    bench.minutes(1);
+    assert_eq!(bench.disagreements(), [("mug".into(), State::Open)]);
+    bench.store.close();
+    // And judged anew, from the log alone.
+    std::fs::remove_file(path.join("checks.redb")).expect("it is there");
+    let bench = Bench::on_disk(&path, &clock, theirs.clone());
+    bench.minutes(3);
+    assert_eq!(bench.disagreements(), [("mug".into(), State::Open)]);
+    assert_eq!(bench.alerts.lock().unwrap().len(), 0, "it was told before");
+}
+
+/// What became of a row with an event or a complete snapshot: when, whether the sides disagree since, and whether it was a snapshot.
+type Points = Vec<(u64, bool, bool)>;
+
+/// Whether a row is violated at the end, by the words of the manual: the sides disagree, and have since some minute without a break;
+/// and a complete snapshot of more than the window later shows it.
+fn naive(points: &Points, window: u64) -> bool {
+    let begin = points.iter().rposition(|(_, disagree, _)| !disagree).map_or(0, |agreed| agreed + 1);
+    let Some((since, ..)) = points.get(begin) else { return false };
+    points[begin..].iter().any(|(minute, _, is_snapshot)| *is_snapshot && *minute > since + window)
+}
+
+fn changes() -> impl Strategy<Value = Vec<(u64, bool, usize, Option<u64>)>> {
+    let row = prop_oneof![Just(None), (1..3_u64).prop_map(Some)];
+    prop::collection::vec((1..120_u64, any::<bool>(), 0..3_usize, row), 0..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_violated_is_what_a_naive_reading_of_the_words_says(
+        mut changes in changes(),
+        every in 1..20_u64,
+        window in 0..25_u64,
+        fails in prop::collection::btree_set(0..120_u64, 0..60),
+    ) {
+        const KEYS: [&str; 3] = ["cup", "mug", "pen"];
+        changes.sort_by_key(|change| change.0);
+        let theirs = Theirs::default();
+        let check = agreeing(theirs.clone())
+            .every(u32::try_from(every).unwrap() * MINUTE)
+            .stale_after(10_000 * MINUTE)
+            .for_longer_than(u32::try_from(window).unwrap() * MINUTE);
+        let bench = Bench::of([check]);
+        let (mut ours, mut shown): ([Option<u64>; 3], [Option<u64>; 3]) = Default::default();
+        let mut points: [Points; 3] = Default::default();
+        let mut rows = BTreeMap::<String, u64>::new();
+        for minute in 0..=120_u64 {
+            for (_, is_ours, key, row) in changes.iter().filter(|change| change.0 == minute) {
+                let product = KEYS[*key].to_owned();
+                match (is_ours, row) {
+                    (true, Some(cents)) => drop(bench.append(started(&product, *cents))),
+                    (true, None) => drop(bench.append(Billing::Ended { product })),
+                    (false, Some(cents)) => drop(rows.insert(product, *cents)),
+                    (false, None) => drop(rows.remove(&product)),
+                }
+                if *is_ours {
+                    ours[*key] = *row;
+                    points[*key].push((minute, ours[*key] != shown[*key], false));
+                }
+            }
+            let fails = fails.contains(&minute);
+            theirs.change(|answers| {
+                answers.rows = rows.clone().into_iter().collect();
+                answers.fails = fails.then(|| PullError::Unreachable("no".into()));
+            });
+            bench.step();
+            if minute % every == 0 && !fails {
+                for (key, name) in KEYS.iter().enumerate() {
+                    shown[key] = rows.get(*name).copied();
+                    points[key].push((minute, ours[key] != shown[key], true));
+                }
+            }
+            let open = bench.store.checks().open().expect("rows are read");
+            let open: Vec<_> = open.into_iter().filter_map(|violation| violation.subject).collect();
+            for (key, name) in KEYS.iter().enumerate() {
+                let is_open = open.iter().any(|about| about == name);
+                prop_assert_eq!(is_open, naive(&points[key], window), "{} at {}: {:?}", name, minute, points[key]);
+            }
+            bench.clock.advance(MINUTE);
+        }
+    }
 }
 
 // ---- ranges ----

@@ -174,6 +174,12 @@ impl Book {
         Ok(())
     }
 
+    /// Something of a key is violated, and not healed.
+    pub fn is_broken<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<bool, C::Error> {
+        self.load(key, cold)?;
+        Ok(!self.state.broken.is_empty())
+    }
+
     fn load<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<(), C::Error> {
         match self.keys.get(&key) {
             Some(packed) if packed.bytes().is_empty() => self.state.clear(),

@@ -183,6 +183,8 @@ impl Fault {
 pub(crate) enum Clocked {
     /// That of the commits.
     Recorded,
+    /// That of the complete snapshots of a source outside: what none has shown is not certain.
+    Pulled,
     /// What the events say. None is expected to be told later than this after a later one.
     Events { lateness: Time },
 }
@@ -278,7 +280,7 @@ impl Check {
     fn can_refuse(&self) -> bool {
         match self.rule.word {
             // By the time of commits, time has always decided before the event comes.
-            Word::Standing => self.clocked != Clocked::Recorded,
+            Word::Standing => matches!(self.clocked, Clocked::Events { .. }),
             word => word.is_violated_by_events() || self.lens.closes(),
         }
     }

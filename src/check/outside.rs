@@ -6,23 +6,23 @@
 
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
+use super::rows::{Rowed, rowed};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::{About, Check, Clocked, Described, Fault, micros, time_of};
 use crate::codec;
-use crate::error::DecodeError;
+use crate::error::{DecodeError, LayoutError};
 use crate::event::{Event, Family};
 use crate::key::{self, Key};
 use crate::layout::{self, Layout};
-use crate::misfit::panic_text;
 use crate::own::Own;
-use crate::projection::{Projection, Registered};
+use crate::projection::{Folded, Projection, Registered};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::marker::PhantomData;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -57,7 +57,7 @@ pub trait Outside: Send + Sync + 'static {
     /// What a row is found by: the key of the rows it is compared with.
     type Key: Key;
     /// A row, as far as it is compared. Rows that are equal are not recorded again.
-    type Row: Serialize + DeserializeOwned + PartialEq + Clone + Send + 'static;
+    type Row: Serialize + DeserializeOwned + PartialEq + Clone + Send + Sync + 'static;
 
     /// Reads all of it: one snapshot, in any order.
     ///
@@ -234,7 +234,7 @@ pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Where a range begins, and the hash of its rows.
 pub(crate) type Hashed = (Vec<u8>, u64);
 
-/// A source, and what its rows are compared with.
+/// A source of bytes.
 pub(crate) trait Source: Send + Sync {
     fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError>;
 
@@ -250,28 +250,20 @@ pub(crate) trait Source: Send + Sync {
     /// Two rows are the same to those who compare them.
     fn is_same(&self, one: &[u8], other: &[u8]) -> bool;
 
-    /// Whether our row agrees with theirs. One of them is there.
-    fn agree(&self, ours: Option<&[u8]>, theirs: Option<&[u8]>) -> Result<bool, DecodeError>;
-
     fn key_text(&self, key: &[u8]) -> String;
 }
 
-type Agree<P, O> =
-    dyn Fn(Option<&<P as Projection>::Row>, Option<&<O as Outside>::Row>) -> bool + Send + Sync;
+/// A source, its types erased.
+struct Typed<O>(O);
 
-struct Typed<P: Projection, O: Outside> {
-    evidence: O,
-    agree: Box<Agree<P, O>>,
-}
-
-impl<P: Projection, O: Outside<Key = P::Key>> Source for Typed<P, O> {
+impl<O: Outside> Source for Typed<O> {
     fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError> {
-        let Pulled { as_of, rows } = guarded(|| self.evidence.pull())?;
+        let Pulled { as_of, rows } = self.0.pull()?;
         Ok((as_of, bytes_of(&rows)?))
     }
 
     fn ranges(&self) -> Result<Option<(Option<SystemTime>, Vec<Hashed>)>, PullError> {
-        let Some(Ranges { as_of, hashes }) = guarded(|| self.evidence.ranges())? else { return Ok(None) };
+        let Some(Ranges { as_of, hashes }) = self.0.ranges()? else { return Ok(None) };
         let mut ranges: Vec<Hashed> = Vec::with_capacity(hashes.len());
         for (index, (key, hash)) in hashes.iter().enumerate() {
             let from = key_bytes(key, index)?;
@@ -292,7 +284,7 @@ impl<P: Projection, O: Outside<Key = P::Key>> Source for Typed<P, O> {
             first.as_ref().map_or(Bound::Unbounded, Bound::Included),
             next.as_ref().map_or(Bound::Unbounded, Bound::Excluded),
         );
-        let (hash, rows) = guarded(|| self.evidence.pull_range(range))?;
+        let (hash, rows) = self.0.pull_range(range)?;
         let all = bytes_of(&rows)?;
         let is_in = |key: &[u8]| from.is_none_or(|from| from <= key) && to.is_none_or(|to| key < to);
         match all.keys().find(|key| !is_in(key)) {
@@ -307,7 +299,7 @@ impl<P: Projection, O: Outside<Key = P::Key>> Source for Typed<P, O> {
     fn again(&self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PullError> {
         let typed: Result<Vec<O::Key>, _> = keys.iter().map(|key| key::decode(key)).collect();
         let typed = typed.map_err(|error| misfit("a key".into(), &error))?;
-        let rows = guarded(|| self.evidence.again(&typed))?;
+        let rows = self.0.again(&typed)?;
         let read = |(index, (key, row)): (usize, &(O::Key, Option<O::Row>))| {
             let row = row.as_ref().map(|row| row_bytes(key, row)).transpose()?;
             Ok((key_bytes(key, index)?, row))
@@ -320,13 +312,6 @@ impl<P: Projection, O: Outside<Key = P::Key>> Source for Typed<P, O> {
         // map, has one in values.
         let decode = |bytes| codec::decode::<O::Row>(bytes).ok();
         one == other || decode(one).zip(decode(other)).is_some_and(|(one, other)| one == other)
-    }
-
-    fn agree(&self, ours: Option<&[u8]>, theirs: Option<&[u8]>) -> Result<bool, DecodeError> {
-        let ours = ours.map(codec::decode::<P::Row>).transpose()?;
-        let theirs = theirs.map(codec::decode::<O::Row>).transpose()?;
-        catch_unwind(AssertUnwindSafe(|| (self.agree)(ours.as_ref(), theirs.as_ref())))
-            .map_err(|panic| DecodeError::new(format!("the comparison panicked: {}", panic_text(&*panic))))
     }
 
     fn key_text(&self, key: &[u8]) -> String {
@@ -343,11 +328,6 @@ fn bytes_of<K: Key, R: Serialize>(rows: &[(K, R)]) -> Result<Rows, PullError> {
         };
     }
     Ok(all)
-}
-
-fn guarded<T>(read: impl FnOnce() -> Result<T, PullError>) -> Result<T, PullError> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|panic| Err(PullError::Panicked(panic_text(&*panic).to_owned())))
 }
 
 /// A key in a message is no longer than this.
@@ -381,15 +361,31 @@ fn misfit(place: String, error: &DecodeError) -> PullError {
     PullError::Row { place, why: error.to_string() }
 }
 
+/// The rows of a source, as one of the tables that a check looks at. It is filled by what was pulled, and folds nothing.
+struct Theirs<O>(PhantomData<fn() -> O>);
+
+impl<O: Outside> Projection for Theirs<O> {
+    const NAME: &'static str = "the source";
+    type Event = Own;
+    type Key = O::Key;
+    type Row = O::Row;
+
+    fn fold(_: &Own, _: &mut crate::projection::Rows<'_, Self>) -> Folded {
+        Ok(())
+    }
+}
+
 // ---- declared ----
 
 /// What a check compares its rows with, and how often.
 pub(crate) struct Evidence {
     pub source: Arc<dyn Source>,
-    /// Names the types of its keys and rows: what was recorded of another shape is not read.
-    pub shape: [u8; 4],
+    /// Whether rows of ours and theirs disagree.
+    pub rowed: Arc<dyn Rowed>,
     /// The projection whose rows it is compared with.
     pub ours: Registered,
+    /// Names the types of its keys and rows: what was recorded of another shape is not read. It is the table's id.
+    pub shape: [u8; 4],
     /// The source's own type.
     pub type_id: TypeId,
     pub every: Duration,
@@ -476,27 +472,24 @@ impl About {
         agree: impl Fn(Option<&P::Row>, Option<&O::Row>) -> bool + Send + Sync + 'static,
     ) -> Compared {
         let mut faults = Vec::new();
-        let mut layout = |field, layout: Result<Layout, _>| match layout {
-            Ok(layout) => layout.to_string(),
-            Err(error) => {
-                let error: crate::error::LayoutError = error;
-                faults.push((field, error.to_string()));
-                String::new()
-            }
+        let mut layout = |field, layout: Result<Layout, LayoutError>| {
+            faults.extend(layout.err().map(|error| (field, error.to_string())));
         };
-        let key = layout("key", Layout::of::<O::Key>());
-        let row = layout("row", Layout::of::<O::Row>());
+        layout("key", Layout::of::<O::Key>());
+        layout("row", Layout::of::<O::Row>());
         if let Err(error) = layout::check_key::<O::Key>() {
             faults.push(("key", error.to_string()));
         }
-        let mut shape = [0; 4];
-        blake3::Hasher::new().update(format!("{key}\0{row}").as_bytes()).finalize_xof().fill(&mut shape);
+        let differ = move |_: &O::Key, (ours, theirs): (Option<&P::Row>, Option<&O::Row>)| {
+            (ours.is_some() || theirs.is_some()) && !agree(ours, theirs)
+        };
         Compared {
             about: self.into(),
             evidence: Evidence {
-                source: Arc::new(Typed::<P, O> { evidence, agree: Box::new(agree) }),
-                shape,
+                source: Arc::new(Typed(evidence)),
+                rowed: Arc::new(rowed::<(P, Theirs<O>)>(differ)),
                 ours: Registered::of::<P>(),
+                shape: Registered::of::<Theirs<O>>().id,
                 type_id: TypeId::of::<O>(),
                 every: Duration::from_secs(5 * 60),
                 stale_after: None,
@@ -537,19 +530,15 @@ impl Compared {
     /// They may disagree for this long: this long, too.
     pub fn for_longer_than(self, window: Duration) -> Check {
         let Self { about, evidence } = self;
-        let shape = format!(
-            "outside;{};{};{:?}",
-            evidence.ours.name,
-            u32::from_be_bytes(evidence.shape),
-            u32::from_be_bytes(evidence.ours.id)
-        );
+        let sides = [(evidence.ours.name, evidence.ours.id), ("outside", evidence.shape)];
+        let shape = sides.map(|(name, id)| format!("{name} {id:?};")).concat();
         Check {
             about,
             version: 1,
             rule: standing(window),
-            clocked: Clocked::Recorded,
+            clocked: Clocked::Pulled,
             guard: false,
-            lens: Arc::new(Blind(Arc::new(evidence))),
+            lens: Arc::new(Beside(Arc::new(evidence))),
             shape,
             definition: OnceLock::new(),
         }
@@ -597,20 +586,29 @@ pub(crate) fn freshness_id(check: &str) -> String {
     format!("{check}.fresh")
 }
 
-/// Sees nothing: rows are compared, not events.
-struct Blind(Arc<Evidence>);
+/// Sees rows of ours beside those of a source.
+struct Beside(Arc<Evidence>);
 
-impl Lens for Blind {
+impl Lens for Beside {
     fn registers(&self) -> Vec<Family> {
-        Vec::new()
+        self.0.ours.families.clone()
     }
 
     fn families(&self) -> Vec<String> {
-        vec![Own::FAMILY.to_owned()]
+        let mut families: Vec<_> = self.registers().iter().map(|family| family.name().to_owned()).collect();
+        // None stands for all.
+        if !families.is_empty() {
+            families.push(Own::FAMILY.to_owned());
+        }
+        families
     }
 
     fn look(&self, _: &mut Glance<'_>) -> Result<Looked, DecodeError> {
         Ok(Looked { time: None, seen: None })
+    }
+
+    fn rowed(&self) -> Option<Arc<dyn Rowed>> {
+        Some(self.0.rowed.clone())
     }
 
     fn evidence(&self) -> Option<Arc<Evidence>> {

@@ -61,7 +61,7 @@ impl<K, R> fmt::Debug for CsvFile<K, R> {
 
 impl<K: Key, R> Outside for CsvFile<K, R>
 where
-    R: Serialize + DeserializeOwned + PartialEq + Clone + Send + 'static,
+    R: Serialize + DeserializeOwned + PartialEq + Clone + Send + Sync + 'static,
 {
     type Key = K;
     type Row = R;

@@ -57,7 +57,7 @@ impl<K, R> fmt::Debug for JsonLines<K, R> {
 
 impl<K: Key, R> Outside for JsonLines<K, R>
 where
-    R: Serialize + DeserializeOwned + PartialEq + Clone + Send + 'static,
+    R: Serialize + DeserializeOwned + PartialEq + Clone + Send + Sync + 'static,
 {
     type Key = K;
     type Row = R;

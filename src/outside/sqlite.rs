@@ -61,7 +61,7 @@ impl<K, R> fmt::Debug for SqliteQuery<K, R> {
 
 impl<K: Key, R> Outside for SqliteQuery<K, R>
 where
-    R: Serialize + DeserializeOwned + PartialEq + Clone + Send + 'static,
+    R: Serialize + DeserializeOwned + PartialEq + Clone + Send + Sync + 'static,
 {
     type Key = K;
     type Row = R;

@@ -72,6 +72,11 @@ impl Mirror {
         Ok(folded)
     }
 
+    /// Takes over a row that was not folded: what a source outside shows.
+    pub fn put(&mut self, table: [u8; 4], key: &[u8], version: RowVersion) {
+        self.scratch.insert([&table, key].concat().into(), version);
+    }
+
     /// Takes over what the commit has changed, and says which keys: without their table, each once, with the last event that did.
     pub fn settle(&mut self) -> BTreeMap<Vec<u8>, Position> {
         let mut changed: BTreeMap<Vec<u8>, Position> = BTreeMap::new();

@@ -16,6 +16,7 @@ use crate::disk::Clock;
 use crate::error::StorageError;
 use crate::evidence::{Evidence as Cache, Hashes, Kept, Known, Sources};
 use crate::key;
+use crate::misfit::panic_text;
 use crate::options::Options;
 use crate::own::{Bytes, Own};
 use crate::projection::{Projection, key_range};
@@ -27,6 +28,7 @@ use crate::sync::{JoinHandle, Mutex, deadline, spawn};
 use crate::view::Reader;
 use crate::writer::Door;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -86,9 +88,6 @@ struct Puller {
     has_begun: bool,
 }
 
-/// The store is closed.
-struct Stopped;
-
 /// What was read of a source.
 struct Read {
     /// Of which time, by its own word.
@@ -120,6 +119,8 @@ enum Trouble {
     Source(PullError),
     /// Of the store, which says nothing about the source.
     Store,
+    /// The store is closed.
+    Closed,
 }
 
 impl From<PullError> for Trouble {
@@ -146,7 +147,7 @@ impl Pullers {
     /// Pulls what is due, on the calling thread, if there are no threads for it.
     pub fn step(&self) {
         for puller in self.lockstep.lock().iter_mut() {
-            let _ = puller.turn();
+            puller.turn();
         }
     }
 
@@ -179,27 +180,28 @@ impl Shared {
         // Of one that fails, somebody is to be told whether or not the process comes back in between.
         let well = ground.known(&self.check).is_ok_and(|known| known.failed.is_none());
         if well {
-            ground.append(vec![Own::Left { source: self.check.clone() }]);
+            // A store that takes nothing any more has been left in any case.
+            let _ = ground.append(vec![Own::Left { source: self.check.clone() }]);
         }
     }
 
     /// Works with the store, which stays while it does.
-    fn with<T>(&self, work: impl FnOnce(&Ground) -> T) -> Result<T, Stopped> {
-        self.hold.lock().ground.as_ref().map(work).ok_or(Stopped)
+    fn with<T>(&self, work: impl FnOnce(&Ground) -> T) -> Result<T, Trouble> {
+        self.hold.lock().ground.as_ref().map(work).ok_or(Trouble::Closed)
     }
 
     /// Runs code that is not ours. The store may go away meanwhile.
-    fn outside<T>(&self, run: impl FnOnce() -> T) -> Result<T, Stopped> {
+    fn outside<T>(&self, run: impl FnOnce() -> Result<T, PullError>) -> Result<T, Trouble> {
         {
             let mut hold = self.hold.lock();
             if hold.ground.is_none() {
-                return Err(Stopped);
+                return Err(Trouble::Closed);
             }
             hold.is_outside = true;
         }
-        let done = run();
+        let done = guarded(|| Ok(run()?));
         self.hold.lock().is_outside = false;
-        Ok(done)
+        done
     }
 }
 
@@ -221,7 +223,7 @@ impl Puller {
 
     fn run(mut self) {
         let shared = self.shared.clone();
-        while let Ok(patience) = self.turn() {
+        while let Some(patience) = self.turn() {
             let listener = shared.bell.listen();
             if shared.stop.load(Ordering::Relaxed) {
                 return;
@@ -230,102 +232,88 @@ impl Puller {
         }
     }
 
-    /// Pulls if it is time. How long there is nothing to do then.
-    fn turn(&mut self) -> Result<Duration, Stopped> {
+    /// Pulls if it is time. How long there is nothing to do then; `None`: the store is closed.
+    fn turn(&mut self) -> Option<Duration> {
         let now = self.clock.monotonic();
-        if now < self.due {
-            return Ok(self.due - now);
-        }
-        if !self.has_begun {
-            let (source, shape) = (self.shared.check.clone(), self.evidence.shape);
-            let sourced = |ground: &Ground| ground.append(vec![Own::Sourced { source, shape }]);
-            self.has_begun = self.shared.with(sourced)?;
-        }
-        self.due = now + if self.has_begun { self.evidence.every } else { AGAIN };
-        if self.has_begun {
-            match self.pull()? {
-                Ok(()) | Err(Trouble::Store) => {}
+        if now >= self.due {
+            let wait = if self.has_begun { self.evidence.every } else { AGAIN };
+            self.due = now.saturating_add(wait);
+            // Types of the source's are encoded and compared in there.
+            let pulled = guarded(|| self.begin().and_then(|()| self.pull()));
+            let noted = match pulled {
                 Err(Trouble::Source(error)) => {
-                    self.shared.with(|ground| ground.failed(&self.shared.check, &error))?;
+                    self.shared.with(|ground| ground.failed(&self.shared.check, &error))
                 }
+                pulled => pulled,
+            };
+            if let Err(Trouble::Closed) = noted {
+                return None;
             }
         }
-        Ok(self.due.saturating_sub(self.clock.monotonic()))
+        Some(self.due.saturating_sub(self.clock.monotonic()))
     }
 
-    fn pull(&self) -> Result<Result<(), Trouble>, Stopped> {
-        let begun = self.shared.with(Ground::now)?;
-        let mut read = match self.read()? {
-            Ok(read) => read,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
-        if let Err(trouble) = self.confirm(&mut read)? {
-            return Ok(Err(trouble));
+    /// Puts on record that the source is pulled from here on.
+    fn begin(&mut self) -> Result<(), Trouble> {
+        if !self.has_begun {
+            let (source, shape) = (self.shared.check.clone(), self.evidence.shape);
+            self.shared.with(|ground| ground.append(vec![Own::Sourced { source, shape }]))??;
+            self.has_begun = true;
+            self.due = self.clock.monotonic().saturating_add(self.evidence.every);
         }
+        Ok(())
+    }
+
+    fn pull(&self) -> Result<(), Trouble> {
+        let begun = self.shared.with(Ground::now)?;
+        let mut read = self.read()?;
+        self.confirm(&mut read)?;
         self.shared.with(|ground| {
             let as_of = as_of(read.said, begun);
             let until = as_of + (ground.now() - begun);
             ground.record(&self.shared, &self.evidence, (as_of, until), read)
-        })
+        })?
     }
 
     /// Reads the source: all of it, or the ranges that have changed, and the others from what is on record.
-    fn read(&self) -> Result<Result<Read, Trouble>, Stopped> {
+    fn read(&self) -> Result<Read, Trouble> {
         let Self { shared, evidence, .. } = self;
-        let (said, hashed) = match shared.outside(|| evidence.source.ranges())? {
-            Ok(Some(ranges)) => ranges,
-            Ok(None) => {
-                let pulled = shared.outside(|| evidence.source.pull())?;
-                return Ok(pulled
-                    .map(|(said, rows)| Read { said, rows, ranges: None })
-                    .map_err(Trouble::from));
-            }
-            Err(error) => return Ok(Err(error.into())),
+        let Some((said, hashed)) = shared.outside(|| evidence.source.ranges())? else {
+            let (said, rows) = shared.outside(|| evidence.source.pull())?;
+            return Ok(Read { said, rows, ranges: None });
         };
-        let mut ranges = match Ranges::new(hashed) {
-            Ok(ranges) => ranges,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        let (mut rows, unchanged) = match shared.with(|ground| ground.unchanged(&shared.check, &ranges))? {
-            Ok(unchanged) => unchanged,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
+        let mut ranges = Ranges::new(hashed)?;
+        let (mut rows, unchanged) = shared.with(|ground| ground.unchanged(&shared.check, &ranges))??;
         for index in (0..ranges.len()).filter(|index| !unchanged[*index]) {
             let (from, to) = ranges.bounds(index);
-            match shared.outside(|| evidence.source.pull_range(from, to))? {
-                Ok((hash, more)) => {
-                    rows.extend(more);
-                    ranges.note(index, Some(hash));
-                }
-                Err(error) => return Ok(Err(error.into())),
-            }
+            let (hash, more) = shared.outside(|| evidence.source.pull_range(from, to))?;
+            rows.extend(more);
+            ranges.note(index, Some(hash));
         }
-        Ok(Ok(Read { said, rows, ranges: Some(ranges) }))
+        Ok(Read { said, rows, ranges: Some(ranges) })
     }
 
     /// Reads again what disagrees.
-    fn confirm(&self, read: &mut Read) -> Result<Result<(), Trouble>, Stopped> {
+    fn confirm(&self, read: &mut Read) -> Result<(), Trouble> {
         let Self { shared, evidence, .. } = self;
-        if let Err(error) = self.enough(&read.rows) {
-            return Ok(Err(error.into()));
-        }
-        let suspects = match shared.with(|ground| ground.suspects(evidence, &read.rows))? {
-            Ok(suspects) => suspects,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
+        self.enough(&read.rows)?;
+        let suspects = shared.with(|ground| ground.suspects(evidence, &read.rows))??;
         if !suspects.is_empty() {
-            match shared.outside(|| evidence.source.again(&suspects))? {
-                Ok(again) => again.into_iter().for_each(|(key, row)| read.correct(key, row)),
-                Err(error) => return Ok(Err(error.into())),
-            }
+            let again = shared.outside(|| evidence.source.again(&suspects))?;
+            again.into_iter().for_each(|(key, row)| read.correct(key, row));
         }
-        Ok(self.enough(&read.rows).map_err(Trouble::from))
+        Ok(self.enough(&read.rows)?)
     }
 
     fn enough(&self, rows: &Rows) -> Result<(), PullError> {
         let (rows, at_least) = (rows.len() as u64, self.evidence.at_least);
         if rows < at_least { Err(PullError::TooFew { rows, at_least }) } else { Ok(()) }
     }
+}
+
+fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(PullError::Panicked(panic_text(&*panic).to_owned()).into()))
 }
 
 /// What a source says of its time is not believed if it is later than the beginning of the pull.
@@ -343,10 +331,11 @@ impl Ground {
         Ok(row::<Sources>(&self.reader, &check.to_owned())?.unwrap_or_default())
     }
 
-    /// `false`: the store takes nothing now.
-    fn append(&self, events: Vec<Own>) -> bool {
-        let appended = append(&self.reader, &self.door, &self.options, "evidence", events);
-        matches!(appended, Ok(Some(_)))
+    fn append(&self, events: Vec<Own>) -> Result<(), Trouble> {
+        match append(&self.reader, &self.door, &self.options, "evidence", events) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) | Err(_) => Err(Trouble::Store),
+        }
     }
 
     /// Puts on record that the source cannot be read: once, however often it is tried.
@@ -357,7 +346,8 @@ impl Ground {
         }
         let (source, kind) = (check.to_owned(), error.kind().to_owned());
         let why = cut(&error.to_string(), WHY_BYTES_MAX).to_owned();
-        self.append(vec![Own::Unreachable { source, kind, why }]);
+        // If it is not taken, the next failure is.
+        let _ = self.append(vec![Own::Unreachable { source, kind, why }]);
     }
 
     // ---- comparing ----
@@ -367,11 +357,11 @@ impl Ground {
         let Some(published) = self.ours(evidence) else { return Ok(Vec::new()) };
         let mut suspects = Vec::new();
         let mut check = |key: &[u8], ours: Option<&[u8]>, theirs: Option<&[u8]>| {
-            let agree = evidence.source.agree(ours, theirs).map_err(|error| PullError::Row {
+            let wrong = evidence.rowed.wrong(key, &[ours, theirs]).map_err(|error| PullError::Row {
                 place: evidence.source.key_text(key),
                 why: error.to_string(),
             });
-            if !agree? {
+            if wrong? {
                 suspects.push(key.to_vec());
             }
             Ok::<_, PullError>(())
@@ -458,18 +448,16 @@ impl Ground {
                 changed.push(change);
             }
             let event = Own::Evidence { source: source.clone(), shape, as_of, until, changed };
-            if shared.stop.load(Ordering::Relaxed) || !self.append(vec![event]) {
-                return Err(Trouble::Store);
+            if shared.stop.load(Ordering::Relaxed) {
+                return Err(Trouble::Closed);
             }
+            self.append(vec![event])?;
         }
         let hashed =
             hashed.filter(|_| !is_hashed).map(|ranges| Own::Hashed { source: source.clone(), ranges });
         let pulled = Own::Pulled { source: source.clone(), shape, as_of, rows: len };
         // Both or none: hashes of rows that are not all on record would hide those that are missing.
-        match self.append(hashed.into_iter().chain([pulled]).collect()) {
-            true => Ok(()),
-            false => Err(Trouble::Store),
-        }
+        self.append(hashed.into_iter().chain([pulled]).collect())
     }
 
     fn ranges_fit(&self, ranges: &[(Bytes, Option<u64>)]) -> Result<(), PullError> {

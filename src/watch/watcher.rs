@@ -12,6 +12,7 @@ use super::{CheckStats, Trouble};
 use crate::alert::{Alert, Sink};
 use crate::check::book::{Book, KeyHash};
 use crate::check::glance::{Glance, Glasses};
+use crate::check::outside::Evidence;
 use crate::check::rows::Rowed;
 use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
 use crate::check::{Check, Clocked, time_of};
@@ -31,7 +32,7 @@ use crate::own::{Found, Own};
 use crate::projection::{At, Limits, Projection, key_range, row_key};
 use crate::request::Append;
 use crate::state::bell::Bell;
-use crate::state::layer::Direction;
+use crate::state::layer::{Direction, RowVersion};
 use crate::sync::{Mutex, RwLock, deadline};
 use crate::view::Reader;
 use crate::writer::Door;
@@ -113,6 +114,9 @@ struct Watched {
     /// Of a check over rows: what is wrong with them, and the rows.
     rowed: Option<Arc<dyn Rowed>>,
     mirror: Mirror,
+    /// What of the rows comes from outside, and when those that the commit changes had been read.
+    evidence: Option<Arc<Evidence>>,
+    read_until: Option<Time>,
     /// The last event it could not read, and why.
     unread: Option<(u64, String)>,
 }
@@ -368,14 +372,15 @@ impl Watcher {
                 if let Some(Own::Complete { check, until }) = own {
                     let told = self.all.iter_mut().filter(|watched| watched.head.commit == behind);
                     for watched in told.filter(|watched| watched.check.id() == check) {
-                        if watched.check.clocked != Clocked::Recorded {
+                        if let Clocked::Events { .. } = watched.check.clocked {
                             watched.advance(until, file)?;
                         }
                     }
                 }
             }
             for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
-                if Check::regards(&watched.families, family) {
+                let is_evidence = family == Own::FAMILY && watched.evidence.is_some();
+                if is_evidence || Check::regards(&watched.families, family) {
                     let at = At { commit: record.commit(), position: event.position, time: record.time() };
                     watched.judge(&mut glance, at, limits, file)?;
                 }
@@ -616,6 +621,8 @@ impl Watched {
             families: check.lens.families(),
             rowed: check.lens.rowed(),
             mirror: Mirror::default(),
+            evidence: check.lens.evidence(),
+            read_until: None,
             unread: None,
         }
     }
@@ -698,6 +705,11 @@ impl Watched {
         limits: Limits,
         file: Option<&CheckFile>,
     ) -> Result<(), StorageError> {
+        if let Some(evidence) = self.evidence.clone()
+            && glance.raw.family() == Own::FAMILY
+        {
+            return self.learn(&evidence, &glance.raw, at, file);
+        }
         if let Some(rowed) = self.rowed.clone() {
             return self.fold(&*rowed, &glance.raw, at, limits, file);
         }
@@ -750,6 +762,50 @@ impl Watched {
         Ok(())
     }
 
+    /// Takes over what a source shows; and with a complete snapshot, what is certain by then.
+    fn learn(
+        &mut self,
+        evidence: &Evidence,
+        raw: &RawRef<'_>,
+        at: At,
+        file: Option<&CheckFile>,
+    ) -> Result<(), StorageError> {
+        let is_it = |of: &str, shape: &[u8; 4]| of == self.check.id() && *shape == evidence.shape;
+        match Own::decode(raw) {
+            Ok(Own::Evidence { source, shape, until, changed, .. }) if is_it(&source, &shape) => {
+                self.read_until = Some(until);
+                for (key, row) in changed {
+                    let value = row.map(|row| Arc::from(row.0));
+                    let version = RowVersion { commit: at.commit, position: at.position, value };
+                    self.mirror.put(evidence.shape, &key.0, version);
+                }
+                Ok(())
+            }
+            Ok(Own::Pulled { source, shape, as_of, .. }) if is_it(&source, &shape) => {
+                self.advance(as_of, file)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When a key came to be right or wrong.
+    ///
+    /// Of rows from outside it is known when they had been read. That a disagreement is over may be seen long after its window:
+    /// unless a snapshot has shown it after that, it never was a violation.
+    fn turned(
+        &mut self,
+        hash: KeyHash,
+        wrong: bool,
+        time: Time,
+        file: Option<&CheckFile>,
+    ) -> Result<Time, StorageError> {
+        let seen = self.read_until.unwrap_or(time);
+        match self.evidence.is_none() || wrong || self.book.is_broken(hash, &cold(&self.check, file))? {
+            true => Ok(seen),
+            false => Ok(self.book.watermark().min(seen)),
+        }
+    }
+
     /// Judges the keys whose rows the commit has changed, now that it is whole.
     fn judge_rows(
         &mut self,
@@ -780,6 +836,7 @@ impl Watched {
             }
             let (position, amount) = (position.get(), Amount::default());
             let roles = if wrong { Roles::A } else { Roles::B };
+            let time = self.turned(hash, wrong, time, file)?;
             let seen = Seen { position, time, roles, tie_a: 0, tie_b: 0, amount };
             self.book.observe(hash, &seen, &cold)?;
             self.number(file)?;
@@ -787,6 +844,7 @@ impl Watched {
                 self.mirror.name(hash, None);
             }
         }
+        self.read_until = None;
         Ok(())
     }
 
