@@ -71,6 +71,9 @@ pub struct Options {
     /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 120 MiB if there are as many. Those
     /// beyond are in `checks.redb` alone, and read from it when they are met again.
     pub check_keys_max: usize,
+    /// How long a check may stand still that has something to judge, before that is a violation of `tallystone.freshness`. Default
+    /// 300,000 ms, five minutes.
+    pub check_overdue_ms: u64,
     /// How often somebody is alerted of one check, at most. Default 60,000 ms.
     pub alert_every_ms: u64,
     /// How long rows of a view stay readable. Events have no such limit. Default 10,000 ms.
@@ -110,6 +113,7 @@ impl Default for Options {
             state_cache_bytes: 64 << 20,
             scrub_every_ms: 3_600_000,
             check_keys_max: 2_000_000,
+            check_overdue_ms: 300_000,
             alert_every_ms: 60_000,
             view_age_ms_max: 10_000,
             page_bytes: 1 << 20,
@@ -154,6 +158,7 @@ impl Options {
         within("state_cache_bytes", self.state_cache_bytes as u64, 1 << 16, 1 << 40);
         within("scrub_every_ms", self.scrub_every_ms, 1, 31 * 24 * 3_600_000);
         within("check_keys_max", self.check_keys_max as u64, 1, 1 << 40);
+        within("check_overdue_ms", self.check_overdue_ms, 1, 31 * 24 * 3_600_000);
         within("alert_every_ms", self.alert_every_ms, 0, 31 * 24 * 3_600_000);
         within("view_age_ms_max", self.view_age_ms_max, 1, 3_600_000);
         within("page_bytes", self.page_bytes as u64, 4096, 256 << 20);

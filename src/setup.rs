@@ -33,6 +33,8 @@ pub struct Setup {
     pub(crate) behind: Vec<Registered>,
     pub(crate) checks: Vec<Check>,
     pub(crate) invariants: Vec<Invariant>,
+    #[cfg(feature = "rules")]
+    pub(crate) rule_folders: Vec<std::path::PathBuf>,
     pub(crate) alerts: Option<alert::Sink>,
     pub(crate) options: Options,
     pub(crate) retention: Retention,
@@ -82,6 +84,8 @@ impl Setup {
             behind: Vec::new(),
             checks: Vec::new(),
             invariants: Vec::new(),
+            #[cfg(feature = "rules")]
+            rule_folders: Vec::new(),
             alerts: None,
             options: Options::default(),
             retention: Retention::default(),
@@ -133,6 +137,55 @@ impl Setup {
     /// handed over. [`About::invariant`](crate::check::About::invariant) makes it.
     pub fn invariant(mut self, invariant: Invariant) -> Self {
         self.invariants.push(invariant);
+        self
+    }
+
+    /// A folder of rules. A file in it, or in one below it, is read as [`check::rules::parse`](crate::check::rules::parse) does,
+    /// and its checks run, while the store is open: nothing else need be done.
+    ///
+    /// - Each folder may have a `folder.toml` that says `period`, how often its files are read (10 s, if nothing is said),
+    ///   and `owner` and `severity` for rules that leave them out. What it does not say, the folder above does.
+    /// - A changed file is another version: checks that are defined otherwise are judged anew, from the first commit. With a file its
+    ///   checks end; what they found stays on record.
+    /// - A file that cannot be read keeps no store from opening. What it said before stands, [`Checks::rules`] names file, line and
+    ///   column, and somebody is told, once: it is a violation of `tallystone.rules`, healed when the file can be read.
+    ///   The same goes for a file that does not end in `.toml`, and for one that defines what is defined elsewhere.
+    /// - Put files there whole: write them under a name that begins with a dot, which is passed over, and rename them.
+    ///
+    /// ```
+    /// use tallystone::prelude::*;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let dir = tempfile::tempdir()?;
+    /// std::fs::write(dir.path().join("folder.toml"), "period = "1h"\nowner = "warehouse"\nseverity = "ticket"")?;
+    /// std::fs::write(
+    ///     dir.path().join("orders.toml"),
+    ///     r#"
+    ///     [check.placed-is-shipped]
+    ///     kind = "response"
+    ///     when = "order.Placed"
+    ///     then = "order.Shipped"
+    ///     within = "3d"
+    ///     means = "We took the order and did not ship it."
+    ///     remedy = "1 look for the parcel; 2 ship it again"
+    ///     "#,
+    /// )?;
+    /// let store = Store::in_memory(Setup::new().check_folder(dir.path()))?;
+    /// assert_eq!(store.checks().rules()[0].checks, ["placed-is-shipped"]);
+    ///
+    /// // Example: what cannot be read is named with its place, and keeps nothing from opening.
+    /// std::fs::write(dir.path().join("orders.toml"), "[check.placed-is-shipped]\nkind = "reponse"")?;
+    /// let store = Store::in_memory(Setup::new().check_folder(dir.path()))?;
+    /// let error = store.checks().rules()[0].error.clone().expect("it is wrong");
+    /// assert_eq!((error.line, error.what.as_str()), (1, "missing field `when`"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`Checks::rules`]: crate::watch::Checks::rules
+    #[cfg(feature = "rules")]
+    pub fn check_folder(mut self, path: impl Into<std::path::PathBuf>) -> Self {
+        self.rule_folders.push(path.into());
         self
     }
 
@@ -275,7 +328,7 @@ impl Setup {
     /// Those of the setup, and what checks need.
     fn all_inline(&self) -> Vec<Registered> {
         let mut inline = self.inline.clone();
-        if !self.checks.is_empty() {
+        if self.has_checks() {
             inline.extend([
                 Registered::of::<Episodes>(),
                 Registered::of::<Told>(),
@@ -290,6 +343,15 @@ impl Setup {
             ]);
         }
         inline
+    }
+
+    /// It has checks, or a place where some may be put.
+    pub(crate) fn has_checks(&self) -> bool {
+        #[cfg(feature = "rules")]
+        if !self.rule_folders.is_empty() {
+            return true;
+        }
+        !self.checks.is_empty()
     }
 
     fn all_families(&self) -> impl Iterator<Item = Family> {

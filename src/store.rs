@@ -2,7 +2,6 @@
 
 use crate::alert;
 use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
-use crate::check::Check;
 use crate::check::glance::Glasses;
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
@@ -29,7 +28,7 @@ use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, TxStats, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views, unregistered};
-use crate::watch::{self, CheckStats, Checks, Desk as CheckDesk, Pullers, Watch, Watcher};
+use crate::watch::{self, Checks, Desk as CheckDesk, Dog, Pullers, Watch, Watcher};
 use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
@@ -131,39 +130,39 @@ struct Engine {
 #[derive(Default)]
 struct Watching {
     watch: Arc<Watch>,
-    thread: Option<JoinHandle<()>>,
-    lockstep: Mutex<Option<Watcher>>,
+    threads: Vec<JoinHandle<()>>,
+    lockstep: Mutex<Option<(Watcher, Dog)>>,
 }
 
 impl Watching {
     fn start(ground: watch::Ground, lockstep: bool) -> io::Result<Self> {
-        if ground.checks.is_empty() {
+        if ground.checks.is_empty() && ground.source.is_none() {
             return Ok(Self::default());
         }
         let watch = Arc::new(Watch::default());
+        let dog = Dog::new(&ground, watch.clone());
         let watcher = Watcher::new(ground, watch.clone());
-        Ok(match lockstep {
-            true => Self { watch, thread: None, lockstep: Mutex::new(Some(watcher)) },
-            false => {
-                let thread = spawn("checks", move || watcher.run())?;
-                Self { watch, thread: Some(thread), lockstep: Mutex::default() }
-            }
-        })
+        if lockstep {
+            return Ok(Self { watch, threads: Vec::new(), lockstep: Mutex::new(Some((watcher, dog))) });
+        }
+        let threads = vec![spawn("dog", move || dog.run())?, spawn("checks", move || watcher.run())?];
+        Ok(Self { watch, threads, lockstep: Mutex::default() })
     }
 
     /// One piece of work on this thread. `false`: there was none, or there is a thread for it.
     fn step(&self) -> bool {
-        self.lockstep.lock().as_mut().is_some_and(Watcher::step)
+        self.lockstep.lock().as_mut().is_some_and(|(watcher, dog)| watcher.step() | dog.step())
     }
 
     fn stop(&mut self, head: &Bell) {
         self.watch.stop();
+        self.watch.leash.slip();
         head.ring();
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // It catches its panics.
             let _ = thread.join();
         }
-        self.lockstep.get_mut().take().into_iter().for_each(Watcher::finish);
+        self.lockstep.get_mut().take().into_iter().for_each(|(watcher, _)| watcher.finish());
     }
 }
 
@@ -672,6 +671,7 @@ fn launch(
         options: options.clone(),
         clock: setup.platform.clock.clone(),
         checks: setup.checks.clone(),
+        source: sources(setup),
         alerts: setup.alerts.clone().unwrap_or_else(alert::standard_error),
         head_bell: bells.head.clone(),
         watch_bell: bells.watch.clone(),
@@ -685,6 +685,19 @@ fn launch(
     let checks = Watching::start(checks, setup.lockstep).map_err(no_thread)?;
     let (bells, behind) = (bells.clone(), followers);
     Ok((reader, Engine { door, bells, threads, scrub, behind, checks, pullers, stopped: false, cut }))
+}
+
+/// Where checks come from that are not in the setup.
+fn sources(setup: &Setup) -> Option<Box<dyn watch::Origin>> {
+    #[cfg(feature = "rules")]
+    if !setup.rule_folders.is_empty() {
+        let Platform { disk, clock, .. } = setup.platform.clone();
+        let projections = setup.inline.iter().chain(&setup.behind).cloned().collect();
+        let folders = watch::Folders::new(disk, clock, &setup.rule_folders, &setup.checks, projections);
+        return Some(Box::new(folders));
+    }
+    let _ = setup;
+    None
 }
 
 /// What the scrub finds stops the store before more is decided by it.
@@ -1232,12 +1245,8 @@ impl CheckDesk for Store {
         self.reader().board.load().head.position
     }
 
-    fn stats(&self) -> Arc<Vec<CheckStats>> {
-        self.inner.engine.read().checks.watch.stats()
-    }
-
-    fn checks(&self) -> &[Check] {
-        &self.inner.setup.checks
+    fn watch(&self) -> Arc<Watch> {
+        self.inner.engine.read().checks.watch.clone()
     }
 
     fn glasses(&self) -> Glasses {
@@ -1249,7 +1258,7 @@ impl CheckDesk for Store {
         let deadline = deadline(timeout);
         loop {
             let listener = self.inner.bells.watch.listen();
-            let stats = CheckDesk::stats(self);
+            let stats = self.watch().stats();
             if stats.iter().all(|check| check.position >= position && check.unrecorded == 0) {
                 return true;
             }

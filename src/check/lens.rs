@@ -41,6 +41,11 @@ pub(crate) trait Lens: Send + Sync {
         None
     }
 
+    /// What else its definition rests on: projections that it names, as they were found.
+    fn rests_on(&self) -> String {
+        String::new()
+    }
+
     /// Finds the projections that it only names. An error says which is not there.
     fn find(&self, _: &dyn Fn(&str) -> Option<Registered>) -> Result<(), String> {
         Ok(())

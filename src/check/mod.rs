@@ -110,6 +110,8 @@ impl std::fmt::Display for Severity {
 
 /// No name of a check is longer.
 const ID_BYTES_MAX: usize = 128;
+/// Names of checks that begin so are the store's own.
+pub(crate) const RESERVED: &str = "tallystone.";
 
 /// What every check must say about itself. A struct literal: a field left out does not compile, and an empty one does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +156,9 @@ impl Described {
         // It names a stream, and rows.
         if let Err(error) = event::check_text("a check's name", &self.id, ID_BYTES_MAX) {
             faults.push(at("id", error.to_string()));
+        }
+        if self.id.starts_with(RESERVED) {
+            faults.push(at("id", format!("names that begin with `{RESERVED}` are the store's own")));
         }
         faults
     }
@@ -301,7 +306,7 @@ impl Check {
             self.clocked,
             families.join(","),
             self.shape
-        );
+        ) + &self.lens.rests_on();
         let mut hash = [0; 8];
         blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut hash);
         hash

@@ -181,6 +181,12 @@ impl Lens for Named {
         }
     }
 
+    fn rests_on(&self) -> String {
+        let tables =
+            self.found().into_iter().flat_map(|found| &found.tables).map(|table| format!("{:?};", table.id));
+        tables.collect()
+    }
+
     fn rowed(&self) -> Option<Arc<dyn Rowed>> {
         self.found.get().map(|found| found.clone() as Arc<dyn Rowed>)
     }

@@ -27,10 +27,12 @@
 //! The fields are those of a [`Definition`]; of the kinds `equals` and `balances` those of [`SumsRule`], of `rows` those of
 //! [`RowsRule`]. Its `id` is the name of the table.
 
+use super::data::parse_time;
 use super::{Check, Definition, Fault, RowsRule, Severity, SumsRule};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
@@ -62,8 +64,7 @@ pub fn parse(text: &str, file: &str) -> Result<Vec<Check>, RuleError> {
 }
 
 /// What the rules of a folder have in common: its `folder.toml`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Defaults {
     pub owner: Option<String>,
     pub severity: Option<Severity>,
@@ -88,6 +89,63 @@ pub(crate) fn parse_in(defaults: &Defaults, text: &str, file: &str) -> Result<Ve
     // As they stand in the file, not by name.
     tables.sort_by_key(|(name, _)| name.span().start);
     tables.into_iter().map(|(name, value)| source.check(defaults, &name, value)).collect()
+}
+
+/// What a `folder.toml` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct FolderRules {
+    pub period: Option<Duration>,
+    pub defaults: Defaults,
+}
+
+/// No folder is looked at more often.
+const PERIOD_MIN: Duration = Duration::from_secs(1);
+
+/// Reads a `folder.toml`.
+pub(crate) fn parse_folder(text: &str, file: &str) -> Result<FolderRules, RuleError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Said {
+        period: Option<Spanned<String>>,
+        owner: Option<Spanned<String>>,
+        severity: Option<Severity>,
+    }
+    let source = Source { text, file };
+    source.check_size(text.len())?;
+    let Said { period, owner, severity } =
+        toml::from_str(text).map_err(|error| source.misread(&error, 0..0))?;
+    let period = period.map(|period| {
+        let wrong = |why: String| source.error(period.span().start, format!("`period`: {why}"));
+        let micros = parse_time(period.get_ref()).map_err(wrong)?;
+        let period = Duration::from_micros(u64::try_from(micros).unwrap_or(0));
+        match period < PERIOD_MIN {
+            true => Err(wrong(format!("it is at least {PERIOD_MIN:?}"))),
+            false => Ok(period),
+        }
+    });
+    if let Some(owner) = owner.as_ref().filter(|owner| owner.get_ref().trim().is_empty()) {
+        return Err(source.error(owner.span().start, "`owner`: it is empty"));
+    }
+    let defaults = Defaults { owner: owner.map(Spanned::into_inner), severity };
+    Ok(FolderRules { period: period.transpose()?, defaults })
+}
+
+/// An error of the rule with this name, in a text that was parsed.
+pub(crate) fn error_at(text: &str, file: &str, id: &str, what: String) -> RuleError {
+    let source = Source { text, file };
+    let tables = DeTable::parse(text).map(Spanned::into_inner).unwrap_or_default();
+    let checks = tables.get("check").and_then(|checks| checks.get_ref().as_table());
+    let name = checks.and_then(|checks| checks.keys().find(|name| name.get_ref() == id));
+    source.error(name.map_or(0, |name| name.span().start), what)
+}
+
+/// The text of a file. An error: it is none.
+pub(crate) fn text(bytes: Vec<u8>, file: &str) -> Result<String, RuleError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let (end, bytes) = (error.utf8_error().valid_up_to(), error.into_bytes());
+        let text = String::from_utf8_lossy(&bytes[..end]);
+        Source { text: &text, file }.error(end, "it is no text: this is not UTF-8")
+    })
 }
 
 /// A text, and its name in errors.

@@ -58,7 +58,8 @@ impl Checks<'_> {
         range: impl RangeBounds<Position>,
     ) -> Result<Convergence, ReadError> {
         let why = |why| ReadError::Invalid { what: "convergence", why };
-        let mut timing = Timing::of(self.of_events(check)?).map_err(why)?;
+        let check = self.of_events(check)?;
+        let mut timing = Timing::of(&check).map_err(why)?;
         self.each(&range, |glance| timing.show(glance))?;
         Ok(timing.done())
     }
@@ -78,7 +79,7 @@ impl Checks<'_> {
         range: impl RangeBounds<Position>,
     ) -> Result<Settling, ReadError> {
         let check = self.of_events(check)?;
-        let mut quieting = Quieting::of(check, quiet);
+        let mut quieting = Quieting::of(&check, quiet);
         let view = self.each(&range, |glance| quieting.show(glance))?;
         // Where the range ends before the log does, time has gone on; where events say their own, none has but by them.
         let now = match check.clocked {
@@ -88,16 +89,16 @@ impl Checks<'_> {
         Ok(quieting.done(now))
     }
 
-    pub(super) fn named(&self, id: &str) -> Result<&Check, ReadError> {
-        let check = self.desk.checks().iter().find(|check| check.id() == id);
-        check.ok_or_else(|| ReadError::Invalid {
+    pub(super) fn named(&self, id: &str) -> Result<Check, ReadError> {
+        let checks = self.desk.watch().checks();
+        checks.iter().find(|check| check.id() == id).cloned().ok_or_else(|| ReadError::Invalid {
             what: "check",
             why: format!("no check of the setup is called `{id}`"),
         })
     }
 
     /// A check that looks at events. What one over rows looks at is not in the log as it is.
-    fn of_events(&self, id: &str) -> Result<&Check, ReadError> {
+    fn of_events(&self, id: &str) -> Result<Check, ReadError> {
         let check = self.named(id)?;
         match check.lens.rowed() {
             None => Ok(check),

@@ -4,22 +4,33 @@
 //! so a violation is as durable as what it is about, and is folded into rows like anything else.
 
 mod convergence;
+mod dog;
 mod file;
+#[cfg(feature = "rules")]
+mod folder;
 mod mirror;
 mod pull;
 mod ranges;
+mod source;
 mod sources;
 mod watcher;
 
+pub(crate) use dog::Dog;
 pub(crate) use file::Files;
+#[cfg(feature = "rules")]
+pub(crate) use folder::Folders;
+#[cfg(feature = "rules")]
+pub use folder::RuleFile;
 pub(crate) use pull::Pullers;
+pub(crate) use source::Origin;
 pub(crate) use watcher::{Ground, Watch, Watcher};
 
 pub use crate::alert::Alert;
 #[cfg(feature = "json")]
 pub use crate::alert::json_lines;
+use crate::check::Digest;
+use crate::check::Severity;
 use crate::check::glance::{Glance, Glasses};
-use crate::check::{Check, Digest, Severity};
 use crate::episode::Episodes;
 pub use crate::episode::{State, Violation};
 use crate::error::{AppendError, ReadError, StorageError};
@@ -141,8 +152,7 @@ pub(crate) trait Desk {
     fn view(&self) -> Result<View, ReadError>;
     fn append(&self, append: Append) -> Result<Receipt, AppendError>;
     fn head(&self) -> Position;
-    fn stats(&self) -> std::sync::Arc<Vec<CheckStats>>;
-    fn checks(&self) -> &[Check];
+    fn watch(&self) -> std::sync::Arc<Watch>;
     fn glasses(&self) -> Glasses;
     /// Waits until every check has settled at this position or later. `false`: the time is over.
     fn settle(&self, position: Position, timeout: Duration) -> bool;
@@ -155,13 +165,19 @@ impl fmt::Debug for Checks<'_> {
 }
 
 impl Checks<'_> {
-    /// Where each check stands, in the setup's order.
+    /// Where each check stands: those of the setup in its order, then those of folders.
     pub fn stats(&self) -> Vec<CheckStats> {
-        let mut stats = self.desk.stats().to_vec();
+        let mut stats = self.desk.watch().stats().to_vec();
         // Of now, not of when the check last moved.
         let head = self.desk.head();
         stats.iter_mut().for_each(|check| check.lag_len = head.get().saturating_sub(check.position.get()));
         stats
+    }
+
+    /// The files in the folders of rules, and what became of each.
+    #[cfg(feature = "rules")]
+    pub fn rules(&self) -> Vec<RuleFile> {
+        self.desk.watch().known().files.clone()
     }
 
     /// Waits until every check has judged the events up to `position`, and what it found is on record. `false`: the time is over, or
@@ -208,33 +224,40 @@ impl Checks<'_> {
     ///
     /// `Unregistered`: the setup has no such check any more. `Decode`: its events cannot be read. As reading events.
     pub fn explain(&self, violation: &Violation) -> Result<Explanation, ReadError> {
-        let check = self.named(&violation.check)?;
+        let watch = self.desk.watch();
+        let checks = watch.checks();
+        let check = checks.iter().find(|check| check.id() == violation.check);
+        let about = check.map(|check| check.about.clone()).or_else(|| dog::about(&watch, violation));
+        let about = about.ok_or_else(|| ReadError::Invalid {
+            what: "violation",
+            why: format!("no check of the setup is called `{}`", violation.check),
+        })?;
         let view = self.desk.view()?;
         let mut events: Vec<Sequenced<Raw>> = Vec::new();
         for position in [Some(violation.activation), violation.by].into_iter().flatten() {
             if events.iter().all(|event| event.position != position) {
-                let one = Query::all().after(Position::new(position.get() - 1)).limit(1);
+                let one = Query::all().after(Position::new(position.get().saturating_sub(1))).limit(1);
                 events.extend(view.query::<Raw>(one).next().transpose()?);
             }
         }
-        let key = match (&violation.subject, events.first()) {
-            (Some(subject), _) => subject.clone(),
-            (None, Some(event)) => {
+        let key = match (&violation.subject, events.first(), check) {
+            (Some(subject), ..) => subject.clone(),
+            (None, Some(event), Some(check)) => {
                 let glasses = self.desk.glasses();
                 let recorded = event.recorded_at.into();
                 let mut glance = Glance::new(event.event.borrowed(), event.position, recorded, &glasses);
                 let position = event.position;
                 check.lens.key_text(&mut glance).map_err(|cause| ReadError::Decode { position, cause })?
             }
-            (None, None) => String::new(),
+            (None, ..) => String::new(),
         };
         Ok(Explanation {
             violation: violation.clone(),
             key,
-            severity: check.about.severity,
-            owner: check.about.owner.to_string(),
-            means: check.about.means.to_string(),
-            remedy: check.about.remedy.to_string(),
+            severity: about.severity,
+            owner: about.owner.into_owned(),
+            means: about.means.into_owned(),
+            remedy: about.remedy.into_owned(),
             events,
         })
     }

@@ -40,7 +40,8 @@ impl Checks<'_> {
     /// As reading rows.
     pub fn sources(&self) -> Result<Vec<Source>, ReadError> {
         let view = self.desk.view()?;
-        let compared = self.desk.checks().iter().filter(|check| check.lens.evidence().is_some());
+        let checks = self.desk.watch().checks();
+        let compared = checks.iter().filter(|check| check.lens.evidence().is_some());
         compared
             .map(|check| {
                 let check = check.id().to_owned();
@@ -65,7 +66,8 @@ impl Checks<'_> {
     ///
     /// `Invalid`: no check of this name has such a source. As reading rows.
     pub fn evidence<O: Outside>(&self, check: &str) -> Result<Evidence<O>, ReadError> {
-        let evidence = self.desk.checks().iter().find(|known| known.id() == check);
+        let checks = self.desk.watch().checks();
+        let evidence = checks.iter().find(|known| known.id() == check);
         let evidence = evidence.and_then(|known| known.lens.evidence());
         let evidence = evidence.filter(|evidence| evidence.type_id == TypeId::of::<O>());
         let shape = evidence.map(|evidence| evidence.shape).ok_or_else(|| ReadError::Invalid {

@@ -3,11 +3,14 @@
 //! - Every check's book is a function of the log up to its head. Time that passes without an event is an event: `Passed`.
 //! - What is found is numbered by definition, in the order in which the log gives it. The store counts what is on record, so
 //!   a crash between finding and recording repeats nothing and loses nothing.
-//! - Checks at one head are judged in one reading. A new one is judged from the first commit until it has caught up.
+//! - Checks at one head are judged in one reading. A new one is judged from the first commit until it has caught up, by turns with
+//!   the others, which do not wait for it.
 //! - What it cannot do stops it alone, and shows. A check that cannot read an event says so, and goes on.
 
+use super::dog::Leash;
 use super::file::{CheckFile, ColdKeys, Files, Header, Saving, Untold};
 use super::mirror::Mirror;
+use super::source::{Known, Origin};
 use super::{CheckStats, Trouble};
 use crate::alert::{Alert, Sink};
 use crate::check::book::{Book, KeyHash};
@@ -51,6 +54,9 @@ const TICK: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     stats: RwLock<Arc<Vec<CheckStats>>>,
+    checks: RwLock<Arc<Vec<Check>>>,
+    known: RwLock<Arc<Known>>,
+    pub leash: Leash,
     orders: Mutex<Orders>,
 }
 
@@ -63,6 +69,15 @@ struct Orders {
 impl Watch {
     pub fn stats(&self) -> Arc<Vec<CheckStats>> {
         self.stats.read().clone()
+    }
+
+    /// Those that run.
+    pub fn checks(&self) -> Arc<Vec<Check>> {
+        self.checks.read().clone()
+    }
+
+    pub fn known(&self) -> Arc<Known> {
+        self.known.read().clone()
     }
 
     pub fn stop(&self) {
@@ -81,6 +96,8 @@ pub(crate) struct Ground {
     pub options: Options,
     pub clock: Arc<dyn Clock>,
     pub checks: Vec<Check>,
+    /// Where more of them come from.
+    pub source: Option<Box<dyn Origin>>,
     pub alerts: Sink,
     /// Rung when the head has moved, and when there are orders.
     pub head_bell: Arc<Bell>,
@@ -130,6 +147,10 @@ pub(crate) struct Watcher {
     glasses: Glasses,
     /// When time was recorded last, by the monotonic clock.
     ticked: Option<Duration>,
+    /// Those that are to be checked from now on, if they are others.
+    others: Option<Vec<Check>>,
+    /// Whose turn it was: of those furthest ahead, or furthest behind.
+    is_front: bool,
 }
 
 /// Findings on record that nobody was alerted of.
@@ -154,10 +175,16 @@ impl Watcher {
     pub fn new(ground: Ground, watch: Arc<Watch>) -> Self {
         let glasses = Glasses::new(ground.reader.terms.clone(), ground.reader.board.load().layouts.clone());
         let (all, file, trouble, ticked) = (Vec::new(), None, None, None);
-        let mut watcher = Self { ground, watch, all, file, trouble, glasses, ticked };
+        let mut watcher =
+            Self { ground, watch, all, file, trouble, glasses, ticked, others: None, is_front: false };
+        watcher.look();
+        if let Some(checks) = watcher.others.take() {
+            watcher.ground.checks = checks;
+        }
         if let Err(error) = watcher.open() {
             watcher.failed(error);
         }
+        watcher.show_checks();
         watcher.publish();
         watcher
     }
@@ -212,7 +239,8 @@ impl Watcher {
         if self.trouble.is_some() {
             return Turn::Idle;
         }
-        let worked = self.judge().and_then(|moved| {
+        let worked = self.renew().and_then(|renewed| {
+            let moved = self.judge()? || renewed;
             self.save_full()?;
             Ok(self.tell()? || moved || self.alert()? || self.tick()?)
         });
@@ -303,17 +331,81 @@ impl Watcher {
         }
     }
 
+    // ---- other checks ----
+
+    /// Whether there are others, if it is time to look.
+    fn look(&mut self) {
+        let Some(source) = &mut self.ground.source else { return };
+        let Some(known) = source.look(self.ground.clock.monotonic()) else { return };
+        *self.watch.known.write() = Arc::new(known);
+        self.watch.leash.tug();
+        let said = |check: &Check| (check.definition(), check.about.clone());
+        let checks = source.checks();
+        self.others = (!checks.iter().map(said).eq(self.ground.checks.iter().map(said))).then_some(checks);
+    }
+
+    /// Goes on with others, if there are others. Those that are defined as before go on where they are. `false`: not now.
+    fn renew(&mut self) -> Result<bool, StorageError> {
+        self.look();
+        let Some(checks) = self.others.take() else { return Ok(false) };
+        if !self.let_go(&checks)? {
+            self.others = Some(checks);
+            return Ok(false);
+        }
+        if let Some(file) = &mut self.file {
+            file.forget_others(&checks)?;
+        }
+        let is_known = |check: &&Check| self.all.iter().any(|watched| watched.is(check));
+        let mut new: Vec<_> =
+            checks.iter().filter(|check| !is_known(check)).map(|check| self.anew(check)).collect();
+        for watched in &mut new {
+            watched.recall(&self.ground.reader)?;
+        }
+        new.append(&mut self.all);
+        for check in &checks {
+            let index = new.iter().position(|watched| watched.is(check)).expect("it was known, or made");
+            self.all.push(Watched { check: check.clone(), ..new.swap_remove(index) });
+        }
+        self.ground.checks = checks;
+        self.show_checks();
+        Ok(true)
+    }
+
+    /// Those that go have put on record what they found, and told it. `false`: not now.
+    fn let_go(&mut self, stay: &[Check]) -> Result<bool, StorageError> {
+        while self.tell()? {}
+        for watched in &mut self.all {
+            if !stay.iter().any(|check| watched.is(check)) {
+                if !watched.untold.is_empty() {
+                    return Ok(false);
+                }
+                (watched.tried, watched.caught_up) = (None, true);
+            }
+        }
+        for _ in 0..self.all.len() {
+            if !self.alert()? {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    fn show_checks(&self) {
+        *self.watch.checks.write() = Arc::new(self.ground.checks.clone());
+    }
+
     // ---- judging ----
 
-    /// Shows a page to those who are furthest behind. `false`: all have seen everything.
+    /// Shows a page to those who are furthest behind, or furthest ahead of them. `false`: all have seen everything.
     fn judge(&mut self) -> Result<bool, StorageError> {
         let published = self.ground.reader.board.load();
         let head = published.head;
         self.glasses.renew(&published.layouts);
-        let Some(behind) = self.all.iter().map(|watched| watched.head.commit).min() else { return Ok(false) };
-        if behind >= head.commit {
-            return Ok(false);
-        }
+        // By turns: what is judged as it comes does not wait until a new check has caught up.
+        self.is_front = !self.is_front;
+        let lagging = self.all.iter().map(|watched| watched.head.commit).filter(|at| *at < head.commit);
+        let behind = if self.is_front { lagging.max() } else { lagging.min() };
+        let Some(behind) = behind else { return Ok(false) };
         // No further than to the next ones, whom they join there.
         let others = self.all.iter().map(|watched| watched.head);
         let through =
@@ -544,11 +636,18 @@ impl Watcher {
         let again = untold.then_some(TICK);
         let news = self.all.iter().any(|watched| !watched.news.is_empty());
         let alert = news.then(|| Duration::from_millis(self.ground.options.alert_every_ms).max(TICK));
-        [due, age, again, alert].into_iter().flatten().min()
+        let since = self.ground.clock.monotonic();
+        let look = self.ground.source.as_ref().map(|source| source.due().saturating_sub(since));
+        [due, age, again, alert, look].into_iter().flatten().min()
     }
 
     fn publish(&self) {
-        let stats = self.all.iter().map(|watched| watched.stats(self.trouble.as_ref())).collect();
+        let trouble = self.trouble.as_ref();
+        let stats = match self.all.is_empty() {
+            false => self.all.iter().map(|watched| watched.stats(trouble)).collect(),
+            // Those that could not even begin stand nowhere, and show that.
+            true => self.ground.checks.iter().map(|check| self.anew(check).stats(trouble)).collect(),
+        };
         *self.watch.stats.write() = Arc::new(stats);
         self.ground.watch_bell.ring();
     }
@@ -572,6 +671,22 @@ pub(super) fn append(
         // The store has stopped, and so do its checks: recovery begins them anew.
         Err(error) => Err(refused(&error.to_string())),
     }
+}
+
+/// Violations of a check that are on record.
+pub(super) fn episodes(
+    reader: &Reader,
+    check: &str,
+) -> Result<Vec<((String, u64, String), Episode)>, StorageError> {
+    let Some(registered) = reader.rules.projections.get::<Episodes>() else { return Ok(Vec::new()) };
+    let all = key_range::<Episodes>(registered.id, Episodes::of(check));
+    let all = all.map_err(|error| refused(&error.to_string()))?;
+    let rows = reader.board.load().read(&[], |layers| layers.rows(&all, Direction::Forward, usize::MAX))?;
+    let decoded = rows.into_iter().map(|(key, version)| {
+        let value = version.value.as_deref().expect("a layer's answer holds a row");
+        Ok((key::decode(&key[4..])?, codec::decode::<Episode>(value)?))
+    });
+    decoded.collect::<Result<_, DecodeError>>().map_err(|error| refused(&error.to_string()))
 }
 
 /// A row of the store's own projections.
@@ -627,25 +742,19 @@ impl Watched {
         }
     }
 
+    /// Whether it judges as this one does.
+    fn is(&self, check: &Check) -> bool {
+        self.check.definition() == check.definition()
+    }
+
     /// What is on record of it, and what of that nobody was alerted of.
     fn recall(&mut self, reader: &Reader) -> Result<(), StorageError> {
         let (id, definition) = (self.check.id().to_owned(), self.check.definition());
         let on_record = row::<Told>(reader, &(id.clone(), definition))?.unwrap_or_default();
         OnRecord { told: self.told, alerted: self.alerted } = on_record;
         self.untold.retain(|untold| untold.number >= on_record.told);
-        if self.alerted < self.told
-            && let Some(registered) = reader.rules.projections.get::<Episodes>()
-        {
-            let all = key_range::<Episodes>(registered.id, Episodes::of(&id));
-            let all = all.map_err(|error| refused(&error.to_string()))?;
-            let rows =
-                reader.board.load().read(&[], |layers| layers.rows(&all, Direction::Forward, usize::MAX))?;
-            for (key, version) in rows {
-                let decoded = key::decode(&key[4..]).and_then(|key| {
-                    let value = version.value.as_deref().expect("a layer's answer holds a row");
-                    Ok((key, codec::decode::<Episode>(value)?))
-                });
-                let (key, episode) = decoded.map_err(|error| refused(&error.to_string()))?;
+        if self.alerted < self.told {
+            for (key, episode) in episodes(reader, &id)? {
                 if episode.definition == definition && episode.number >= self.alerted {
                     self.news.add(key, episode);
                 }

@@ -1,0 +1,422 @@
+//! Folders of rules: a file that is put in is a check that runs, and nothing else need be done.
+//!
+//! - A sub-folder is a group. Its `folder.toml` says how often its files are read, and what its rules may leave out; what it
+//!   leaves out itself, the folder above says.
+//! - Contents are compared, not times. What cannot be read changes nothing: the rules that were read before stand.
+//! - No rule goes unread and unsaid: a file is read, or named with what is wrong. Only names that begin with a dot are passed over.
+//! - Names are looked at in all groups at once, so that a file that is moved is in one of them.
+
+use super::source::{KEEPER, Known, Origin, Unread};
+use crate::check::rules::{self, Defaults, FILE_BYTES_MAX, FolderRules, RuleError};
+use crate::check::{Check, Severity};
+use crate::disk::{Access, Clock, Disk, Kind};
+use crate::order::Timestamp;
+use crate::projection::Registered;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// What a group says of itself.
+const SETTINGS: &str = "folder.toml";
+/// How often the files of a folder are read that says nothing.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// A file of rules, and what became of it: of [`Checks::rules`](super::Checks::rules).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuleFile {
+    /// Where it is. A folder, where that cannot be looked into.
+    pub file: PathBuf,
+    /// Its folder, below the one that the setup names: `hourly`. Empty: that one itself.
+    pub group: String,
+    /// The checks of it that run: of what it said when it could be read last.
+    pub checks: Vec<String>,
+    /// How often it is read. A check of it that has not moved for two periods, with something to judge, is a violation of
+    /// `tallystone.freshness`.
+    pub period: Duration,
+    /// When it was read last.
+    pub last_read: SystemTime,
+    /// Why what it says now does not run.
+    pub error: Option<RuleError>,
+}
+
+pub(crate) struct Folders {
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    roots: Vec<PathBuf>,
+    /// Checks of the setup. Their names are taken.
+    fixed: Vec<Check>,
+    projections: Vec<Registered>,
+    groups: BTreeMap<PathBuf, Group>,
+    files: BTreeMap<PathBuf, File>,
+    /// When it is looked at again, by the monotonic clock.
+    due: Duration,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Group {
+    name: String,
+    /// What its `folder.toml` says, as far as it could be read.
+    says: FolderRules,
+    /// What is wrong with that.
+    error: Option<RuleError>,
+    /// When its files were read, by the monotonic clock and by the other.
+    read: Option<(Duration, Timestamp)>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct File {
+    group: PathBuf,
+    /// What is in it.
+    text: Text,
+    /// What stands of it, and why what is in it now does not.
+    stand: Vec<Check>,
+    error: Option<RuleError>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Text(Result<Arc<str>, RuleError>);
+
+impl Default for Text {
+    fn default() -> Self {
+        Self(Ok("".into()))
+    }
+}
+
+/// What stands in the folders.
+#[derive(Default)]
+struct Names {
+    /// Groups by path; the name, and why one cannot be looked into.
+    groups: BTreeMap<PathBuf, (String, Option<RuleError>)>,
+    /// Files, and the group of each.
+    files: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Folders {
+    /// `projections` are those of the setup, whose rows a rule may name.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        roots: &[PathBuf],
+        fixed: &[Check],
+        projections: Vec<Registered>,
+    ) -> Self {
+        let (groups, files, due) = Default::default();
+        Self { disk, clock, roots: roots.to_vec(), fixed: fixed.to_vec(), projections, groups, files, due }
+    }
+
+    fn named(&self, name: &str) -> Option<Registered> {
+        self.projections.iter().find(|projection| projection.name == name).cloned()
+    }
+
+    // ---- looking ----
+
+    fn names(&self) -> Names {
+        let mut names = Names::default();
+        self.roots.iter().for_each(|root| self.names_in(root, String::new(), &mut names));
+        names
+    }
+
+    fn names_in(&self, dir: &Path, name: String, into: &mut Names) {
+        let children = match self.list(dir) {
+            Ok(children) => children,
+            Err(error) => {
+                // A folder that cannot be reached has not been emptied.
+                let below = |path: &Path| path.starts_with(dir);
+                let groups = self.groups.iter().filter(|(path, _)| below(path));
+                let error = whole(dir, error);
+                let unreached = |(path, group): (&PathBuf, &Group)| {
+                    (path.clone(), (group.name.clone(), Some(error.clone())))
+                };
+                into.groups.extend(groups.map(unreached));
+                let files = self.files.iter().filter(|(path, _)| below(path));
+                into.files.extend(files.map(|(path, file)| (path.clone(), file.group.clone())));
+                into.groups.insert(dir.to_owned(), (name, Some(error)));
+                return;
+            }
+        };
+        for (child, kind) in children {
+            let path = dir.join(&child);
+            match kind {
+                Kind::Dir if name.is_empty() => self.names_in(&path, child, into),
+                Kind::Dir => self.names_in(&path, format!("{name}/{child}"), into),
+                _ => drop(into.files.insert(path, dir.to_owned())),
+            }
+        }
+        into.groups.insert(dir.to_owned(), (name, None));
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<(String, Kind)>> {
+        let mut children = Vec::new();
+        for name in self.disk.list(dir)?.into_iter().filter(|name| !name.starts_with('.')) {
+            match self.disk.kind(&dir.join(&name)) {
+                Ok(kind) => children.push((name, kind)),
+                // It went just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(children)
+    }
+
+    /// `None`: it is not there any more.
+    fn read(&self, path: &Path) -> Option<Text> {
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            let what = "a file of rules ends in `.toml`; only a name that begins with a dot is passed over";
+            return Some(Text(Err(whole(path, what))));
+        }
+        match self.bytes(path) {
+            Ok(bytes) => Some(Text(rules::text(bytes, &shown(path)).map(Arc::from))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(Text(Err(whole(path, error)))),
+        }
+    }
+
+    fn bytes(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.disk.open(path, Access::Read)?;
+        let len = file.len()?;
+        if len > FILE_BYTES_MAX as u64 {
+            return Err(io::Error::other(format!(
+                "the file is {len} bytes, limit is {FILE_BYTES_MAX} bytes"
+            )));
+        }
+        let mut bytes = vec![0; len as usize];
+        file.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Takes what there is now for what is known. `false`: it is as it was.
+    fn take(&mut self, now: Duration) -> bool {
+        let mut names = self.names();
+        if self.files.keys().any(|path| !names.files.contains_key(path)) {
+            // It may have been moved behind our back, to where we had looked already.
+            names = self.names();
+        }
+        let due: BTreeSet<PathBuf> =
+            names.groups.keys().filter(|dir| self.is_due(dir, now)).cloned().collect();
+        let (groups, files) = (self.found_groups(&names, &due, now), self.found_files(&names, &due));
+        let said = |groups: &BTreeMap<PathBuf, Group>| -> Vec<_> {
+            groups.iter().map(|(dir, group)| (dir.clone(), group.says.clone(), group.error.clone())).collect()
+        };
+        let text = |files: &BTreeMap<PathBuf, File>| -> Vec<_> {
+            files.iter().map(|(path, file)| (path.clone(), file.text.clone())).collect()
+        };
+        let is_new = said(&groups) != said(&self.groups) || text(&files) != text(&self.files);
+        (self.groups, self.files) = (groups, files);
+        is_new
+    }
+
+    /// What is wrong is looked at again each time: it may be right by now.
+    fn is_due(&self, dir: &Path, now: Duration) -> bool {
+        let known = self.groups.get(dir).filter(|group| group.error.is_none());
+        let read = known.and_then(|group| group.read);
+        read.is_none_or(|(read, _)| now >= read + self.says(dir).period.unwrap_or(PERIOD))
+    }
+
+    fn found_groups(
+        &self,
+        names: &Names,
+        due: &BTreeSet<PathBuf>,
+        now: Duration,
+    ) -> BTreeMap<PathBuf, Group> {
+        let found = names.groups.iter().map(|(dir, (name, error))| {
+            let mut group = self.groups.get(dir).cloned().unwrap_or_default();
+            group.name.clone_from(name);
+            if error.is_some() {
+                group.error.clone_from(error);
+            } else if due.contains(dir) {
+                let settings = dir.join(SETTINGS);
+                group.take(self.read(&settings), &settings);
+                group.read = Some((now, self.clock.now()));
+            }
+            (dir.clone(), group)
+        });
+        found.collect()
+    }
+
+    fn found_files(&self, names: &Names, due: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, File> {
+        let files = names.files.iter().filter(|(path, _)| !path.ends_with(SETTINGS));
+        let found = files.filter_map(|(path, group)| {
+            let known = self.files.get(path);
+            let is_reached = names.groups[group].1.is_none();
+            let is_read = |known: &File| !is_reached || (known.error.is_none() && !due.contains(group));
+            let text = match known.filter(|known| is_read(known)) {
+                Some(known) => known.text.clone(),
+                None => self.read(path)?,
+            };
+            let known = known.cloned().unwrap_or_default();
+            Some((path.clone(), File { group: group.clone(), text, ..known }))
+        });
+        found.collect()
+    }
+
+    /// What a group says, and what those above say where it says nothing.
+    fn says(&self, dir: &Path) -> FolderRules {
+        let of = |dir: &Path| self.groups.get(dir).map(|group| group.says.clone());
+        dir.ancestors().map_while(of).fold(FolderRules::default(), |says, above| FolderRules {
+            period: says.period.or(above.period),
+            defaults: Defaults {
+                owner: says.defaults.owner.or(above.defaults.owner),
+                severity: says.defaults.severity.or(above.defaults.severity),
+            },
+        })
+    }
+
+    // ---- judging what was found ----
+
+    /// What each file says, where it can be read and defines no check that is defined elsewhere; else what it said before.
+    fn settle(&mut self) {
+        let mut new: BTreeMap<PathBuf, Result<Vec<Check>, RuleError>> = BTreeMap::new();
+        for (path, file) in &self.files {
+            let parse = |text: Arc<str>| {
+                let checks = rules::parse_in(&self.says(&file.group).defaults, &text, &shown(path))?;
+                for check in &checks {
+                    let wrong = |what: String| rules::error_at(&text, &shown(path), check.id(), what);
+                    // A guard is part of every commit, and these come and go.
+                    if check.guard {
+                        return Err(wrong("a guard is declared in the setup: leave `guard` out".into()));
+                    }
+                    check.lens.find(&|name| self.named(name)).map_err(wrong)?;
+                }
+                Ok(checks)
+            };
+            new.insert(path.clone(), file.text.0.clone().and_then(parse));
+        }
+        // Refusing a file brings its older rules back, which may be in the way of others: until nobody is in anybody's way.
+        while let Some((path, error)) = self.conflict(&new) {
+            new.insert(path, Err(error));
+        }
+        for (path, file) in &mut self.files {
+            match new.remove(path).expect("each was parsed") {
+                Ok(checks) => (file.stand, file.error) = (checks, None),
+                Err(error) => file.error = Some(error),
+            }
+        }
+    }
+
+    /// A file that defines what is defined elsewhere, and by more right: by the setup, or by what stood before, or by a name that
+    /// comes first.
+    fn conflict(
+        &self,
+        new: &BTreeMap<PathBuf, Result<Vec<Check>, RuleError>>,
+    ) -> Option<(PathBuf, RuleError)> {
+        let stands = |path: &Path, id: &str| self.files[path].stand.iter().any(|check| check.id() == id);
+        let checks = |path: &PathBuf| match &new[path] {
+            Ok(checks) => checks.clone(),
+            Err(_) => self.files[path].stand.clone(),
+        };
+        let mut defined: BTreeMap<String, Option<PathBuf>> =
+            self.fixed.iter().map(|check| (check.id().to_owned(), None)).collect();
+        for path in new.keys() {
+            for check in checks(path) {
+                let id = check.id();
+                let Some(other) = defined.get(id).cloned() else {
+                    defined.insert(id.to_owned(), Some(path.clone()));
+                    continue;
+                };
+                let (refused, by) = match &other {
+                    Some(first) if stands(path, id) => (first, shown(path)),
+                    Some(first) => (path, shown(first)),
+                    None => (path, "the setup".to_owned()),
+                };
+                let Ok(text) = &self.files[refused].text.0 else { continue };
+                let what = format!("`{id}` is defined by {by} already");
+                return Some((refused.clone(), rules::error_at(text, &shown(refused), id, what)));
+            }
+        }
+        None
+    }
+
+    fn known(&self) -> Known {
+        let mut known = Known::default();
+        let stands = |path: &Path| {
+            let mut below = self.files.iter().filter(|(file, _)| file.starts_with(path));
+            below.any(|(_, file)| !file.stand.is_empty())
+        };
+        let mut list = |file: &Path, dir: &Path, checks: &[Check], error: &Option<RuleError>| {
+            let says = self.says(dir);
+            let group = &self.groups[dir];
+            let names: Vec<_> = checks.iter().map(|check| check.id().to_owned()).collect();
+            let period = says.period.unwrap_or(PERIOD);
+            if let Some(period) = says.period {
+                known.periods.extend(names.iter().map(|name| (name.clone(), period)));
+            }
+            if let Some(error) = error {
+                let (severity, stands) = match stands(file) || file.ends_with(SETTINGS) {
+                    true => (Severity::Ticket, "what it said before stands"),
+                    false => (Severity::Page, "nothing of it is checked"),
+                };
+                let owner = says.defaults.owner.unwrap_or_else(|| KEEPER.to_owned());
+                let why = format!("{error}; {stands}");
+                known.unread.insert(shown(file), Unread { owner, severity, why });
+            }
+            let last_read = group.read.map_or(Timestamp(0), |(_, at)| at).into();
+            let (file, group) = (file.to_owned(), group.name.clone());
+            known.files.push(RuleFile {
+                file,
+                group,
+                checks: names,
+                period,
+                last_read,
+                error: error.clone(),
+            });
+        };
+        for (dir, group) in self.groups.iter().filter(|(_, group)| group.error.is_some()) {
+            let is_settings =
+                group.error.as_ref().is_some_and(|error| error.file == shown(&dir.join(SETTINGS)));
+            let path = if is_settings { dir.join(SETTINGS) } else { dir.clone() };
+            list(&path, dir, &[], &group.error);
+        }
+        for (path, file) in &self.files {
+            list(path, &file.group, &file.stand, &file.error);
+        }
+        known
+    }
+}
+
+impl Group {
+    fn take(&mut self, settings: Option<Text>, path: &Path) {
+        let read = match settings {
+            None => Ok(FolderRules::default()),
+            Some(Text(text)) => text.and_then(|text| rules::parse_folder(&text, &shown(path))),
+        };
+        match read {
+            Ok(says) => (self.says, self.error) = (says, None),
+            Err(error) => self.error = Some(error),
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// An error of no place in the file.
+fn whole(path: &Path, what: impl ToString) -> RuleError {
+    RuleError { file: shown(path), line: 1, column: 1, what: what.to_string() }
+}
+
+impl Origin for Folders {
+    fn look(&mut self, now: Duration) -> Option<Known> {
+        if now < self.due {
+            return None;
+        }
+        if self.take(now) {
+            self.settle();
+        }
+        let periods = self.groups.keys().map(|dir| self.says(dir).period.unwrap_or(PERIOD));
+        self.due = now + periods.min().unwrap_or(PERIOD);
+        Some(self.known())
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        let read = self.files.values().flat_map(|file| &file.stand);
+        self.fixed.iter().chain(read).cloned().collect()
+    }
+
+    fn due(&self) -> Duration {
+        self.due
+    }
+}

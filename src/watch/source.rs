@@ -1,0 +1,40 @@
+//! Checks that come and go while the store is open.
+
+use crate::check::{Check, Severity};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Who is told of rules that cannot be read, where nobody else is named.
+pub(crate) const KEEPER: &str = "whoever keeps the rules";
+
+/// Where checks come from.
+pub(crate) trait Origin: Send {
+    /// Looks again, if it is time. `None`: nothing is new.
+    fn look(&mut self, now: Duration) -> Option<Known>;
+
+    /// All there are to be, those of the setup first.
+    fn checks(&self) -> Vec<Check>;
+
+    /// When it is time, by the monotonic clock.
+    fn due(&self) -> Duration;
+}
+
+/// What is known of where checks come from.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// By name: how often a check is due.
+    pub periods: BTreeMap<String, Duration>,
+    /// By file: what cannot be read.
+    pub unread: BTreeMap<String, Unread>,
+    #[cfg(feature = "rules")]
+    pub files: Vec<super::folder::RuleFile>,
+}
+
+/// Rules that cannot be read.
+#[derive(Debug, Clone)]
+pub(crate) struct Unread {
+    pub owner: String,
+    pub severity: Severity,
+    /// What is wrong, and whether older rules stand.
+    pub why: String,
+}

@@ -1,0 +1,337 @@
+//! A check that is dead is a violation, and somebody else finds it.
+
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tallystone::Options;
+use tallystone::check::{About, Check, Severity};
+use tallystone::disk::{Access, Disk, File, Kind, Platform};
+use tallystone::error::OpenError;
+use tallystone::event::Raw;
+use tallystone::prelude::*;
+use tallystone::testing::{SimClock, SimDisk};
+use tallystone::watch::{Alert, State};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Paid {
+    order: u32,
+}
+
+impl Event for Paid {
+    const FAMILY: &'static str = "paid";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        self.order
+    }
+}
+
+const FRESHNESS: &str = "tallystone.freshness";
+const LIMIT: Duration = Duration::from_secs(300);
+
+fn about(id: &'static str, owner: &'static str) -> About {
+    About { id, severity: Severity::Note, owner, means: "Paid twice.", remedy: "1 pay one back" }
+}
+
+fn once(id: &'static str, owner: &'static str) -> Check {
+    about(id, owner).absence(2, |_: &Paid| true).into()
+}
+
+fn paid(order: u32) -> Append {
+    Append::event(Paid { order })
+}
+
+#[test]
+fn row_000_20_a_check_that_never_returns_is_found_by_somebody_else_and_healed_when_it_does() {
+    let clock = SimClock::default();
+    let (told, alerts) = mpsc::channel::<Alert>();
+    let (entered, is_in) = mpsc::channel();
+    let (go, goes) = mpsc::channel::<()>();
+    let goes = Mutex::new(goes);
+    let blocks = about("blocks", "ana").absence(2, move |_: &Paid| {
+        let _ = entered.send(());
+        let _ = goes.lock().expect("nobody panics with it").recv();
+        true
+    });
+    let mut options = Options::default();
+    // It looks as often as this says, and counts by the clock of the test.
+    options.check_overdue_ms = 40;
+    let setup = Setup::new()
+        .events::<Paid>()
+        .platform(Platform { clock: Arc::new(clock.clone()), ..Platform::real() })
+        .options(options)
+        .check(blocks)
+        .check(once("waits", "ben"))
+        .alerts(move |alert| drop(told.send(alert.clone())));
+    let store = Store::in_memory(setup).expect("it opens");
+    let stuck = store.append(paid(1)).expect("it is taken").receipt.last;
+    is_in.recv().expect("the check has begun");
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        clock.advance(Duration::from_millis(10));
+        match alerts.recv_timeout(Duration::from_millis(1)) {
+            Ok(alert) => heard.push(alert),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => panic!("the store listens"),
+        }
+    }
+    // Each owner is told of theirs.
+    heard.sort_by(|a, b| a.owner.cmp(&b.owner));
+    for (alert, (owner, check)) in heard.iter().zip([("ana", "blocks"), ("ben", "waits")]) {
+        assert_eq!(
+            (alert.check.as_str(), alert.severity, alert.owner.as_str()),
+            (FRESHNESS, Severity::Page, owner)
+        );
+        assert_eq!((alert.count, alert.sample[0].subject.as_deref()), (1, Some(check)));
+        assert!(alert.means.contains(check) && alert.remedy.contains("tallystone-checks"), "{alert}");
+    }
+    let open = store.checks().open().expect("rows are read");
+    assert_eq!(open.iter().map(|one| (one.activation, one.by)).collect::<Vec<_>>(), [(stuck, None); 2]);
+    let explained = store.checks().explain(&open[0]).expect("its events are read");
+    assert_eq!(
+        (explained.key.as_str(), explained.owner.as_str(), explained.events.len()),
+        ("blocks", "ana", 1)
+    );
+
+    let mut healed = store.subscribe::<Raw>(QueryItem::types(["tallystone.Healed"]), stuck);
+    drop(go);
+    assert!(healed.next().is_some_and(|event| event.is_ok()));
+    assert!(healed.next().is_some_and(|event| event.is_ok()));
+    assert_eq!(store.checks().open().expect("rows are read"), []);
+    let ended = store.checks().of(FRESHNESS).expect("rows are read");
+    assert!(ended.iter().all(|one| matches!(one.state, State::Healed { .. })), "{ended:?}");
+    assert!(alerts.try_recv().is_err(), "and nobody was told twice");
+}
+
+/// A disk that has no `checks.redb` for anybody, as long as a test says so.
+#[derive(Debug)]
+struct NoFile {
+    disk: SimDisk,
+    refuses: Arc<AtomicBool>,
+}
+
+impl NoFile {
+    fn of(&self, path: &Path) -> io::Result<&SimDisk> {
+        match self.refuses.load(Ordering::Relaxed) && path.ends_with("checks.redb") {
+            true => Err(io::Error::other("not this one")),
+            false => Ok(&self.disk),
+        }
+    }
+}
+
+impl Disk for NoFile {
+    fn kind(&self, path: &Path) -> io::Result<Kind> {
+        self.disk.kind(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        self.of(path)?.create_new(path)
+    }
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        self.of(path)?.open(path, access)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+}
+
+/// A store without threads, on that disk and a clock that only the test moves.
+struct Bench {
+    disk: SimDisk,
+    refuses: Arc<AtomicBool>,
+    clock: SimClock,
+    alerts: Arc<Mutex<Vec<Alert>>>,
+    store: Store,
+}
+
+impl Bench {
+    fn open(disk: SimDisk, clock: SimClock, refuses: bool, setup: Setup) -> Self {
+        let refuses = Arc::new(AtomicBool::new(refuses));
+        let platform = Platform {
+            disk: Arc::new(NoFile { disk: disk.clone(), refuses: refuses.clone() }),
+            clock: Arc::new(clock.clone()),
+            ..Platform::real()
+        };
+        let alerts: Arc<Mutex<Vec<Alert>>> = Arc::default();
+        let told = alerts.clone();
+        let setup = setup.events::<Paid>().platform(platform).lockstep();
+        let setup =
+            setup.alerts(move |alert| told.lock().expect("nobody panics with it").push(alert.clone()));
+        let store = Store::open_or_create("/store", setup).expect("it opens");
+        Self { disk, refuses, clock, alerts, store }
+    }
+
+    fn new(refuses: bool) -> Self {
+        Self::open(SimDisk::new(1), SimClock::default(), refuses, Setup::new().check(once("once", "ana")))
+    }
+
+    fn reopen(self, refuses: bool) -> Self {
+        let Self { disk, clock, store, .. } = self;
+        store.close();
+        Self::open(disk, clock, refuses, Setup::new().check(once("once", "ana")))
+    }
+
+    fn steps(&self) {
+        (0..8).for_each(|_| self.store.step());
+    }
+
+    fn told(&self) -> Vec<Alert> {
+        std::mem::take(&mut self.alerts.lock().expect("nobody panics with it"))
+    }
+
+    fn found(&self) -> Vec<(Option<String>, bool)> {
+        let found = self.store.checks().of(FRESHNESS).expect("rows are read");
+        found.into_iter().map(|one| (one.subject, one.state == State::Open)).collect()
+    }
+}
+
+#[test]
+fn row_000_20_a_check_that_has_stopped_is_a_violation_once_whatever_starts_anew() {
+    let bench = Bench::new(true);
+    bench.store.append(paid(1)).expect("it is taken");
+    bench.steps();
+    assert_eq!(bench.found(), [(Some("once".to_owned()), true)]);
+    let [alert] = &bench.told()[..] else { panic!("somebody is told once") };
+    assert!(alert.means.contains("`once` has stopped") && alert.means.contains("not this one"), "{alert}");
+    assert_eq!((alert.owner.as_str(), alert.severity), ("ana", Severity::Page));
+    assert!(!bench.store.checks().wait_for(bench.store.stats().position, Duration::ZERO));
+    let position = bench.store.stats().position;
+    for _ in 0..3 {
+        bench.clock.advance(LIMIT);
+        bench.steps();
+    }
+    // After a restart it is as dead, and that is on record.
+    let bench = bench.reopen(true);
+    for _ in 0..3 {
+        bench.clock.advance(LIMIT);
+        bench.steps();
+    }
+    assert_eq!((bench.found().len(), bench.told().len(), bench.store.stats().position), (1, 0, position));
+    // Mended, it goes on.
+    bench.refuses.store(false, Ordering::Relaxed);
+    bench.store.recover().expect("it can");
+    bench.steps();
+    assert_eq!((bench.found(), bench.told().len()), (vec![(Some("once".to_owned()), false)], 0));
+}
+
+#[test]
+fn a_check_that_was_dead_and_is_alive_after_a_restart_is_healed_once_it_has_moved() {
+    let bench = Bench::new(true);
+    bench.store.append(paid(1)).expect("it is taken");
+    bench.steps();
+    let bench = bench.reopen(false);
+    bench.steps();
+    assert_eq!((bench.found(), bench.told().len()), (vec![(Some("once".to_owned()), false)], 0));
+}
+
+#[test]
+fn a_store_that_takes_nothing_has_its_dead_checks_told_all_the_same() {
+    let bench = Bench::new(false);
+    bench.store.append(paid(1)).expect("it is taken");
+    bench.store.append(paid(1)).expect("it is taken");
+    // What is found cannot be recorded, and neither can that.
+    bench.disk.quota(Some(bench.disk.bytes_used()));
+    let mut times = 0;
+    while bench.store.stats().poisoned.is_none() {
+        bench.store.step();
+        let _ = bench.store.append(paid(2).label("x".repeat(60)));
+        times += 1;
+        assert!(times < 100_000, "the disk is never full");
+    }
+    bench.steps();
+    assert_eq!(bench.told().iter().filter(|alert| alert.check == FRESHNESS).count(), 0, "it may be closing");
+    for _ in 0..8 {
+        bench.clock.advance(LIMIT / 2);
+        bench.steps();
+    }
+    let told = bench.told();
+    assert_eq!(told.iter().filter(|alert| alert.check == FRESHNESS).count(), 1, "{told:?}");
+}
+
+/// However long a backfill takes, and whatever time passes in it: what moves is not dead.
+#[test]
+fn a_backfill_that_advances_is_not_overdue_and_neither_is_who_waits_for_it() {
+    let disk = SimDisk::new(1);
+    let mut options = Options::default();
+    (options.page_bytes, options.group_len_max) = (4096, 4);
+    let clock = SimClock::default();
+    let old = || Setup::new().options(options.clone()).check(once("old", "ana"));
+    let bench = Bench::open(disk, clock, false, old());
+    for order in 0..1500 {
+        bench.store.append(paid(order)).expect("it is taken");
+    }
+    assert!(bench.store.checks().wait_for(bench.store.stats().position, Duration::ZERO));
+    let Bench { disk, clock, store, .. } = bench;
+    store.close();
+    let bench = Bench::open(disk, clock, false, old().check(once("new", "ben")));
+    let last = bench.store.append(paid(5000)).expect("it is taken").receipt.last;
+    let mut steps = 0;
+    while bench.store.checks().stats().iter().any(|check| check.position < last) {
+        bench.clock.advance(LIMIT / 3);
+        bench.store.step();
+        steps += 1;
+    }
+    assert!(steps > 20, "{steps}");
+    assert_eq!((bench.found(), bench.told().len()), (vec![], 0));
+}
+
+#[test]
+fn checks_with_nothing_to_judge_are_never_overdue() {
+    let bench = Bench::new(false);
+    bench.store.append(paid(1)).expect("it is taken");
+    bench.steps();
+    for _ in 0..10 {
+        bench.clock.advance(LIMIT);
+        bench.steps();
+    }
+    assert_eq!((bench.found(), bench.store.stats().position.get()), (vec![], 1));
+}
+
+#[test]
+fn a_check_with_a_name_of_the_stores_own_does_not_open() {
+    let refused = Store::in_memory(Setup::new().check(once(FRESHNESS, "ana")));
+    let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
+    assert_eq!(
+        why,
+        ["check `tallystone.freshness`: `id`: names that begin with `tallystone.` are the store's own"]
+    );
+}
+
+#[test]
+fn what_comes_is_judged_while_a_new_check_is_judged_over_the_past() {
+    let mut options = Options::default();
+    (options.page_bytes, options.group_len_max) = (4096, 4);
+    let old = || Setup::new().options(options.clone()).check(once("old", "ana"));
+    let bench = Bench::open(SimDisk::new(1), SimClock::default(), false, old());
+    for order in 0..1500 {
+        bench.store.append(paid(order)).expect("it is taken");
+    }
+    assert!(bench.store.checks().wait_for(bench.store.stats().position, Duration::ZERO));
+    let Bench { disk, clock, store, .. } = bench;
+    store.close();
+    let bench = Bench::open(disk, clock, false, old().check(once("new", "ben")));
+    bench.steps();
+    bench.store.append(paid(1)).expect("it is taken");
+    bench.steps();
+    let stats = bench.store.checks().stats();
+    assert_eq!((stats[0].violated, stats[1].violated), (1, 0));
+    assert!(stats[1].lag_len > 500, "the new one is still far behind: {}", stats[1].lag_len);
+}

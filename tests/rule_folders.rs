@@ -1,0 +1,496 @@
+//! Folders of rules, from the outside: what is put there runs, and what cannot be read is never silently absent.
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tallystone::check::{About, Severity};
+use tallystone::disk::{Disk, Platform};
+use tallystone::prelude::*;
+use tallystone::testing::{SimClock, SimDisk};
+use tallystone::watch::{Alert, RuleFile, State};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Order {
+    Placed { order: u32 },
+    Paid { order: u32 },
+    Shipped { order: u32 },
+}
+
+impl Event for Order {
+    const FAMILY: &'static str = "order";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        let (Self::Placed { order } | Self::Paid { order } | Self::Shipped { order }) = self;
+        *order
+    }
+}
+
+/// Before each B an A.
+fn rule(id: &str, before: &str, owner: &str) -> String {
+    format!(
+        r#"
+        [check.{id}]
+        kind = "precedence"
+        when = "order.{before}"
+        then = "order.Shipped"
+        {owner}
+        severity = "ticket"
+        means = "We shipped too early."
+        remedy = "1 ask the customer"
+        "#
+    )
+}
+
+fn owned(id: &str, before: &str) -> String {
+    rule(id, before, "owner = \"warehouse\"")
+}
+
+type Alerts = std::sync::mpsc::Receiver<Alert>;
+
+/// A folder on a disk, and a store that reads it by a clock that only the test moves.
+struct Bench {
+    disk: SimDisk,
+    clock: SimClock,
+    store: Store,
+    alerts: Alerts,
+}
+
+const FOLDER: &str = "/rules";
+const STORE: &str = "/store";
+const PERIOD: Duration = Duration::from_secs(10);
+
+impl Bench {
+    fn on(disk: &SimDisk, clock: &SimClock, more: impl FnOnce(Setup) -> Setup) -> Self {
+        let (told, alerts) = std::sync::mpsc::channel();
+        let platform =
+            Platform { disk: Arc::new(disk.clone()), clock: Arc::new(clock.clone()), ..Platform::real() };
+        let setup = Setup::new().events::<Order>().platform(platform).lockstep().check_folder(FOLDER);
+        let setup = setup.alerts(move |alert| told.send(alert.clone()).expect("the test listens"));
+        let store = Store::open_or_create(STORE, more(setup)).expect("it opens");
+        Self { disk: disk.clone(), clock: clock.clone(), store, alerts }
+    }
+
+    fn new(files: &[(&str, &str)]) -> Self {
+        let (disk, clock) = (SimDisk::new(1), SimClock::default());
+        disk.create_dir(Path::new(FOLDER)).expect("nothing is there");
+        for (name, text) in files {
+            disk.write_file(Path::new(FOLDER).join(name), text.as_bytes());
+        }
+        Self::on(&disk, &clock, |setup| setup)
+    }
+
+    fn reopen(self) -> Self {
+        self.store.close();
+        Self::on(&self.disk, &self.clock, |setup| setup)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        self.disk.write_file(at(name), text.as_bytes());
+    }
+
+    fn append(&self, event: Order) -> Position {
+        self.store.append(Append::event(event)).expect("it is taken").receipt.last
+    }
+
+    /// Lets a time pass, and all that comes of it.
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        for _ in 0..16 {
+            self.store.step();
+        }
+    }
+
+    fn open(&self) -> Vec<(String, Option<String>)> {
+        let open = self.store.checks().open().expect("rows are read");
+        open.into_iter().map(|violation| (violation.check, violation.subject)).collect()
+    }
+
+    fn rules(&self) -> Vec<RuleFile> {
+        self.store.checks().rules()
+    }
+
+    fn told(&self) -> Vec<Alert> {
+        self.alerts.try_iter().collect()
+    }
+}
+
+fn at(name: &str) -> PathBuf {
+    Path::new(FOLDER).join(name)
+}
+
+fn file(name: &str) -> (String, Option<String>) {
+    ("tallystone.rules".to_owned(), Some(at(name).display().to_string()))
+}
+
+fn seen(check: &str) -> (String, Option<String>) {
+    (check.to_owned(), None)
+}
+
+#[test]
+fn row_000_21_a_file_put_into_a_folder_runs_and_nothing_else_need_be_done() {
+    let bench = Bench::new(&[]);
+    let early = bench.append(Order::Shipped { order: 1 });
+    bench.pass(PERIOD);
+    assert_eq!((bench.rules(), bench.open()), (vec![], vec![]));
+
+    bench.write("hourly/folder.toml", "period = \"1h\"\nowner = \"warehouse\"");
+    bench.write("hourly/orders.toml", &rule("paid-first", "Paid", ""));
+    bench.pass(PERIOD);
+    // What was there before the rule is judged by it, too.
+    assert_eq!(bench.open(), [seen("paid-first")]);
+    assert_eq!(bench.store.checks().of("paid-first").expect("rows are read")[0].activation, early);
+    bench.append(Order::Shipped { order: 2 });
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.open().len(), 2);
+
+    let [listed] = &bench.rules()[..] else { panic!("one file is listed") };
+    assert_eq!(
+        (
+            listed.file.clone(),
+            listed.group.as_str(),
+            &listed.checks[..],
+            listed.period,
+            listed.error.as_ref()
+        ),
+        (at("hourly/orders.toml"), "hourly", &["paid-first".to_owned()][..], Duration::from_secs(3600), None)
+    );
+    let violation = bench.store.checks().open().expect("rows are read").remove(0);
+    assert_eq!(bench.store.checks().explain(&violation).expect("its events are read").owner, "warehouse");
+}
+
+#[test]
+fn a_file_that_goes_ends_its_checks_and_what_they_found_stays() {
+    let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.open(), [seen("paid-first")]);
+    bench.disk.remove(&at("orders.toml")).expect("it is there");
+    bench.pass(PERIOD);
+    bench.append(Order::Shipped { order: 2 });
+    bench.pass(PERIOD);
+    assert_eq!((bench.open().len(), bench.store.checks().stats().len(), bench.rules().len()), (1, 0, 0));
+    // When the file comes back all is judged, and what is on record is not recorded again.
+    bench.write("orders.toml", &owned("paid-first", "Paid"));
+    bench.pass(PERIOD);
+    let found = bench.store.checks().of("paid-first").expect("rows are read");
+    assert_eq!(found.iter().map(|one| one.recorded.get()).collect::<Vec<_>>(), [2, 5]);
+}
+
+#[test]
+fn row_000_20_files_are_read_every_period_of_their_folder_and_at_no_other_time() {
+    let bench = Bench::new(&[
+        ("fast/folder.toml", "period = \"1s\""),
+        ("fast/a.toml", &owned("a", "Paid")),
+        ("slow/folder.toml", "period = \"1h\""),
+        ("slow/b.toml", &owned("b", "Paid")),
+    ]);
+    let what = |bench: &Bench| -> Vec<Option<String>> {
+        bench.rules().iter().map(|file| file.error.as_ref().map(|error| error.what.clone())).collect()
+    };
+    bench.write("fast/a.toml", "mist");
+    bench.write("slow/b.toml", "mist");
+    bench.pass(Duration::from_millis(999));
+    assert_eq!(what(&bench), [None, None]);
+    bench.pass(Duration::from_millis(1));
+    assert!(matches!(&what(&bench)[..], [Some(_), None]), "{:?}", what(&bench));
+    bench.pass(Duration::from_secs(3598));
+    assert!(matches!(&what(&bench)[..], [Some(_), None]), "{:?}", what(&bench));
+    bench.pass(Duration::from_secs(1));
+    assert!(matches!(&what(&bench)[..], [Some(_), Some(_)]), "{:?}", what(&bench));
+    let periods: Vec<_> = bench.rules().iter().map(|file| file.period.as_secs()).collect();
+    assert_eq!(periods, [1, 3600]);
+}
+
+#[test]
+fn row_000_21_a_moved_file_has_the_period_and_owner_of_its_new_folder_and_goes_on() {
+    let bench = Bench::new(&[
+        ("daily/folder.toml", "period = \"1d\"\nowner = \"day shift\""),
+        ("hourly/folder.toml", "period = \"1h\"\nowner = \"night shift\""),
+        ("daily/orders.toml", &rule("paid-first", "Paid", "")),
+    ]);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    let definition = bench.store.checks().stats()[0].definition;
+    bench.disk.rename(&at("daily/orders.toml"), &at("hourly/orders.toml")).expect("it is there");
+    bench.pass(Duration::from_secs(3600));
+    let [listed] = &bench.rules()[..] else { panic!("one file is listed") };
+    assert_eq!((listed.group.as_str(), listed.period.as_secs()), ("hourly", 3600));
+    let stats = &bench.store.checks().stats()[0];
+    assert_eq!((stats.definition, stats.activations, stats.violated), (definition, 1, 1));
+    let violation = bench.store.checks().open().expect("rows are read").remove(0);
+    assert_eq!(bench.store.checks().explain(&violation).expect("its events are read").owner, "night shift");
+    assert_eq!(bench.told().len(), 1, "of the violation, and of nothing else");
+}
+
+#[test]
+fn a_changed_file_is_judged_anew_and_a_better_remedy_is_not() {
+    let bench = Bench::new(&[("orders.toml", &owned("first", "Paid"))]);
+    bench.append(Order::Placed { order: 1 });
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    let before = bench.store.checks().stats()[0].definition;
+    let position = bench.store.stats().position;
+
+    bench.write("orders.toml", &owned("first", "Paid").replace("ask the customer", "ask the driver"));
+    bench.pass(PERIOD);
+    assert_eq!(
+        (bench.store.checks().stats()[0].definition, bench.store.stats().position),
+        (before, position)
+    );
+    let violation = bench.store.checks().open().expect("rows are read").remove(0);
+    let explained = bench.store.checks().explain(&violation).expect("its events are read");
+    assert_eq!(explained.remedy, "1 ask the driver");
+
+    bench.write("orders.toml", &owned("first", "Placed"));
+    bench.pass(PERIOD);
+    let stats = bench.store.checks().stats();
+    assert!(stats[0].definition != before);
+    // By the new one nothing was ever wrong; what the old one found is on record.
+    assert_eq!((stats[0].activations, stats[0].violated), (1, 0));
+    assert_eq!(bench.store.checks().of("first").expect("rows are read")[0].definition, before);
+}
+
+#[test]
+fn a_bad_file_is_named_and_told_once_while_the_old_rule_stands() {
+    let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
+    bench.write("orders.toml", &owned("paid-first", "Paid").replace("precedence", "precedents"));
+    bench.pass(PERIOD);
+    let [listed] = &bench.rules()[..] else { panic!("one file is listed") };
+    let error = listed.error.as_ref().expect("it is wrong");
+    assert_eq!((error.line, error.column, &listed.checks[..]), (3, 16, &["paid-first".to_owned()][..]));
+    assert_eq!(bench.open(), [file("orders.toml")]);
+    let [alert] = &bench.told()[..] else { panic!("somebody is told once") };
+    assert!(
+        alert.means.starts_with("/rules/orders.toml:3:16: `kind`: there is no `precedents`"),
+        "{}",
+        alert.means
+    );
+    assert!(alert.means.ends_with("what it said before stands."), "{}", alert.means);
+
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(PERIOD);
+    assert_eq!(bench.open(), [seen("paid-first"), file("orders.toml")]);
+    for _ in 0..20 {
+        bench.pass(PERIOD);
+    }
+    assert_eq!(bench.told().iter().map(|alert| alert.check.as_str()).collect::<Vec<_>>(), ["paid-first"]);
+
+    bench.write("orders.toml", &owned("paid-first", "Paid"));
+    bench.pass(PERIOD);
+    assert_eq!(bench.open(), [seen("paid-first")]);
+    let [healed] = &bench.store.checks().of("tallystone.rules").expect("rows are read")[..] else {
+        panic!("one")
+    };
+    assert!(matches!(healed.state, State::Healed { .. }), "{:?}", healed.state);
+}
+
+#[test]
+fn a_bad_file_keeps_no_store_from_opening_and_is_not_told_again_after_a_restart() {
+    let bench =
+        Bench::new(&[("orders.toml", "[check.x]\nkind ="), ("good.toml", &owned("paid-first", "Paid"))]);
+    bench.pass(Duration::ZERO);
+    let [alert] = &bench.told()[..] else { panic!("somebody is told once") };
+    assert_eq!(alert.severity, Severity::Page);
+    assert!(alert.means.ends_with("nothing of it is checked."), "{}", alert.means);
+    let position = bench.store.stats().position;
+    let bench = bench.reopen();
+    bench.pass(PERIOD);
+    assert_eq!((bench.told().len(), bench.store.stats().position), (0, position));
+    assert_eq!(bench.open(), [file("orders.toml")]);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.open(), [seen("paid-first"), file("orders.toml")]);
+}
+
+#[test]
+fn what_two_files_define_is_refused_where_it_came_later() {
+    let bench = Bench::new(&[("b.toml", &owned("paid-first", "Paid"))]);
+    bench.write("a.toml", &(owned("other", "Paid") + &owned("paid-first", "Placed")));
+    bench.pass(PERIOD);
+    let [a, b] = &bench.rules()[..] else { panic!("two files are listed") };
+    let error = a.error.as_ref().expect("it is refused");
+    assert_eq!(error.to_string(), "/rules/a.toml:11:16: `paid-first` is defined by /rules/b.toml already");
+    assert_eq!((a.checks.len(), b.error.as_ref(), b.checks.len()), (0, None, 1));
+    // It is free when the other lets go of it.
+    bench.write("b.toml", &owned("third", "Paid"));
+    bench.pass(PERIOD);
+    let listed: Vec<_> = bench.rules().iter().map(|file| (file.checks.len(), file.error.is_some())).collect();
+    assert_eq!((listed, bench.open()), (vec![(2, false), (1, false)], vec![]));
+}
+
+#[test]
+fn two_files_that_exchange_a_rule_are_both_taken() {
+    let bench = Bench::new(&[("a.toml", &owned("one", "Paid")), ("b.toml", &owned("two", "Paid"))]);
+    bench.write("a.toml", &owned("two", "Paid"));
+    bench.write("b.toml", &owned("one", "Paid"));
+    bench.pass(PERIOD);
+    let listed: Vec<_> = bench.rules().into_iter().map(|file| (file.checks, file.error)).collect();
+    assert_eq!(listed, [(vec!["two".to_owned()], None), (vec!["one".to_owned()], None)]);
+}
+
+#[test]
+fn what_the_setup_defines_no_file_defines() {
+    let (disk, clock) = (SimDisk::new(1), SimClock::default());
+    disk.write_file(at("a.toml"), owned("paid-first", "Placed").as_bytes());
+    let about = About {
+        id: "paid-first",
+        severity: Severity::Ticket,
+        owner: "warehouse",
+        means: "We shipped too early.",
+        remedy: "1 ask the customer",
+    };
+    let check =
+        about.precedence(|e: &Order| matches!(e, Order::Paid { .. }), |e| matches!(e, Order::Shipped { .. }));
+    let bench = Bench::on(&disk, &clock, |setup| setup.check(check));
+    let error = bench.rules()[0].error.clone().expect("it is refused");
+    assert_eq!(error.what, "`paid-first` is defined by the setup already");
+    assert_eq!(bench.store.checks().stats().len(), 1);
+}
+
+#[test]
+fn a_name_of_the_stores_own_is_refused() {
+    let bench = Bench::new(&[("a.toml", &owned("\"tallystone.freshness\"", "Paid"))]);
+    let error = bench.rules()[0].error.clone().expect("it is refused");
+    assert_eq!(error.what, "`id`: names that begin with `tallystone.` are the store's own");
+}
+
+#[test]
+fn a_file_half_written_changes_nothing_and_is_read_when_it_is_whole() {
+    let whole = owned("paid-first", "Paid") + &owned("placed-first", "Placed");
+    let bench = Bench::new(&[("a.toml", &owned("paid-first", "Paid"))]);
+    for cut in [whole.len() - 30, whole.len() - 200] {
+        bench.write("a.toml", &whole[..cut]);
+        bench.pass(PERIOD);
+        let listed = &bench.rules()[0];
+        assert_eq!((listed.checks.len(), listed.error.is_some()), (1, true), "{cut}");
+    }
+    bench.write("a.toml", &whole);
+    bench.pass(PERIOD);
+    let listed = &bench.rules()[0];
+    assert_eq!((listed.checks.len(), listed.error.as_ref(), bench.open()), (2, None, vec![]));
+}
+
+#[test]
+fn what_is_no_file_of_rules_is_named_and_only_a_dot_hides_it() {
+    let bench = Bench::new(&[
+        ("a.tml", &owned("a", "Paid")),
+        ("b.TOML", ""),
+        (".c.toml", "mist"),
+        (".git/d.toml", "mist"),
+        ("e.toml", "# nothing yet"),
+    ]);
+    bench.disk.write_file(at("f.toml"), b"# \xff");
+    bench.pass(PERIOD);
+    let listed: Vec<_> = bench
+        .rules()
+        .into_iter()
+        .map(|file| {
+            (
+                file.file.file_name().expect("a name").to_owned(),
+                file.error.map(|error| (error.line, error.column)),
+            )
+        })
+        .collect();
+    let is = |name: &str, error| (name.into(), error);
+    assert_eq!(
+        listed,
+        [
+            is("a.tml", Some((1, 1))),
+            is("b.TOML", Some((1, 1))),
+            is("e.toml", None),
+            is("f.toml", Some((1, 3)))
+        ]
+    );
+}
+
+#[test]
+fn a_folder_that_cannot_be_reached_has_not_been_emptied() {
+    let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
+    bench.disk.rename(Path::new(FOLDER), Path::new("/elsewhere")).expect("it is there");
+    bench.pass(PERIOD);
+    assert_eq!(bench.store.checks().stats().len(), 1);
+    assert_eq!(bench.open(), [("tallystone.rules".to_owned(), Some(FOLDER.to_owned()))]);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    assert!(bench.open().contains(&seen("paid-first")));
+    bench.disk.rename(Path::new("/elsewhere"), Path::new(FOLDER)).expect("it is there");
+    bench.pass(PERIOD);
+    assert_eq!(bench.open(), [seen("paid-first")]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_and_what_it_said_stands() {
+    let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
+    bench.disk.make_unreadable(at("orders.toml"), 0..10);
+    bench.pass(PERIOD);
+    let listed = &bench.rules()[0];
+    assert!(listed.error.is_some() && listed.checks == ["paid-first"], "{listed:?}");
+    bench.write("orders.toml", &owned("paid-first", "Paid"));
+    bench.pass(PERIOD);
+    assert_eq!(bench.rules()[0].error, None);
+}
+
+#[test]
+fn a_bad_folder_toml_is_named_and_what_it_said_before_holds() {
+    let bench = Bench::new(&[
+        ("folder.toml", "owner = \"warehouse\"\nperiod = \"1m\""),
+        ("a.toml", &rule("paid-first", "Paid", "")),
+    ]);
+    for (text, line, column, what) in [
+        (
+            "owner = \"warehouse\"\nperiod = \"1\"",
+            2,
+            10,
+            "`period`: `1` is no time: write one like `15m`, `90d` or `1h30m`",
+        ),
+        ("period = \"999ms\"", 1, 10, "`period`: it is at least 1s"),
+        ("owner = \" \"", 1, 9, "`owner`: it is empty"),
+        ("rules = 1", 1, 1, "unknown field `rules`, expected one of `period`, `owner`, `severity`"),
+    ] {
+        bench.write("folder.toml", text);
+        bench.pass(Duration::from_secs(60));
+        let [settings, rules] = &bench.rules()[..] else { panic!("both are listed") };
+        let error = settings.error.as_ref().expect("it is wrong");
+        assert_eq!((error.line, error.column, error.what.as_str()), (line, column, what));
+        assert_eq!((rules.checks.len(), rules.error.as_ref(), rules.period.as_secs()), (1, None, 60));
+    }
+    bench.write("folder.toml", "period = \"1m\"");
+    bench.pass(Duration::from_secs(60));
+    // The rule needs the owner that is not said any more: it is named, and stands.
+    let [rules] = &bench.rules()[..] else { panic!("one is listed") };
+    assert_eq!(rules.error.as_ref().map(|error| error.what.as_str()), Some("missing field `owner`"));
+    assert_eq!(rules.checks, ["paid-first"]);
+}
+
+#[test]
+fn a_real_folder_is_read_on_the_thread_of_the_checks() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = SimClock::default();
+    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+    std::fs::create_dir(dir.path().join("hourly")).expect("a folder");
+    let setup = Setup::new().events::<Order>().platform(platform).check_folder(dir.path()).alerts(|_| ());
+    let store = Store::in_memory(setup).expect("it opens");
+    std::fs::write(dir.path().join("hourly/a.toml"), owned("paid-first", "Paid")).expect("it is written");
+    clock.advance(PERIOD);
+    // An event wakes the checks.
+    let last = store.append(Append::event(Order::Shipped { order: 1 })).expect("it is taken").receipt.last;
+    let mut log = store.subscribe::<Raw>(QueryItem::types(["tallystone.Violated"]), last);
+    assert!(log.next().is_some_and(|event| event.is_ok()));
+    assert_eq!(store.checks().open().expect("rows are read")[0].check, "paid-first");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("z.toml")).expect("a link");
+        clock.advance(PERIOD);
+        store.append(Append::event(Order::Shipped { order: 2 })).expect("it is taken");
+        assert!(log.next().is_some_and(|event| event.is_ok()));
+        assert!(log.next().is_some_and(|event| event.is_ok()));
+        assert!(
+            store.checks().rules()[1]
+                .error
+                .as_ref()
+                .is_some_and(|error| error.what.contains("not a regular file"))
+        );
+    }
+}
