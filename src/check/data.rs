@@ -182,7 +182,11 @@ impl<'de> Deserialize<'de> for Plain {
             }
 
             fn visit_f64<E: de::Error>(self, number: f64) -> Result<Plain, E> {
-                Ok(Plain::Float(number))
+                match number.is_finite() {
+                    true => Ok(Plain::Float(number)),
+                    // Nothing is equal to one, or nothing can write the other down.
+                    false => Err(E::invalid_value(de::Unexpected::Float(number), &"a finite number")),
+                }
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Plain, E> {

@@ -1,5 +1,8 @@
 //! What the fuzz targets in `fuzz/` call: properties that must hold for any bytes. They panic where one does not.
 
+#[cfg(all(feature = "json", feature = "rules"))]
+mod rules;
+
 use super::decision::Plan;
 use super::model::{AllRows, Model};
 use super::twin::{Odd, Ran, Twin};
@@ -23,6 +26,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 use std::time::Duration;
+
+#[cfg(all(feature = "json", feature = "rules"))]
+pub use rules::rule_parser;
 
 /// Whatever decodes as a commit record encodes to the same bytes again.
 pub fn record_decode(bytes: &[u8]) {
