@@ -108,8 +108,11 @@ fn lets_in(store: &Store, event: &Event) -> bool {
     }
 }
 
+/// With fewer of them not every word is met.
+const SEEDS: u64 = 150;
+
 fn seeds() -> u64 {
-    std::env::var("SEEDS").map_or(150, |seeds| seeds.parse().expect("SEEDS is a number"))
+    std::env::var("SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("SEEDS is a number"))
 }
 
 /// How often which template refused and did not.
@@ -178,6 +181,7 @@ fn a_guard_refuses_what_the_naive_judge_says_an_event_would_violate_and_nothing_
             End | Existence | RespondedExistence | Response | Standing => {
                 assert_eq!(seen.get(&template), None, "{template:?}");
             }
+            _ if seeds() < SEEDS => {}
             _ => {
                 let (refused, taken) = seen[&template];
                 assert!(refused > 20 && taken > 20, "{template:?}: {refused} refused, {taken} taken");
@@ -247,8 +251,8 @@ fn a_guard_refuses_what_its_check_would_find_of_an_event_by_whatever_time_and_en
             assert_eq!(guarded.verify().expect("it is looked at").first_bad, None, "seed {seed}: {def:#?}");
         }
     }
-    for (template, (refused, taken)) in &seen {
-        assert!(*refused > 0 && *taken > 0, "{template:?}: {refused} refused, {taken} taken");
+    for template in Template::ALL.into_iter().filter(|_| seeds() >= SEEDS) {
+        let (refused, taken) = seen[&template];
+        assert!(refused > 0 && taken > 0, "{template:?}: {refused} refused, {taken} taken");
     }
-    assert_eq!(seen.len(), Template::ALL.len());
 }
