@@ -188,7 +188,7 @@ fn history() -> impl Strategy<Value = Vec<(u32, Step, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn row_000_18_what_is_reported_is_what_the_query_finds(history in history()) {

@@ -879,7 +879,7 @@ fn changes() -> impl Strategy<Value = Vec<(u64, bool, usize, Option<u64>)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_violated_is_what_a_naive_reading_of_the_words_says(
@@ -1091,7 +1091,7 @@ fn ranges_that_a_crash_left_without_all_their_rows_are_read_again() {
 fn ranges_that_contradict_themselves_are_not_used() {
     let large = Large::new(&["m", "d"], &[("cup", 1)]);
     let bench = Bench::new(large.clone());
-    let mut why = |change: &dyn Fn(&mut Vast)| {
+    let why = |change: &dyn Fn(&mut Vast)| {
         large.change(change);
         bench.pass(MINUTE);
         bench.source().failed.map(|(_, why)| why)

@@ -145,6 +145,7 @@ impl Pullers {
     }
 
     /// Pulls what is due, on the calling thread, if there are no threads for it.
+    #[cfg(feature = "testing")]
     pub fn step(&self) {
         for puller in self.lockstep.lock().iter_mut() {
             puller.turn();
