@@ -41,6 +41,8 @@
 
 mod amounts;
 pub(crate) mod book;
+#[allow(dead_code, reason = "windows and buckets come next")]
+pub(crate) mod calendar;
 mod conserved;
 mod convergence;
 mod data;
@@ -61,6 +63,9 @@ mod sums;
 pub(crate) mod text;
 pub mod trial;
 pub(crate) mod word;
+#[allow(dead_code, reason = "windows and buckets come next")]
+#[cfg_attr(not(feature = "zones"), path = "no_zone.rs")]
+pub(crate) mod zone;
 
 use crate::event::{self, EventSet};
 use crate::key::Key;
