@@ -5,6 +5,7 @@
 mod naive;
 
 use naive::random::{Random, Shape, random_def, random_log};
+use naive::rome::{Calendar, Unit};
 use naive::{Cases, Def, Event, Mode, Selector, judge};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,8 +37,14 @@ fn selector(given: &Selector) -> Value {
 }
 
 fn check(index: usize, def: &Def, mode: Mode, late_ms: i64) -> Check {
-    let millis = |bound: Option<i64>| bound.map(|bound| format!("{bound}ms"));
+    let unit = match def.calendar {
+        None => "ms",
+        Some(Calendar { unit: Unit::Days, .. }) => "d",
+        Some(Calendar { unit: Unit::Months, .. }) => "mo",
+    };
+    let length = |bound: Option<i64>| bound.map(|bound| format!("{bound}{unit}"));
     let hi = def.window.map_or(def.lasting, |window| window.hi);
+    let has_window = def.window.is_some() || def.lasting.is_some();
     let definition = json!({
         "id": format!("check {index}"),
         "kind": kind(def),
@@ -45,8 +52,9 @@ fn check(index: usize, def: &Def, mode: Mode, late_ms: i64) -> Check {
         "then": def.b.as_ref().map(selector),
         "until": def.c.as_ref().map(selector),
         "n": def.n,
-        "not_before": millis(def.window.map(|window| window.lo)),
-        "within": millis(hi),
+        "not_before": length(def.window.map(|window| window.lo)),
+        "within": length(hi),
+        "zone": (def.calendar.is_some() && has_window).then_some("Europe/Rome"),
         "tied": def.corr.iter().map(|name| format!("attrs.{name}")).collect::<Vec<_>>(),
         "families": ["log"],
         "time": "ts",
@@ -157,28 +165,103 @@ fn seeds() -> u64 {
     std::env::var("SEEDS").map_or(60, |seeds| seeds.parse().expect("SEEDS is a number"))
 }
 
+/// Both judge a log by the same definitions, at its end and meanwhile, open and closed.
+fn agree(seed: u64, log: &[Event], defs: &[Def], every: usize) -> u64 {
+    let mut compared = 0;
+    for mode in [Mode::Open, Mode::Closed] {
+        for (when, found) in [
+            ("at the end", found(log, defs, mode, |_| false)),
+            ("meanwhile", found(log, defs, mode, |index| index % every == 0)),
+        ] {
+            for (def, found) in defs.iter().zip(found) {
+                let expected = expected(log, def, mode);
+                assert_eq!(found, expected, "seed {seed}, {mode:?}, judged {when}: {def:#?}\n{log:#?}");
+                compared += 1;
+            }
+        }
+    }
+    compared
+}
+
+fn random_shape(random: &mut Random) -> Shape {
+    let late = if random.one_in(2) { 0 } else { random.within(1, 40) };
+    Shape { events: 5 + random.below(35), cases: 1 + random.below(3), late }
+}
+
 #[test]
 fn the_checks_agree_with_the_naive_judge_whenever_they_look() {
     let mut compared = 0;
     for seed in 0..seeds() {
         let mut random = Random::new(seed);
-        let late = if random.one_in(2) { 0 } else { random.within(1, 40) };
-        let shape = Shape { events: 5 + random.below(35), cases: 1 + random.below(3), late };
+        let shape = random_shape(&mut random);
         let log = random_log(random.next(), shape);
         let defs: Vec<_> = (0..25).map(|_| random_def(random.next())).collect();
-        let every = 1 + random.below(12);
-        for mode in [Mode::Open, Mode::Closed] {
-            for (when, found) in [
-                ("at the end", found(&log, &defs, mode, |_| false)),
-                ("meanwhile", found(&log, &defs, mode, |index| index % every == 0)),
-            ] {
-                for (def, found) in defs.iter().zip(found) {
-                    let expected = expected(&log, def, mode);
-                    assert_eq!(found, expected, "seed {seed}, {mode:?}, judged {when}: {def:#?}\n{log:#?}");
-                    compared += 1;
-                }
-            }
-        }
+        compared += agree(seed, &log, &defs, 1 + random.below(12));
     }
     assert_eq!(compared, seeds() * 100);
+}
+
+// ---- windows of calendar days and months ----
+
+const HALF_HOUR: i64 = 1_800_000;
+const DAY: i64 = 48 * HALF_HOUR;
+
+/// Gives events times about whole days apart, around something that happens to the calendar of Rome.
+fn make_eventful(random: &mut Random, late: bool, log: &mut [Event]) {
+    let eventful = [
+        // Clocks are set back at 01:00 UTC, 2001-10-28, and forward at 01:00 UTC, 2002-03-31.
+        1_004_230_800_000,
+        1_017_536_400_000,
+        // Midnight, 2004-01-31 and 2004-02-29 in Rome.
+        1_075_503_600_000,
+        1_078_009_200_000,
+    ];
+    let middle = random.of(&eventful) + random.within(-47, 47) * HALF_HOUR - BEGIN_MS;
+    let draw = |_: &Event| middle + random.within(-2, 2) * DAY + random.within(-2, 2) * HALF_HOUR;
+    let mut times: Vec<_> = log.iter().map(draw).collect();
+    times.sort();
+    for (event, time) in log.iter_mut().zip(times) {
+        let behind = if late && random.one_in(4) { random.within(0, 4) } else { 0 };
+        event.ts = time - behind * HALF_HOUR;
+    }
+}
+
+fn by_calendar(random: &mut Random, def: Def) -> Def {
+    let (unit, most) = *random.of(&[(Unit::Days, 4), (Unit::Months, 2)]);
+    let mut def = Def { calendar: Some(Calendar { unit, begin: BEGIN_MS }), ..def };
+    if let Some(window) = &mut def.window {
+        let length = window.hi.map(|hi| (hi - window.lo) % (most + 1));
+        window.lo %= most;
+        window.hi = length.map(|length| window.lo + length);
+    }
+    def.lasting = def.lasting.map(|lasting| lasting % (most + 1));
+    def
+}
+
+#[test]
+fn windows_of_calendar_days_and_months_agree_with_the_naive_judge_around_every_change_of_the_clock() {
+    let (mut compared, mut matters) = (0, 0);
+    for seed in 0..seeds() {
+        let mut random = Random::new(seed);
+        let shape = random_shape(&mut random);
+        let shape = Shape { cases: 4 + random.below(8), ..shape };
+        let mut log = random_log(random.next(), shape);
+        make_eventful(&mut random, shape.late > 0, &mut log);
+        let defs: Vec<_> = (0..25).map(|_| random_def(random.next())).collect();
+        let defs: Vec<_> = defs.into_iter().map(|def| by_calendar(&mut random, def)).collect();
+        compared += agree(seed, &log, &defs, 1 + random.below(12));
+        let exactly = |def: &Def| {
+            let days = |bound: i64| bound * DAY;
+            let window =
+                def.window.map(|window| naive::Window { lo: days(window.lo), hi: window.hi.map(days) });
+            Def { window, lasting: def.lasting.map(days), calendar: None, ..def.clone() }
+        };
+        let in_days = defs.iter().filter(|def| def.calendar.is_some_and(|by| by.unit == Unit::Days));
+        matters += in_days
+            .filter(|def| expected(&log, def, Mode::Open) != expected(&log, &exactly(def), Mode::Open))
+            .count();
+    }
+    assert_eq!(compared, seeds() * 100);
+    // Days of 24 hours would not do.
+    assert!(matters as u64 > seeds() / 4, "{matters}");
 }

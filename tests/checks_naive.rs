@@ -155,6 +155,36 @@ fn a_deadline_has_passed_when_the_horizon_is_later_and_not_before() {
     }
 }
 
+#[test]
+fn the_naive_calendar_is_that_of_rome() {
+    let at = |text: &str| data::milliseconds(&format!("{text}:00.000Z")).unwrap();
+    for (text, hours) in [
+        ("2001-10-28T00:59", 2),
+        ("2001-10-28T01:00", 1),
+        ("2002-03-31T00:59", 1),
+        ("2002-03-31T01:00", 2),
+        ("2024-07-01T00:00", 2),
+        ("2024-12-31T23:59", 1),
+    ] {
+        assert_eq!(rome::ahead(at(text)), hours * 3_600_000, "{text}");
+    }
+    for (unit, by, from, to) in [
+        (rome::Unit::Days, 1, "2002-03-30T12:00", "2002-03-31T11:00"),
+        (rome::Unit::Days, 1, "2001-10-27T12:00", "2001-10-28T13:00"),
+        // Skipped, and twice.
+        (rome::Unit::Days, 1, "2002-03-30T01:30", "2002-03-31T01:30"),
+        (rome::Unit::Days, 1, "2001-10-27T00:30", "2001-10-28T00:30"),
+        (rome::Unit::Days, 0, "2001-10-28T01:30", "2001-10-28T01:30"),
+        (rome::Unit::Months, 1, "2004-01-31T12:00", "2004-02-29T12:00"),
+        (rome::Unit::Months, 13, "2004-12-31T22:59", "2006-01-31T22:59"),
+        (rome::Unit::Months, 12, "2004-02-29T12:00", "2005-02-28T12:00"),
+    ] {
+        let begin = at("2001-01-01T00:00");
+        let later = rome::Calendar { unit, begin }.later(at(from) - begin, by) + begin;
+        assert_eq!(later, at(to), "{unit:?} {by} {from}");
+    }
+}
+
 // What each template asks.
 
 #[test]

@@ -83,6 +83,23 @@ fn what_is_wrong_with_a_file_is_named_with_its_line_and_column() {
     refused(&rule("within = \"200000000000d\""), 9, 10, "is no time");
     refused(&rule("not_before = \"2d\"\nwithin = \"1d\""), 10, 10, "the window ends before it begins");
     refused(&rule("within = \"1d\"\nlateness = \"1h\""), 10, 12, "say `time`");
+    refused(&rule("within = \"60d\"\nzone = \"Europe/Rom\""), 10, 8, "there is no zone `Europe/Rom`");
+    refused(&rule("within = \"60d\"\nzone = \"europe/rome\""), 10, 8, "there is `Europe/Rome`");
+    refused(&rule("within = \"2mo\""), 9, 10, "months and years are of a calendar");
+    refused(&rule("within = \"1y2d\""), 9, 10, "say whose, like `zone = \"Europe/Rome\"`");
+    refused(&rule("zone = \"Europe/Rome\"\nunbounded = true"), 9, 8, "it is of `within` and `not_before`");
+    refused(
+        &rule("not_before = \"40d\"\nwithin = \"1mo\"\nzone = \"Europe/Rome\""),
+        10,
+        10,
+        "the window ends before it begins",
+    );
+    refused(
+        &rule("within = \"1d\"\ntime = \"at\"\nlateness = \"1mo\"\nzone = \"Europe/Rome\""),
+        11,
+        12,
+        "months and years are of a calendar",
+    );
     refused(&rule("within = \"1d\"").replace("1 ask", "  "), 8, 10, "`remedy`: it is empty");
     refused(&rule("within = \"1d\"").replace("check.paid", "check.\"\""), 1, 8, "a check's name is empty");
     refused(

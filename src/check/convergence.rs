@@ -154,12 +154,13 @@ impl<'c> Timing<'c> {
             | Word::Existence => word,
             other => return Err(format!("`{other}` waits for nothing, so nothing converges")),
         };
-        let endless = Window { to: None, ..window.unwrap_or(Window { from: 0, to: None }) };
+        let endless = Window { to: None, ..window.unwrap_or(Window::within(0)) };
         Ok(Self {
             check,
             families: check.lens.families(),
             book: Book::timed(Rule { word, window: Some(endless), ..check.rule }),
-            window: window.and_then(|window| window.to),
+            // By a calendar, its nominal length.
+            window: window.and_then(|window| window.end(0)),
             waits: Vec::new(),
             odd: 0,
         })

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! selector := "FAMILY.Variant" | [selector, ..]  any of them | { type = "FAMILY.Variant", where = { field = value } }
-//! time     := digits ("ms" | "s" | "m" | "h" | "d" | "w")  one or more, added up: "1h30m"
+//! time     := see `calendar`
 //! ```
 
 use super::book::KeyHash;
+use super::calendar::{Length, Said};
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
+use super::zone::Zone;
 use super::{Check, Clocked, Described, Fault, Severity, time_of};
 use crate::error::DecodeError;
 use crate::event::{self, Family};
@@ -46,12 +48,16 @@ pub struct Definition {
     /// How many.
     #[serde(default)]
     pub n: Option<u32>,
-    /// The longest time between A and B.
+    /// The longest time between A and B: `15m`, `90d`, `1h30m`.
     #[serde(default)]
     pub within: Option<String>,
     /// The shortest.
     #[serde(default)]
     pub not_before: Option<String>,
+    /// The time zone by whose calendar `d`, `w`, `mo` and `y` in both are counted, as [`Span`](super::Span) does it. Without one,
+    /// a day has 24 hours, and there are no months. `ms`, `s`, `m` and `h` are exact in any case.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// The field that relates the events. Without it, their stream.
     #[serde(default)]
     pub key: Option<String>,
@@ -301,6 +307,9 @@ impl TryFrom<Definition> for Check {
             (_, n) => n.unwrap_or(0),
         };
         let window = definition.window().map_err(|(field, why)| at(field, why))?;
+        if definition.zone.is_some() && window.is_none() {
+            return Err(at("zone", "it is of `within` and `not_before`, and there are none".into()));
+        }
         let ends = window.is_some_and(|window| window.to.is_some());
         if word == Word::Standing && !ends {
             return Err(at("within", "it says how long it may stand".into()));
@@ -331,7 +340,8 @@ impl TryFrom<Definition> for Check {
             means: definition.means.clone().into(),
             remedy: definition.remedy.clone().into(),
         };
-        let (shape, guard) = (definition.shape(), definition.guard);
+        let (mut shape, guard) = (definition.shape(), definition.guard);
+        shape.extend(window.map(Window::rules));
         let lens = Fielded { definition, word, families };
         let rule = Rule { word, window, n, sums: Sums::default() };
         let check = Self {
@@ -342,6 +352,7 @@ impl TryFrom<Definition> for Check {
             lens: Arc::new(lens),
             guard,
             shape,
+            wrong: None,
             definition: OnceLock::new(),
         };
         match check.faults().into_iter().next() {
@@ -368,13 +379,14 @@ impl Definition {
 
     /// The field that is wrong, and why.
     fn window(&self) -> Result<Option<Window>, (&'static str, String)> {
-        let time = |field: &'static str, text: &Option<String>| match text {
-            Some(text) => parse_time(text).map(Some).map_err(|why| (field, why)),
+        let zone = self.zone.as_deref().map(Zone::named).transpose().map_err(|why| ("zone", why))?;
+        let length = |field: &'static str, text: &Option<String>| match text {
+            Some(text) => Length::read(text, zone).map(Some).map_err(|why| (field, why)),
             None => Ok(None),
         };
-        Ok(match (time("not_before", &self.not_before)?, time("within", &self.within)?) {
+        Ok(match (length("not_before", &self.not_before)?, length("within", &self.within)?) {
             (None, None) => None,
-            (from, to) => Some(Window { from: from.unwrap_or(0), to }),
+            (from, to) => Some(Window { from: from.unwrap_or(Length::Exact(0)), to }),
         })
     }
 
@@ -395,27 +407,7 @@ impl Definition {
 
 /// Microseconds.
 pub(super) fn parse_time(text: &str) -> Result<Time, String> {
-    read_time(text).ok_or_else(|| format!("`{text}` is no time: write one like `15m`, `90d` or `1h30m`"))
-}
-
-fn read_time(text: &str) -> Option<Time> {
-    let units = [("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
-    let units = units.into_iter().chain([("d", 86_400_000_000), ("w", 604_800_000_000)]);
-    let units: Vec<(&str, Time)> = units.collect();
-    let (mut rest, mut sum): (&str, Time) = (text.trim(), 0);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit())?;
-        let number: Time = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let end = rest.find(|character: char| character.is_ascii_digit()).unwrap_or(rest.len());
-        let (_, unit) = units.iter().find(|(name, _)| *name == &rest[..end])?;
-        sum = sum.checked_add(number.checked_mul(*unit)?)?;
-        rest = &rest[end..];
-    }
-    Some(sum)
+    Said::read(text).and_then(Said::without_zone)
 }
 
 /// A lens of fields by name.
@@ -545,28 +537,5 @@ fn text_of(value: &Value) -> String {
         Value::Float(number) => number.to_string(),
         Value::Variant(name, _) => name.to_string(),
         other => format!("{other:?}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_people_write_them_and_nothing_else_is() {
-        let second = 1_000_000;
-        for (text, micros) in [
-            ("15m", 900 * second),
-            ("1h30m", 5400 * second),
-            ("90d", 90 * 86_400 * second),
-            ("0s", 0),
-            ("1ms", 1000),
-            (" 2w ", 14 * 86_400 * second),
-        ] {
-            assert_eq!(parse_time(text), Ok(micros), "{text}");
-        }
-        for text in ["", "15", "m", "15 m", "-1s", "1.5h", "1y", "99999999999999999999s", "9999999999999w"] {
-            assert!(parse_time(text).is_err(), "{text}");
-        }
     }
 }

@@ -41,7 +41,6 @@
 
 mod amounts;
 pub(crate) mod book;
-#[allow(dead_code, reason = "windows and buckets come next")]
 pub(crate) mod calendar;
 mod conserved;
 mod convergence;
@@ -57,13 +56,13 @@ pub(crate) mod rows;
 #[cfg(feature = "rules")]
 pub mod rules;
 pub(crate) mod state;
+mod span;
 mod standing;
 mod step;
 mod sums;
 pub(crate) mod text;
 pub mod trial;
 pub(crate) mod word;
-#[allow(dead_code, reason = "windows and buckets come next")]
 #[cfg_attr(not(feature = "zones"), path = "no_zone.rs")]
 pub(crate) mod zone;
 
@@ -82,6 +81,7 @@ pub use named::{RowIs, RowsRule};
 pub use outside::{Compared, KeyRange, Outside, PullError, Pulled, RangeRows, Ranges};
 pub use rows::Join;
 use serde::{Deserialize, Serialize};
+pub use span::Span;
 pub use standing::Standing;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -212,6 +212,8 @@ pub struct Check {
     pub(crate) guard: bool,
     /// What else its declaration says: how its scope ends, what names its key.
     shape: String,
+    /// The field that its declaration got wrong, and why.
+    wrong: Option<(&'static str, String)>,
     /// Made of all that when it is first asked for.
     definition: OnceLock<[u8; 8]>,
 }
@@ -321,11 +323,11 @@ impl Check {
     pub(crate) fn faults(&self) -> Vec<Fault> {
         let at = |field: &'static str, why: String| Fault::new(&self.about.id, field, why);
         let mut faults = self.about.faults();
+        faults.extend(self.wrong.iter().map(|(field, why)| at(field, why.clone())));
         if self.rule.word.counts() && self.rule.n == 0 {
             faults.push(at("n", "it counts to 0: write 1 or more".into()));
         }
-        let empty = |window: Window| window.end(0).is_some_and(|end| end < window.begin(0));
-        if self.rule.window.is_some_and(empty) {
+        if self.rule.window.is_some_and(Window::is_empty) {
             faults.push(at("within", "the window ends before it begins".into()));
         }
         if self.guard && !self.can_refuse() {
@@ -350,6 +352,7 @@ impl About {
             clocked: Clocked::Recorded,
             guard: false,
             shape: String::new(),
+            wrong: None,
             lens: Typed { a, b, c: None, close: None, key: None, tie: None, time: None, amounts: None, word },
         }
     }
@@ -449,7 +452,7 @@ impl About {
         self,
         on: impl Fn(&E) -> bool + Send + Sync + 'static,
         off: impl Fn(&E) -> bool + Send + Sync + 'static,
-        for_longer_than: Duration,
+        for_longer_than: impl Into<Span>,
     ) -> Sequence<E> {
         self.word(Word::Standing, Arc::new(on), Some(Arc::new(off))).within(for_longer_than)
     }
@@ -463,6 +466,8 @@ pub struct Sequence<E> {
     clocked: Clocked,
     guard: bool,
     shape: String,
+    /// As in a check.
+    wrong: Option<(&'static str, String)>,
     lens: Typed<E>,
 }
 
@@ -501,12 +506,17 @@ impl<E: EventSet> Open<E> {
     }
 
     /// As [`Sequence::within`].
-    pub fn within(self, window: Duration) -> Sequence<E> {
+    pub fn within(self, window: impl Into<Span>) -> Sequence<E> {
         self.0.within(window)
     }
 
+    /// As [`Sequence::within_days`].
+    pub fn within_days(self, days: u32, zone: impl Into<Cow<'static, str>>) -> Sequence<E> {
+        self.0.within_days(days, zone)
+    }
+
     /// As [`Sequence::between`].
-    pub fn between(self, from: Duration, to: Duration) -> Sequence<E> {
+    pub fn between(self, from: impl Into<Span>, to: impl Into<Span>) -> Sequence<E> {
         self.0.between(from, to)
     }
 
@@ -550,20 +560,36 @@ impl<E: EventSet> Sequence<E> {
         self
     }
 
-    /// Events up to this far apart count: this far, too.
-    pub fn within(self, window: Duration) -> Self {
+    /// Events up to this far apart count: this far, too. Of two, the earlier one's time counts.
+    pub fn within(self, window: impl Into<Span>) -> Self {
         self.between(Duration::ZERO, window)
     }
 
+    /// Events up to so many days of a zone's calendar apart count, where a day may have 23 or 25 hours; see [`Span`].
+    pub fn within_days(self, days: u32, zone: impl Into<Cow<'static, str>>) -> Self {
+        self.within(Span::in_zone(zone).days(days))
+    }
+
     /// Events as far apart as this count: both ends do.
-    pub fn between(mut self, from: Duration, to: Duration) -> Self {
-        self.rule.window = Some(Window { from: micros(from), to: Some(micros(to)) });
-        self
+    pub fn between(self, from: impl Into<Span>, to: impl Into<Span>) -> Self {
+        self.windowed(&from.into(), Some(&to.into()))
     }
 
     /// Events at least this far apart count.
-    pub fn after(mut self, from: Duration) -> Self {
-        self.rule.window = Some(Window { from: micros(from), to: None });
+    pub fn after(self, from: impl Into<Span>) -> Self {
+        self.windowed(&from.into(), None)
+    }
+
+    fn windowed(mut self, from: &Span, to: Option<&Span>) -> Self {
+        let length = |field, span: &Span| span.length().map_err(|(at, why)| (at.unwrap_or(field), why));
+        let window = length("not_before", from).and_then(|from| {
+            let to = to.map(|to| length("within", to)).transpose()?;
+            Ok(Window { from, to })
+        });
+        match window {
+            Ok(window) => self.rule.window = Some(window),
+            Err(wrong) => self.wrong = Some(wrong),
+        }
         self
     }
 
@@ -595,9 +621,10 @@ impl<E: EventSet> Sequence<E> {
 
 impl<E: EventSet> From<Sequence<E>> for Check {
     fn from(sequence: Sequence<E>) -> Self {
-        let Sequence { about, rule, clocked, guard, shape, lens } = sequence;
+        let Sequence { about, rule, clocked, guard, mut shape, wrong, lens } = sequence;
+        shape.extend(rule.window.map(Window::rules));
         let (lens, definition) = (Arc::new(lens), OnceLock::new());
-        Self { about, version: 1, rule, clocked, lens, guard, shape, definition }
+        Self { about, version: 1, rule, clocked, lens, guard, shape, wrong, definition }
     }
 }
 

@@ -538,6 +538,7 @@ impl Compared {
             rule: standing(window),
             clocked: Clocked::Pulled,
             guard: false,
+            wrong: None,
             lens: Arc::new(Beside(Arc::new(evidence))),
             shape,
             definition: OnceLock::new(),
@@ -568,6 +569,7 @@ impl Check {
             rule: standing(evidence.fresh_for()),
             clocked: Clocked::Recorded,
             guard: false,
+            wrong: None,
             lens: Arc::new(Freshness { source: id.to_string(), fresh_for }),
             shape: String::new(),
             definition: OnceLock::new(),
@@ -577,7 +579,7 @@ impl Check {
 
 /// What must not stand for longer than this.
 fn standing(window: Duration) -> Rule {
-    let window = Some(Window { from: 0, to: Some(micros(window)) });
+    let window = Some(Window::within(micros(window)));
     Rule { word: Word::Standing, window, n: 0, sums: Sums::default() }
 }
 

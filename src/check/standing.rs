@@ -101,7 +101,7 @@ impl Standing {
 
 /// A check over rows. `more` is what else its definition rests on.
 pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: &str) -> Check {
-    let window = Some(Window { from: 0, to: Some(micros(window)) });
+    let window = Some(Window::within(micros(window)));
     let rule = Rule { word: Word::Standing, window, n: 0, sums: Sums::default() };
     // Names, versions and layouts of the tables are in their ids.
     let tables = rowed.projections().into_iter().map(|table| format!("{} {:?};", table.name, table.id));
@@ -112,6 +112,7 @@ pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: 
         rule,
         clocked: Clocked::Recorded,
         guard: false,
+        wrong: None,
         lens: Arc::new(OverRows(rowed)),
         shape,
         definition: OnceLock::new(),

@@ -35,6 +35,7 @@
 //! checking based on multi-perspective declarative process models* (2016); the scopes are Dwyer's, *Patterns in property
 //! specifications for finite-state verification* (1999).
 
+use super::calendar::Length;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -172,19 +173,35 @@ pub(crate) type Time = i64;
 /// How far apart two events are: both ends belong to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Window {
-    pub from: Time,
-    pub to: Option<Time>,
+    pub from: Length,
+    pub to: Option<Length>,
 }
 
 impl Window {
-    /// The first moment of the window of an event of this time.
-    pub fn begin(self, time: Time) -> Time {
-        time.saturating_add(self.from)
+    /// Up to exactly this long.
+    pub fn within(to: Time) -> Self {
+        Self { from: Length::Exact(0), to: Some(Length::Exact(to)) }
     }
 
-    /// The last, if there is one.
+    /// The first moment of the window of an event of this time.
+    pub fn begin(self, time: Time) -> Time {
+        self.from.after(time)
+    }
+
+    /// The last, if there is one. By a calendar, an earlier event's window may end later.
     pub fn end(self, time: Time) -> Option<Time> {
-        self.to.map(|to| time.saturating_add(to))
+        self.to.map(|to| to.after(time))
+    }
+
+    /// It ends before it begins, whatever the event's time.
+    pub(super) fn is_empty(self) -> bool {
+        self.to.is_some_and(|to| self.from.always_exceeds(to))
+    }
+
+    /// The rules of the zones it goes by: a database that tells others makes it another window.
+    pub(super) fn rules(self) -> String {
+        let zones = [Some(self.from), self.to].into_iter().flatten().filter_map(Length::zone);
+        zones.map(|zone| format!(" zone {} {}", zone.name(), zone.rules())).collect()
     }
 
     /// `later` is in the window of an event of the time `time`.

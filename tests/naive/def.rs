@@ -1,6 +1,7 @@
 //! What a check of a sequence says, as the oracle files write it.
 
 use super::Event;
+use super::rome::Calendar;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -28,6 +29,9 @@ pub struct Def {
     #[serde(rename = "for")]
     pub lasting: Option<i64>,
     pub note: Option<String>,
+    /// By what the window and `for` are counted, if not in milliseconds. The oracles know no calendar.
+    #[serde(skip)]
+    pub calendar: Option<Calendar>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -108,6 +112,13 @@ impl Def {
         if let Some(Window { lo, hi }) = self.window {
             assert!(0 <= lo && hi.is_none_or(|hi| lo <= hi), "{id}: a window from {lo} to {hi:?}");
         }
+    }
+}
+
+impl Def {
+    /// So many milliseconds, or units of its calendar, after a time.
+    pub fn later(&self, since: i64, by: i64) -> i64 {
+        self.calendar.map_or(since + by, |calendar| calendar.later(since, by))
     }
 }
 

@@ -47,13 +47,22 @@ impl Case<'_> {
         self.def.c.as_ref().is_some_and(|c| c.takes(self.events[at]))
     }
 
-    /// Milliseconds from one event to another, by their timestamps.
-    fn elapsed(&self, one: usize, other: usize) -> i64 {
-        self.events[other].ts - self.events[one].ts
+    /// The timestamp of one event is in the window of another.
+    fn in_window(&self, of: usize, at: usize) -> bool {
+        self.holds(self.events[of].ts, self.events[at].ts)
     }
 
-    fn in_window(&self, ms: i64) -> bool {
-        self.def.window.is_none_or(|window| window.lo <= ms && window.hi.is_none_or(|hi| ms <= hi))
+    fn holds(&self, since: i64, ts: i64) -> bool {
+        let later = |by| self.def.later(since, by);
+        self.def
+            .window
+            .is_none_or(|window| later(window.lo) <= ts && window.hi.is_none_or(|hi| ts <= later(hi)))
+    }
+
+    /// The same, whichever is earlier.
+    fn near(&self, one: usize, other: usize) -> bool {
+        let (one, other) = (self.events[one].ts, self.events[other].ts);
+        self.holds(one.min(other), one.max(other))
     }
 
     fn correlated(&self, a: usize, b: usize) -> bool {
@@ -62,7 +71,7 @@ impl Case<'_> {
 
     /// The two are an A and a B of one another. Who comes first is for the template to say.
     fn fit(&self, a: usize, b: usize) -> bool {
-        self.is_a(a) && self.is_b(b) && self.correlated(a, b) && self.in_window(self.elapsed(a, b))
+        self.is_a(a) && self.is_b(b) && self.correlated(a, b) && self.in_window(a, b)
     }
 }
 
@@ -70,7 +79,8 @@ impl Case<'_> {
 impl Case<'_> {
     /// Nothing that is still to come can be in the window of what happened at `since`.
     fn is_over(&self, since: i64) -> bool {
-        let ended = self.def.window.and_then(|window| window.hi).is_some_and(|hi| self.horizon > since + hi);
+        let last = self.def.window.and_then(|window| window.hi).map(|hi| self.def.later(since, hi));
+        let ended = last.is_some_and(|last| self.horizon > last);
         self.mode == Mode::Closed || ended
     }
 
@@ -90,7 +100,7 @@ impl Case<'_> {
     fn as_a_whole(&self) -> Option<Verdict> {
         let all = 0..self.events.len();
         let first = self.events[0].ts;
-        let count = all.clone().filter(|at| self.is_a(*at) && self.in_window(self.elapsed(0, *at))).count();
+        let count = all.clone().filter(|at| self.is_a(*at) && self.in_window(0, *at)).count();
         let n = self.def.n.unwrap_or_default();
         Some(match self.def.template {
             Template::Existence if count >= n => Verdict::Satisfied,
@@ -126,8 +136,7 @@ impl Case<'_> {
             let is_last = a + 1 == end;
             match template {
                 Template::RespondedExistence => {
-                    let near = |b| self.in_window(self.elapsed(a, b).abs());
-                    let found = (0..end).any(|b| self.is_b(b) && self.correlated(a, b) && near(b));
+                    let found = (0..end).any(|b| self.is_b(b) && self.correlated(a, b) && self.near(a, b));
                     if found { Verdict::Satisfied } else { self.missing(since) }
                 }
                 Template::Response if followed(end) => Verdict::Satisfied,
@@ -177,7 +186,7 @@ impl Case<'_> {
                 match open.iter().position(|a| self.correlated(*a, at)) {
                     Some(oldest) => {
                         let a = open.remove(oldest);
-                        verdicts.push((a, held(self.in_window(self.elapsed(a, at)))));
+                        verdicts.push((a, held(self.in_window(a, at))));
                     }
                     None => verdicts.push((at, Verdict::Violated)),
                 }
@@ -192,13 +201,14 @@ impl Case<'_> {
 
     /// Each stretch from an A to the next B, which may not last longer than it is given.
     fn standing(&self) -> Vec<(usize, Verdict)> {
-        let limit = self.def.lasting.expect("well formed");
+        let lasting = self.def.lasting.expect("well formed");
+        let limit = |begin: usize| self.def.later(self.events[begin].ts, lasting);
         let (mut began, mut verdicts) = (None, Vec::new());
         for at in 0..self.events.len() {
             if self.is_b(at)
                 && let Some(begin) = began.take()
             {
-                verdicts.push((begin, held(self.elapsed(begin, at) <= limit)));
+                verdicts.push((begin, held(self.events[at].ts <= limit(begin))));
             }
             if self.is_a(at) && began.is_none() {
                 began = Some(at);
@@ -206,7 +216,7 @@ impl Case<'_> {
         }
         if let Some(begin) = began {
             let verdict = match self.mode {
-                _ if self.horizon - self.events[begin].ts > limit => Verdict::Violated,
+                _ if self.horizon > limit(begin) => Verdict::Violated,
                 Mode::Open => Verdict::Pending,
                 Mode::Closed => Verdict::Satisfied,
             };

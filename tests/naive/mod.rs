@@ -6,6 +6,7 @@
 //!
 //! - [`judge`] gives the verdicts on a log, [`activations`] those of each activation.
 //! - [`random`] makes logs and definitions from a seed, [`data`] reads the real ones with their oracles.
+//! - [`rome`] is a calendar, for windows of days and months.
 //! - [`recorded`] compares what an event recorded with the fold of the events before it.
 //!
 //! What it holds to, where the table of templates leaves room:
@@ -23,6 +24,7 @@ mod judge;
 pub mod data;
 pub mod random;
 pub mod recorded;
+pub mod rome;
 
 pub use def::{Def, Selector, Template, Where, Window};
 

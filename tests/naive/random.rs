@@ -91,6 +91,7 @@ pub fn random_def(seed: u64) -> Def {
         corr: if template.pairs() { corr(&mut random) } else { Vec::new() },
         lasting: (template == Template::Standing).then(|| random.within(0, 30)),
         note: None,
+        calendar: None,
     };
     def.assert_well_formed();
     def
