@@ -216,8 +216,9 @@ fn make_eventful(random: &mut Random, late: bool, log: &mut [Event]) {
         1_075_503_600_000,
         1_078_009_200_000,
     ];
-    let middle = random.of(&eventful) + random.within(-47, 47) * HALF_HOUR - BEGIN_MS;
-    let draw = |_: &Event| middle + random.within(-2, 2) * DAY + random.within(-2, 2) * HALF_HOUR;
+    let most = *random.of(&[1, 3, 47]);
+    let middle = random.of(&eventful) + random.within(-most, most) * HALF_HOUR - BEGIN_MS;
+    let draw = |_: &Event| middle + random.within(-1, 1) * DAY + random.within(-2, 2) * HALF_HOUR;
     let mut times: Vec<_> = log.iter().map(draw).collect();
     times.sort();
     for (event, time) in log.iter_mut().zip(times) {
@@ -227,7 +228,7 @@ fn make_eventful(random: &mut Random, late: bool, log: &mut [Event]) {
 }
 
 fn by_calendar(random: &mut Random, def: Def) -> Def {
-    let (unit, most) = *random.of(&[(Unit::Days, 4), (Unit::Months, 2)]);
+    let (unit, most) = *random.of(&[(Unit::Days, 2), (Unit::Days, 2), (Unit::Months, 2)]);
     let mut def = Def { calendar: Some(Calendar { unit, begin: BEGIN_MS }), ..def };
     if let Some(window) = &mut def.window {
         let length = window.hi.map(|hi| (hi - window.lo) % (most + 1));
@@ -241,7 +242,9 @@ fn by_calendar(random: &mut Random, def: Def) -> Def {
 #[test]
 fn windows_of_calendar_days_and_months_agree_with_the_naive_judge_around_every_change_of_the_clock() {
     let (mut compared, mut matters) = (0, 0);
-    for seed in 0..seeds() {
+    // The hour that comes twice is met in one log of a hundred.
+    let seeds = 3 * seeds();
+    for seed in 0..seeds {
         let mut random = Random::new(seed);
         let shape = random_shape(&mut random);
         let shape = Shape { cases: 4 + random.below(8), ..shape };
@@ -261,7 +264,7 @@ fn windows_of_calendar_days_and_months_agree_with_the_naive_judge_around_every_c
             .filter(|def| expected(&log, def, Mode::Open) != expected(&log, &exactly(def), Mode::Open))
             .count();
     }
-    assert_eq!(compared, seeds() * 100);
+    assert_eq!(compared, seeds * 100);
     // Days of 24 hours would not do.
-    assert!(matters as u64 > seeds() / 4, "{matters}");
+    assert!(matters as u64 > seeds / 4, "{matters}");
 }
