@@ -135,6 +135,7 @@ pub(crate) mod behind;
 pub mod view;
 pub mod transaction;
 pub(crate) mod verify;
+pub mod audit;
 pub mod subscription;
 pub mod watch;
 pub mod store;

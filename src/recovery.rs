@@ -208,6 +208,16 @@ pub(crate) fn unstop(error: LogError) -> Failure {
     }
 }
 
+/// The trouble that stopped a walk of the log, as it was before [`stop`].
+pub(crate) fn trouble(error: LogError) -> StorageError {
+    match error {
+        LogError::Io(error) => {
+            error.downcast::<StorageError>().unwrap_or_else(|error| LogError::Io(error).into())
+        }
+        error => error.into(),
+    }
+}
+
 /// Projections whose rows are not those of the head. They are not named in the state, so that the next open folds them again:
 /// stalled ones stall again at the same place, or go through with mended code.
 fn left_out(stale: &BTreeSet<[u8; 4]>, stalls: &BTreeMap<[u8; 4], Stall>) -> BTreeSet<[u8; 4]> {
@@ -426,19 +436,40 @@ pub(crate) struct Shadow<'a> {
     pub mismatch: Option<(Position, [u8; 4])>,
 }
 
+/// Is shown a commit and what it changes, and may have it folded again on the same rows.
+pub(crate) type Look<'a> = dyn FnMut(&Record<'_>, &Delta, &mut Again<'_>) -> Result<(), StorageError> + 'a;
+
+/// What a commit changes, folded once more.
+pub(crate) type Again<'a> = dyn FnMut() -> Result<Delta, StorageError> + 'a;
+
 impl Shadow<'_> {
     pub fn follow(&mut self, page: &Page, head: &Head) -> Result<(), LogError> {
+        self.follow_and(page, head, &mut |_, _, _| Ok(()))
+    }
+
+    /// The same, and has somebody look at each commit.
+    pub fn follow_and(&mut self, page: &Page, head: &Head, look: &mut Look<'_>) -> Result<(), LogError> {
         let mut group = Delta::default();
         let before = self.rows.head.commit.0.min(head.commit.0 - 1);
         for record in page.records() {
             let record = record?;
-            let layouts = record.layouts().map(LayoutDecl::from).collect();
-            let mut scratch = Delta { layouts, ..Delta::default() };
             let stalls = &self.stalls;
             let running: Vec<_> =
                 self.projections.iter().filter(|p| !stalls.contains_key(&p.id)).copied().collect();
             let limits = &self.recovery.rules.limits;
-            let failed = refold(&record, &running, limits, &self.rows, &group, &mut scratch).map_err(stop)?;
+            let fold = |scratch: &mut Delta| refold(&record, &running, limits, &self.rows, &group, scratch);
+            // What rules keep is read through the layouts that came with it.
+            let fresh = || {
+                let layouts = record.layouts().map(LayoutDecl::from).collect();
+                Delta { layouts, ..Delta::default() }
+            };
+            let mut scratch = fresh();
+            let failed = fold(&mut scratch).map_err(stop)?;
+            let mut again = || {
+                let mut scratch = fresh();
+                fold(&mut scratch).map(|_| scratch)
+            };
+            look(&record, &scratch, &mut again).map_err(stop)?;
             if self.mismatch.is_none() {
                 self.mismatch = mismatch(&record, &running, &scratch).first().map(|id| (record.first(), *id));
             }
@@ -453,6 +484,16 @@ impl Shadow<'_> {
         // Rows are read at the newest: the shadow's own head says how far it came.
         self.rows.head = *head;
         self.recovery.report(self.task, before, head.commit.0);
+        Ok(())
+    }
+
+    /// Moves its rows from memory to a file of its own, once they are too many.
+    pub fn spill(&mut self, tables: &mut Option<Tables>, head: &Head) -> Result<(), StorageError> {
+        let full = self.rows.active.bytes() >= self.recovery.overlay_bytes_max;
+        if let Some(tables) = tables.as_mut().filter(|_| full) {
+            tables.flush(self.rows.active.drain_sorted(), head, 0, &[])?;
+            self.rows = Published::on(Arc::new(tables.base()?), *head, self.rows.layouts.clone());
+        }
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
 use crate::alert;
+use crate::audit::{self, Audit, Scratch};
 use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
 use crate::check::glance::Glasses;
 use crate::commit::Rules;
@@ -49,7 +50,7 @@ const LOG: &str = "log";
 const LOG_CREATING: &str = "log.creating";
 const LOCK: &str = "lock";
 const STATE: &str = "state.redb";
-/// Rows folded again beside the real ones, while `verify` runs.
+/// Rows folded again beside the real ones, while `verify` or `audit` runs.
 pub(crate) const VERIFY: &str = "verify.redb";
 
 /// An open store. A handle: cloning it is cheap, and the last one closes the store.
@@ -99,7 +100,7 @@ struct Inner {
     engine: RwLock<Engine>,
     /// One `recover` at a time.
     recovering: Mutex<()>,
-    /// One `verify` at a time: its scratch file has one name.
+    /// One `verify` or `audit` at a time: its scratch file has one name.
     verifying: Mutex<()>,
 }
 
@@ -1116,15 +1117,64 @@ impl Store {
     ///
     /// Only what keeps it from looking, such as an I/O error. Damage is in the report.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
+        self.beside(|reader, recovery, scratch| verify::run(reader, recovery, scratch()?))
+    }
+
+    /// Compares the rows of one projection with those that today's code folds from the log: consumer code that was wrong.
+    ///
+    /// A fold that is corrected without another `VERSION` leaves the rows that the old code made. The log is folded again from the
+    /// first commit, beside what is served and up to the same position; rows are compared by hashes of ranges of keys, and one by
+    /// one where those differ. The report names the first row that differs, the first event that was folded otherwise, and the
+    /// first one whose fold is not the same twice.
+    ///
+    /// Nothing is mended: raise `VERSION`, or call [`rebuild`](Self::rebuild) for one behind the writer. [`verify`](Self::verify)
+    /// looks at everything, and stops at the first thing that is wrong.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Deposited { account: u32, cents: i64 }
+    /// # impl Event for Deposited {
+    /// #     const FAMILY: &str = "account";
+    /// #     type Id = u32;
+    /// #     fn id(&self) -> u32 { self.account }
+    /// # }
+    /// # struct Balances;
+    /// # impl Projection for Balances {
+    /// #     const NAME: &str = "balances";
+    /// #     type Event = Deposited; type Key = u32; type Row = i64;
+    /// #     fn fold(event: &Deposited, rows: &mut Rows<Self>) -> Folded {
+    /// #         rows.update(event.account, |balance| *balance += event.cents)
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Error> {
+    /// let store = Store::in_memory(Setup::new().inline::<Balances>())?;
+    /// store.append(Append::event(Deposited { account: 7, cents: 500 }))?;
+    /// let audit = store.audit::<Balances>()?;
+    /// assert!(audit.is_clean());
+    /// assert_eq!((audit.served_len, audit.folded_len), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - `Stalled`: today's code fails on an event, which is named; or the rows that are served do.
+    /// - `Unregistered`; `Rebuilding` for one behind the writer that has no rows yet: wait for it.
+    /// - `Decode`, `Storage`: the first row that differs does not decode, or what keeps it from looking.
+    pub fn audit<P: Projection>(&self) -> Result<Audit<P::Key, P::Row>, ReadError> {
+        self.beside(|reader, recovery, scratch| audit::run::<P>(reader, recovery, scratch))
+    }
+
+    /// Has somebody fold the log beside what is served, in a scratch file.
+    fn beside<T>(
+        &self,
+        look: impl FnOnce(&Reader, &Recovery<'_>, &mut Scratch<'_>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
         let _one = self.inner.verifying.lock();
         let reader = self.reader();
         let setup = &self.inner.setup;
-        let shadow =
-            self.inner.place.as_ref().map(|place| new_tables(place, VERIFY, setup.options.state_cache_bytes));
-        let shadow = shadow.transpose().map_err(|error| match error {
-            OpenError::Storage(error) => error,
-            error => StorageError::caused(TroubleKind::Io, "no room beside the store", error),
-        })?;
         let recovery = Recovery {
             log: &*reader.log,
             rules: &reader.rules,
@@ -1132,9 +1182,18 @@ impl Store {
             overlay_bytes_max: setup.options.overlay_bytes_max,
             progress: setup.progress.clone(),
         };
-        let report = verify::run(&reader, &recovery, shadow);
+        let mut scratch = || {
+            let Some(place) = &self.inner.place else { return Ok(None) };
+            new_tables(place, VERIFY, setup.options.state_cache_bytes).map(Some).map_err(
+                |error| match error {
+                    OpenError::Storage(error) => error,
+                    error => StorageError::caused(TroubleKind::Io, "no room beside the store", error),
+                },
+            )
+        };
+        let report = look(&reader, &recovery, &mut scratch);
         if let Some(place) = &self.inner.place {
-            // Only scratch: the next `verify` removes what is left of it.
+            // Only scratch: the next one removes what is left of it.
             let _ = remove_if_there(place, VERIFY);
         }
         report

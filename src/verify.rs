@@ -190,14 +190,7 @@ fn walk_log(
             shadow.projections.retain(|projection| projection.id != behind.projection.id);
         }
         shadow.follow(page, head)?;
-        if let Some(tables) =
-            shadow_tables.as_mut().filter(|_| shadow.rows.active.bytes() >= recovery.overlay_bytes_max)
-        {
-            tables.flush(shadow.rows.active.drain_sorted(), head, 0, &[]).map_err(stop)?;
-            let base = tables.base().map_err(stop)?;
-            shadow.rows = Published::on(Arc::new(base), *head, shadow.rows.layouts.clone());
-        }
-        Ok(())
+        shadow.spill(shadow_tables, head).map_err(stop)
     });
     if let Some(bad) = bad {
         return Err(Stop::Bad(bad));
@@ -291,11 +284,12 @@ impl Keys {
 
 const PAST_THE_END: &str = "past the end";
 
-fn past_the_end() -> LogError {
+/// Stops a walk of the log where it need not go on.
+pub(crate) fn past_the_end() -> LogError {
     LogError::NotALog(PAST_THE_END.to_owned())
 }
 
-fn is_past_the_end(error: &LogError) -> bool {
+pub(crate) fn is_past_the_end(error: &LogError) -> bool {
     matches!(error, LogError::NotALog(what) if what == PAST_THE_END)
 }
 
@@ -374,19 +368,19 @@ fn compare_rows(
     }
 }
 
-/// All rows of one table, page by page.
-struct Scan<'a> {
+/// All rows of a range, page by page.
+pub(crate) struct Scan<'a> {
     published: &'a Published,
     range: Option<KeyRange>,
     page: std::vec::IntoIter<RowEntry>,
 }
 
 impl<'a> Scan<'a> {
-    fn new(published: &'a Published, range: KeyRange) -> Self {
+    pub fn new(published: &'a Published, range: KeyRange) -> Self {
         Self { published, range: Some(range), page: Vec::new().into_iter() }
     }
 
-    fn next(&mut self) -> Result<Option<RowEntry>, StorageError> {
+    pub fn next(&mut self) -> Result<Option<RowEntry>, StorageError> {
         const ROWS: usize = 1024;
         if let Some(entry) = self.page.next() {
             return Ok(Some(entry));

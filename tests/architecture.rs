@@ -53,10 +53,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("transaction", &["budget", "codec", "commit", "disk", "error", "event", "idempotency", "key", "layout", "options",
         "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
     ("verify", &["behind", "error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
+    ("audit", &["behind", "codec", "error", "key", "log", "order", "projection", "recovery", "setup", "state", "verify", "view"]),
     ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
     ("watch", &["alert", "check", "codec", "commit", "disk", "episode", "error", "event", "evidence", "key", "log", "misfit", "options", "order", "own", "projection",
         "query", "request", "state", "sync", "view", "writer"]),
-    ("store", &["alert", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
+    ("store", &["alert", "audit", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
         "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "watch", "writer"]),
     // beside it
     ("outside", &["check", "error", "event", "key", "order", "projection", "query", "store", "view"]),

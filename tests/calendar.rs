@@ -133,7 +133,7 @@ fn what_stands_and_what_is_counted_goes_by_the_calendar_too() {
     let a_month = || Span::in_zone("Australia/Sydney").months(1);
     let checks = || {
         [
-            about("stands").standing(notified, paid, a_month()).at(Fine::at, Duration::ZERO).into(),
+            about("stands").switched_off(notified, paid, a_month()).at(Fine::at, Duration::ZERO).into(),
             about("counted").existence(1, paid).at(Fine::at, Duration::ZERO).within(a_month()).into(),
             about("either way")
                 .responded_existence(notified, paid)
