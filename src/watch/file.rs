@@ -181,6 +181,9 @@ impl CheckFile {
         let rows = saving.rows.into_iter().collect();
         let drained = Drained { rows, postings: Vec::new(), keys: Vec::new(), layouts: Vec::new() };
         let stored: Vec<_> = checks.iter().map(stored).collect();
+        // Who was further may be gone: a check that was removed, or is judged anew.
+        let before = self.tables.meta().head();
+        let head = if before.commit > head.commit { &before } else { head };
         self.tables.flush(drained, head, 0, &stored)?;
         self.base = Arc::new(self.tables.base()?);
         Ok(())

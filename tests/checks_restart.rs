@@ -1,0 +1,116 @@
+//! Checks of sequences over restarts, and beside trouble: nothing they know is lost, nobody is told twice, and who stands still
+//! says so.
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tallystone::check::{About, Check, Severity};
+use tallystone::disk::{Clock, Platform};
+use tallystone::prelude::*;
+use tallystone::testing::SimClock;
+use tallystone::{Options, Timestamp};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Order {
+    Placed { order: u32 },
+    Shipped { order: u32 },
+    Cursed { order: u32 },
+}
+
+impl Event for Order {
+    const FAMILY: &'static str = "order";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        let (Self::Placed { order } | Self::Shipped { order } | Self::Cursed { order }) = self;
+        *order
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn about(id: &'static str) -> About {
+    About {
+        id,
+        severity: Severity::Ticket,
+        owner: "warehouse",
+        means: "We took the order and did not ship it.",
+        remedy: "1 look for the parcel; 2 ship it again",
+    }
+}
+
+fn placed(event: &Order) -> bool {
+    matches!(event, Order::Placed { .. })
+}
+
+fn shipped(event: &Order) -> bool {
+    matches!(event, Order::Shipped { .. })
+}
+
+fn shipped_within_a_day() -> Check {
+    about("shipped").response(placed, shipped).within(DAY).into()
+}
+
+/// It cannot tell of a cursed order.
+fn placed_first() -> Check {
+    let placed = |event: &Order| match event {
+        Order::Cursed { .. } => panic!("a bug in a check"),
+        event => placed(event),
+    };
+    about("placed-first").precedence(placed, shipped).into()
+}
+
+/// Who is told: of how many violations, and of how many events that could not be read.
+#[derive(Clone, Default)]
+struct Pager {
+    told: Arc<Mutex<Vec<(u64, u64)>>>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Pager {
+    fn told(&self) -> Vec<(u64, u64)> {
+        self.told.lock().expect("no test panics in it").clone()
+    }
+}
+
+/// A store on a clock that only the test moves, and without threads.
+fn open(path: &Path, clock: &SimClock, pager: &Pager, options: Options, check: Check) -> Store {
+    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+    let pager = pager.clone();
+    let setup = Setup::new().events::<Order>().platform(platform).lockstep().options(options).check(check);
+    let setup = setup.alerts(move |alert| {
+        assert!(!pager.broken.load(Ordering::Relaxed), "the pager is broken");
+        pager.told.lock().expect("no test panics in it").push((alert.count, alert.unread));
+    });
+    Store::open_or_create(path, setup).expect("it opens")
+}
+
+fn append(store: &Store, event: Order) {
+    store.append(Append::event(event)).expect("it is taken");
+}
+
+fn steps(store: &Store, count: usize) {
+    (0..count).for_each(|_| store.step());
+}
+
+#[test]
+fn a_check_defined_anew_is_saved_while_it_is_behind_what_was_saved() {
+    let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
+    let path = dir.path().join("store");
+    let mut options = Options::default();
+    (options.check_keys_max, options.page_bytes) = (1, 4096);
+    let store = open(&path, &clock, &pager, options.clone(), shipped_within_a_day());
+    for order in 0..300 {
+        append(&store, Order::Placed { order });
+    }
+    assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
+    store.close();
+    let store = open(&path, &clock, &pager, options, shipped_within_a_day().version(2));
+    let settled = store.checks().wait_for(store.stats().position, Duration::ZERO);
+    let [stats] = &store.checks().stats()[..] else { panic!("there is one check") };
+    assert!(settled, "{stats:?}");
+    assert_eq!((stats.activations, stats.pending), (300, 300));
+}
+
