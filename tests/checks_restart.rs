@@ -114,3 +114,30 @@ fn a_check_defined_anew_is_saved_while_it_is_behind_what_was_saved() {
     assert_eq!((stats.activations, stats.pending), (300, 300));
 }
 
+#[test]
+fn checks_that_cannot_open_their_file_say_so_until_they_can() {
+    let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
+    let path = dir.path().join("store");
+    let setup = || open(&path, &clock, &pager, Options::default(), shipped_within_a_day());
+    setup().close();
+    std::fs::remove_file(path.join("checks.redb"))
+        .or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+        .expect("it is ours");
+    std::fs::create_dir(path.join("checks.redb")).expect("there is room");
+    let store = setup();
+    append(&store, Order::Placed { order: 1 });
+    steps(&store, 3);
+    let [stats] = &store.checks().stats()[..] else { panic!("there is one check") };
+    assert!(stats.trouble.as_ref().is_some_and(|trouble| trouble.to_string().contains("checks.redb")));
+    assert!(!store.checks().wait_for(store.stats().position, Duration::ZERO), "nobody judges");
+
+    std::fs::remove_dir(path.join("checks.redb")).expect("it is empty");
+    store.recover().expect("nothing is in the way");
+    assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
+    let [stats] = &store.checks().stats()[..] else { panic!("there is one check") };
+    assert_eq!((stats.activations, stats.trouble.is_none()), (1, true));
+}
+

@@ -181,6 +181,8 @@ impl Watcher {
         if let Some(checks) = watcher.others.take() {
             watcher.ground.checks = checks;
         }
+        // Those that cannot be opened are there all the same, and say so.
+        watcher.all = watcher.ground.checks.iter().map(|check| watcher.anew(check)).collect();
         if let Err(error) = watcher.open() {
             watcher.failed(error);
         }
