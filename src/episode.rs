@@ -213,6 +213,8 @@ pub(crate) struct OnRecord {
     pub told: u64,
     /// Those of them that somebody was alerted of.
     pub alerted: u64,
+    /// Events since then that could not be read.
+    pub unread: u64,
 }
 
 /// What each definition has on record.
@@ -220,6 +222,7 @@ pub(crate) struct Told;
 
 impl Projection for Told {
     const NAME: &'static str = "tallystone.told";
+    const VERSION: u32 = 2;
     type Event = Own;
     type Key = (String, [u8; 8]);
     type Row = OnRecord;
@@ -227,10 +230,20 @@ impl Projection for Told {
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
         match event {
             Own::Violated(found) | Own::Healed(found) | Own::Retracted(found) | Own::Untold(found) => {
-                rows.update((found.check.clone(), found.definition), |row| row.told = found.number + 1)
+                let is_unread = matches!(event, Own::Untold(_));
+                rows.update((found.check.clone(), found.definition), |row| {
+                    row.told = found.number + 1;
+                    row.unread += u64::from(is_unread);
+                })
             }
             Own::Alerted { check, definition, through } => {
-                rows.update((check.clone(), *definition), |row| row.alerted = *through)
+                rows.update((check.clone(), *definition), |row| {
+                    row.alerted = *through;
+                    // Of findings that came meanwhile some may be; rather too many are told than too few.
+                    if row.told == *through {
+                        row.unread = 0;
+                    }
+                })
             }
             _ => Ok(()),
         }

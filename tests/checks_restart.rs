@@ -141,3 +141,29 @@ fn checks_that_cannot_open_their_file_say_so_until_they_can() {
     assert_eq!((stats.activations, stats.trouble.is_none()), (1, true));
 }
 
+#[test]
+fn what_a_check_could_not_read_is_told_after_a_restart_too() {
+    let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
+    let path = dir.path().join("store");
+    pager.broken.store(true, Ordering::Relaxed);
+    let setup = || open(&path, &clock, &pager, Options::default(), placed_first());
+    let store = setup();
+    append(&store, Order::Cursed { order: 1 });
+    append(&store, Order::Cursed { order: 2 });
+    steps(&store, 8);
+    assert_eq!((pager.told(), store.checks().stats()[0].unrecorded), (vec![], 0));
+    store.close();
+
+    pager.broken.store(false, Ordering::Relaxed);
+    let store = setup();
+    steps(&store, 8);
+    assert_eq!(pager.told(), [(0, 2)]);
+    store.close();
+
+    let store = setup();
+    clock.advance(DAY);
+    append(&store, Order::Cursed { order: 3 });
+    steps(&store, 8);
+    assert_eq!(pager.told(), [(0, 2), (0, 1)], "each is told once");
+}
+

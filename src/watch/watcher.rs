@@ -753,7 +753,7 @@ impl Watched {
     fn recall(&mut self, reader: &Reader) -> Result<(), StorageError> {
         let (id, definition) = (self.check.id().to_owned(), self.check.definition());
         let on_record = row::<Told>(reader, &(id.clone(), definition))?.unwrap_or_default();
-        OnRecord { told: self.told, alerted: self.alerted } = on_record;
+        OnRecord { told: self.told, alerted: self.alerted, unread: self.news.unread } = on_record;
         self.untold.retain(|untold| untold.number >= on_record.told);
         if self.alerted < self.told {
             for (key, episode) in episodes(reader, &id)? {
