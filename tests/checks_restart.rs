@@ -167,3 +167,32 @@ fn what_a_check_could_not_read_is_told_after_a_restart_too() {
     assert_eq!(pager.told(), [(0, 2), (0, 1)], "each is told once");
 }
 
+/// Nothing can be recorded then: not even that somebody was told.
+#[test]
+fn nobody_is_told_twice_while_the_clock_is_wrong() {
+    let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
+    let path = dir.path().join("store");
+    let setup = || open(&path, &clock, &pager, Options::default(), placed_first());
+    let store = setup();
+    append(&store, Order::Shipped { order: 1 });
+    // Judged and recorded, and seen to be recorded.
+    steps(&store, 2);
+    assert_eq!((pager.told(), store.checks().stats()[0].unrecorded), (vec![], 0));
+    let right = clock.now();
+    clock.jump(Timestamp::from_micros(right.micros() + 100 * 86_400_000_000));
+    let head = store.stats().position;
+    for _ in 0..5 {
+        steps(&store, 2);
+        clock.advance(Duration::from_secs(120));
+    }
+    assert_eq!((pager.told(), store.stats().position), (vec![(1, 0)], head));
+
+    clock.jump(right);
+    steps(&store, 4);
+    assert!(store.stats().position > head, "it is on record now");
+    store.close();
+    let store = setup();
+    clock.advance(DAY);
+    steps(&store, 4);
+    assert_eq!(pager.told(), [(1, 0)]);
+}

@@ -122,6 +122,8 @@ struct Watched {
     alerted: u64,
     /// What the next alert tells.
     news: News,
+    /// The sink has taken an alert of the findings before this number, and that is not on record.
+    handed: Option<u64>,
     /// When the last alert was tried, by the monotonic clock.
     tried: Option<Duration>,
     /// It has once seen everything since the store was opened.
@@ -526,23 +528,27 @@ impl Watcher {
                 && watched.tried.is_none_or(|tried| since >= tried + every)
         };
         for index in 0..self.all.len() {
-            if !ripe(&self.all[index]) || self.all[index].is_muted(&self.ground.reader, now)? {
-                continue;
+            if self.all[index].handed.is_none() {
+                if !ripe(&self.all[index]) || self.all[index].is_muted(&self.ground.reader, now)? {
+                    continue;
+                }
+                self.all[index].tried = Some(since);
+                let (alert, sink) = (self.all[index].alert(), self.ground.alerts.clone());
+                if catch_unwind(AssertUnwindSafe(|| sink(&alert))).is_err() {
+                    continue;
+                }
+                let watched = &mut self.all[index];
+                (watched.handed, watched.news) = (Some(watched.told), News::default());
             }
-            self.all[index].tried = Some(since);
-            let alert = self.all[index].alert();
-            let sink = self.ground.alerts.clone();
-            if catch_unwind(AssertUnwindSafe(|| sink(&alert))).is_err() {
-                continue;
-            }
+            // Where it cannot be recorded now, somebody has been told all the same.
             let watched = &self.all[index];
-            let (check, definition, through) =
-                (watched.check.id().to_owned(), watched.check.definition(), watched.told);
+            let Some(through) = watched.handed else { continue };
+            let (check, definition) = (watched.check.id().to_owned(), watched.check.definition());
             if self.append("alert", vec![Own::Alerted { check, definition, through }])?.is_some() {
                 let watched = &mut self.all[index];
-                (watched.alerted, watched.news) = (through, News::default());
+                (watched.alerted, watched.handed) = (through, None);
+                return Ok(true);
             }
-            return Ok(true);
         }
         Ok(false)
     }
@@ -634,8 +640,8 @@ impl Watcher {
         });
         let is_unsaved = self.file.is_some() && self.sum(Watched::unsaved_len) > 0;
         let age = is_unsaved.then(|| Duration::from_millis(self.ground.options.overlay_age_ms_max));
-        let untold = self.all.iter().any(|watched| !watched.untold.is_empty());
-        let again = untold.then_some(TICK);
+        let unrecorded = |watched: &Watched| !watched.untold.is_empty() || watched.handed.is_some();
+        let again = self.all.iter().any(unrecorded).then_some(TICK);
         let news = self.all.iter().any(|watched| !watched.news.is_empty());
         let alert = news.then(|| Duration::from_millis(self.ground.options.alert_every_ms).max(TICK));
         let since = self.ground.clock.monotonic();
@@ -733,6 +739,7 @@ impl Watched {
             told: 0,
             alerted: 0,
             news: News::default(),
+            handed: None,
             tried: None,
             caught_up: false,
             families: check.lens.families(),
