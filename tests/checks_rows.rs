@@ -400,6 +400,34 @@ fn within_a_bucket_any_order_will_do_and_time_alone_ends_it() {
 }
 
 #[test]
+fn a_bucket_may_be_a_day_of_a_zone_which_is_not_always_as_long() {
+    use tallystone::check::Span;
+    let hours = |hours| std::time::UNIX_EPOCH + Duration::from_secs(hours * 3600);
+    let day = Span::in_zone("Europe/Rome").days(1);
+    let of_event = move |event: &Account| match event {
+        Account::Paid { account, .. } => Some(hours(u64::from(*account))),
+        _ => None,
+    };
+    let equal = about("total").equals(adds, says).by(|_| 0).bucket(day).at(of_event, Duration::ZERO);
+    let books = Books::new(equal);
+    // 2024-03-31, on which clocks are set forward, begins there at 23:00 UTC and has 23 hours.
+    let begins = 475_511;
+    books.clock.advance(Duration::from_secs((begins + 100) * 3600));
+    let pay = |hour: u64, cents, total| {
+        let account = u32::try_from(begins + hour).expect("a number of hours");
+        books.append(Account::Paid { account, cents, total: Some(total) })
+    };
+    pay(0, 500, 0);
+    // Its last hour, and the first of the next day.
+    pay(22, 300, 800);
+    let next = pay(23, 100, 7);
+    let after = pay(47, 100, 1001);
+    pay(71, 0, 1000);
+    let found: Vec<_> = books.found().into_iter().map(|(at, _)| at).collect();
+    assert_eq!(found, [next.get(), after.get()]);
+}
+
+#[test]
 fn debits_and_credits_balance_in_time_or_are_found() {
     let window = Duration::from_secs(60);
     let closed = |event: &Account| matches!(event, Account::Closed { .. });

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tallystone::check::{About, Check, Severity, rules};
+use tallystone::check::{About, Check, Severity, Span, rules};
 use tallystone::disk::Platform;
 use tallystone::error::OpenError;
 use tallystone::prelude::*;
@@ -126,6 +126,7 @@ fn in_rust() -> Vec<Check> {
             .carried()
             .into(),
         about("r-bucket").equals(adds, says).bucket(10 * MINUTE).into(),
+        about("r-zone").equals(adds, says).bucket(Span::in_zone("Europe/Rome").days(1)).into(),
         about("r-balances").balances(adds).within(10 * MINUTE).closed_by(closed).into(),
     ]
 }
@@ -164,6 +165,14 @@ adds = [{ when = "sale.Paid", field = "euros" }, { when = "sale.Returned", field
 says = { when = "sale.Paid", field = "total" }
 scale = 100
 bucket = "10m"
+
+[check.t-zone]
+kind = "equals"
+adds = [{ when = "sale.Paid", field = "euros" }, { when = "sale.Returned", field = "euros", times = -1 }]
+says = { when = "sale.Paid", field = "total" }
+scale = 100
+bucket = "1d"
+zone = "Europe/Rome"
 
 [check.t-balances]
 kind = "balances"
@@ -217,7 +226,7 @@ proptest! {
             clock.advance(2 * Duration::from_secs(1));
         }
         let checks = store.checks();
-        for name in ["rows", "differs", "absent", "equals", "bucket", "balances"] {
+        for name in ["rows", "differs", "absent", "equals", "bucket", "zone", "balances"] {
             let of = |kind: &str| -> Vec<_> {
                 let all = checks.of(&format!("{kind}-{name}")).expect("rows are read");
                 all.into_iter().map(|found| (found.activation, found.subject, found.disagrees, found.by, found.state)).collect()
@@ -256,6 +265,10 @@ fn what_is_wrong_with_a_rule_over_rows_or_amounts_is_named_with_its_line_and_col
         (
             "kind = \"equals\"\nadds = [{ when = \"sale.Paid\", field = \"euros\" }]",
             "`says`: `equals` needs it",
+        ),
+        (
+            "kind = \"equals\"\nadds = [{ when = \"sale.Paid\", field = \"euros\" }]\nsays = { when = \"sale.Paid\", field = \"total\" }\nbucket = \"1d\"\nzone = \"Europe/Atlantis\"",
+            "`zone`: ",
         ),
         (
             "kind = \"balances\"\nadds = [{ when = \"sale.Paid\", field = \"euros\" }]",

@@ -1,9 +1,11 @@
 //! Checks of amounts as data: fields that add up, and fields that say what they have come to.
 
+use super::calendar::Bucket;
 use super::data::{Selector, key_at, key_text_at, parse_time, time_at};
 use super::glance::Glance;
-use super::lens::{Lens, Looked, bucket_end};
+use super::lens::{Lens, Looked};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
+use super::zone::Zone;
 use super::{Check, Clocked, Described, Fault, Severity, time_of};
 use crate::error::DecodeError;
 use crate::event::Family;
@@ -57,6 +59,9 @@ pub struct SumsRule {
     /// They are compared at the end of each stretch of this length.
     #[serde(default)]
     pub bucket: Option<String>,
+    /// The zone whose days, weeks and months a bucket has.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// What was said is what later events add to.
     #[serde(default)]
     pub carried: bool,
@@ -128,7 +133,13 @@ impl TryFrom<SumsRule> for Check {
                 return Err(at(field, &fault));
             }
         }
-        let (bucket, within) = (time("bucket", &rule.bucket)?, time("within", &rule.within)?);
+        let within = time("within", &rule.within)?;
+        let zone = rule.zone.as_deref().map(Zone::named).transpose().map_err(|why| at("zone", &why))?;
+        let bucket = rule.bucket.as_deref().map(|text| Bucket::read(text, zone)).transpose();
+        let bucket = bucket.map_err(|why| at("bucket", &why))?;
+        if zone.is_some() && bucket.is_none() {
+            return Err(at("zone", "it is of a `bucket`, and there is none"));
+        }
         let word = match rule.kind.as_str() {
             "equals" if rule.says.is_none() => return Err(at("says", "`equals` needs it")),
             "equals" if within.is_some() => return Err(at("within", "`equals` has none: say `bucket`")),
@@ -144,9 +155,6 @@ impl TryFrom<SumsRule> for Check {
             "balances" => Word::Balances,
             _ => return Err(at("kind", "it is `equals` or `balances`")),
         };
-        if bucket.is_some_and(|length| length < 1) {
-            return Err(at("bucket", "it has no length"));
-        }
         let lateness = time("lateness", &rule.lateness)?;
         let clocked = match (&rule.time, lateness) {
             (None, None) => Clocked::Recorded,
@@ -164,8 +172,15 @@ impl TryFrom<SumsRule> for Check {
         families.dedup();
         let SumsRule { tolerance, carried, .. } = rule;
         let shape = format!(
-            "adds {:?} says {:?} scale {:?} rounded {:?} bucket {bucket:?} closed_by {:?} key {:?} time {:?}",
-            rule.adds, rule.says, rule.scale, rule.rounded, rule.closed_by, rule.key, rule.time
+            "adds {:?} says {:?} scale {:?} rounded {:?} bucket {bucket:?} {:?} closed_by {:?} key {:?} time {:?}",
+            rule.adds,
+            rule.says,
+            rule.scale,
+            rule.rounded,
+            zone.map(|zone| zone.rules()),
+            rule.closed_by,
+            rule.key,
+            rule.time
         );
         let check = Self {
             about: Described {
@@ -195,7 +210,7 @@ impl TryFrom<SumsRule> for Check {
 struct Summed {
     rule: SumsRule,
     families: Vec<String>,
-    bucket: Option<Time>,
+    bucket: Option<Bucket>,
 }
 
 impl Summed {
@@ -237,7 +252,7 @@ impl Summed {
             Some(selector) => adds.is_some() && selector.is(glance)?,
             None => false,
         };
-        let bucket_end = self.bucket.map(|length| bucket_end(time, length));
+        let bucket_end = self.bucket.map(|bucket| bucket.around(time).1);
         Ok(Some(Amount { adds: adds.unwrap_or(0), rounded, says, bucket_end }))
     }
 }

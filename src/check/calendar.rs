@@ -161,7 +161,6 @@ impl fmt::Debug for Length {
 /// Exact ones, days and weeks are counted from a Monday, months from a January: so weeks begin on Mondays, and three months are a
 /// quarter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(dead_code, reason = "what settles within a bucket is judged by it next")]
 pub(crate) enum Bucket {
     /// So many microseconds.
     Exact(Time),
@@ -171,11 +170,14 @@ pub(crate) enum Bucket {
     Months(u32, Zone),
 }
 
-#[allow(dead_code, reason = "what settles within a bucket is judged by it next")]
 impl Bucket {
     /// Of a text like `1h`, `1d` or `1mo`. An error: one sentence.
     pub fn read(text: &str, zone: Option<Zone>) -> Result<Self, String> {
-        let said = Said::read(text)?;
+        Self::of(Said::read(text)?, zone)
+    }
+
+    /// Of a length and a zone. An error: one sentence.
+    pub(super) fn of(said: Said, zone: Option<Zone>) -> Result<Self, String> {
         match (said, zone) {
             (Said { months: 0, days: 0, exact: 0 }, _) => {
                 Err("a bucket has a length: write one like `1d`".into())
@@ -184,7 +186,7 @@ impl Bucket {
             (_, None) => said.without_zone().map(Self::Exact),
             (Said { months: 0, days, exact: 0 }, Some(zone)) => Ok(Self::Days(days, zone)),
             (Said { months, days: 0, exact: 0 }, Some(zone)) => Ok(Self::Months(months, zone)),
-            _ => Err(format!("`{text}` mixes months, days and hours, which a bucket cannot")),
+            _ => Err("it mixes months, days and hours, which a bucket cannot".into()),
         }
     }
 

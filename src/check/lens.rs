@@ -2,6 +2,7 @@
 
 use super::Is;
 use super::book::KeyHash;
+use super::calendar::Bucket;
 use super::glance::Glance;
 use super::outside::Evidence;
 use super::rows::Rowed;
@@ -98,8 +99,7 @@ pub(super) struct Amounts<E> {
     pub adds: Reads<E>,
     pub says: Option<Reads<E>>,
     pub rounded: Option<Is<E>>,
-    /// How long a bucket is.
-    pub bucket: Option<Time>,
+    pub bucket: Option<Bucket>,
 }
 
 impl<E> Amounts<E> {
@@ -110,14 +110,9 @@ impl<E> Amounts<E> {
             return None;
         }
         let rounded = adds.is_some() && self.rounded.as_ref().is_some_and(|rounded| rounded(event));
-        let bucket_end = self.bucket.map(|length| bucket_end(time, length));
+        let bucket_end = self.bucket.map(|bucket| bucket.around(time).1);
         Some(Amount { adds: adds.unwrap_or(0), rounded, says, bucket_end })
     }
-}
-
-/// The end of the bucket of this length in which a time is: they are counted from 1970, either way.
-pub(super) fn bucket_end(time: Time, length: Time) -> Time {
-    time.saturating_sub(time.rem_euclid(length)).saturating_add(length)
 }
 
 impl<E> Typed<E> {

@@ -1,6 +1,6 @@
 //! How long a window is, as Rust says it.
 
-use super::calendar::{Length, Said};
+use super::calendar::{Bucket, Length, Said};
 use super::micros;
 use super::zone::Zone;
 use std::borrow::Cow;
@@ -68,6 +68,12 @@ impl Span {
     }
 
     /// An error: the field that is wrong, if it is not the window's own, and a sentence.
+    /// The stretches of this length. As `length`.
+    pub(super) fn bucket(&self) -> Result<Bucket, (Option<&'static str>, String)> {
+        let zone = self.zone.as_deref().map(Zone::named).transpose().map_err(|why| (Some("zone"), why))?;
+        Bucket::of(self.said, zone).map_err(|why| (None, why))
+    }
+
     pub(super) fn length(&self) -> Result<Length, (Option<&'static str>, String)> {
         let zone = self.zone.as_deref().map(Zone::named).transpose().map_err(|why| (Some("zone"), why))?;
         Length::new(self.said, zone).map_err(|why| (None, why))

@@ -2,7 +2,7 @@
 
 use super::lens::Amounts;
 use super::word::Word;
-use super::{About, Check, Open, Sequence, micros};
+use super::{About, Check, Open, Sequence, Span};
 use crate::event::EventSet;
 use crate::key::Key;
 use std::sync::Arc;
@@ -107,12 +107,17 @@ impl<E: EventSet> Equality<E> {
         self
     }
 
-    /// They are compared at the end of each stretch of this length, counted from 1970: what comes in between may be in any order,
-    /// and one of the values that were said must be right.
-    pub fn bucket(mut self, length: Duration) -> Self {
-        let length = micros(length).max(1);
-        self.amounts().bucket = Some(length);
-        self.0.shape.push_str(&format!("bucket {length};"));
+    /// They are compared at the end of each stretch of this length: an hour, or with [`Span::in_zone`] a day of a calendar. What comes
+    /// in between may be in any order, and one of the values that were said must be right.
+    pub fn bucket(mut self, length: impl Into<Span>) -> Self {
+        match length.into().bucket() {
+            Ok(bucket) => {
+                self.amounts().bucket = Some(bucket);
+                let zone = bucket.zone().map(|zone| zone.rules());
+                self.0.shape.push_str(&format!("bucket {bucket:?} {zone:?};"));
+            }
+            Err((field, why)) => self.0.wrong = Some((field.unwrap_or("bucket"), why)),
+        }
         self
     }
 
