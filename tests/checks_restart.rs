@@ -196,3 +196,49 @@ fn nobody_is_told_twice_while_the_clock_is_wrong() {
     steps(&store, 4);
     assert_eq!(pager.told(), [(1, 0)]);
 }
+
+#[test]
+fn what_checks_kept_of_a_newer_log_is_not_read_beside_an_older_one() {
+    let (dir, clock) = (tempfile::tempdir().expect("a directory"), SimClock::default());
+    let path = dir.path().join("store");
+    let open = || {
+        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+        let setup = Setup::new().platform(platform).lockstep().alerts(|_| {}).check(shipped_within_a_day());
+        Store::open_or_create(&path, setup).expect("it opens")
+    };
+    let settle = |store: &Store| {
+        for _ in 0..4 {
+            store.step();
+            assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
+        }
+    };
+    let files = || -> Vec<_> {
+        let log = std::fs::read_dir(path.join("log")).expect("it is there");
+        log.map(|entry| entry.expect("an entry").path()).collect()
+    };
+    let store = open();
+    store.append(Append::event(Order::Placed { order: 1 })).expect("it is taken");
+    settle(&store);
+    store.close();
+    let old: Vec<_> =
+        files().into_iter().map(|file| (file.clone(), std::fs::read(file).expect("it is read"))).collect();
+    // Whatever checks know of the second order is of a log that is put away again.
+    let store = open();
+    store.append(Append::event(Order::Placed { order: 2 })).expect("it is taken");
+    settle(&store);
+    store.close();
+    files().into_iter().for_each(|file| std::fs::remove_file(file).expect("removed"));
+    old.into_iter().for_each(|(file, bytes)| std::fs::write(file, bytes).expect("put back"));
+
+    let store = open();
+    store.append(Append::event(Order::Placed { order: 3 })).expect("it is taken");
+    store.append(Append::event(Order::Shipped { order: 2 })).expect("it is taken");
+    settle(&store);
+    let stats = &store.checks().stats()[0];
+    assert_eq!((stats.activations, stats.satisfied, stats.pending), (2, 0, 2));
+    clock.advance(2 * DAY);
+    settle(&store);
+    let found = store.checks().all().expect("rows are read");
+    assert_eq!(found.iter().map(|found| found.activation.get()).collect::<Vec<_>>(), [1, 2]);
+    store.close();
+}

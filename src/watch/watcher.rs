@@ -286,11 +286,17 @@ impl Watcher {
         if let Some(files) = &self.ground.files {
             let mut file = CheckFile::open(files, self.ground.reader.log.store())?;
             file.forget_others(&self.ground.checks)?;
-            for check in &self.ground.checks {
-                let saved = match file.load(check)? {
-                    Some((header, book)) if self.is_of_this_log(&header.head())? => Some((header, book)),
-                    _ => None,
-                };
+            let checks = &self.ground.checks;
+            let mut saved = checks.iter().map(|check| file.load(check)).collect::<Result<Vec<_>, _>>()?;
+            for (header, _) in saved.iter().flatten() {
+                if !self.is_of_this_log(&header.head())? {
+                    // Of another history, and what it says of keys is too: none of it may be read again.
+                    file = CheckFile::create(files, self.ground.reader.log.store())?;
+                    saved = checks.iter().map(|_| None).collect();
+                    break;
+                }
+            }
+            for (check, saved) in checks.iter().zip(saved) {
                 all.push(match saved {
                     Some((header, book)) => Watched {
                         head: header.head(),
