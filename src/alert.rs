@@ -6,6 +6,7 @@
 
 use crate::check::Severity;
 use crate::episode::Violation;
+use std::fmt;
 use std::sync::Arc;
 
 /// Something is violated, or cannot be told.
@@ -30,8 +31,8 @@ pub struct Alert {
     pub sample: Vec<Violation>,
 }
 
-impl std::fmt::Display for Alert {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Alert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Alert { check, severity, owner, means, remedy, count, unread, sample } = self;
         write!(f, "{check} ({severity:?}, {owner}): {count} violated")?;
         if *unread > 0 {
@@ -44,15 +45,41 @@ impl std::fmt::Display for Alert {
     }
 }
 
-/// Takes alerts. On the thread of the checks, which waits for it.
-pub(crate) type Sink = Arc<dyn Fn(&Alert) + Send + Sync>;
+/// What a sink answers: nothing, or whether it has taken the alert.
+pub trait Delivery {
+    /// Why it has not.
+    ///
+    /// # Errors
+    ///
+    /// That: the alert is tried again.
+    fn taken(self) -> Result<(), String>;
+}
+
+impl Delivery for () {
+    fn taken(self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl<E: fmt::Display> Delivery for Result<(), E> {
+    fn taken(self) -> Result<(), String> {
+        self.map_err(|error| error.to_string())
+    }
+}
+
+/// Takes alerts, or says why not. On the thread of the checks, which waits for it.
+pub(crate) type Sink = Arc<dyn Fn(&Alert) -> Result<(), String> + Send + Sync>;
+
+pub(crate) fn sink<D: Delivery>(tell: impl Fn(&Alert) -> D + Send + Sync + 'static) -> Sink {
+    Arc::new(move |alert| tell(alert).taken())
+}
 
 /// Where alerts go that nobody asked for.
 pub(crate) fn standard_error() -> Sink {
-    Arc::new(|alert| eprintln!("{alert}"))
+    sink(|alert| eprintln!("{alert}"))
 }
 
-/// A sink that writes each alert as a line of JSON.
+/// A sink that writes each alert as a line of JSON, and flushes it.
 ///
 /// ```
 /// use tallystone::prelude::*;
@@ -61,10 +88,13 @@ pub(crate) fn standard_error() -> Sink {
 /// let setup = Setup::new().alerts(watch::json_lines(std::io::stdout()));
 /// ```
 ///
-/// What cannot be written is lost; use a closure to do something about it.
+/// What cannot be written is tried again; a line that was written in part is ended first, so that every other line is whole.
 #[cfg(feature = "json")]
-pub fn json_lines(out: impl std::io::Write + Send + 'static) -> impl Fn(&Alert) + Send + Sync + 'static {
-    let out = crate::sync::Mutex::new(out);
+pub fn json_lines(
+    out: impl std::io::Write + Send + 'static,
+) -> impl Fn(&Alert) -> std::io::Result<()> + Send + Sync + 'static {
+    // Whether the last line may be cut.
+    let out = crate::sync::Mutex::new((out, false));
     move |alert| {
         let positions: Vec<_> = alert.sample.iter().map(|violation| violation.activation.get()).collect();
         let line = serde_json::json!({
@@ -77,6 +107,44 @@ pub fn json_lines(out: impl std::io::Write + Send + 'static) -> impl Fn(&Alert) 
             "unread": alert.unread,
             "sample": positions,
         });
-        let _ = writeln!(out.lock(), "{line}");
+        let (out, cut) = &mut *out.lock();
+        let begin = if *cut { "\n" } else { "" };
+        *cut = true;
+        out.write_all(format!("{begin}{line}\n").as_bytes()).and_then(|()| out.flush())?;
+        *cut = false;
+        Ok(())
+    }
+}
+
+/// A sink that hands each alert to `tracing`, as an event of the target `tallystone::alert`: an error for a page, a warning for
+/// a ticket, information for a note.
+///
+/// ```
+/// use tallystone::prelude::*;
+/// use tallystone::watch;
+///
+/// let setup = Setup::new().alerts(watch::traced());
+/// ```
+#[cfg(feature = "tracing")]
+pub fn traced() -> impl Fn(&Alert) + Send + Sync + 'static {
+    macro_rules! event {
+        ($level:ident, $alert:expr) => {
+            tracing::$level!(
+                target: "tallystone::alert",
+                check = $alert.check.as_str(),
+                severity = %$alert.severity,
+                owner = $alert.owner.as_str(),
+                count = $alert.count,
+                unread = $alert.unread,
+                first = $alert.sample.first().map(|violation| violation.activation.get()),
+                remedy = $alert.remedy.as_str(),
+                "{}", $alert.means
+            )
+        };
+    }
+    |alert| match alert.severity {
+        Severity::Page => event!(error, alert),
+        Severity::Ticket => event!(warn, alert),
+        Severity::Note => event!(info, alert),
     }
 }

@@ -84,6 +84,7 @@
 //! - `json`: raw appends of JSON by type name, payloads shown as JSON; outside evidence from JSON lines.
 //! - `rules`: checks in TOML files.
 //! - `stream`: subscriptions are `futures_core::Stream`s.
+//! - `tracing`: alerts as `tracing` events.
 //! - `zones`: checks by the calendar of a time zone.
 //! - `testing`: a simulated disk with power cuts and faults, a clock that tests move, a reference model.
 

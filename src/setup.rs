@@ -1,6 +1,6 @@
 //! What a store is told before it opens. One function in a program makes it, and its tests use the same one.
 
-use crate::alert::{self, Alert};
+use crate::alert::{self, Alert, Delivery};
 use crate::budget::{Budget, TxEvent};
 use crate::check::outside::Evidence as Compared;
 use crate::check::{Check, Fault, Invariant};
@@ -192,10 +192,11 @@ impl Setup {
     /// Who is told of what checks find. Without it, standard error.
     ///
     /// A violation is told at once; more of the same check are told together, every
-    /// [`Options::alert_every_ms`](Options::alert_every_ms). It is called on the thread of the checks, which waits for it. If it
-    /// panics, the alert is tried again; a crash just after it may repeat one.
-    pub fn alerts(mut self, tell: impl Fn(&Alert) + Send + Sync + 'static) -> Self {
-        self.alerts = Some(Arc::new(tell));
+    /// [`Options::alert_every_ms`](Options::alert_every_ms). It is called on the thread of the checks, which waits for it. It
+    /// may answer nothing, or a result: after an error, or if it panics, the alert is tried again, and
+    /// [`CheckStats::undelivered`](crate::watch::CheckStats::undelivered) says why. A crash just after it may repeat one.
+    pub fn alerts<D: Delivery>(mut self, tell: impl Fn(&Alert) -> D + Send + Sync + 'static) -> Self {
+        self.alerts = Some(alert::sink(tell));
         self
     }
 

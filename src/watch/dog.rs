@@ -299,7 +299,7 @@ impl Dog {
         }
     }
 
-    /// `false`: the sink panicked.
+    /// `false`: the sink has not taken it.
     fn tell(&self, check: &str, news: impl Iterator<Item = (Option<Described>, Option<Violation>)>) -> bool {
         let mut alerts: BTreeMap<String, Alert> = BTreeMap::new();
         for (about, violation) in news {
@@ -322,7 +322,8 @@ impl Dog {
                 alert.sample.extend(violation);
             }
         }
-        catch_unwind(AssertUnwindSafe(|| alerts.values().for_each(|alert| (self.sink)(alert)))).is_ok()
+        let told = || alerts.values().try_for_each(|alert| (self.sink)(alert));
+        catch_unwind(AssertUnwindSafe(told)).is_ok_and(|taken| taken.is_ok())
     }
 }
 

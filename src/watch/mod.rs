@@ -25,9 +25,11 @@ pub(crate) use pull::Pullers;
 pub(crate) use source::Origin;
 pub(crate) use watcher::{Ground, Watch, Watcher};
 
-pub use crate::alert::Alert;
 #[cfg(feature = "json")]
 pub use crate::alert::json_lines;
+#[cfg(feature = "tracing")]
+pub use crate::alert::traced;
+pub use crate::alert::{Alert, Delivery};
 use crate::check::Digest;
 use crate::check::Severity;
 use crate::check::glance::{Glance, Glasses};
@@ -76,6 +78,8 @@ pub struct CheckStats {
     pub last_unread: Option<(u64, String)>,
     /// Findings that are not recorded yet.
     pub unrecorded: u64,
+    /// Why the last alert was not taken; it is tried again. `None`: it was, or there was none since the store was opened.
+    pub undelivered: Option<String>,
     /// The time up to which it takes things for complete, in microseconds since 1970. `None`: nothing told it the time.
     pub watermark: Option<i64>,
     /// Why it does not go on, until `recover`.

@@ -126,6 +126,8 @@ struct Watched {
     handed: Option<u64>,
     /// When the last alert was tried, by the monotonic clock.
     tried: Option<Duration>,
+    /// Why the last alert was not taken.
+    undelivered: Option<String>,
     /// It has once seen everything since the store was opened.
     caught_up: bool,
     /// Those whose events it looks at; none: all.
@@ -539,8 +541,8 @@ impl Watcher {
                     continue;
                 }
                 self.all[index].tried = Some(since);
-                let (alert, sink) = (self.all[index].alert(), self.ground.alerts.clone());
-                if catch_unwind(AssertUnwindSafe(|| sink(&alert))).is_err() {
+                let alert = self.all[index].alert();
+                if !self.deliver(index, &alert) {
                     continue;
                 }
                 let watched = &mut self.all[index];
@@ -557,6 +559,20 @@ impl Watcher {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the sink has taken it.
+    fn deliver(&mut self, index: usize, alert: &Alert) -> bool {
+        let sink = self.ground.alerts.clone();
+        let taken = catch_unwind(AssertUnwindSafe(|| sink(alert)))
+            .unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(&*panic))));
+        let is_taken = taken.is_ok();
+        self.all[index].undelivered = taken.err();
+        if !is_taken {
+            // Nothing has moved, and it is to be seen all the same.
+            self.publish();
+        }
+        is_taken
     }
 
     /// Records that time has passed, where a check waits for it and nothing else comes. `false`: none does.
@@ -747,6 +763,7 @@ impl Watched {
             news: News::default(),
             handed: None,
             tried: None,
+            undelivered: None,
             caught_up: false,
             families: check.lens.families(),
             rowed: check.lens.rowed(),
@@ -1037,6 +1054,7 @@ impl Watched {
             unread: counts.untold,
             last_unread: self.unread.clone(),
             unrecorded: self.untold.len() as u64,
+            undelivered: self.undelivered.clone(),
             watermark: (self.book.watermark() > Time::MIN).then(|| self.book.watermark()),
             trouble: trouble.cloned().map(Trouble),
         }
