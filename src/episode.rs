@@ -95,7 +95,7 @@ impl Projection for Episodes {
                 let waiver = Waiver { by: seen.by.clone(), reason: reason.clone(), until: *until };
                 rows.modify(&key(seen), |row| row.waived = Some(waiver))
             }
-            Own::Remediated(seen) => {
+            Own::Remediated { seen, .. } => {
                 let at = rows.position().get();
                 rows.modify(&key(seen), |row| row.remediated = Some((seen.by.clone(), at)))
             }
@@ -170,11 +170,12 @@ impl Violation {
     pub(crate) fn new((check, activation, subject): (String, u64, String), row: Episode) -> Self {
         let state = match row {
             Episode { end: Some(end), .. } if end.retracted => State::Retracted { by: Position::new(end.by) },
+            // What heals it afterwards is mostly what was done.
+            Episode { remediated: Some((by, at)), .. } => State::Remediated { by, at: Position::new(at) },
             Episode { end: Some(end), decided, .. } => State::Healed {
                 by: Position::new(end.by),
                 after: Duration::from_micros(u64::try_from(end.decided.saturating_sub(decided)).unwrap_or(0)),
             },
-            Episode { remediated: Some((by, at)), .. } => State::Remediated { by, at: Position::new(at) },
             Episode { waived: Some(waived), .. } => State::Waived {
                 by: waived.by,
                 reason: waived.reason,

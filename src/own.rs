@@ -31,7 +31,7 @@ pub(crate) enum Own {
     /// Somebody has decided that a violation may stand.
     Waived { seen: Seen, reason: String, until: u64 },
     /// Something was done about a violation.
-    Remediated(Seen),
+    Remediated { seen: Seen, note: String },
     /// What a consumer says that it has applied.
     Applied { consumer: String, count: u64, through: u64, sum: (u64, u64) },
     /// The store was opened: from here on the source of a check is pulled, for rows of this shape.
@@ -92,7 +92,7 @@ impl Event for Own {
             Self::Violated(found) | Self::Healed(found) | Self::Retracted(found) | Self::Untold(found) => {
                 of_check(&found.check)
             }
-            Self::Acknowledged(seen) | Self::Waived { seen, .. } | Self::Remediated(seen) => {
+            Self::Acknowledged(seen) | Self::Waived { seen, .. } | Self::Remediated { seen, .. } => {
                 of_check(&seen.check)
             }
             Self::Sourced { source, .. }

@@ -81,6 +81,12 @@ impl QueryItem {
         Self { stream: Some(stream.into()), ..Self::any() }
     }
 
+    /// Of these, only the events of this stream.
+    pub(crate) fn in_stream(mut self, stream: impl Into<String>) -> Self {
+        self.stream = Some(stream.into());
+        self
+    }
+
     /// For tools: the events with a tag, by its text (`student:bo`).
     pub fn tagged(tag: impl Into<String>) -> Self {
         Self::any().and_tagged(tag)

@@ -34,7 +34,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // rules: never one another
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
-    ("check", &["codec", "error", "event", "key", "layout", "misfit", "order", "own", "projection", "state", "value"]),
+    ("check", &["codec", "error", "event", "key", "layout", "misfit", "order", "own", "projection", "request", "state", "value"]),
     ("guard", &["check", "error", "event", "log", "misfit", "order", "own", "projection", "state", "sync"]),
     ("episode", &["order", "own", "projection"]),
     ("evidence", &["own", "projection"]),

@@ -8,6 +8,7 @@ use tallystone::check::{About, Check, Quantiles, Severity};
 use tallystone::disk::Platform;
 use tallystone::prelude::*;
 use tallystone::testing::{Random, SimClock};
+use tallystone::watch::{RemedyError, State, Violation};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Order {
@@ -314,4 +315,153 @@ fn a_group_has_settled_when_nothing_of_its_key_came_for_the_quiet_time() {
     let longer = checks.settling("shipped", 4 * MINUTE, ..).expect("the log is read");
     assert_eq!((longer.settled, longer.moving), (19, 1));
     assert_eq!(longer.times.expect("some rest").max, 23 * MINUTE);
+}
+
+// ---- what puts it right ----
+
+/// Shipped first, placed never: the machine steps place the order.
+fn placed_first() -> Check {
+    Check::from(about("placed-first").precedence(placed, shipped)).remedied(|case| {
+        let Order::Shipped { order } = case.began()? else { return Err("that was not shipped".into()) };
+        Ok(Append::event(Order::Placed { order, cents: 700 }))
+    })
+}
+
+fn one_open(bench: &Bench) -> Violation {
+    let mut open = bench.store.checks().open().expect("rows are read");
+    assert_eq!(open.len(), 1);
+    open.remove(0)
+}
+
+#[test]
+fn row_000_23_a_remedy_is_shown_and_run_once_however_often_it_is_run() {
+    let bench = Bench::new([placed_first()]);
+    bench.append(Order::Shipped { order: 7 });
+    bench.settle();
+    let (checks, violation) = (bench.store.checks(), one_open(&bench));
+    let before = bench.store.stats().position;
+    let plan = checks.remediation(&violation).expect("it is known what to do");
+    let text = plan.to_string();
+    for part in ["2 ship it again", "would append 1 events", "order.Placed to order/7"] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+    assert_eq!(bench.store.stats().position, before, "a dry run writes nothing");
+
+    let receipt = plan.run("ana").expect("it is open");
+    // One commit: the event, and that it was done.
+    assert_eq!((receipt.first.get(), receipt.last.get()), (before.get() + 1, before.get() + 2));
+    let State::Remediated { by, at } = &checks.all().expect("rows are read")[0].state else {
+        panic!("it is not")
+    };
+    assert_eq!((by.as_str(), *at), ("ana", receipt.last));
+    for by in ["ana", "bo"] {
+        assert_eq!(plan.run(by).expect("it was done"), receipt);
+        let again = checks.remediation(&violation).expect("it is known what to do");
+        assert_eq!(again.run(by).expect("it was done"), receipt);
+    }
+    assert_eq!(bench.store.stats().position, receipt.last);
+    bench.pass(DAY);
+    assert_eq!(checks.open().expect("rows are read"), []);
+}
+
+#[test]
+fn a_remedy_run_by_many_at_once_and_again_after_a_restart_is_one_commit() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = || {
+        let setup = Setup::new().check(placed_first()).alerts(|_| ());
+        Store::open_or_create(dir.path().join("store"), setup).expect("it opens")
+    };
+    let store = open();
+    let shipped = store.append(Append::event(Order::Shipped { order: 7 })).expect("it is taken").receipt.last;
+    assert!(store.checks().wait_for(shipped, Duration::from_secs(60)));
+    let violation = store.checks().open().expect("rows are read").remove(0);
+    let receipts: Vec<_> = std::thread::scope(|scope| {
+        let run = |by: String| {
+            let (store, violation) = (&store, &violation);
+            scope.spawn(move || {
+                let checks = store.checks();
+                let plan = checks.remediation(violation).expect("it is known what to do");
+                plan.run(&by).expect("it is done")
+            })
+        };
+        let threads: Vec<_> = (0..8).map(|number| run(format!("worker {number}"))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    assert!(receipts.iter().all(|receipt| *receipt == receipts[0]), "{receipts:?}");
+    store.close();
+    let store = open();
+    let plan = store.checks().remediation(&violation).expect("it is known what to do");
+    assert_eq!(plan.run("after the restart").expect("it was done").commit, receipts[0].commit);
+    let placed =
+        store.view().expect("it is open").query::<Order>(QueryItem::family::<Order>().only(["Placed"]));
+    assert_eq!(placed.count(), 1);
+}
+
+#[test]
+fn what_is_healed_or_retracted_is_not_remediated_and_what_a_person_did_is_not_done_again() {
+    let bench = Bench::new([shipped_within(DAY).remedied(|case| {
+        let Order::Placed { order, .. } = case.began()? else { return Err("that was not placed".into()) };
+        Ok(Append::event(Order::Shipped { order }))
+    })]);
+    bench.append(placing(1));
+    bench.append(placing(2));
+    bench.pass(DAY + SECOND);
+    let (checks, open) = (bench.store.checks(), bench.store.checks().open().expect("rows are read"));
+    let plans: Vec<_> =
+        open.iter().map(|violation| checks.remediation(violation).expect("it is known")).collect();
+    bench.append(Order::Shipped { order: 1 });
+    bench.settle();
+    let before = bench.store.stats().position;
+    let refused = plans[0].run("ana").expect_err("it was healed");
+    assert!(matches!(&refused, RemedyError::NotOpen { state: State::Healed { .. }, .. }), "{refused}");
+    assert!(matches!(checks.remediated(&open[0], "ana", "sent it"), Err(RemedyError::NotOpen { .. })));
+    assert_eq!(bench.store.stats().position, before, "nothing is written");
+
+    assert!(matches!(checks.remediated(&open[1], "ana", " "), Err(RemedyError::Invalid { .. })));
+    assert!(matches!(checks.remediated(&open[1], "", "sent it"), Err(RemedyError::Invalid { .. })));
+    let receipt = checks.remediated(&open[1], "ana", "sent it").expect("it is open");
+    assert_eq!(checks.remediated(&open[1], "bo", "sent it, too").expect("it was done"), receipt);
+    let refused = plans[1].run("bo").expect_err("a person did it");
+    assert!(
+        matches!(&refused, RemedyError::NotOpen { state: State::Remediated { by, .. }, .. } if by == "ana")
+    );
+    // What heals it afterwards does not take away that it was remediated.
+    bench.append(Order::Shipped { order: 2 });
+    bench.settle();
+    let all = checks.all().expect("rows are read");
+    assert!(matches!(&all[1].state, State::Remediated { by, .. } if by == "ana"), "{all:?}");
+
+    let mut unknown = open[1].clone();
+    unknown.definition = [0; 8];
+    assert!(matches!(checks.remediated(&unknown, "ana", "x"), Err(RemedyError::Unknown(_))));
+}
+
+#[test]
+fn steps_that_are_missing_fail_or_have_a_key_are_named_errors_and_write_nothing() {
+    let named = |id: &'static str| Check::from(about(id).precedence(placed, shipped));
+    let bench = Bench::new([
+        named("by hand"),
+        named("fails").remedied(|_| Err("the parcel is lost".into())),
+        named("panics").remedied(|_| panic!("a bug in the steps")),
+        named("keyed").remedied(|case| Ok(Append::event(case.began::<Order>()?).key("mine", "1"))),
+        named("refused").remedied(|_| Ok(Append::event(placing(1)).expect::<Order>(&7, Expected::NoStream))),
+    ]);
+    bench.append(Order::Shipped { order: 7 });
+    bench.settle();
+    let (checks, before) = (bench.store.checks(), bench.store.stats().position);
+    let plan = |check: &str| {
+        let violation = checks.of(check).expect("rows are read").remove(0);
+        checks.remediation(&violation)
+    };
+    let by_hand = plan("by hand").expect("it is a plan for a person");
+    assert!(by_hand.events().is_empty() && by_hand.to_string().ends_with("no machine steps"));
+    assert!(matches!(by_hand.run("ana"), Err(RemedyError::NoSteps { check }) if check == "by hand"));
+    for (check, says) in [("fails", "the parcel is lost"), ("panics", "a bug in the steps")] {
+        let refused = plan(check).expect_err("they fail");
+        assert!(matches!(&refused, RemedyError::Failed { why, .. } if why.contains(says)), "{refused}");
+    }
+    assert!(matches!(plan("keyed"), Err(RemedyError::Invalid { .. })));
+    let refused = plan("refused").expect("it is a plan").run("ana").expect_err("the stream is there");
+    assert!(matches!(refused, RemedyError::Append(AppendError::WrongVersion { .. })), "{refused}");
+    assert_eq!(bench.store.stats().position, before);
 }

@@ -194,6 +194,7 @@ impl TryFrom<SumsRule> for Check {
             rule: Rule { word, window: within.map(Window::within), n: 0, sums: Sums { tolerance, carried } },
             clocked,
             guard: false,
+            fix: None,
             wrong: None,
             lens: Arc::new(Summed { rule, families, bucket }),
             shape,

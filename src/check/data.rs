@@ -351,6 +351,7 @@ impl TryFrom<Definition> for Check {
             clocked,
             lens: Arc::new(lens),
             guard,
+            fix: None,
             shape,
             wrong: None,
             definition: OnceLock::new(),

@@ -52,6 +52,7 @@ mod judge;
 mod lens;
 mod named;
 pub(crate) mod outside;
+mod remedy;
 pub(crate) mod rows;
 #[cfg(feature = "rules")]
 pub mod rules;
@@ -79,6 +80,8 @@ use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
 pub use named::{RowIs, RowsRule};
 pub use outside::{Compared, KeyRange, Outside, PullError, Pulled, RangeRows, Ranges};
+pub(crate) use remedy::Fix;
+pub use remedy::{Case, Fixed};
 pub use rows::Join;
 use serde::{Deserialize, Serialize};
 pub use span::Span;
@@ -210,6 +213,7 @@ pub struct Check {
     pub(crate) lens: Arc<dyn Lens>,
     /// It refuses what would violate it.
     pub(crate) guard: bool,
+    pub(crate) fix: Option<Fix>,
     /// What else its declaration says: how its scope ends, what names its key.
     shape: String,
     /// The field that its declaration got wrong, and why.
@@ -623,8 +627,8 @@ impl<E: EventSet> From<Sequence<E>> for Check {
     fn from(sequence: Sequence<E>) -> Self {
         let Sequence { about, rule, clocked, guard, mut shape, wrong, lens } = sequence;
         shape.extend(rule.window.map(Window::rules));
-        let (lens, definition) = (Arc::new(lens), OnceLock::new());
-        Self { about, version: 1, rule, clocked, lens, guard, shape, wrong, definition }
+        let (lens, fix, definition) = (Arc::new(lens), None, OnceLock::new());
+        Self { about, version: 1, rule, clocked, lens, guard, fix, shape, wrong, definition }
     }
 }
 

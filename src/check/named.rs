@@ -135,6 +135,7 @@ impl TryFrom<RowsRule> for Check {
             },
             clocked: Clocked::Recorded,
             guard: false,
+            fix: None,
             wrong: None,
             lens: Arc::new(Named { names, wrong: rule.wrong, found: OnceLock::new() }),
             shape,

@@ -114,6 +114,7 @@ pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: 
         guard: false,
         wrong: None,
         lens: Arc::new(OverRows(rowed)),
+        fix: None,
         shape,
         definition: OnceLock::new(),
     }
