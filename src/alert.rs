@@ -29,17 +29,22 @@ pub struct Alert {
     pub unread: u64,
     /// The first of the violations, ten at most.
     pub sample: Vec<Violation>,
+    /// Why its severity is higher than the check's own. `None`: it is not.
+    pub escalated: Option<String>,
 }
 
 impl fmt::Display for Alert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Alert { check, severity, owner, means, remedy, count, unread, sample } = self;
+        let Alert { check, severity, owner, means, remedy, count, unread, sample, escalated } = self;
         write!(f, "{check} ({severity:?}, {owner}): {count} violated")?;
         if *unread > 0 {
             write!(f, ", {unread} unread")?;
         }
         if let Some(first) = sample.first() {
             write!(f, ", the first at {}", first.activation)?;
+        }
+        if let Some(why) = escalated {
+            write!(f, "; {severity} because {why}")?;
         }
         write!(f, ". {means} To do: {remedy}")
     }
@@ -106,6 +111,7 @@ pub fn json_lines(
             "count": alert.count,
             "unread": alert.unread,
             "sample": positions,
+            "escalated": alert.escalated,
         });
         let (out, cut) = &mut *out.lock();
         let begin = if *cut { "\n" } else { "" };
@@ -137,6 +143,7 @@ pub fn traced() -> impl Fn(&Alert) + Send + Sync + 'static {
                 count = $alert.count,
                 unread = $alert.unread,
                 first = $alert.sample.first().map(|violation| violation.activation.get()),
+                escalated = $alert.escalated.as_deref(),
                 remedy = $alert.remedy.as_str(),
                 "{}", $alert.means
             )

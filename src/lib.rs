@@ -123,6 +123,7 @@ pub mod check;
 pub(crate) mod guard;
 pub(crate) mod episode;
 pub(crate) mod evidence;
+pub(crate) mod waiting;
 pub(crate) mod alert;
 
 // The path of a commit.

@@ -47,6 +47,8 @@ pub(crate) enum Own {
     Hashed { source: String, ranges: Vec<(Bytes, Option<u64>)> },
     /// A source could not be read: what kind of trouble it is, and why.
     Unreachable { source: String, kind: String, why: String },
+    /// The sink has taken an alert of violations that nobody has seen to, as one of this severity: by activation and subject.
+    Escalated { check: String, severity: String, of: Vec<(u64, String)> },
 }
 
 /// What a check found.
@@ -86,9 +88,10 @@ impl Event for Own {
             Self::Once { flag } => flag.clone(),
             Self::Passed => "time".to_owned(),
             Self::Applied { consumer, .. } => format!("consumer:{consumer}"),
-            Self::Complete { check, .. } | Self::Alerted { check, .. } | Self::Muted { check, .. } => {
-                of_check(check)
-            }
+            Self::Complete { check, .. }
+            | Self::Alerted { check, .. }
+            | Self::Muted { check, .. }
+            | Self::Escalated { check, .. } => of_check(check),
             Self::Violated(found) | Self::Healed(found) | Self::Retracted(found) | Self::Untold(found) => {
                 of_check(&found.check)
             }

@@ -18,6 +18,7 @@ use crate::request::Retention;
 use crate::state::Layouts;
 use crate::state::term::Terms;
 use crate::upcast;
+use crate::waiting::Waiting;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -334,6 +335,7 @@ impl Setup {
                 Registered::of::<Episodes>(),
                 Registered::of::<Told>(),
                 Registered::of::<Mutes>(),
+                Registered::of::<Waiting>(),
             ]);
         }
         if self.compared().next().is_some() {

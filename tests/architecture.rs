@@ -38,10 +38,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("guard", &["check", "error", "event", "log", "misfit", "order", "own", "projection", "state", "sync"]),
     ("episode", &["order", "own", "projection"]),
     ("evidence", &["own", "projection"]),
+    ("waiting", &["check", "order", "own", "projection"]),
     ("alert", &["check", "episode", "sync"]),
     // the path of a commit
     ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "evidence", "guard", "layout", "options", "own", "projection", "request",
-        "state", "upcast"]),
+        "state", "upcast", "waiting"]),
     ("commit", &["error", "event", "guard", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
         "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "order", "request", "state", "sync"]),
@@ -56,7 +57,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("audit", &["behind", "codec", "error", "key", "log", "order", "projection", "recovery", "setup", "state", "verify", "view"]),
     ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
     ("watch", &["alert", "check", "codec", "commit", "disk", "episode", "error", "event", "evidence", "key", "log", "misfit", "options", "order", "own", "projection",
-        "query", "request", "state", "sync", "view", "writer"]),
+        "query", "request", "state", "sync", "view", "waiting", "writer"]),
     ("store", &["alert", "audit", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
         "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "watch", "writer"]),
     // beside it

@@ -1,14 +1,15 @@
 //! The desk of the checks: reports, the handbook, remedies, and who is told when nobody sees to it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
-use tallystone::check::{About, Check, Quantiles, Severity};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tallystone::check::{About, Check, Quantiles, Severity, rules};
 use tallystone::disk::Platform;
 use tallystone::prelude::*;
 use tallystone::testing::{Random, SimClock};
-use tallystone::watch::{RemedyError, State, Violation};
+use tallystone::watch::{self, RemedyError, State, Violation};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Order {
@@ -464,4 +465,343 @@ fn steps_that_are_missing_fail_or_have_a_key_are_named_errors_and_write_nothing(
     let refused = plan("refused").expect("it is a plan").run("ana").expect_err("the stream is there");
     assert!(matches!(refused, RemedyError::Append(AppendError::WrongVersion { .. })), "{refused}");
     assert_eq!(bench.store.stats().position, before);
+}
+
+// ---- who is told when nobody sees to it ----
+
+/// Check, severity, count, why it was escalated.
+type Heard = Arc<Mutex<Vec<(String, Severity, u64, Option<String>)>>>;
+
+fn hearing(setup: Setup, heard: &Heard) -> Setup {
+    let heard = heard.clone();
+    setup.alerts(move |alert| {
+        let told = (alert.check.clone(), alert.severity, alert.count, alert.escalated.clone());
+        heard.lock().expect("no test panics in it").push(told);
+    })
+}
+
+fn take(heard: &Heard) -> Vec<(Severity, u64, Option<String>)> {
+    let all = std::mem::take(&mut *heard.lock().expect("no test panics in it"));
+    all.into_iter().map(|(_, severity, count, why)| (severity, count, why)).collect()
+}
+
+fn why(text: &str) -> Option<String> {
+    Some(format!("open for longer than {text}, and nobody has seen to it"))
+}
+
+/// A bench that is opened again and again on one directory.
+struct Restarts {
+    dir: tempfile::TempDir,
+    clock: SimClock,
+    heard: Heard,
+    check: Check,
+}
+
+impl Restarts {
+    fn new(check: Check) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        Self { dir, clock: SimClock::default(), heard: Heard::default(), check }
+    }
+
+    fn open(&self) -> Bench {
+        let setup = hearing(Bench::setup(&self.clock, [self.check.clone()]), &self.heard);
+        let store = Store::open_or_create(self.dir.path().join("store"), setup).expect("it opens");
+        Bench { clock: self.clock.clone(), store }
+    }
+}
+
+#[test]
+fn what_nobody_sees_to_is_told_again_louder_once_for_each_age_across_restarts() {
+    let note = About { severity: Severity::Note, ..about("placed-first") };
+    let check = note
+        .precedence(placed, shipped)
+        .escalates(4 * HOUR, Severity::Page)
+        .escalates(HOUR, Severity::Ticket);
+    let restarts = Restarts::new(check.into());
+    let bench = restarts.open();
+    bench.append(Order::Shipped { order: 1 });
+    bench.append(Order::Shipped { order: 2 });
+    bench.pass(Duration::ZERO);
+    assert_eq!(take(&restarts.heard), [(Severity::Note, 2, None)]);
+    bench.pass(HOUR);
+    assert_eq!(take(&restarts.heard), [], "as old as that is not older");
+    bench.store.close();
+
+    let bench = restarts.open();
+    bench.pass(SECOND);
+    assert_eq!(take(&restarts.heard), [(Severity::Ticket, 2, why("1h"))]);
+    bench.pass(2 * HOUR);
+    bench.store.close();
+    let bench = restarts.open();
+    bench.pass(MINUTE);
+    assert_eq!(take(&restarts.heard), [], "it was told");
+    // A younger one has its own age.
+    bench.append(Order::Shipped { order: 3 });
+    bench.pass(MINUTE);
+    assert_eq!(take(&restarts.heard), [(Severity::Note, 1, None)]);
+    bench.clock.advance(HOUR);
+    bench.store.close();
+    let bench = restarts.open();
+    for _ in 0..4 {
+        bench.pass(SECOND);
+    }
+    let mut both = take(&restarts.heard);
+    both.sort();
+    assert_eq!(both, [(Severity::Ticket, 1, why("1h")), (Severity::Page, 2, why("4h"))]);
+    let position = bench.store.stats().position;
+    bench.pass(HOUR);
+    assert_eq!((take(&restarts.heard), bench.store.stats().position), (vec![], position));
+}
+
+#[test]
+fn what_was_seen_to_healed_or_waived_is_not_told_again() {
+    let restarts = Restarts::new(shipped_within(HOUR).escalates(HOUR, Severity::Page));
+    let bench = restarts.open();
+    for order in 1..=5 {
+        bench.append(placing(order));
+    }
+    bench.pass(HOUR + SECOND);
+    assert_eq!(take(&restarts.heard), [(Severity::Ticket, 5, None)]);
+    let (checks, open) = (bench.store.checks(), bench.store.checks().open().expect("rows are read"));
+    checks.acknowledge(&open[0], "ana").expect("it is taken");
+    let until = restarts.clock_now() + 3 * HOUR;
+    checks.waive(&open[1], "ana", "on holiday", until).expect("it is taken");
+    checks.remediated(&open[2], "ana", "sent it").expect("it is open");
+    bench.append(Order::Shipped { order: 4 });
+    bench.pass(HOUR + SECOND);
+    assert_eq!(take(&restarts.heard), [(Severity::Page, 1, why("1h"))], "the fifth alone");
+    // A waiver has an end.
+    bench.pass(2 * HOUR);
+    assert_eq!(take(&restarts.heard), [(Severity::Page, 1, why("1h"))]);
+    bench.pass(DAY);
+    assert_eq!(take(&restarts.heard), []);
+}
+
+impl Restarts {
+    fn clock_now(&self) -> SystemTime {
+        use tallystone::disk::Clock;
+        self.clock.now().into()
+    }
+}
+
+#[test]
+fn a_storm_that_nobody_sees_to_is_one_alert_and_a_muted_check_stays_silent() {
+    let check =
+        Check::from(about("placed-first").precedence(placed, shipped)).escalates(HOUR, Severity::Page);
+    let restarts = Restarts::new(check);
+    let bench = restarts.open();
+    for order in 0..2500 {
+        bench.append(Order::Shipped { order });
+    }
+    bench.pass(Duration::ZERO);
+    bench.pass(MINUTE);
+    assert_eq!(take(&restarts.heard).iter().map(|(_, count, _)| count).sum::<u64>(), 2500);
+    let until = restarts.clock_now() + 2 * HOUR;
+    bench.store.checks().mute("placed-first", "ana", "the warehouse moves", until).expect("it is taken");
+    bench.pass(HOUR + MINUTE);
+    assert_eq!(take(&restarts.heard), []);
+    bench.pass(HOUR);
+    assert_eq!(take(&restarts.heard), [(Severity::Page, 2500, why("1h"))]);
+    bench.pass(HOUR);
+    assert_eq!(take(&restarts.heard), []);
+}
+
+#[test]
+fn what_is_about_much_is_told_louder_from_the_start() {
+    let amount = |event: &Order| match event {
+        Order::Placed { cents, .. } => *cents,
+        _ => 0,
+    };
+    let typed = about("shipped").response(placed, shipped).within(HOUR).escalates_above(
+        amount,
+        10_000,
+        Severity::Page,
+    );
+    let data = r#"
+        [check.shipped]
+        kind = "response"
+        when = "order.Placed"
+        then = "order.Shipped"
+        within = "1h"
+        severity = "ticket"
+        escalate = [{ above = 10000, amount = "cents", severity = "page" }, { after = "4h", severity = "page" }]
+        owner = "warehouse"
+        means = "We took the order and did not ship it."
+        remedy = "1 look"
+    "#;
+    let data = rules::parse(data, "shipped.toml").expect("it is right").remove(0);
+    for check in [Check::from(typed), data] {
+        let restarts = Restarts::new(check);
+        let bench = restarts.open();
+        bench.append(Order::Placed { order: 1, cents: 10_000 });
+        bench.pass(HOUR + SECOND);
+        assert_eq!(take(&restarts.heard), [(Severity::Ticket, 1, None)]);
+        bench.append(Order::Placed { order: 2, cents: 5 });
+        bench.append(Order::Placed { order: 3, cents: 10_001 });
+        bench.append(Order::Placed { order: 4, cents: 5 });
+        bench.pass(HOUR + SECOND);
+        assert_eq!(take(&restarts.heard), [(Severity::Page, 3, Some("10001 is above 10000".into()))]);
+        // What was worth much then is over with that alert.
+        bench.append(Order::Placed { order: 5, cents: 5 });
+        bench.pass(HOUR + SECOND);
+        assert_eq!(take(&restarts.heard), [(Severity::Ticket, 1, None)]);
+    }
+}
+
+#[test]
+fn an_amount_that_cannot_be_told_is_told_louder() {
+    let panics = about("placed-first").precedence(placed, shipped).escalates_above(
+        |_| panic!("a bug in an amount"),
+        10,
+        Severity::Page,
+    );
+    let restarts = Restarts::new(panics.into());
+    let bench = restarts.open();
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    let told = take(&restarts.heard);
+    assert!(
+        matches!(&told[..], [(Severity::Page, 1, Some(why))] if why.contains("a bug in an amount")),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn an_escalation_that_says_nothing_or_goes_down_does_not_open() {
+    let down = shipped_within(HOUR).escalates(HOUR, Severity::Ticket);
+    let refused = Store::in_memory(Setup::new().check(down));
+    let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
+    assert_eq!(why, ["check `shipped`: `escalate`: `ticket` is no higher than its severity, `ticket`"]);
+    for (escalate, says) in [
+        ("{ severity = \"page\" }", "say `after`, or `above` and `amount`"),
+        ("{ above = 1, severity = \"page\" }", "say `after`, or `above` and `amount`"),
+        ("{ after = \"soon\", severity = \"page\" }", "`soon` is no time"),
+        ("{ after = \"1h\", severity = \"note\" }", "`note` is no higher"),
+        ("{ after = \"1h\", severty = \"page\" }", "unknown field `severty`"),
+    ] {
+        let text = format!(
+            "[check.a]\nkind = \"init\"\nwhen = \"order.Placed\"\nseverity = \"ticket\"\nowner = \"o\"\nmeans = \"m\"\n\
+             remedy = \"r\"\nescalate = [{escalate}]"
+        );
+        let refused = rules::parse(&text, "a.toml").expect_err(escalate);
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+}
+
+// ---- where alerts go ----
+
+/// Takes so many bytes of a line, and then fails as often as it is told to.
+#[derive(Clone, Default)]
+struct Flaky {
+    written: Arc<Mutex<Vec<u8>>>,
+    fails: Arc<Mutex<u32>>,
+}
+
+impl std::io::Write for Flaky {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut fails = self.fails.lock().expect("no test panics in it");
+        let mut written = self.written.lock().expect("no test panics in it");
+        if *fails > 0 {
+            *fails -= 1;
+            written.extend(&bytes[..5]);
+            return Err(std::io::Error::other("the disk is full"));
+        }
+        written.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_alert_that_cannot_be_written_is_tried_again_and_the_desk_says_why() {
+    let out = Flaky::default();
+    *out.fails.lock().expect("no test panics in it") = 2;
+    let clock = SimClock::default();
+    let check = Check::from(about("placed-first").precedence(placed, shipped)).escalates(DAY, Severity::Page);
+    let setup = Bench::setup(&clock, [check]).alerts(watch::json_lines(out.clone()));
+    let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    let undelivered = || bench.store.checks().stats()[0].undelivered.clone();
+    assert_eq!(undelivered().as_deref(), Some("the disk is full"));
+    bench.pass(2 * MINUTE);
+    bench.append(Order::Shipped { order: 2 });
+    bench.pass(2 * MINUTE);
+    assert_eq!(undelivered(), None);
+    *out.fails.lock().expect("no test panics in it") = 1;
+    bench.pass(DAY);
+    assert_eq!(undelivered().as_deref(), Some("the disk is full"));
+    bench.pass(2 * MINUTE);
+    assert_eq!(undelivered(), None);
+
+    let written = String::from_utf8(out.written.lock().expect("no test panics in it").clone()).expect("text");
+    let lines: Vec<serde_json::Value> =
+        written.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let counts: Vec<_> = lines.iter().map(|line| (&line["count"], &line["severity"])).collect();
+    assert_eq!(counts, [(&json!(2), &json!("ticket")), (&json!(2), &json!("page"))], "{written}");
+    assert_eq!(lines[1]["escalated"], json!("open for longer than 1d, and nobody has seen to it"));
+}
+
+/// Collects what `tracing` is told: level, target, fields.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<(tracing::Level, String, BTreeMap<String, String>)>>>);
+
+struct Fields<'a>(&'a mut BTreeMap<String, String>);
+
+impl tracing::field::Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+}
+
+impl tracing::Subscriber for Collector {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut fields = BTreeMap::new();
+        event.record(&mut Fields(&mut fields));
+        let (level, target) = (*event.metadata().level(), event.metadata().target().to_owned());
+        self.0.lock().expect("no test panics in it").push((level, target, fields));
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn tracing_is_told_by_severity_with_fields() {
+    let collector = Collector::default();
+    tracing::subscriber::with_default(collector.clone(), || {
+        for severity in [Severity::Note, Severity::Ticket, Severity::Page] {
+            let clock = SimClock::default();
+            let check = Check::from(About { severity, ..about("placed-first") }.precedence(placed, shipped));
+            let setup = Bench::setup(&clock, [check]).alerts(watch::traced());
+            let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+            bench.append(Order::Shipped { order: 1 });
+            bench.pass(Duration::ZERO);
+        }
+    });
+    let told = collector.0.lock().expect("no test panics in it").clone();
+    let levels: Vec<_> = told.iter().map(|(level, ..)| *level).collect();
+    assert_eq!(levels, [tracing::Level::INFO, tracing::Level::WARN, tracing::Level::ERROR]);
+    let (_, target, fields) = &told[2];
+    assert_eq!(target, "tallystone::alert");
+    let field = |name: &str| fields.get(name).map(String::as_str);
+    assert_eq!(field("check"), Some("\"placed-first\""));
+    assert_eq!((field("count"), field("first"), field("escalated")), (Some("1"), Some("1"), None));
+    assert_eq!(field("message"), Some("We took the order and did not ship it."));
 }

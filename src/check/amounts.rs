@@ -6,7 +6,7 @@ use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::zone::Zone;
-use super::{Check, Clocked, Described, Fault, Severity, time_of};
+use super::{Check, Clocked, Described, Escalations, Fault, Severity, time_of};
 use crate::error::DecodeError;
 use crate::event::Family;
 use crate::value::Value;
@@ -194,6 +194,7 @@ impl TryFrom<SumsRule> for Check {
             rule: Rule { word, window: within.map(Window::within), n: 0, sums: Sums { tolerance, carried } },
             clocked,
             guard: false,
+            escalations: Escalations::default(),
             fix: None,
             wrong: None,
             lens: Arc::new(Summed { rule, families, bucket }),

@@ -261,9 +261,8 @@ impl<'c> Quieting<'c> {
             return;
         };
         // What is nothing to the check is no sign of life.
-        let Some((key, Seen { time, .. })) = seen.filter(|(_, seen)| seen.roles != Default::default()) else {
-            return;
-        };
+        let counts = |seen: &Seen| seen.roles != Default::default() || seen.amount != Default::default();
+        let Some((key, Seen { time, .. })) = seen.filter(|(_, seen)| counts(seen)) else { return };
         self.latest = self.latest.max(time);
         let group = self.groups.entry(key).or_insert((time, time));
         if time.saturating_sub(group.1) > self.quiet {

@@ -7,6 +7,7 @@
 
 use super::book::KeyHash;
 use super::calendar::{Length, Said};
+use super::escalation::Escalations;
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
@@ -76,6 +77,9 @@ pub struct Definition {
     /// It refuses what would violate it: [`Check::guard`].
     #[serde(default)]
     pub guard: bool,
+    /// Who is told when nobody sees to it, or when it is about much.
+    #[serde(default)]
+    pub escalate: Vec<Escalate>,
     /// It may remember an activation for ever, and that is meant.
     #[serde(default)]
     pub unbounded: bool,
@@ -87,6 +91,23 @@ pub struct Definition {
     pub means: String,
     /// What to do about one, step by step.
     pub remedy: String,
+}
+
+/// A higher severity: `after` a time, or `above` a number in the field `amount` of the event that began it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Escalate {
+    /// When nobody has seen to it for longer than this.
+    #[serde(default)]
+    pub after: Option<String>,
+    /// When the amount is more than this.
+    #[serde(default)]
+    pub above: Option<i64>,
+    /// The field with the amount, an integer.
+    #[serde(default)]
+    pub amount: Option<String>,
+    /// What it is then.
+    pub severity: Severity,
 }
 
 /// Which events are meant.
@@ -342,6 +363,7 @@ impl TryFrom<Definition> for Check {
         };
         let (mut shape, guard) = (definition.shape(), definition.guard);
         shape.extend(window.map(Window::rules));
+        let escalations = definition.escalations().map_err(|why| at("escalate", why))?;
         let lens = Fielded { definition, word, families };
         let rule = Rule { word, window, n, sums: Sums::default() };
         let check = Self {
@@ -351,6 +373,7 @@ impl TryFrom<Definition> for Check {
             clocked,
             lens: Arc::new(lens),
             guard,
+            escalations,
             fix: None,
             shape,
             wrong: None,
@@ -376,6 +399,22 @@ impl Definition {
         }
         shape.extend(self.tied.iter().map(|path| format!(" tied {path:?}")));
         shape
+    }
+
+    fn escalations(&self) -> Result<Escalations, String> {
+        let mut escalations = Escalations::default();
+        for Escalate { after, above, amount, severity } in &self.escalate {
+            match (after, above, amount) {
+                (Some(after), None, None) => escalations.by_age(parse_time(after)?, *severity),
+                (None, Some(limit), Some(path)) => {
+                    let path = path.clone();
+                    let of = move |glance: &mut Glance<'_>| amount_of(glance.value()?, &path);
+                    escalations.by_amount(of, *limit, *severity);
+                }
+                _ => return Err("say `after`, or `above` and `amount`".into()),
+            }
+        }
+        Ok(escalations)
     }
 
     /// The field that is wrong, and why.
@@ -506,6 +545,18 @@ impl Fielded {
             }
         }
         Ok(glance.hash(&bytes).1)
+    }
+}
+
+/// What is not there is not much.
+fn amount_of(value: &Value, path: &str) -> Result<Option<i64>, DecodeError> {
+    match value.path(path).filter(|value| !value.is_null()) {
+        None => Ok(None),
+        Some(Value::Int(amount)) => {
+            Ok(Some(i64::try_from(*amount).unwrap_or(if *amount > 0 { i64::MAX } else { i64::MIN })))
+        }
+        Some(Value::UInt(_)) => Ok(Some(i64::MAX)),
+        Some(_) => Err(DecodeError::new(format!("`{path}` is no integer"))),
     }
 }
 

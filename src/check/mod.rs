@@ -46,6 +46,7 @@ mod conserved;
 mod convergence;
 mod data;
 mod digest;
+mod escalation;
 pub(crate) mod glance;
 mod invariant;
 mod judge;
@@ -73,8 +74,9 @@ use crate::order::Timestamp;
 pub use amounts::{SumsRule, Term};
 pub use convergence::{Convergence, Quantiles, Settling};
 pub(crate) use convergence::{Quieting, Timing};
-pub use data::{Definition, Fields, Plain, Selector};
+pub use data::{Definition, Escalate, Fields, Plain, Selector};
 pub use digest::Digest;
+pub(crate) use escalation::{Escalations, Raised};
 pub use invariant::Invariant;
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};
@@ -103,6 +105,12 @@ pub enum Severity {
     Ticket,
     /// Somebody looks at it now.
     Page,
+}
+
+impl Severity {
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Note, Self::Ticket, Self::Page].into_iter().find(|severity| severity.to_string() == name)
+    }
 }
 
 /// As in files.
@@ -213,6 +221,7 @@ pub struct Check {
     pub(crate) lens: Arc<dyn Lens>,
     /// It refuses what would violate it.
     pub(crate) guard: bool,
+    pub(crate) escalations: Escalations,
     pub(crate) fix: Option<Fix>,
     /// What else its declaration says: how its scope ends, what names its key.
     shape: String,
@@ -331,6 +340,7 @@ impl Check {
         if self.rule.word.counts() && self.rule.n == 0 {
             faults.push(at("n", "it counts to 0: write 1 or more".into()));
         }
+        faults.extend(self.escalations.faults(&self.about.id, self.about.severity));
         if self.rule.window.is_some_and(Window::is_empty) {
             faults.push(at("within", "the window ends before it begins".into()));
         }
@@ -357,6 +367,7 @@ impl About {
             guard: false,
             shape: String::new(),
             wrong: None,
+            escalations: Escalations::default(),
             lens: Typed { a, b, c: None, close: None, key: None, tie: None, time: None, amounts: None, word },
         }
     }
@@ -472,6 +483,7 @@ pub struct Sequence<E> {
     shape: String,
     /// As in a check.
     wrong: Option<(&'static str, String)>,
+    escalations: Escalations,
     lens: Typed<E>,
 }
 
@@ -625,10 +637,10 @@ impl<E: EventSet> Sequence<E> {
 
 impl<E: EventSet> From<Sequence<E>> for Check {
     fn from(sequence: Sequence<E>) -> Self {
-        let Sequence { about, rule, clocked, guard, mut shape, wrong, lens } = sequence;
+        let Sequence { about, rule, clocked, guard, mut shape, wrong, escalations, lens } = sequence;
         shape.extend(rule.window.map(Window::rules));
         let (lens, fix, definition) = (Arc::new(lens), None, OnceLock::new());
-        Self { about, version: 1, rule, clocked, lens, guard, fix, shape, wrong, definition }
+        Self { about, version: 1, rule, clocked, lens, guard, escalations, fix, shape, wrong, definition }
     }
 }
 

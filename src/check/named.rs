@@ -5,7 +5,7 @@ use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Rowed, value_text};
 use super::word::{Rule, Sums, Window, Word};
-use super::{Check, Clocked, Described, Fault, Severity};
+use super::{Check, Clocked, Described, Escalations, Fault, Severity};
 use crate::error::DecodeError;
 use crate::event::Family;
 use crate::projection::Registered;
@@ -135,6 +135,7 @@ impl TryFrom<RowsRule> for Check {
             },
             clocked: Clocked::Recorded,
             guard: false,
+            escalations: Escalations::default(),
             fix: None,
             wrong: None,
             lens: Arc::new(Named { names, wrong: rule.wrong, found: OnceLock::new() }),

@@ -8,7 +8,7 @@ use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Rowed, rowed};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
-use super::{About, Check, Clocked, Described, Fault, micros, time_of};
+use super::{About, Check, Clocked, Described, Escalations, Fault, micros, time_of};
 use crate::codec;
 use crate::error::{DecodeError, LayoutError};
 use crate::event::{Event, Family};
@@ -538,6 +538,7 @@ impl Compared {
             rule: standing(window),
             clocked: Clocked::Pulled,
             guard: false,
+            escalations: Escalations::default(),
             fix: None,
             wrong: None,
             lens: Arc::new(Beside(Arc::new(evidence))),
@@ -570,6 +571,7 @@ impl Check {
             rule: standing(evidence.fresh_for()),
             clocked: Clocked::Recorded,
             guard: false,
+            escalations: Escalations::default(),
             fix: None,
             wrong: None,
             lens: Arc::new(Freshness { source: id.to_string(), fresh_for }),

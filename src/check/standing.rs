@@ -4,7 +4,7 @@ use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Join, Rowed, rowed};
 use super::word::{Rule, Sums, Window, Word};
-use super::{About, Check, Clocked, micros};
+use super::{About, Check, Clocked, Escalations, micros};
 use crate::error::DecodeError;
 use crate::event::Family;
 use std::sync::{Arc, OnceLock};
@@ -114,6 +114,7 @@ pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: 
         guard: false,
         wrong: None,
         lens: Arc::new(OverRows(rowed)),
+        escalations: Escalations::default(),
         fix: None,
         shape,
         definition: OnceLock::new(),

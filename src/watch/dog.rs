@@ -313,6 +313,7 @@ impl Dog {
                 count: 0,
                 unread: 0,
                 sample: Vec::new(),
+                escalated: None,
             });
             alert.count += 1;
             alert.severity = alert.severity.max(about.severity);

@@ -7,6 +7,8 @@
 //!   the others, which do not wait for it.
 //! - What it cannot do stops it alone, and shows. A check that cannot read an event says so, and goes on.
 
+mod escalate;
+
 use super::dog::Leash;
 use super::file::{CheckFile, ColdKeys, Files, Header, Saving, Untold};
 use super::mirror::Mirror;
@@ -18,7 +20,7 @@ use crate::check::glance::{Glance, Glasses};
 use crate::check::outside::Evidence;
 use crate::check::rows::Rowed;
 use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
-use crate::check::{Check, Clocked, time_of};
+use crate::check::{Check, Clocked, Raised, time_of};
 use crate::codec;
 use crate::commit::prepare::Desk;
 use crate::disk::Clock;
@@ -39,8 +41,10 @@ use crate::state::layer::{Direction, RowVersion};
 use crate::sync::{Mutex, RwLock, deadline};
 use crate::view::Reader;
 use crate::writer::Door;
+use escalate::Ages;
 use std::collections::VecDeque;
 use std::mem;
+use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,6 +132,8 @@ struct Watched {
     tried: Option<Duration>,
     /// Why the last alert was not taken.
     undelivered: Option<String>,
+    /// Those that nobody sees to.
+    ages: Ages,
     /// It has once seen everything since the store was opened.
     caught_up: bool,
     /// Those whose events it looks at; none: all.
@@ -163,6 +169,9 @@ struct News {
     violated: u64,
     unread: u64,
     sample: Vec<Violation>,
+    /// Activations that may be about much, and what those that were looked at are worth.
+    unweighed: Vec<u64>,
+    raised: Option<Raised>,
 }
 
 /// Violations in one alert.
@@ -248,7 +257,7 @@ impl Watcher {
         let worked = self.renew().and_then(|renewed| {
             let moved = self.judge()? || renewed;
             self.save_full()?;
-            Ok(self.tell()? || moved || self.alert()? || self.tick()?)
+            Ok(self.tell()? || moved || self.alert()? || self.escalate()? || self.tick()?)
         });
         match worked {
             Ok(true) => Turn::Moved,
@@ -512,11 +521,13 @@ impl Watcher {
         if events.is_empty() {
             return Ok(false);
         }
+        let now = self.ground.clock.now();
         let Some(mut at) = self.append("check", events)? else { return Ok(false) };
         for (watched, taken) in self.all.iter_mut().zip(taken) {
             for untold in watched.untold.drain(..taken).collect::<Vec<_>>() {
                 watched.told = untold.number + 1;
                 watched.note(untold, at);
+                watched.note_age(now);
                 at += 1;
             }
         }
@@ -541,7 +552,8 @@ impl Watcher {
                     continue;
                 }
                 self.all[index].tried = Some(since);
-                let alert = self.all[index].alert();
+                self.weigh(index)?;
+                let alert = self.all[index].alert().raised(self.all[index].news.raised.clone());
                 if !self.deliver(index, &alert) {
                     continue;
                 }
@@ -666,9 +678,11 @@ impl Watcher {
         let again = self.all.iter().any(unrecorded).then_some(TICK);
         let news = self.all.iter().any(|watched| !watched.news.is_empty());
         let alert = news.then(|| Duration::from_millis(self.ground.options.alert_every_ms).max(TICK));
-        let since = self.ground.clock.monotonic();
+        let (now, since) = (self.ground.clock.now(), self.ground.clock.monotonic());
         let look = self.ground.source.as_ref().map(|source| source.due().saturating_sub(since));
-        [due, age, again, alert, look].into_iter().flatten().min()
+        let every = Duration::from_millis(self.ground.options.alert_every_ms).max(TICK);
+        let escalations = self.all.iter().filter_map(|watched| watched.until_escalation(now, since, every));
+        [due, age, again, alert, look, escalations.min()].into_iter().flatten().min()
     }
 
     fn publish(&self) {
@@ -728,13 +742,31 @@ pub(super) fn row<P: Projection>(reader: &Reader, key: &P::Key) -> Result<Option
     codec::decode(&value).map(Some).map_err(|error| refused(&error.to_string()))
 }
 
+/// Rows of the store's own projections, all of a range.
+fn rows_of<P: Projection>(
+    reader: &Reader,
+    keys: impl RangeBounds<P::Key>,
+) -> Result<Vec<(P::Key, P::Row)>, StorageError> {
+    let Some(registered) = reader.rules.projections.get::<P>() else { return Ok(Vec::new()) };
+    let range = key_range::<P>(registered.id, keys).map_err(|error| refused(&error.to_string()))?;
+    let rows = reader.board.load().read(&[], |layers| layers.rows(&range, Direction::Forward, usize::MAX))?;
+    let decoded = rows.iter().map(|(key, version)| {
+        let value = version.value.as_deref().expect("a layer's answer holds a row");
+        Ok((key::decode(&key[4..])?, codec::decode(value)?))
+    });
+    decoded.collect::<Result<_, DecodeError>>().map_err(|error| refused(&error.to_string()))
+}
+
 impl News {
     fn is_empty(&self) -> bool {
         self.violated == 0 && self.unread == 0
     }
 
-    fn add(&mut self, key: (String, u64, String), episode: Episode) {
+    fn add(&mut self, key: (String, u64, String), episode: Episode, weighs: bool) {
         self.violated += 1;
+        if weighs {
+            self.unweighed.push(key.1);
+        }
         if self.sample.len() < SAMPLE {
             self.sample.push(Violation::new(key, episode));
         }
@@ -764,6 +796,7 @@ impl Watched {
             handed: None,
             tried: None,
             undelivered: None,
+            ages: Ages::default(),
             caught_up: false,
             families: check.lens.families(),
             rowed: check.lens.rowed(),
@@ -788,7 +821,7 @@ impl Watched {
         if self.alerted < self.told {
             for (key, episode) in episodes(reader, &id)? {
                 if episode.definition == definition && episode.number >= self.alerted {
-                    self.news.add(key, episode);
+                    self.news.add(key, episode, self.check.escalations.has_amounts());
                 }
             }
         }
@@ -802,7 +835,8 @@ impl Watched {
             Verdict::Violated => {
                 let definition = self.check.definition();
                 let episode = Episode::new(definition, untold.number, by, decided, untold.disagrees, at);
-                self.news.add((self.check.id().to_owned(), activation, untold.subject), episode);
+                let key = (self.check.id().to_owned(), activation, untold.subject);
+                self.news.add(key, episode, self.check.escalations.has_amounts());
             }
             Verdict::Untold => self.news.unread += 1,
             Verdict::Healed | Verdict::Retracted => {}
@@ -825,6 +859,7 @@ impl Watched {
             count: self.news.violated,
             unread: self.news.unread,
             sample: self.news.sample.clone(),
+            escalated: None,
         }
     }
 
