@@ -318,6 +318,70 @@ fn a_group_has_settled_when_nothing_of_its_key_came_for_the_quiet_time() {
     assert_eq!(longer.times.expect("some rest").max, 23 * MINUTE);
 }
 
+// ---- the handbook ----
+
+#[test]
+fn the_handbook_says_of_each_check_what_it_means_what_to_do_who_is_told_and_how_it_stands() {
+    let late = shipped_within(DAY).escalates(4 * HOUR, Severity::Page);
+    let quiet = Check::from(about("paid-first").precedence(placed, shipped));
+    let bench = Bench::new([late, quiet]);
+    bench.append(placing(1));
+    bench.append(placing(2));
+    bench.pass(DAY + SECOND);
+    bench.append(Order::Shipped { order: 2 });
+    bench.settle();
+    let until = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+    bench.store.checks().mute("shipped", "ana", "the warehouse *moves*", until).expect("it is taken");
+    let book = bench.store.checks().handbook().expect("rows are read");
+    assert_eq!(
+        book,
+        "# Handbook of the checks\n\
+         \n## shipped\n\nWe took the order and did not ship it.\n\n\
+         - Severity: ticket: somebody looks at it on a working day\n\
+         - Owner: warehouse\n\
+         - Rule: response: after each A comes a B, within 1d; of order\n\
+         - Escalates: to page when nobody has seen to it for longer than 4h\n\
+         - Judges: events since 2026-05-28T20:26:40Z, up to position 8\n\
+         - Found: 2 of 2 violated, 1 of them healed late, 0 pending\n\
+         - Violated: first 2026-05-29T20:26:40Z, last 2026-05-29T20:26:40Z; open now: 1\n\
+         - Muted: until 2026-09-21T14:13:20Z by ana: the warehouse \\*moves\\*\n\
+         \nWhat to do:\n\n1. look for the parcel\n2. ship it again\n\
+         \n## paid-first\n\nWe took the order and did not ship it.\n\n\
+         - Severity: ticket: somebody looks at it on a working day\n\
+         - Owner: warehouse\n\
+         - Rule: precedence: before each B came an A; of order\n\
+         - Judges: events since 2026-05-28T20:26:40Z, up to position 8\n\
+         - Found: 0 of 1 violated, 0 of them healed late, 0 pending\n\
+         \nWhat to do:\n\n1. look for the parcel\n2. ship it again\n"
+    );
+}
+
+#[test]
+fn the_handbook_of_texts_full_of_marks_has_one_heading_and_one_list_for_each_check() {
+    let hostile = "# x\n\n## y\n- z\n1. w\n```\n<script> *a* _b_ [c](d) | e | & \\";
+    let nasty = About {
+        id: "#hash *and* `ticks`",
+        severity: Severity::Page,
+        owner: hostile,
+        means: hostile,
+        remedy: hostile,
+    };
+    let plain = About { remedy: "1 one; 2 two # not a heading", ..about("plain") };
+    let checks = [Check::from(nasty.precedence(placed, shipped)), plain.precedence(placed, shipped).into()];
+    let book = tallystone::check::handbook(&checks);
+    let begins = |with: &str| book.lines().filter(|line| line.starts_with(with)).count();
+    assert_eq!((begins("# "), begins("## "), begins("- "), begins("```")), (1, 2, 6, 0), "{book}");
+    assert_eq!((begins("1. "), begins("2. ")), (1, 1), "{book}");
+    // Without what is escaped, nothing is left that means anything.
+    let mut characters = book.lines().filter(|line| !line.starts_with('#')).flat_map(str::chars);
+    while let Some(character) = characters.next() {
+        if character == '\\' {
+            characters.next();
+        }
+        assert!(!"`*_[]<>|&".contains(character), "{character:?} in\n{book}");
+    }
+}
+
 // ---- what puts it right ----
 
 /// Shipped first, placed never: the machine steps place the order.

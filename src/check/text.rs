@@ -1,5 +1,6 @@
 //! Times as people write them, and as files of rules do.
 
+use super::calendar::Length;
 use super::word::Time;
 
 /// Exact: `90d`, `1h30m`. Reading it gives the same time, but for what is below a millisecond.
@@ -25,6 +26,21 @@ pub(crate) fn time_text(time: Time) -> String {
         }
     }
     text
+}
+
+/// The same of a length that may be one by the calendar.
+pub(crate) fn length_text(length: Length) -> String {
+    match length {
+        Length::Exact(time) => time_text(time),
+        Length::Calendar { months, days, exact, zone } => {
+            let parts = [(months, "mo"), (days, "d")].into_iter().filter(|(count, _)| *count > 0);
+            let mut text: String = parts.map(|(count, unit)| format!("{count}{unit}")).collect();
+            if exact != 0 {
+                text.push_str(&time_text(exact));
+            }
+            format!("{text} by the calendar of {}", zone.name())
+        }
+    }
 }
 
 #[cfg(test)]

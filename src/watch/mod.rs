@@ -8,6 +8,7 @@ mod dog;
 mod file;
 #[cfg(feature = "rules")]
 mod folder;
+mod handbook;
 mod mirror;
 mod pull;
 mod ranges;
