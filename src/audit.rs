@@ -4,7 +4,7 @@
 //! - Both sides are hashed by ranges of keys; only rows of ranges that differ are compared one by one.
 //! - Each commit is folded twice on the same rows, which must give the same changes.
 //! - Where rows differ, the log is folded once more, to see from where on.
-//! - Memory: a key and 100 bytes for each [`RANGE`] rows, and for each of the first [`TRACED`] rows that differ.
+//! - Memory: a key and 100 bytes for each `RANGE` rows, and for each of the first `TRACED` rows that differ.
 
 use crate::behind::Behind;
 use crate::codec;

@@ -158,7 +158,7 @@ impl Setup {
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let dir = tempfile::tempdir()?;
-    /// std::fs::write(dir.path().join("folder.toml"), "period = "1h"\nowner = "warehouse"\nseverity = "ticket"")?;
+    /// std::fs::write(dir.path().join("folder.toml"), "period = \"1h\"\nowner = \"warehouse\"\nseverity = \"ticket\"")?;
     /// std::fs::write(
     ///     dir.path().join("orders.toml"),
     ///     r#"
@@ -175,7 +175,7 @@ impl Setup {
     /// assert_eq!(store.checks().rules()[0].checks, ["placed-is-shipped"]);
     ///
     /// // Example: what cannot be read is named with its place, and keeps nothing from opening.
-    /// std::fs::write(dir.path().join("orders.toml"), "[check.placed-is-shipped]\nkind = "reponse"")?;
+    /// std::fs::write(dir.path().join("orders.toml"), "[check.placed-is-shipped]\nkind = \"reponse\"")?;
     /// let store = Store::in_memory(Setup::new().check_folder(dir.path()))?;
     /// let error = store.checks().rules()[0].error.clone().expect("it is wrong");
     /// assert_eq!((error.line, error.what.as_str()), (1, "missing field `when`"));
