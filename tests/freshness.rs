@@ -3,18 +3,19 @@
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
-use tallystone::Options;
 use tallystone::check::{About, Check, Severity};
-use tallystone::disk::{Access, Disk, File, Kind, Platform};
+use tallystone::disk::{Access, Clock, Disk, File, Kind, Platform};
 use tallystone::error::OpenError;
 use tallystone::event::Raw;
 use tallystone::prelude::*;
 use tallystone::testing::{SimClock, SimDisk};
 use tallystone::watch::{Alert, State};
+use tallystone::{Options, Timestamp};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Paid {
@@ -49,14 +50,7 @@ fn paid(order: u32) -> Append {
 fn row_000_20_a_check_that_never_returns_is_found_by_somebody_else_and_healed_when_it_does() {
     let clock = SimClock::default();
     let (told, alerts) = mpsc::channel::<Alert>();
-    let (entered, is_in) = mpsc::channel();
-    let (go, goes) = mpsc::channel::<()>();
-    let goes = Mutex::new(goes);
-    let blocks = about("blocks", "ana").absence(2, move |_: &Paid| {
-        let _ = entered.send(());
-        let _ = goes.lock().expect("nobody panics with it").recv();
-        true
-    });
+    let Stuck { check, is_in, go } = Stuck::new();
     let mut options = Options::default();
     // It looks as often as this says, and counts by the clock of the test.
     options.check_overdue_ms = 40;
@@ -64,11 +58,13 @@ fn row_000_20_a_check_that_never_returns_is_found_by_somebody_else_and_healed_wh
         .events::<Paid>()
         .platform(Platform { clock: Arc::new(clock.clone()), ..Platform::real() })
         .options(options)
-        .check(blocks)
+        .check(check)
         .check(once("waits", "ben"))
         .alerts(move |alert| drop(told.send(alert.clone())));
     let store = Store::in_memory(setup).expect("it opens");
-    let stuck = store.append(paid(1)).expect("it is taken").receipt.last;
+    // Let go of first, also where this fails.
+    let go = go;
+    let at = store.append(paid(1)).expect("it is taken").receipt.last;
     is_in.recv().expect("the check has begun");
     let mut heard = Vec::new();
     while heard.len() < 2 {
@@ -90,21 +86,143 @@ fn row_000_20_a_check_that_never_returns_is_found_by_somebody_else_and_healed_wh
         assert!(alert.means.contains(check) && alert.remedy.contains("tallystone-checks"), "{alert}");
     }
     let open = store.checks().open().expect("rows are read");
-    assert_eq!(open.iter().map(|one| (one.activation, one.by)).collect::<Vec<_>>(), [(stuck, None); 2]);
+    assert_eq!(open.iter().map(|one| (one.activation, one.by)).collect::<Vec<_>>(), [(at, None); 2]);
     let explained = store.checks().explain(&open[0]).expect("its events are read");
     assert_eq!(
         (explained.key.as_str(), explained.owner.as_str(), explained.events.len()),
         ("blocks", "ana", 1)
     );
 
-    let mut healed = store.subscribe::<Raw>(QueryItem::types(["tallystone.Healed"]), stuck);
+    let mut healed = store.subscribe::<Raw>(QueryItem::types(["tallystone.Healed"]), at);
     drop(go);
-    assert!(healed.next().is_some_and(|event| event.is_ok()));
-    assert!(healed.next().is_some_and(|event| event.is_ok()));
+    next(&mut healed);
+    next(&mut healed);
     assert_eq!(store.checks().open().expect("rows are read"), []);
     let ended = store.checks().of(FRESHNESS).expect("rows are read");
     assert!(ended.iter().all(|one| matches!(one.state, State::Healed { .. })), "{ended:?}");
     assert!(alerts.try_recv().is_err(), "and nobody was told twice");
+}
+
+/// Waits for the next event; one that does not come is an error, and not a test without an end.
+fn next(log: &mut Subscription<Raw>) {
+    let event = log.next_timeout(Duration::from_secs(60));
+    assert!(matches!(event, Poll::Ready(Some(Ok(_)))), "{event:?}");
+}
+
+/// A check that blocks, until it is let go.
+struct Stuck {
+    check: Check,
+    is_in: mpsc::Receiver<()>,
+    go: mpsc::Sender<()>,
+}
+
+impl Stuck {
+    fn new() -> Self {
+        let (entered, is_in) = mpsc::channel();
+        let (go, goes) = mpsc::channel::<()>();
+        let goes = Mutex::new(goes);
+        let check = about("blocks", "ana").absence(2, move |_: &Paid| {
+            let _ = entered.send(());
+            let _ = goes.lock().expect("nobody panics with it").recv();
+            true
+        });
+        Self { check: check.into(), is_in, go }
+    }
+}
+
+#[test]
+fn row_000_20_a_rule_of_a_folder_is_overdue_after_two_of_its_periods() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rule = r#"
+        [check.paid-once]
+        kind = "absence"
+        n = 2
+        when = "paid.Paid"
+        severity = "note"
+        owner = "ben"
+        means = "Paid twice."
+        remedy = "1 pay one back"
+    "#;
+    std::fs::write(dir.path().join("folder.toml"), "period = \"1s\"").expect("it is written");
+    std::fs::write(dir.path().join("paid.toml"), rule).expect("it is written");
+    let clock = SimClock::default();
+    let Stuck { check, is_in, go } = Stuck::new();
+    let (told, alerts) = mpsc::channel::<Alert>();
+    let mut options = Options::default();
+    options.check_overdue_ms = 31 * 24 * 3_600_000;
+    let setup = Setup::new()
+        .platform(Platform { clock: Arc::new(clock.clone()), ..Platform::real() })
+        .options(options)
+        .check(check)
+        .check_folder(dir.path())
+        .alerts(move |alert| drop(told.send(alert.clone())));
+    let store = Store::in_memory(setup).expect("it opens");
+    // Let go of first, also where this fails.
+    let go = go;
+    store.append(paid(1)).expect("it is taken");
+    is_in.recv().expect("the check has begun");
+    let alert = loop {
+        clock.advance(Duration::from_millis(100));
+        match alerts.recv_timeout(Duration::from_millis(1)) {
+            Ok(alert) => break alert,
+            Err(error) => assert_eq!(error, RecvTimeoutError::Timeout),
+        }
+    };
+    assert_eq!((alert.owner.as_str(), alert.sample[0].subject.as_deref()), ("ben", Some("paid-once")));
+    assert_eq!(store.checks().open().expect("rows are read").len(), 1, "the other may stand for a month");
+    drop(go);
+}
+
+/// Counts how often the store asks how much time has passed.
+#[derive(Debug)]
+struct Asked {
+    clock: SimClock,
+    times: AtomicU64,
+}
+
+impl Clock for Asked {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.times.fetch_add(1, Ordering::SeqCst);
+        self.clock.monotonic()
+    }
+}
+
+/// Where the whole process stood still, its threads wake together, and the one that looks may be the first.
+#[test]
+fn a_pause_of_the_whole_process_proves_nothing_and_the_time_after_it_does() {
+    let clock = Arc::new(Asked { clock: SimClock::default(), times: AtomicU64::new(0) });
+    let Stuck { check, is_in, go } = Stuck::new();
+    let mut options = Options::default();
+    options.check_overdue_ms = 8;
+    let setup = Setup::new()
+        .platform(Platform { clock: clock.clone(), ..Platform::real() })
+        .options(options)
+        .check(check)
+        .alerts(|_| ());
+    let store = Store::in_memory(setup).expect("it opens");
+    // Let go of first, also where this fails.
+    let go = go;
+    let at = store.append(paid(1)).expect("it is taken").receipt.last;
+    is_in.recv().expect("the check has begun");
+    // Nobody else asks by now. Several looks, so that one at least began after the time before it.
+    let look = || {
+        let before = clock.times.load(Ordering::SeqCst);
+        while clock.times.load(Ordering::SeqCst) < before + 8 {
+            std::thread::yield_now();
+        }
+    };
+    look();
+    clock.clock.advance(Duration::from_secs(3600));
+    look();
+    assert_eq!(store.stats().position, at, "nothing is on record");
+    clock.clock.advance(Duration::from_secs(3600));
+    look();
+    assert_eq!(store.checks().of(FRESHNESS).expect("rows are read").len(), 1);
+    drop(go);
 }
 
 /// A disk that has no `checks.redb` for anybody, as long as a test says so.
@@ -266,31 +384,92 @@ fn a_store_that_takes_nothing_has_its_dead_checks_told_all_the_same() {
     assert_eq!(told.iter().filter(|alert| alert.check == FRESHNESS).count(), 1, "{told:?}");
 }
 
-/// However long a backfill takes, and whatever time passes in it: what moves is not dead.
+/// However long a backfill takes, and whatever time passes in it: what moves is not dead, and who is between those that are
+/// judged by turns waits.
 #[test]
 fn a_backfill_that_advances_is_not_overdue_and_neither_is_who_waits_for_it() {
-    let disk = SimDisk::new(1);
     let mut options = Options::default();
     (options.page_bytes, options.group_len_max) = (4096, 4);
-    let clock = SimClock::default();
-    let old = || Setup::new().options(options.clone()).check(once("old", "ana"));
-    let bench = Bench::open(disk, clock, false, old());
-    for order in 0..1500 {
+    let setup = |checks: &[&'static str]| {
+        let setup = Setup::new().options(options.clone());
+        checks.iter().fold(setup, |setup, id| setup.check(once(id, "ana")))
+    };
+    let bench = Bench::open(SimDisk::new(1), SimClock::default(), false, setup(&["old"]));
+    for order in 0..3000 {
         bench.store.append(paid(order)).expect("it is taken");
     }
-    assert!(bench.store.checks().wait_for(bench.store.stats().position, Duration::ZERO));
-    let Bench { disk, clock, store, .. } = bench;
-    store.close();
-    let bench = Bench::open(disk, clock, false, old().check(once("new", "ben")));
-    let last = bench.store.append(paid(5000)).expect("it is taken").receipt.last;
-    let mut steps = 0;
-    while bench.store.checks().stats().iter().any(|check| check.position < last) {
+    let last = bench.store.stats().position;
+    assert!(bench.store.checks().wait_for(last, Duration::ZERO));
+    let reopen = |bench: Bench, checks| {
+        let Bench { disk, clock, store, .. } = bench;
+        store.close();
+        Bench::open(disk, clock, false, setup(checks))
+    };
+    let at = |bench: &Bench, index: usize| bench.store.checks().stats()[index].position;
+    let bench = reopen(bench, &["old", "half"]);
+    while at(&bench, 1).get() < last.get() / 2 {
+        bench.store.step();
+    }
+    let bench = reopen(bench, &["old", "half", "new"]);
+    let half = at(&bench, 1);
+    assert!(half < last);
+    let mut waited = 0;
+    for order in 10_000.. {
+        if at(&bench, 2) >= last {
+            break;
+        }
+        bench.store.append(paid(order)).expect("it is taken");
         bench.clock.advance(LIMIT / 3);
         bench.store.step();
-        steps += 1;
+        waited += u64::from(at(&bench, 1) == half);
     }
-    assert!(steps > 20, "{steps}");
+    assert!(waited > 20, "{waited}");
     assert_eq!((bench.found(), bench.told().len()), (vec![], 0));
+}
+
+#[test]
+fn a_check_that_is_stuck_again_after_a_kill_is_neither_told_again_nor_healed_before_it_moves() {
+    let (disk, clock) =
+        (SimDisk::new(1), Arc::new(Asked { clock: SimClock::default(), times: AtomicU64::new(0) }));
+    let (told, alerts) = mpsc::channel::<Alert>();
+    let mut options = Options::default();
+    options.check_overdue_ms = 8;
+    let open = |check: Check| {
+        let told = told.clone();
+        let platform = Platform { disk: Arc::new(disk.clone()), clock: clock.clone(), ..Platform::real() };
+        let setup = Setup::new().platform(platform).options(options.clone()).check(check);
+        let setup = setup.alerts(move |alert| drop(told.send(alert.clone())));
+        Store::open_or_create("/store", setup).expect("it opens")
+    };
+    let Stuck { check, is_in, go: never } = Stuck::new();
+    let store = open(check);
+    let at = store.append(paid(1)).expect("it is taken").receipt.last;
+    is_in.recv().expect("the check has begun");
+    while alerts.try_recv().is_err() {
+        clock.clock.advance(Duration::from_millis(1));
+        std::thread::yield_now();
+    }
+    let mut alerted = store.subscribe::<Raw>(QueryItem::types(["tallystone.Alerted"]), at);
+    next(&mut alerted);
+    disk.kill();
+    // Its threads are those of a process that is gone.
+    std::mem::forget((store, alerted, never));
+
+    let Stuck { check, is_in, go } = Stuck::new();
+    let store = open(check);
+    let go = go;
+    is_in.recv().expect("the check has begun");
+    let position = store.stats().position;
+    let before = clock.times.load(Ordering::SeqCst);
+    while clock.times.load(Ordering::SeqCst) < before + 32 {
+        std::thread::yield_now();
+    }
+    let open = store.checks().open().expect("rows are read");
+    assert_eq!((open.len(), store.stats().position, alerts.try_recv().is_err()), (1, position, true));
+    let mut healed = store.subscribe::<Raw>(QueryItem::types(["tallystone.Healed"]), at);
+    drop(go);
+    next(&mut healed);
+    assert_eq!(store.checks().open().expect("rows are read"), []);
 }
 
 #[test]
