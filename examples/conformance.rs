@@ -311,13 +311,14 @@ fn append_log(store: &Store, arguments: &Arguments, shape: &Shape) -> Result<()>
     let there = logged(store)?;
     eprintln!("{there} events are there");
     let mut batch = Batch { store, events: Vec::new() };
+    let said_every = (shape.events / 20).clamp(1, 100_000);
     for (number, read) in (1..).zip(lines(&arguments.log)?) {
         let (line, millis) = read?;
         if number > there {
             batch.push(line.event(millis))?;
-        }
-        if number % 100_000 == 0 {
-            eprintln!("{number} of {} events", shape.events);
+            if number % said_every == 0 {
+                eprintln!("imported {number} of {} events", shape.events);
+            }
         }
     }
     if arguments.closed {
@@ -370,12 +371,21 @@ fn settle(store: &Store, checks: &[Check], shape: &Shape) -> Result<()> {
     for check in checks {
         store.checks().complete(check.id(), instant(shape.horizon_ms))?;
     }
-    while !store.checks().wait_for(store.stats().position, Duration::from_secs(5)) {
+    // A short log is over soon, and a long one is reported on now and then.
+    let mut patience = Duration::from_millis(1);
+    while !store.checks().wait_for(store.stats().position, patience) {
         let stats = store.checks().stats();
         if let Some(trouble) = stats.iter().find_map(|check| check.trouble.as_ref()) {
             return Err(trouble.to_string().into());
         }
-        eprintln!("{} events to judge", stats.iter().map(|check| check.lag_len).max().unwrap_or(0));
+        let to_judge = stats.iter().map(|check| check.lag_len).max().unwrap_or(0);
+        let to_record: u64 = stats.iter().map(|check| check.unrecorded).sum();
+        for (what, count) in [("to judge: events", to_judge), ("to record: findings", to_record)] {
+            if count > 0 {
+                eprintln!("{what} {count}");
+            }
+        }
+        patience = (2 * patience).min(Duration::from_secs(5));
     }
     Ok(())
 }
