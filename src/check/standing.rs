@@ -62,6 +62,7 @@ impl About {
     ///     }
     /// }
     ///
+    /// # fn main() -> Result<(), Error> {
     /// let still_billed = About {
     ///     id: "cancelled-still-billed",
     ///     severity: Severity::Page,
@@ -71,7 +72,6 @@ impl About {
     /// }
     /// .standing::<(Active, Bills)>(|_product, (active, bill)| active == Some(&false) && bill.is_some())
     /// .for_longer_than(Duration::from_secs(15 * 60));
-    /// # fn main() -> Result<(), Error> {
     /// let store = Store::in_memory(Setup::new().inline::<Active>().inline::<Bills>().check(still_billed))?;
     /// store.append(Append::event(Product::Cancelled { product: 1 }))?;
     /// # Ok(())
