@@ -6,12 +6,11 @@ use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::zone::Zone;
-use super::{Check, Clocked, Described, Escalations, Fault, Severity, time_of};
+use super::{Check, Clocked, Described, Fault, Severity, time_of};
 use crate::error::DecodeError;
 use crate::event::Family;
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, OnceLock};
 
 /// A check of amounts as a file says it. See [`About::equals`](super::About::equals) and [`About::balances`](super::About::balances).
 ///
@@ -182,29 +181,16 @@ impl TryFrom<SumsRule> for Check {
             rule.key,
             rule.time
         );
-        let check = Self {
-            about: Described {
-                id: rule.id.clone().into(),
-                severity: rule.severity,
-                owner: rule.owner.clone().into(),
-                means: rule.means.clone().into(),
-                remedy: rule.remedy.clone().into(),
-            },
-            version: 1,
-            rule: Rule { word, window: within.map(Window::within), n: 0, sums: Sums { tolerance, carried } },
-            clocked,
-            guard: false,
-            escalations: Escalations::default(),
-            fix: None,
-            wrong: None,
-            lens: Arc::new(Summed { rule, families, bucket }),
-            shape,
-            definition: OnceLock::new(),
+        let about = Described {
+            id: rule.id.clone().into(),
+            severity: rule.severity,
+            owner: rule.owner.clone().into(),
+            means: rule.means.clone().into(),
+            remedy: rule.remedy.clone().into(),
         };
-        match check.faults().into_iter().next() {
-            Some(fault) => Err(fault),
-            None => Ok(check),
-        }
+        let judged =
+            Rule { word, window: within.map(Window::within), n: 0, sums: Sums { tolerance, carried } };
+        Self::new(about, judged, clocked, Summed { rule, families, bucket }, shape).without_faults()
     }
 }
 

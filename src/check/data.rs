@@ -22,7 +22,6 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 
 /// A check as a file says it. See the [module](crate::check) for its words.
 ///
@@ -366,23 +365,8 @@ impl TryFrom<Definition> for Check {
         let escalations = definition.escalations().map_err(|why| at("escalate", why))?;
         let lens = Fielded { definition, word, families };
         let rule = Rule { word, window, n, sums: Sums::default() };
-        let check = Self {
-            about: described,
-            version: 1,
-            rule,
-            clocked,
-            lens: Arc::new(lens),
-            guard,
-            escalations,
-            fix: None,
-            shape,
-            wrong: None,
-            definition: OnceLock::new(),
-        };
-        match check.faults().into_iter().next() {
-            Some(fault) => Err(fault),
-            None => Ok(check),
-        }
+        let check = Self::new(described, rule, clocked, lens, shape);
+        Self { guard, escalations, ..check }.without_faults()
     }
 }
 

@@ -241,6 +241,31 @@ impl std::fmt::Debug for Check {
 }
 
 impl Check {
+    /// Of a declaration. It does not refuse, escalate or mend anything until it is told to.
+    fn new(about: Described, rule: Rule, clocked: Clocked, lens: impl Lens + 'static, shape: String) -> Self {
+        Self {
+            about,
+            version: 1,
+            rule,
+            clocked,
+            lens: Arc::new(lens),
+            guard: false,
+            escalations: Escalations::default(),
+            fix: None,
+            shape,
+            wrong: None,
+            definition: OnceLock::new(),
+        }
+    }
+
+    /// Itself, unless something is wrong with it: then the first fault.
+    fn without_faults(self) -> Result<Self, Fault> {
+        match self.faults().into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(self),
+        }
+    }
+
     /// Raise it with the code of its closures: what it found before was found by another check.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
@@ -642,8 +667,7 @@ impl<E: EventSet> From<Sequence<E>> for Check {
     fn from(sequence: Sequence<E>) -> Self {
         let Sequence { about, rule, clocked, guard, mut shape, wrong, escalations, lens } = sequence;
         shape.extend(rule.window.map(Window::rules));
-        let (lens, fix, definition) = (Arc::new(lens), None, OnceLock::new());
-        Self { about, version: 1, rule, clocked, lens, guard, escalations, fix, shape, wrong, definition }
+        Self { guard, escalations, wrong, ..Self::new(about, rule, clocked, lens, shape) }
     }
 }
 

@@ -4,8 +4,8 @@ use super::data::{Plain, parse_time};
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Rowed, value_text};
-use super::word::{Rule, Sums, Window, Word};
-use super::{Check, Clocked, Described, Escalations, Fault, Severity};
+use super::word::Rule;
+use super::{Check, Clocked, Described, Fault, Severity};
 use crate::error::DecodeError;
 use crate::event::Family;
 use crate::projection::Registered;
@@ -118,34 +118,15 @@ impl TryFrom<RowsRule> for Check {
             }
         }
         let shape = format!("rows {:?}", rule.wrong);
-        let check = Self {
-            about: Described {
-                id: rule.id.into(),
-                severity: rule.severity,
-                owner: rule.owner.into(),
-                means: rule.means.into(),
-                remedy: rule.remedy.into(),
-            },
-            version: 1,
-            rule: Rule {
-                word: Word::Standing,
-                window: Some(Window::within(window)),
-                n: 0,
-                sums: Sums::default(),
-            },
-            clocked: Clocked::Recorded,
-            guard: false,
-            escalations: Escalations::default(),
-            fix: None,
-            wrong: None,
-            lens: Arc::new(Named { names, wrong: rule.wrong, found: OnceLock::new() }),
-            shape,
-            definition: OnceLock::new(),
+        let about = Described {
+            id: rule.id.into(),
+            severity: rule.severity,
+            owner: rule.owner.into(),
+            means: rule.means.into(),
+            remedy: rule.remedy.into(),
         };
-        match check.faults().into_iter().next() {
-            Some(fault) => Err(fault),
-            None => Ok(check),
-        }
+        let lens = Named { names, wrong: rule.wrong, found: OnceLock::new() };
+        Self::new(about, Rule::standing(window), Clocked::Recorded, lens, shape).without_faults()
     }
 }
 

@@ -7,8 +7,8 @@
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Rowed, rowed};
-use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
-use super::{About, Check, Clocked, Described, Escalations, Fault, micros, time_of};
+use super::word::{Amount, Roles, Rule, Seen, Time};
+use super::{About, Check, Clocked, Described, Fault, micros, time_of};
 use crate::codec;
 use crate::error::{DecodeError, LayoutError};
 use crate::event::{Event, Family};
@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::marker::PhantomData;
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A source of rows outside the store: a file, a table, a service. It is called on a thread of its own.
@@ -532,19 +532,8 @@ impl Compared {
         let Self { about, evidence } = self;
         let sides = [(evidence.ours.name, evidence.ours.id), ("outside", evidence.shape)];
         let shape = sides.map(|(name, id)| format!("{name} {id:?};")).concat();
-        Check {
-            about,
-            version: 1,
-            rule: standing(window),
-            clocked: Clocked::Pulled,
-            guard: false,
-            escalations: Escalations::default(),
-            fix: None,
-            wrong: None,
-            lens: Arc::new(Beside(Arc::new(evidence))),
-            shape,
-            definition: OnceLock::new(),
-        }
+        let lens = Beside(Arc::new(evidence));
+        Check::new(about, Rule::standing(micros(window)), Clocked::Pulled, lens, shape)
     }
 }
 
@@ -565,26 +554,10 @@ impl Check {
             .into(),
         };
         let fresh_for = micros(evidence.fresh_for());
-        Some(Check {
-            about,
-            version: 1,
-            rule: standing(evidence.fresh_for()),
-            clocked: Clocked::Recorded,
-            guard: false,
-            escalations: Escalations::default(),
-            fix: None,
-            wrong: None,
-            lens: Arc::new(Freshness { source: id.to_string(), fresh_for }),
-            shape: String::new(),
-            definition: OnceLock::new(),
-        })
+        let rule = Rule::standing(micros(evidence.fresh_for()));
+        let lens = Freshness { source: id.to_string(), fresh_for };
+        Some(Check::new(about, rule, Clocked::Recorded, lens, String::new()))
     }
-}
-
-/// What must not stand for longer than this.
-fn standing(window: Duration) -> Rule {
-    let window = Some(Window::within(micros(window)));
-    Rule { word: Word::Standing, window, n: 0, sums: Sums::default() }
 }
 
 /// What the check is called that evidence is not old.

@@ -3,11 +3,11 @@
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Join, Rowed, rowed};
-use super::word::{Rule, Sums, Window, Word};
-use super::{About, Check, Clocked, Escalations, micros};
+use super::word::Rule;
+use super::{About, Check, Clocked, micros};
 use crate::error::DecodeError;
 use crate::event::Family;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 impl About {
@@ -101,24 +101,10 @@ impl Standing {
 
 /// A check over rows. `more` is what else its definition rests on.
 pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: &str) -> Check {
-    let window = Some(Window::within(micros(window)));
-    let rule = Rule { word: Word::Standing, window, n: 0, sums: Sums::default() };
     // Names, versions and layouts of the tables are in their ids.
     let tables = rowed.projections().into_iter().map(|table| format!("{} {:?};", table.name, table.id));
     let shape = tables.chain([more.to_owned()]).collect();
-    Check {
-        about: about.into(),
-        version: 1,
-        rule,
-        clocked: Clocked::Recorded,
-        guard: false,
-        wrong: None,
-        lens: Arc::new(OverRows(rowed)),
-        escalations: Escalations::default(),
-        fix: None,
-        shape,
-        definition: OnceLock::new(),
-    }
+    Check::new(about.into(), Rule::standing(micros(window)), Clocked::Recorded, OverRows(rowed), shape)
 }
 
 /// A lens of a check over rows: it sees nothing in an event by itself.

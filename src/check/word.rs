@@ -222,6 +222,14 @@ pub(crate) struct Rule {
     pub sums: Sums,
 }
 
+impl Rule {
+    /// What must not stand for longer than this.
+    pub fn standing(longest: Time) -> Self {
+        let window = Some(Window::within(longest));
+        Self { word: Word::Standing, window, n: 0, sums: Sums::default() }
+    }
+}
+
 /// How what is said is compared with what was added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Sums {
