@@ -9,7 +9,7 @@ use std::time::Duration;
 use tallystone::check::{About, Check, Severity};
 use tallystone::disk::{Clock, Platform};
 use tallystone::prelude::*;
-use tallystone::testing::SimClock;
+use tallystone::testing::{Op, SimClock, SimDisk, SimEntropy};
 use tallystone::{Options, Timestamp};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -241,4 +241,26 @@ fn what_checks_kept_of_a_newer_log_is_not_read_beside_an_older_one() {
     let found = store.checks().all().expect("rows are read");
     assert_eq!(found.iter().map(|found| found.activation.get()).collect::<Vec<_>>(), [1, 2]);
     store.close();
+}
+
+/// How many syncs the checks need when the store is closed, beside what it needs without any.
+#[test]
+fn what_is_saved_of_all_checks_is_one_transaction() {
+    let syncs = |ids: &[&'static str]| {
+        let (disk, clock) = (SimDisk::new(1), SimClock::default());
+        let (seam, entropy) = (Arc::new(disk.clone()), Arc::new(SimEntropy::new(1)));
+        let platform = Platform { disk: seam, clock: Arc::new(clock), entropy };
+        let setup = Setup::new().events::<Order>().platform(platform).lockstep();
+        let check = |id: &&'static str| about(id).response(placed, shipped).within(DAY);
+        let store = Store::open_or_create("/store", ids.iter().map(check).fold(setup, Setup::check));
+        let store = store.expect("it opens");
+        append(&store, Order::Placed { order: 1 });
+        steps(&store, 3);
+        let before = disk.stats().call(Op::Sync);
+        store.close();
+        disk.stats().call(Op::Sync) - before
+    };
+    let (none, one) = (syncs(&[]), syncs(&["one"]));
+    assert!(one > none, "it is saved");
+    assert_eq!(syncs(&["one", "two", "three", "four"]), one);
 }

@@ -172,19 +172,17 @@ impl CheckFile {
         Ok(Some((header, book)))
     }
 
-    /// Makes all of it durable at once. `head` is the latest that any check has reached.
-    pub fn save(&mut self, saving: Saving, head: &Head, checks: &[Check]) -> Result<(), StorageError> {
+    /// Makes all of it durable at once: checks that stood together come back together.
+    pub fn save(&mut self, saving: Saving, checks: &[Check]) -> Result<(), StorageError> {
         // An empty log has nothing to name.
-        if head.commit.0 == 0 {
-            return Ok(());
-        }
+        let Some(head) = saving.latest.filter(|head| head.commit.0 > 0) else { return Ok(()) };
         let rows = saving.rows.into_iter().collect();
         let drained = Drained { rows, postings: Vec::new(), keys: Vec::new(), layouts: Vec::new() };
         let stored: Vec<_> = checks.iter().map(stored).collect();
         // Who was further may be gone: a check that was removed, or is judged anew.
         let before = self.tables.meta().head();
-        let head = if before.commit > head.commit { &before } else { head };
-        self.tables.flush(drained, head, 0, &stored)?;
+        let head = if before.commit > head.commit { before } else { head };
+        self.tables.flush(drained, &head, 0, &stored)?;
         self.base = Arc::new(self.tables.base()?);
         Ok(())
     }
@@ -252,14 +250,19 @@ impl Cold for ColdKeys<'_> {
     }
 }
 
-/// What a save changes, in order.
+/// What a save changes, of all checks, in order.
+#[derive(Default)]
 pub(super) struct Saving {
     rows: BTreeMap<RowKey, RowVersion>,
+    /// The latest head that any of them has reached.
+    latest: Option<Head>,
 }
 
 impl Saving {
-    pub fn new(check: &Check, book: &mut Book, mirror: &mut Mirror, header: &Header, keep: bool) -> Self {
-        let (id, mut rows) = (id_of(check), BTreeMap::new());
+    /// Takes over what the file lacks of a check. Without `keep` the file alone has its keys and rows afterwards.
+    pub fn add(&mut self, check: &Check, book: &mut Book, mirror: &mut Mirror, header: &Header, keep: bool) {
+        let (id, rows) = (id_of(check), &mut self.rows);
+        self.latest = self.latest.into_iter().chain([header.head()]).max_by_key(|head| head.commit);
         mirror.save(keep, |saved| match saved {
             SavedRow::Row(key, version) => {
                 rows.insert(row_key(id, b'r', key).into(), version.clone());
@@ -284,7 +287,6 @@ impl Saving {
                 put(row_key(id, b'd', &rest), is_due.then_some(&[]));
             }
         });
-        Self { rows }
     }
 }
 

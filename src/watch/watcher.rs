@@ -42,6 +42,7 @@ use crate::sync::{Mutex, RwLock, deadline};
 use crate::view::Reader;
 use crate::writer::Door;
 use escalate::Ages;
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::RangeBounds;
@@ -345,7 +346,7 @@ impl Watcher {
 
     pub fn finish(mut self) {
         if self.trouble.is_none()
-            && let Err(error) = self.save()
+            && let Err(error) = self.save(usize::MAX)
         {
             self.failed(error);
             self.publish();
@@ -612,50 +613,42 @@ impl Watcher {
 
     // ---- files ----
 
-    /// Saves those that weigh most, if there is too much in memory. Checks do not depend on one another: each is saved by itself.
+    /// Saves, if there is too much in memory.
     fn save_full(&mut self) -> Result<(), StorageError> {
         let keys_max = self.ground.options.check_keys_max;
-        while self.file.is_some() && self.sum(Watched::unsaved_len) > UNSAVED_MAX {
-            self.save_most(Watched::unsaved_len, true)?;
-        }
-        while self.file.is_some() && self.sum(Watched::keys_len) > keys_max {
-            self.save_most(Watched::keys_len, false)?;
-        }
-        Ok(())
+        let is_full = self.sum(Watched::unsaved_len) > UNSAVED_MAX || self.sum(Watched::keys_len) > keys_max;
+        if is_full { self.save(keys_max) } else { Ok(()) }
     }
 
     fn sum(&self, of: impl Fn(&Watched) -> usize) -> usize {
         self.all.iter().map(of).sum()
     }
 
-    fn save_most(&mut self, of: impl Fn(&Watched) -> usize, keep: bool) -> Result<(), StorageError> {
-        let most = (0..self.all.len()).max_by_key(|index| of(&self.all[*index]));
-        most.map_or(Ok(()), |index| self.save_one(index, keep))
-    }
-
     fn save_quiet(&mut self) {
         if self.trouble.is_none()
             && self.sum(Watched::unsaved_len) > 0
-            && let Err(error) = self.save()
+            && let Err(error) = self.save(usize::MAX)
         {
             self.failed(error);
             self.publish();
         }
     }
 
-    fn save(&mut self) -> Result<(), StorageError> {
-        (0..self.all.len()).try_for_each(|index| self.save_one(index, true))
-    }
-
-    fn save_one(&mut self, index: usize, keep: bool) -> Result<(), StorageError> {
+    /// Saves all of them at once. Those that weigh most are in the file alone then, until memory holds no more keys than this.
+    fn save(&mut self, keys_max: usize) -> Result<(), StorageError> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        let latest = self.all.iter().map(|watched| watched.head).max_by_key(|head| head.commit);
-        let latest = latest.expect("there is the one that is saved");
-        let watched = &mut self.all[index];
-        let untold = watched.untold.iter().cloned().collect();
-        let header = Header::new(&watched.check, &watched.book, &watched.head, watched.found, untold);
-        let saving = Saving::new(&watched.check, &mut watched.book, &mut watched.mirror, &header, keep);
-        file.save(saving, &latest, &self.ground.checks)
+        let mut keys_len: usize = self.all.iter().map(Watched::keys_len).sum();
+        let mut by_weight: Vec<_> = self.all.iter_mut().collect();
+        by_weight.sort_by_key(|watched| Reverse(watched.keys_len()));
+        let mut saving = Saving::default();
+        for watched in by_weight {
+            let keep = keys_len <= keys_max;
+            keys_len -= if keep { 0 } else { watched.keys_len() };
+            let untold = watched.untold.iter().cloned().collect();
+            let header = Header::new(&watched.check, &watched.book, &watched.head, watched.found, untold);
+            saving.add(&watched.check, &mut watched.book, &mut watched.mirror, &header, keep);
+        }
+        file.save(saving, &self.ground.checks)
     }
 
     // ---- waiting and showing ----
