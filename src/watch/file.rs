@@ -7,13 +7,15 @@
 //! id 4 · 'd' · time i64 ordered · key hash 16  ->  nothing: that key is to be looked at then
 //! id 4 · 'r' · table 4 · key      ->  row of a table that it joins; commit and position are the row's
 //! id 4 · 'n' · key hash 16        ->  key of rows that are wrong
+//! id 4 · 'u' · number u64 BE      ->  finding that is not on record
 //! ```
 
 use super::mirror::{Mirror, SavedRow};
+use super::untold::{Backlog, Untold};
 use crate::check::Check;
 use crate::check::book::{Book, Cold, KeyHash, Saved};
 use crate::check::state::State;
-use crate::check::word::{Counts, Finding, Time};
+use crate::check::word::{Counts, Time};
 use crate::codec;
 use crate::disk::{Access, Disk};
 use crate::error::{StorageError, TroubleKind};
@@ -23,7 +25,7 @@ use crate::state::layer::{Direction, KeyRange, Layer, RowEntry, RowKey, RowVersi
 use crate::state::overlay::Drained;
 use crate::state::tables::{Base, StoredProjection, Tables};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -52,24 +54,10 @@ pub(super) struct Header {
     hash: [u8; 32],
     /// Findings so far.
     pub found: u64,
-    /// Those of them that were not on record.
-    pub untold: Vec<Untold>,
-}
-
-/// A finding that is not on record yet.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Untold {
-    /// Which of the definition's findings it is.
-    pub number: u64,
-    pub finding: Finding,
-    /// What it is about, where its events do not say so.
-    pub subject: String,
-    /// What does not agree with the events.
-    pub disagrees: String,
 }
 
 impl Header {
-    pub fn new(check: &Check, book: &Book, head: &Head, found: u64, untold: Vec<Untold>) -> Self {
+    pub fn new(check: &Check, book: &Book, head: &Head, found: u64) -> Self {
         Self {
             definition: check.definition(),
             counts: *book.counts(),
@@ -79,7 +67,6 @@ impl Header {
             time: head.time.0,
             hash: head.hash.0,
             found,
-            untold,
         }
     }
 
@@ -148,7 +135,7 @@ impl CheckFile {
     }
 
     /// What was saved of a check.
-    pub fn load(&self, check: &Check) -> Result<Option<(Header, Book)>, StorageError> {
+    pub fn load(&self, check: &Check) -> Result<Option<(Header, Book, Backlog)>, StorageError> {
         let id = id_of(check);
         let Some(header) = self.get(&row_key(id, b'h', &[]))? else { return Ok(None) };
         let header: Header = codec::decode(&header).map_err(|error| damaged(&error.to_string()))?;
@@ -156,27 +143,46 @@ impl CheckFile {
             return Ok(None);
         }
         let mut due = BTreeSet::new();
+        self.each(id, b'd', |key, _| {
+            due.insert(due_of(key).ok_or_else(|| damaged("a time that is due"))?);
+            Ok(())
+        })?;
+        let mut untold: Vec<Untold> = Vec::new();
+        self.each(id, b'u', |_, value| {
+            untold.push(codec::decode(value).map_err(|error| damaged(&error.to_string()))?);
+            Ok(())
+        })?;
+        let book = Book::saved(check.rule, header.counts, header.watermark, due);
+        Ok(Some((header, book, Backlog::saved(untold))))
+    }
+
+    /// Every row of a kind.
+    fn each(
+        &self,
+        id: [u8; 4],
+        kind: u8,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
         let mut range = KeyRange {
-            lower: Bound::Included(row_key(id, b'd', &[])),
-            upper: Bound::Excluded(row_key(id, b'e', &[])),
+            lower: Bound::Included(row_key(id, kind, &[])),
+            upper: Bound::Excluded(row_key(id, kind + 1, &[])),
         };
         loop {
             let rows = self.base.rows(&range, Direction::Forward, CommitNo(u64::MAX), 10_000)?;
-            let Some((last, _)) = rows.last() else { break };
+            let Some((last, _)) = rows.last() else { return Ok(()) };
             range.continue_past(last, Direction::Forward);
-            for (key, _) in &rows {
-                due.insert(due_of(key).ok_or_else(|| damaged("a time that is due"))?);
+            for (key, version) in &rows {
+                each(key, version.value.as_deref().unwrap_or_default())?;
             }
         }
-        let book = Book::saved(check.rule, header.counts, header.watermark, due);
-        Ok(Some((header, book)))
     }
 
     /// Makes all of it durable at once: checks that stood together come back together.
     pub fn save(&mut self, saving: Saving, checks: &[Check]) -> Result<(), StorageError> {
         // An empty log has nothing to name.
         let Some(head) = saving.latest.filter(|head| head.commit.0 > 0) else { return Ok(()) };
-        let rows = saving.rows.into_iter().collect();
+        let mut rows = saving.rows;
+        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
         let drained = Drained { rows, postings: Vec::new(), keys: Vec::new(), layouts: Vec::new() };
         let stored: Vec<_> = checks.iter().map(stored).collect();
         // Who was further may be gone: a check that was removed, or is judged anew.
@@ -253,32 +259,42 @@ impl Cold for ColdKeys<'_> {
 /// What a save changes, of all checks, in order.
 #[derive(Default)]
 pub(super) struct Saving {
-    rows: BTreeMap<RowKey, RowVersion>,
+    rows: Vec<RowEntry>,
     /// The latest head that any of them has reached.
     latest: Option<Head>,
 }
 
 impl Saving {
     /// Takes over what the file lacks of a check. Without `keep` the file alone has its keys and rows afterwards.
-    pub fn add(&mut self, check: &Check, book: &mut Book, mirror: &mut Mirror, header: &Header, keep: bool) {
+    pub fn add(
+        &mut self,
+        check: &Check,
+        header: &Header,
+        (book, mirror, untold): (&mut Book, &mut Mirror, &mut Backlog),
+        keep: bool,
+    ) {
         let (id, rows) = (id_of(check), &mut self.rows);
         self.latest = self.latest.into_iter().chain([header.head()]).max_by_key(|head| head.commit);
         mirror.save(keep, |saved| match saved {
             SavedRow::Row(key, version) => {
-                rows.insert(row_key(id, b'r', key).into(), version.clone());
+                rows.push((row_key(id, b'r', key).into(), version.clone()));
             }
             SavedRow::Name(hash, key) => {
                 let (commit, position) = (CommitNo(header.commit), Position(header.position));
                 let version = RowVersion { commit, position, value: key.map(Arc::from) };
-                rows.insert(row_key(id, b'n', &key_bytes(hash)).into(), version);
+                rows.push((row_key(id, b'n', &key_bytes(hash)).into(), version));
             }
         });
         let (commit, position) = (CommitNo(header.commit), Position(header.position));
         let mut put = |key: Vec<u8>, value: Option<&[u8]>| {
-            rows.insert(key.into(), RowVersion { commit, position, value: value.map(Arc::from) });
+            rows.push((key.into(), RowVersion { commit, position, value: value.map(Arc::from) }));
         };
         let bytes = codec::encode(header).expect("a header is plain");
         put(row_key(id, b'h', &[]), Some(&bytes));
+        untold.save(|number, untold| {
+            let bytes = untold.map(|untold| codec::encode(untold).expect("a finding is plain"));
+            put(row_key(id, b'u', &number.to_be_bytes()), bytes.as_deref());
+        });
         book.save(keep, |saved| match saved {
             Saved::State(key, state) => put(row_key(id, b'k', &key_bytes(key)), state),
             Saved::Due(time, key, is_due) => {

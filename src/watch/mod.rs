@@ -15,6 +15,7 @@ mod ranges;
 mod remedy;
 mod source;
 mod sources;
+mod untold;
 mod watcher;
 
 pub(crate) use dog::Dog;

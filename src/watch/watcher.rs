@@ -10,9 +10,10 @@
 mod escalate;
 
 use super::dog::Leash;
-use super::file::{CheckFile, ColdKeys, Files, Header, Saving, Untold};
+use super::file::{CheckFile, ColdKeys, Files, Header, Saving};
 use super::mirror::Mirror;
 use super::source::{Known, Origin};
+use super::untold::{Backlog, Untold};
 use super::{CheckStats, Trouble};
 use crate::alert::{Alert, Sink};
 use crate::check::book::{Book, KeyHash};
@@ -43,7 +44,6 @@ use crate::view::Reader;
 use crate::writer::Door;
 use escalate::Ages;
 use std::cmp::Reverse;
-use std::collections::VecDeque;
 use std::mem;
 use std::ops::RangeBounds;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -120,7 +120,7 @@ struct Watched {
     head: Head,
     /// Findings so far, and those of them that are not on record as far as this process knows.
     found: u64,
-    untold: VecDeque<Untold>,
+    untold: Backlog,
     /// Findings that are on record.
     told: u64,
     /// Those of them that somebody was alerted of.
@@ -256,9 +256,13 @@ impl Watcher {
             return Turn::Idle;
         }
         let worked = self.renew().and_then(|renewed| {
-            let moved = self.judge()? || renewed;
+            let mut moved = self.judge()? || renewed;
+            // Who judges does not run ahead of what is on record.
+            while self.tell()? {
+                moved = true;
+            }
             self.save_full()?;
-            Ok(self.tell()? || moved || self.alert()? || self.escalate()? || self.tick()?)
+            Ok(moved || self.alert()? || self.escalate()? || self.tick()?)
         });
         match worked {
             Ok(true) => Turn::Moved,
@@ -300,7 +304,7 @@ impl Watcher {
             file.forget_others(&self.ground.checks)?;
             let checks = &self.ground.checks;
             let mut saved = checks.iter().map(|check| file.load(check)).collect::<Result<Vec<_>, _>>()?;
-            for (header, _) in saved.iter().flatten() {
+            for (header, ..) in saved.iter().flatten() {
                 if !self.is_of_this_log(&header.head())? {
                     // Of another history, and what it says of keys is too: none of it may be read again.
                     file = CheckFile::create(files, self.ground.reader.log.store())?;
@@ -310,10 +314,10 @@ impl Watcher {
             }
             for (check, saved) in checks.iter().zip(saved) {
                 all.push(match saved {
-                    Some((header, book)) => Watched {
+                    Some((header, book, untold)) => Watched {
                         head: header.head(),
                         found: header.found,
-                        untold: header.untold.into(),
+                        untold,
                         ..Watched::new(check, book)
                     },
                     None => self.anew(check),
@@ -525,7 +529,7 @@ impl Watcher {
         let now = self.ground.clock.now();
         let Some(mut at) = self.append("check", events)? else { return Ok(false) };
         for (watched, taken) in self.all.iter_mut().zip(taken) {
-            for untold in watched.untold.drain(..taken).collect::<Vec<_>>() {
+            for untold in watched.untold.take(taken) {
                 watched.told = untold.number + 1;
                 watched.note(untold, at);
                 watched.note_age(now);
@@ -644,9 +648,9 @@ impl Watcher {
         for watched in by_weight {
             let keep = keys_len <= keys_max;
             keys_len -= if keep { 0 } else { watched.keys_len() };
-            let untold = watched.untold.iter().cloned().collect();
-            let header = Header::new(&watched.check, &watched.book, &watched.head, watched.found, untold);
-            saving.add(&watched.check, &mut watched.book, &mut watched.mirror, &header, keep);
+            let Watched { check, book, mirror, untold, .. } = watched;
+            let header = Header::new(check, book, &watched.head, watched.found);
+            saving.add(check, &header, (book, mirror, untold), keep);
         }
         file.save(saving, &self.ground.checks)
     }
@@ -782,7 +786,7 @@ impl Watched {
                 hash: Hash([0; 32]),
             },
             found: 0,
-            untold: VecDeque::new(),
+            untold: Backlog::default(),
             told: 0,
             alerted: 0,
             news: News::default(),
@@ -810,7 +814,7 @@ impl Watched {
         let (id, definition) = (self.check.id().to_owned(), self.check.definition());
         let on_record = row::<Told>(reader, &(id.clone(), definition))?.unwrap_or_default();
         OnRecord { told: self.told, alerted: self.alerted, unread: self.news.unread } = on_record;
-        self.untold.retain(|untold| untold.number >= on_record.told);
+        self.untold.skip_to(on_record.told);
         if self.alerted < self.told {
             for (key, episode) in episodes(reader, &id)? {
                 if episode.definition == definition && episode.number >= self.alerted {
@@ -1045,7 +1049,7 @@ impl Watched {
                     Some((said, sum)) => format!("says {said}, the events add up to {sum}"),
                     None => rows,
                 };
-                self.untold.push_back(Untold { number: self.found, finding, subject, disagrees });
+                self.untold.push(Untold { number: self.found, finding, subject, disagrees });
             }
             self.found += 1;
         }
