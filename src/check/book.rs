@@ -3,39 +3,12 @@
 //! - A function of the events it was shown and the watermarks it was told, in their order; so a log gives one book.
 //! - Keys of which nothing is to be remembered take no room. Of the others, those not touched lately may live in a file only.
 
-use super::state::{Packed, State};
+use super::due::Due;
+pub(crate) use super::keys::KeyHash;
+use super::keys::Keys;
+use super::state::{Filed, Packed, State};
 use super::word::{Counts, Finding, Outcome, Rule, Seen, Time, Verdict};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
-
-/// A key of events, hashed with a key of the store's own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct KeyHash(pub u64, pub u64);
-
-impl From<u128> for KeyHash {
-    fn from(hash: u128) -> Self {
-        Self((hash >> 64) as u64, hash as u64)
-    }
-}
-
-/// Hashes are uniform already.
-#[derive(Debug, Default)]
-pub(crate) struct Uniform(u64);
-
-impl Hasher for Uniform {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("a key is two u64");
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = word;
-    }
-}
 
 /// Where the states are that memory does not hold.
 pub(crate) trait Cold {
@@ -58,10 +31,12 @@ pub(crate) enum Saved<'a> {
 pub(crate) struct Book {
     rule: Rule,
     /// A state without bytes says that nothing is kept, whatever the file says.
-    keys: HashMap<KeyHash, Packed, BuildHasherDefault<Uniform>>,
-    due: BTreeSet<(Time, KeyHash)>,
-    /// What of `due` changed since it was saved: whether it is in there now.
-    due_unsaved: BTreeMap<(Time, KeyHash), bool>,
+    keys: Keys,
+    /// The file may have keys that these are without.
+    has_cold: bool,
+    due: Due,
+    /// What of `due` is otherwise in the file: in there but not here, or here but not in there.
+    due_unsaved: Due,
     /// States that the file lacks.
     unsaved: usize,
     /// It is saved now and then; else nothing is unsaved.
@@ -78,9 +53,10 @@ impl Book {
     pub fn new(rule: Rule, filed: bool) -> Self {
         Self {
             rule,
-            keys: HashMap::default(),
-            due: BTreeSet::new(),
-            due_unsaved: BTreeMap::new(),
+            keys: Keys::default(),
+            has_cold: false,
+            due: Due::default(),
+            due_unsaved: Due::default(),
             unsaved: 0,
             filed,
             watermark: Time::MIN,
@@ -112,7 +88,7 @@ impl Book {
 
     /// When time alone decides next.
     pub fn next_due(&self) -> Option<Time> {
-        self.due.first().map(|(time, _)| *time)
+        self.due.first().map(|(time, _)| time)
     }
 
     /// What was found since the last call.
@@ -134,20 +110,20 @@ impl Book {
             return Ok(());
         }
         self.watermark = watermark;
-        while let Some((time, key)) = self.due.first().copied().filter(|(time, _)| *time < watermark) {
-            self.load(key, cold)?;
+        while let Some((time, key)) = self.due.first().filter(|(time, _)| *time < watermark) {
+            let filed = self.load(key, cold)?;
             self.due.remove(&(time, key));
-            self.note_due((time, key), false);
+            self.note_due((time, key));
             // What is due earlier, of whatever key, is judged earlier: by the time at which it became certain.
             self.rule.expire(&mut self.state, time.saturating_add(1), &mut self.out);
-            self.keep(key);
+            self.keep(key, filed);
         }
         Ok(())
     }
 
     /// Judges an event of a key.
     pub fn observe<C: Cold>(&mut self, key: KeyHash, seen: &Seen, cold: &C) -> Result<(), C::Error> {
-        self.load(key, cold)?;
+        let filed = self.load(key, cold)?;
         let waited = match &self.state.open[..] {
             [alone] => self.rule.deadline(alone.time),
             _ => None,
@@ -159,7 +135,7 @@ impl Book {
                 // Told too late to wait for anything.
                 self.rule.expire(&mut self.state, self.watermark, &mut self.out);
             } else if self.due.insert((time, key)) {
-                self.note_due((time, key), true);
+                self.note_due((time, key));
             }
         }
         self.out.deadlines.clear();
@@ -168,9 +144,9 @@ impl Book {
             && self.state.past.is_empty()
             && self.due.remove(&(time, key))
         {
-            self.note_due((time, key), false);
+            self.note_due((time, key));
         }
-        self.keep(key);
+        self.keep(key, filed);
         Ok(())
     }
 
@@ -180,63 +156,70 @@ impl Book {
         Ok(!self.state.broken.is_empty())
     }
 
-    fn load<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<(), C::Error> {
-        match self.keys.get(&key) {
-            Some(packed) if packed.bytes().is_empty() => self.state.clear(),
-            Some(packed) => self.state.unpack(packed.bytes()).expect("it was packed here"),
-            None if !self.filed => self.state.clear(),
-            None => match cold.state(key)? {
-                Some(bytes) => self.state.unpack(&bytes).expect("what a file gives was checked"),
-                None => self.state.clear(),
-            },
+    /// Takes up a key's state, and says what of it the file has.
+    fn load<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<Filed, C::Error> {
+        self.state.clear();
+        if let Some(packed) = self.keys.get(key) {
+            if !packed.bytes().is_empty() {
+                self.state.unpack(packed.bytes()).expect("it was packed here");
+            }
+            return Ok(packed.filed());
         }
-        Ok(())
+        let Some(bytes) = (if self.has_cold { cold.state(key)? } else { None }) else {
+            return Ok(Filed::Not);
+        };
+        self.state.unpack(&bytes).expect("what a file gives was checked");
+        Ok(Filed::Same)
     }
 
-    fn keep(&mut self, key: KeyHash) {
+    fn keep(&mut self, key: KeyHash, filed: Filed) {
         self.found.extend(self.out.findings.drain(..).map(|finding| (key, finding)));
-        if !self.filed && self.state.is_empty() {
-            self.keys.remove(&key);
-            return;
+        let was_unsaved = filed != Filed::Same && self.keys.get(key).is_some();
+        let is_kept = !self.state.is_empty() || filed != Filed::Not;
+        if is_kept {
+            self.bytes.clear();
+            if !self.state.is_empty() {
+                self.state.pack(&mut self.bytes);
+            }
+            self.keys.insert(key, Packed::new(&self.bytes, filed.changed()));
+        } else {
+            self.keys.remove(key);
         }
-        match self.state.is_empty() {
-            true => self.bytes.clear(),
-            false => self.state.pack(&mut self.bytes),
-        }
-        let before = self.keys.insert(key, Packed::new(&self.bytes, self.filed));
-        let was_unsaved = before.is_some_and(|mut before| *before.unsaved());
-        self.unsaved += usize::from(self.filed && !was_unsaved);
+        self.unsaved = self.unsaved + usize::from(is_kept) - usize::from(was_unsaved);
     }
 
-    fn note_due(&mut self, due: (Time, KeyHash), is_in: bool) {
-        if self.filed {
-            self.due_unsaved.insert(due, is_in);
+    /// Came or went. Twice is as it was.
+    fn note_due(&mut self, due: (Time, KeyHash)) {
+        if self.filed && !self.due_unsaved.remove(&due) {
+            self.due_unsaved.insert(due);
         }
     }
 
     // ---- saved, and read back ----
 
     /// A book as it was saved, but for its keys, which are read from the file as they are asked for.
-    pub fn saved(rule: Rule, counts: Counts, watermark: Time, due: BTreeSet<(Time, KeyHash)>) -> Self {
+    pub fn saved(rule: Rule, counts: Counts, watermark: Time, due: Due) -> Self {
         let out = Outcome { counts, ..Outcome::default() };
-        Self { due, watermark, out, ..Self::new(rule, true) }
+        Self { due, watermark, out, has_cold: true, ..Self::new(rule, true) }
     }
 
-    /// Tells all that the file lacks. After it the file lacks nothing, and without `keep` it alone has the keys.
+    /// Tells all that the file lacks, in order. After it the file lacks nothing, and without `keep` it alone has the keys.
     pub fn save(&mut self, keep: bool, mut each: impl FnMut(Saved<'_>)) {
-        for (hash, packed) in &mut self.keys {
-            if mem::take(packed.unsaved()) {
-                each(Saved::State(*hash, Some(packed.bytes()).filter(|bytes| !bytes.is_empty())));
-            }
+        for (time, key) in mem::take(&mut self.due_unsaved).iter() {
+            each(Saved::Due(time, key, self.due.contains(&(time, key))));
+        }
+        let unsaved = self.keys.iter_mut().filter(|(_, packed)| packed.filed() != Filed::Same);
+        let mut unsaved: Vec<_> = unsaved.collect();
+        unsaved.sort_unstable_by_key(|(hash, _)| **hash);
+        for (hash, packed) in unsaved {
+            packed.set_filed(Filed::Same);
+            each(Saved::State(*hash, Some(packed.bytes()).filter(|bytes| !bytes.is_empty())));
         }
         match keep {
-            true => self.keys.retain(|_, packed| !packed.bytes().is_empty()),
-            false => self.keys = HashMap::default(),
+            true => self.keys.retain(|packed| !packed.bytes().is_empty()),
+            false => (self.keys, self.has_cold) = (Keys::default(), true),
         }
         self.unsaved = 0;
-        for ((time, key), is_due) in mem::take(&mut self.due_unsaved) {
-            each(Saved::Due(time, key, is_due));
-        }
     }
 
     /// States and times that the file lacks.

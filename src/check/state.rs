@@ -197,22 +197,37 @@ fn take_mark(from: &mut &[u8], ties: bool) -> Option<Mark> {
     Some(mark)
 }
 
-/// A packed state, and whether its file lacks it. Short ones take no allocation.
+/// What a file has of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filed {
+    Not,
+    Older,
+    Same,
+}
+
+impl Filed {
+    /// Now that the state is another one.
+    pub fn changed(self) -> Self {
+        if self == Filed::Not { Filed::Not } else { Filed::Older }
+    }
+}
+
+/// A packed state, and what its file has of it. Short ones take no allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Packed {
-    Short { unsaved: bool, len: u8, bytes: [u8; 21] },
-    Long { unsaved: bool, bytes: Box<[u8]> },
+    Short { filed: Filed, len: u8, bytes: [u8; 21] },
+    Long { filed: Filed, bytes: Box<[u8]> },
 }
 
 impl Packed {
-    pub fn new(bytes: &[u8], unsaved: bool) -> Self {
+    pub fn new(bytes: &[u8], filed: Filed) -> Self {
         let mut short = [0; 21];
         match short.get_mut(..bytes.len()) {
             Some(room) => {
                 room.copy_from_slice(bytes);
-                Packed::Short { unsaved, len: bytes.len() as u8, bytes: short }
+                Packed::Short { filed, len: bytes.len() as u8, bytes: short }
             }
-            None => Packed::Long { unsaved, bytes: bytes.into() },
+            None => Packed::Long { filed, bytes: bytes.into() },
         }
     }
 
@@ -224,10 +239,14 @@ impl Packed {
         }
     }
 
-    pub fn unsaved(&mut self) -> &mut bool {
-        match self {
-            Packed::Short { unsaved, .. } | Packed::Long { unsaved, .. } => unsaved,
-        }
+    pub fn filed(&self) -> Filed {
+        let (Packed::Short { filed, .. } | Packed::Long { filed, .. }) = self;
+        *filed
+    }
+
+    pub fn set_filed(&mut self, to: Filed) {
+        let (Packed::Short { filed, .. } | Packed::Long { filed, .. }) = self;
+        *filed = to;
     }
 }
 
@@ -254,7 +273,7 @@ mod tests {
             let mut bytes = vec![9; 3];
             state.pack(&mut bytes);
             let mut read = State { count: 7, ..State::default() };
-            prop_assert_eq!(read.unpack(Packed::new(&bytes, true).bytes()), Some(()));
+            prop_assert_eq!(read.unpack(Packed::new(&bytes, Filed::Not).bytes()), Some(()));
             prop_assert_eq!(read, state);
         }
 
@@ -276,7 +295,7 @@ mod tests {
         let open = vec![Mark { position: 5_000_000_000, time: 1_800_000_000_000_000, tie: 0 }];
         let mut bytes = Vec::new();
         State { flags: BORN, violations: 3, open, ..State::default() }.pack(&mut bytes);
-        assert!(matches!(Packed::new(&bytes, true), Packed::Short { .. }), "{} bytes", bytes.len());
+        assert!(matches!(Packed::new(&bytes, Filed::Not), Packed::Short { .. }), "{} bytes", bytes.len());
         assert_eq!(size_of::<Packed>(), 24);
     }
 }

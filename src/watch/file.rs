@@ -14,6 +14,7 @@ use super::mirror::{Mirror, SavedRow};
 use super::untold::{Backlog, Untold};
 use crate::check::Check;
 use crate::check::book::{Book, Cold, KeyHash, Saved};
+use crate::check::due::Due;
 use crate::check::state::State;
 use crate::check::word::{Counts, Time};
 use crate::codec;
@@ -25,7 +26,6 @@ use crate::state::layer::{Direction, KeyRange, Layer, RowEntry, RowKey, RowVersi
 use crate::state::overlay::Drained;
 use crate::state::tables::{Base, StoredProjection, Tables};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -142,7 +142,7 @@ impl CheckFile {
         if header.definition != check.definition() {
             return Ok(None);
         }
-        let mut due = BTreeSet::new();
+        let mut due = Due::default();
         self.each(id, b'd', |key, _| {
             due.insert(due_of(key).ok_or_else(|| damaged("a time that is due"))?);
             Ok(())

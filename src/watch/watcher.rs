@@ -51,7 +51,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What the file may lack of all checks before some of them are saved.
-const UNSAVED_MAX: usize = 1_000_000;
+const UNSAVED_MAX: usize = 4_000_000;
 /// In an idle store, time is recorded no more often than this.
 const TICK: Duration = Duration::from_secs(1);
 

@@ -1,0 +1,177 @@
+//! Which key is to be looked at when: an ordered set in two levels.
+//!
+//! There is one of these for each obligation that waits, so it is packed: entries lie in runs, side by side. Those that come in the
+//! order of time, as they mostly do, fill their runs; a tree of single entries would take twice the room.
+
+use super::keys::KeyHash;
+use super::word::Time;
+use std::collections::{BTreeMap, VecDeque};
+
+type Entry = (Time, KeyHash);
+
+/// Entries in a run at most.
+const RUN: usize = 256;
+/// Room for more in a run, about.
+const ROOM: usize = 32;
+
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    /// By an entry that is not behind the run's first, and behind all of the run before. None is empty.
+    runs: BTreeMap<Entry, VecDeque<Entry>>,
+    len: usize,
+}
+
+impl Due {
+    /// Whether it was not in there.
+    pub fn insert(&mut self, entry: Entry) -> bool {
+        let key = match self.runs.range(..=entry).next_back() {
+            Some((key, _)) => *key,
+            None => {
+                let run = self.runs.pop_first().map(|(_, run)| run).unwrap_or_default();
+                self.runs.insert(entry, run);
+                entry
+            }
+        };
+        let run = self.runs.get_mut(&key).expect("it was found, or made");
+        let Err(at) = run.binary_search(&entry) else { return false };
+        self.len += 1;
+        if run.len() < RUN {
+            insert(run, at, entry);
+            return true;
+        }
+        // Who comes last leaves a full run behind.
+        let half = if at == RUN { RUN } else { RUN / 2 };
+        let mut later = run.split_off(half);
+        match at > half || later.is_empty() {
+            true => insert(&mut later, at - half, entry),
+            false => insert(run, at, entry),
+        }
+        shrink(run);
+        self.runs.insert(later[0], later);
+        true
+    }
+
+    /// Whether it was in there.
+    pub fn remove(&mut self, entry: &Entry) -> bool {
+        let Some((key, run)) = self.runs.range_mut(..=*entry).next_back() else { return false };
+        let Ok(at) = run.binary_search(entry) else { return false };
+        run.remove(at);
+        self.len -= 1;
+        shrink(run);
+        let (key, len) = (*key, run.len());
+        if len == 0 {
+            self.runs.remove(&key);
+        } else if len <= RUN / 8 {
+            self.join_next(key);
+        }
+        true
+    }
+
+    /// Few entries do not keep a run of their own.
+    fn join_next(&mut self, key: Entry) {
+        let mut both = self.runs.range_mut(key..);
+        let (Some((_, run)), Some((next_key, next))) = (both.next(), both.next()) else { return };
+        if run.len() + next.len() <= RUN / 2 {
+            run.append(next);
+            let next_key = *next_key;
+            self.runs.remove(&next_key);
+        }
+    }
+
+    pub fn contains(&self, entry: &Entry) -> bool {
+        let run = self.runs.range(..=*entry).next_back();
+        run.is_some_and(|(_, run)| run.binary_search(entry).is_ok())
+    }
+
+    pub fn first(&self) -> Option<Entry> {
+        self.runs.first_key_value().map(|(_, run)| run[0])
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Entry> {
+        self.runs.values().flatten().copied()
+    }
+}
+
+/// Room is made for a few at a time: runs are many.
+fn insert(run: &mut VecDeque<Entry>, at: usize, entry: Entry) {
+    if run.len() == run.capacity() {
+        run.reserve_exact(ROOM);
+    }
+    run.insert(at, entry);
+}
+
+/// What was taken out does not keep its room.
+fn shrink(run: &mut VecDeque<Entry>) {
+    if run.capacity() - run.len() >= 2 * ROOM {
+        run.shrink_to(run.len() + ROOM);
+    }
+}
+
+impl FromIterator<Entry> for Due {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        let mut due = Self::default();
+        for entry in entries {
+            due.insert(entry);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn agree(due: &Due, set: &BTreeSet<Entry>) {
+        assert!(due.iter().eq(set.iter().copied()));
+        assert_eq!((due.len(), due.first()), (set.len(), set.first().copied()));
+        let mut before: Option<Entry> = None;
+        for (key, run) in &due.runs {
+            assert!(!run.is_empty() && run.len() <= RUN);
+            assert!(*key <= run[0] && before.is_none_or(|before| before < *key));
+            before = run.back().copied();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_due_is_an_ordered_set(
+            rising in 0u64..2000,
+            steps in prop::collection::vec((any::<bool>(), 0i64..600, 0u64..3), 0..1500),
+        ) {
+            let (mut due, mut set) = (Due::default(), BTreeSet::new());
+            for number in 0..rising {
+                let entry = (number as Time, KeyHash(0, 1));
+                assert!(due.insert(entry) && set.insert(entry));
+            }
+            agree(&due, &set);
+            for (insert, time, key) in steps {
+                let entry = (time, KeyHash(key, 0));
+                prop_assert_eq!(due.contains(&entry), set.contains(&entry));
+                match insert {
+                    true => prop_assert_eq!(due.insert(entry), set.insert(entry)),
+                    false => prop_assert_eq!(due.remove(&entry), set.remove(&entry)),
+                }
+            }
+            agree(&due, &set);
+            while let Some(first) = due.first() {
+                assert!(due.remove(&first) && set.remove(&first));
+                if due.len() % 97 == 0 {
+                    agree(&due, &set);
+                }
+            }
+            prop_assert!(set.is_empty() && due.runs.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_comes_in_the_order_of_time_fills_its_runs() {
+        let due: Due = (0..100_000).map(|time| (time, KeyHash(7, 7))).collect();
+        assert_eq!(due.runs.len(), 100_000_usize.div_ceil(RUN));
+    }
+}
