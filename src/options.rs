@@ -68,7 +68,7 @@ pub struct Options {
     /// How often `state.redb` is compared with its own sums behind the open store: finds rows that damage made absent. Default
     /// 3,600,000 ms, an hour. It reads the whole file, and stops the store if something is missing.
     pub scrub_every_ms: u64,
-    /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 120 MiB if there are as many. Those
+    /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 140 MiB if there are as many. Those
     /// beyond are in `checks.redb` alone, and read from it when they are met again.
     pub check_keys_max: usize,
     /// How long a check may stand still that has something to judge, before that is a violation of `tallystone.freshness`. Default

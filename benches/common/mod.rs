@@ -10,6 +10,7 @@ pub mod busy;
 pub mod drive;
 pub mod duel;
 pub mod floor;
+pub mod orders;
 pub mod walk;
 pub mod workload;
 
