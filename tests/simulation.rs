@@ -3,6 +3,7 @@
 //! - `SEED=7 cargo test --test simulation seeds` replays one seed; `SIM_SEEDS=5000` runs more of them.
 //! - An error is allowed only after a fault that was put there; damage is never an allowed answer to a power cut.
 //! - What is acknowledged stays; what is refused leaves nothing; what is unknown is all there or not at all.
+//! - Whatever happens to checks, each finding is on record once, and no deadline is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Debug, Display};
@@ -18,7 +19,9 @@ use tallystone::error::{AppendError, OpenError, ReadError, TxError};
 use tallystone::event::Raw;
 use tallystone::prelude::{Position, Query, Sequenced, Store, Subscription, View};
 use tallystone::request::Retention;
+use tallystone::testing::checks;
 use tallystone::testing::decision::{Plan, Step, Which};
+use tallystone::testing::findings::{self, FRESHNESS, Pager, Says};
 use tallystone::testing::model::{AllRows, Model, RowName, Verdict};
 use tallystone::testing::twin::{Odd, Ran, Twin};
 use tallystone::testing::workload::{
@@ -29,6 +32,8 @@ use tallystone::transaction::Decision;
 use tallystone::{Options, Timestamp};
 
 const STORE: &str = "/bank";
+/// Of the files under derived state.
+const PAGE: usize = 4096;
 
 // ---- one process ----
 
@@ -214,6 +219,11 @@ struct Sim {
     old_state: Option<Vec<u8>>,
     /// The same of a projection behind the writer.
     old_behind: Option<(PathBuf, Vec<u8>)>,
+    /// It has checks.
+    checked: bool,
+    pager: Pager,
+    /// A copy of `checks.redb` from before.
+    old_checks: Option<Vec<u8>>,
     tally: Tally,
     trail: Vec<String>,
 }
@@ -231,6 +241,10 @@ fn draw_options(random: &mut Random) -> Options {
     options.state_cache_bytes = [1 << 16, 1 << 20][random.below(2) as usize];
     options.page_bytes = 4096;
     options.view_age_ms_max = 3_600_000;
+    options.check_keys_max = [1, 4, 16, 1 << 20][random.below(4) as usize];
+    options.alert_every_ms = [0, 1000, 10_000][random.below(3) as usize];
+    // Those that stand still are found because they say so, not because it takes long.
+    options.check_overdue_ms = 31 * 86_400_000;
     options
 }
 
@@ -271,6 +285,9 @@ impl Sim {
             mark: 0,
             old_state: None,
             old_behind: None,
+            checked: !seed.is_multiple_of(2),
+            pager: Pager::default(),
+            old_checks: None,
             followers: followers(),
             tally: Tally::default(),
             trail: Vec::new(),
@@ -378,11 +395,17 @@ impl Sim {
         let (clock, entropy) = (Arc::new(self.clock.clone()), Arc::new(self.entropy.clone()));
         let platform = Platform { disk: self.process.clone(), clock, entropy };
         self.retention = workload::draw_retention(&mut self.random);
-        workload::setup(self.options.clone()).retention(self.retention).platform(platform).lockstep()
+        let setup = workload::setup(self.options.clone()).retention(self.retention);
+        let setup = setup.platform(platform).lockstep();
+        match self.checked {
+            true => self.pager.hears(checks::checked(setup)),
+            false => setup,
+        }
     }
 
     fn open(&mut self) -> Outcome {
         let setup = self.setup();
+        self.pager.next_life();
         let opened = match self.created {
             true => Store::open(STORE, setup),
             false => Store::open_or_create(STORE, setup),
@@ -447,6 +470,7 @@ impl Sim {
                 (_, Some(store)) => {
                     let stats = store.stats();
                     let well = stats.poisoned.is_none() && stats.damaged.is_none();
+                    self.pager.next_life();
                     let recovered = store.recover();
                     self.tally.note("recover()");
                     return match recovered {
@@ -475,6 +499,10 @@ impl Sim {
 
     /// Finds out what became of the unknown group, and compares.
     fn settle(&mut self) -> Outcome {
+        if self.unknown.is_none() {
+            // What the checks put on record last may be there or not.
+            self.take_over()?;
+        }
         let head = self.view()?.commit().get();
         if let Some(unknown) = self.unknown.take() {
             if unknown.plan.is_some() {
@@ -505,18 +533,26 @@ impl Sim {
             }
         }
         self.check()?;
-        // What a recovery asks of the projection behind the writer it does in its next step.
-        self.store().step();
+        // What a recovery asks of those behind the writer they do in their next step.
+        self.step_store()?;
+        if self.checked && self.random.coin() {
+            self.audit()?;
+        }
         self.behind_is_well()?;
-        self.mark = self.faults();
         let stats = self.store().stats();
-        ensure(stats.poisoned.is_none() && stats.damaged.is_none(), || format!("not well: {stats:?}"))
+        if stats.poisoned.is_some() || stats.damaged.is_some() {
+            // By a fault that hit the very step after a recovery, or by a bug.
+            return self.trouble("settled", format!("{stats:?}"));
+        }
+        self.mark = self.faults();
+        Ok(())
     }
 
     // ---- steps ----
 
     fn step(&mut self) -> Outcome {
-        match self.random.below(44) {
+        let all = if self.checked { 56 } else { 44 };
+        match self.random.below(all) {
             0 => self.reopen(),
             1 => self.without_state(),
             2 => self.verify(),
@@ -539,13 +575,26 @@ impl Sim {
             11 => self.catch_up(),
             12 => self.rebuild_behind(),
             13..16 => {
-                self.store().step();
+                self.step_store()?;
                 self.behind_is_well()
             }
             16..19 => self.follow(),
             19..25 => self.decide(),
             25..31 => self.interleave(),
-            _ => self.group(),
+            31..44 => self.group(),
+            44..49 => {
+                let time = Duration::from_millis(self.random.below(6000));
+                self.pass(time)
+            }
+            49..52 => self.audit(),
+            52 => self.without_checks(),
+            53 => self.acknowledge(),
+            _ => {
+                let is_down = self.random.coin();
+                self.say(if is_down { "nobody hears alerts" } else { "alerts are heard" });
+                self.pager.set_down(is_down);
+                Ok(())
+            }
         }
     }
 
@@ -686,8 +735,9 @@ impl Sim {
                 }
             }
         }
+        let followed = self.after_step();
         self.leave_unknown(unknown)?;
-        faulted.unwrap_or(Ok(()))
+        faulted.unwrap_or(Ok(())).and(followed)
     }
 
     fn leave_unknown(&mut self, unknown: Option<Unknown>) -> Outcome {
@@ -816,6 +866,7 @@ impl Sim {
         match self.random.below(3) {
             _ if self.disk.is_off() => self.restore()?,
             0 if poisoned && self.store().recover().is_ok() => {
+                self.pager.next_life();
                 self.store().accept_clock();
                 self.life += 1;
                 self.say("recovered under transactions");
@@ -909,7 +960,7 @@ impl Sim {
                 let at = self.compare_behind(&view)?;
                 return ensure(at == Some(view.position().get()), || format!("{at:?} is not {view:?}"));
             }
-            self.store().step();
+            self.step_store()?;
         }
         wrong("it never catches up")
     }
@@ -921,6 +972,190 @@ impl Sim {
             Err(error) => return self.read_trouble("rebuild", error),
         }
         self.catch_up()
+    }
+
+    // ---- checks ----
+
+    fn step_store(&mut self) -> Outcome {
+        self.store().step();
+        self.after_step()
+    }
+
+    /// What the store has put on record by itself in its last step is what it may be, and checks that stop have a reason.
+    fn after_step(&mut self) -> Outcome {
+        self.take_over()?;
+        let stats = self.store().checks().stats();
+        let Some(trouble) = stats.into_iter().find_map(|check| check.trouble) else { return Ok(()) };
+        self.tally.note("checks: stopped");
+        if self.is_well() && self.random.coin() {
+            self.stand_still()?;
+        }
+        self.trouble("checks", trouble)
+    }
+
+    fn take_over(&mut self) -> Outcome<Vec<Says>> {
+        let view = self.view()?;
+        let took = findings::take_over(&mut self.model, &view, &self.pager);
+        let took = took.or_else(|odd| self.odd(odd))?;
+        for says in &took {
+            self.tally.note(match says {
+                Says::Found(check, _, finding)
+                    if check == FRESHNESS && finding.verdict != checks::Verdict::Violated =>
+                {
+                    "checks: found that they go on"
+                }
+                Says::Found(check, ..) if check == FRESHNESS => {
+                    ensure(self.faults() > self.mark, || {
+                        format!("no fault, and checks stood still: {says:?}")
+                    })?;
+                    "checks: found that they stood still"
+                }
+                Says::Found(_, _, finding) => match finding.verdict {
+                    checks::Verdict::Violated if finding.by == 0 => "checks: violated by time",
+                    checks::Verdict::Violated => "checks: violated by an event",
+                    checks::Verdict::Healed => "checks: healed",
+                    checks::Verdict::Retracted => "checks: retracted",
+                },
+                Says::Alerted(..) => "checks: alerted",
+                Says::Passed => "checks: time passed",
+                Says::Acknowledged(..) => "checks: acknowledged",
+            });
+        }
+        Ok(took)
+    }
+
+    fn odd<T>(&self, odd: findings::Odd) -> Outcome<T> {
+        match odd {
+            findings::Odd::Store(error) => self.read_trouble("what is on record", error),
+            findings::Odd::Differs(what) => wrong(what),
+        }
+    }
+
+    /// Checks that have stopped judge and record nothing until somebody recovers them, whatever else goes on.
+    fn stand_still(&mut self) -> Outcome {
+        let stood = |store: &Store| -> Vec<_> {
+            store.checks().stats().iter().map(|check| (check.position, check.activations)).collect()
+        };
+        let before = stood(self.store());
+        for _ in 0..3 {
+            self.clock.advance(Duration::from_secs(5));
+            self.store().step();
+            let took = self.take_over()?;
+            let dog =
+                |says: &Says| matches!(says, Says::Found(id, ..) | Says::Alerted(id, _) if id == FRESHNESS);
+            ensure(took.iter().all(dog), || format!("checks that have stopped say {took:?}"))?;
+        }
+        ensure(before == stood(self.store()), || "checks that have stopped go on".to_owned())?;
+        if self.is_well() {
+            let dead = findings::stuck(&self.model).len();
+            ensure(dead == before.len(), || {
+                format!("{dead} of {} checks are said to be dead", before.len())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, and the checks see it.
+    fn pass(&mut self, time: Duration) -> Outcome {
+        self.clock.advance(time);
+        self.say(format!("{time:?} passed"));
+        (0..2).try_for_each(|_| self.step_store())
+    }
+
+    /// Lets the checks see everything, and compares all that they say.
+    fn audit(&mut self) -> Outcome {
+        self.come_to_rest()?;
+        let compared = findings::compare(&self.model, &self.store().checks());
+        compared.or_else(|odd| self.odd(odd))?;
+        let stuck = findings::stuck(&self.model);
+        ensure(stuck.is_empty(), || format!("{stuck:?} go on, and are said to be dead"))?;
+        self.say("audited");
+        self.tally.note("checks: audited");
+        Ok(())
+    }
+
+    fn come_to_rest(&mut self) -> Outcome {
+        let mut rested = 0;
+        for _ in 0..5000 {
+            let before = self.model.position();
+            self.step_store()?;
+            if !self.is_well() {
+                return self.trouble("auditing", format!("{:?}", self.store().stats()));
+            }
+            let stats = self.store().checks().stats();
+            let has_seen_all = stats.iter().all(tallystone::watch::CheckStats::is_settled);
+            rested = if has_seen_all && before == self.model.position() { rested + 1 } else { 0 };
+            if rested == 3 {
+                return Ok(());
+            }
+        }
+        wrong("the checks never come to rest")
+    }
+
+    /// What checks keep is lost, or an old copy of it is put back.
+    fn without_checks(&mut self) -> Outcome {
+        self.views.clear();
+        self.hang_up();
+        if let Some(store) = self.store.take() {
+            store.close();
+        }
+        let path = checks_file();
+        match self.old_checks.take().filter(|_| !self.disk.is_off()) {
+            Some(bytes) => {
+                self.say("an old checks.redb");
+                self.tally.note("old checks.redb");
+                self.disk.write_file(path, &bytes);
+            }
+            None => {
+                self.say("no checks.redb");
+                self.tally.note("no checks.redb");
+                let _ = self.disk.remove(&path);
+            }
+        }
+        self.restore()
+    }
+
+    /// Somebody has seen to a violation.
+    fn acknowledge(&mut self) -> Outcome {
+        let open = self.store().checks().open().or_else(|error| self.read_trouble("violations", error))?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let violation = &open[self.random.below(open.len() as u64) as usize];
+        self.say(format!("acknowledged {} at {}", violation.check, violation.activation));
+        match self.store().checks().acknowledge(violation, "somebody") {
+            Ok(_) => drop(self.take_over()?),
+            Err(error @ (AppendError::Unknown | AppendError::Poisoned(_) | AppendError::Storage(_))) => {
+                return self.trouble("acknowledge", error);
+            }
+            Err(error) => return wrong(format!("acknowledge: {error}")),
+        }
+        Ok(())
+    }
+
+    /// Time passes until nothing waits any more: every deadline has become a finding, and somebody was told of each. From then
+    /// on nothing is new, whatever checks are made to forget.
+    fn wait_for_all(&mut self) -> Outcome {
+        self.pager.set_down(false);
+        let newest = self.model.commits.last().map_or(0, |last| last.micros);
+        self.clock.jump(Timestamp::from_micros(self.clock_now().max(newest)));
+        self.store().accept_clock();
+        self.clock.advance(checks::LONGEST + Duration::from_secs(60));
+        self.audit()?;
+        let forgotten = findings::forgotten(&self.model, self.now());
+        ensure(forgotten.is_empty(), || format!("deadlines of {forgotten:?} are over, and nobody says so"))?;
+        self.clock.advance(Duration::from_secs(60));
+        self.audit()?;
+        let untold = findings::untold(&self.model);
+        ensure(untold.is_empty(), || format!("nobody was told of {untold:?}"))?;
+        let (position, all) = (self.model.position(), self.old_checks.take());
+        self.reopen_quietly()?;
+        self.audit()?;
+        self.without_checks()?;
+        self.audit()?;
+        self.old_checks = all;
+        let is = self.model.position();
+        ensure(is == position, || format!("{} events are new, and nothing happened", is - position))
     }
 
     /// Subscribers see what is new to them: each event once, in order, and none that is not durable.
@@ -977,6 +1212,9 @@ impl Sim {
         if self.random.chance(0.3) && !self.disk.is_off() {
             let file = self.disk.files().into_iter().find(|path| is_behind(path));
             self.old_behind = file.and_then(|path| Some((path.clone(), self.disk.read_file(&path).ok()?)));
+        }
+        if self.checked && self.random.chance(0.3) {
+            self.old_checks = self.disk.read_file(checks_file()).ok();
         }
         if !self.disk.is_off() && self.random.chance(0.3) {
             let policy = ImagePolicy::ALL[self.random.below(6) as usize];
@@ -1283,7 +1521,7 @@ impl Sim {
     fn compare_files(&self) -> Outcome {
         for path in self.disk.files() {
             let name = path.strip_prefix(STORE).unwrap_or(&path).display().to_string();
-            let known = ["lock", "state.redb", "verify.redb"].contains(&name.as_str())
+            let known = ["lock", "state.redb", "verify.redb", "checks.redb"].contains(&name.as_str())
                 || name.starts_with("log/cut-")
                 || name.starts_with("behind/trails.")
                 || (name.starts_with("log/") && name.ends_with(".log"))
@@ -1334,6 +1572,9 @@ impl Sim {
         self.restore()?;
         self.group()?;
         self.verify()?;
+        if self.checked {
+            self.wait_for_all()?;
+        }
         self.reopen()?;
         self.catch_up()?;
         self.verify()?;
@@ -1461,6 +1702,17 @@ fn seeds_agree_with_the_model_whatever_the_disk_does() {
             "tx tried again",
             "unknown tx was lost",
             "unknown tx was there",
+            "checks: acknowledged",
+            "checks: alerted",
+            "checks: found that they stood still",
+            "checks: healed",
+            "checks: retracted",
+            "checks: stopped",
+            "checks: time passed",
+            "checks: violated by an event",
+            "checks: violated by time",
+            "no checks.redb",
+            "old checks.redb",
         ] {
             assert!(tally.count(what) > 0, "{what} never happened");
         }
@@ -1480,6 +1732,11 @@ enum Act {
     Reopen,
     WithoutState,
     Verify,
+    /// Seconds pass.
+    Pass(u64),
+    Audit,
+    WithoutChecks,
+    Acknowledge,
 }
 
 /// Create, roll, flush, close, rebuild, retry, decide.
@@ -1551,7 +1808,55 @@ fn scripted(seed: u64) -> Sim {
     sim.options.overlay_bytes_max = 4096;
     sim.options.state_cache_bytes = 1 << 16;
     sim.model = Model::new(sim.options.clone());
+    sim.checked = false;
     sim
+}
+
+/// With checks, which keep little in memory.
+fn checked(seed: u64) -> Sim {
+    let mut sim = scripted(seed);
+    sim.checked = true;
+    sim.options.check_keys_max = [2, 6, 1 << 20][seed as usize % 3];
+    sim.options.alert_every_ms = 1000;
+    sim.options.check_overdue_ms = 31 * 86_400_000;
+    sim
+}
+
+/// Deadlines that pass while it is open, while it is closed, and while nothing else happens; what heals, and what is retracted.
+fn script_of_checks() -> Vec<Act> {
+    let group = |facts: Vec<Fact>| {
+        let key = format!("{facts:?}");
+        Act::Group(vec![Request::of(facts).keyed("checks", &key[..key.len().min(30)])])
+    };
+    let note = |number: u64, bytes: usize| Fact::Note(number, bytes);
+    vec![
+        group(vec![Fact::Opened(1, 500), Fact::Opened(2, 100)]),
+        group(vec![Fact::Reserved(1, 1, 1), Fact::Reserved(1, 2, 2)]),
+        group(vec![note(0, 0), note(3, 0), note(4, 0)]),
+        Act::Pass(3),
+        group(vec![Fact::Took(1, 150, 1), Fact::Got(2, 150, 1)]),
+        Act::Audit,
+        Act::Pass(2),
+        group(vec![Fact::Opened(1, 20)]),
+        Act::Reopen,
+        Act::Pass(4),
+        Act::Audit,
+        group(vec![Fact::Freed(1, 1), note(16, 0)]),
+        Act::Pass(3),
+        group(vec![note(20, 0), note(8, 0)]),
+        Act::WithoutChecks,
+        group(vec![note(5, 0), Fact::Reserved(2, 1, 1), Fact::Reserved(2, 2, 2), Fact::Reserved(2, 3, 3)]),
+        Act::Acknowledge,
+        Act::Pass(7),
+        group(vec![Fact::Freed(2, 1), Fact::Freed(1, 2), note(44, 0)]),
+        Act::WithoutState,
+        Act::Pass(1),
+        group(vec![note(45, 0), note(21, 0), Fact::Reserved(1, 5, 0)]),
+        Act::Reopen,
+        Act::Pass(30),
+        Act::Audit,
+        group(vec![Fact::Freed(1, 5), Fact::Opened(2, 500)]),
+    ]
 }
 
 fn play(sim: &mut Sim, acts: &[Act]) -> Outcome {
@@ -1573,16 +1878,19 @@ fn play(sim: &mut Sim, acts: &[Act]) -> Outcome {
             Act::Reopen => sim.reopen_quietly(),
             Act::WithoutState => sim.without_state(),
             Act::Verify => sim.verify(),
+            Act::Pass(seconds) => sim.pass(Duration::from_secs(*seconds)),
+            Act::Audit => sim.audit(),
+            Act::WithoutChecks => sim.without_checks(),
+            Act::Acknowledge => sim.acknowledge(),
         };
         sim.go_on(played)?;
     }
     Ok(())
 }
 
-/// How many mutating calls the script makes when nothing goes wrong.
-fn calls_of_script() -> u64 {
-    let mut sim = scripted(1);
-    let played = finish(&mut sim, "script", |sim| play(sim, &script()));
+/// How many mutating calls a script makes when nothing goes wrong.
+fn calls_of(mut sim: Sim, acts: &[Act]) -> u64 {
+    let played = finish(&mut sim, "script", |sim| play(sim, acts));
     played.unwrap_or_else(|report| panic!("{report}"));
     sim.disk.op_count()
 }
@@ -1597,7 +1905,8 @@ fn assert_none(failed: &[String]) {
 #[test]
 fn a_script_survives_a_cut_at_every_call_and_another_in_the_recovery() {
     quiet();
-    let (calls, acts) = (calls_of_script(), script());
+    let acts = script();
+    let calls = calls_of(scripted(1), &acts);
     let (mut runs, mut seconds, mut failed, mut tally) = (0, 0, Vec::new(), Tally::default());
     // Every call with one of the policies, and with all of them on demand.
     let all = env("SWEEP").is_some();
@@ -1639,7 +1948,8 @@ fn a_script_survives_a_cut_at_every_call_and_another_in_the_recovery() {
 #[test]
 fn a_script_survives_an_error_at_every_call() {
     quiet();
-    let (calls, acts) = (calls_of_script(), script());
+    let acts = script();
+    let calls = calls_of(scripted(1), &acts);
     let (mut runs, mut failed) = (0, Vec::new());
     for call in 1..=calls {
         for fault in [Fault::AnyError, Fault::SyncErrorKeepsNew, Fault::NoSpace] {
@@ -1655,6 +1965,57 @@ fn a_script_survives_an_error_at_every_call() {
     }
     println!("errors: {calls} calls, {runs} runs");
     assert_none(&failed);
+}
+
+/// Of all calls these, unless all are asked for.
+fn every(step: u64, calls: u64) -> impl Iterator<Item = u64> {
+    let (step, from) =
+        if env("SWEEP").is_some() { (1, 0) } else { (step, env("SIM_FROM").unwrap_or(0) % step) };
+    (from + 1..=calls).step_by(step as usize)
+}
+
+#[test]
+fn checks_survive_a_cut_and_another_in_the_recovery() {
+    quiet();
+    let acts = script_of_checks();
+    let calls = calls_of(checked(1), &acts);
+    let (mut runs, mut failed, mut tally) = (0, Vec::new(), Tally::default());
+    for call in every(9, calls) {
+        let policy = ImagePolicy::ALL[(call % 6) as usize];
+        let mut sim = checked(call);
+        sim.disk.cut_at(call, policy);
+        sim.second = (call % 3 == 0).then(|| (1 + call % 40, ImagePolicy::ALL[(call as usize + 2) % 6]));
+        runs += 1;
+        let name = format!("cut at {call} {policy:?}, then {:?}", sim.second);
+        match finish(&mut sim, &name, |sim| play(sim, &acts).and_then(|()| sim.end())) {
+            Ok((one, _)) => tally.merge(one),
+            Err(report) => failed.push(report),
+        }
+    }
+    println!("cuts under checks: {calls} calls, {runs} runs: {}", tally.line());
+    assert_none(&failed);
+}
+
+#[test]
+fn checks_survive_an_error_and_say_that_they_have_stopped() {
+    quiet();
+    let acts = script_of_checks();
+    let calls = calls_of(checked(1), &acts);
+    let (mut runs, mut failed, mut tally) = (0, Vec::new(), Tally::default());
+    for call in every(11, calls) {
+        let fault = [Fault::AnyError, Fault::SyncErrorKeepsNew, Fault::ReadError][(call % 3) as usize];
+        let mut sim = checked(call);
+        sim.disk.plan(Faults::none().at(call, fault));
+        runs += 1;
+        let name = format!("{fault:?} at {call}");
+        match finish(&mut sim, &name, |sim| play(sim, &acts).and_then(|()| sim.end())) {
+            Ok((one, _)) => tally.merge(one),
+            Err(report) => failed.push(report),
+        }
+    }
+    println!("errors under checks: {calls} calls, {runs} runs: {}", tally.line());
+    assert_none(&failed);
+    assert!(tally.count("checks: stopped") > 0, "no check ever stopped");
 }
 
 // ---- the checkers themselves ----
@@ -1738,6 +2099,65 @@ fn look_at_rotten(sim: &mut Sim) -> Outcome<Rotten> {
         _ => {}
     }
     Ok(rotten)
+}
+
+/// A store with checks that was closed in the midst of its script, and what they kept some time before.
+fn closed_checks(seed: u64, acts: &[Act]) -> (Sim, Vec<u8>) {
+    let (mut sim, mut old) = (checked(seed), Vec::new());
+    let run = |sim: &mut Sim| {
+        play(sim, &acts[..acts.len() / 2])?;
+        sim.store.take().expect("it is open").close();
+        old = sim.disk.read_file(checks_file()).expect("it was saved");
+        play(sim, &acts[acts.len() / 2..])?;
+        sim.store.take().expect("it is open").close();
+        Ok(())
+    };
+    finish(&mut sim, "closed checks", run).unwrap_or_else(|report| panic!("{report}"));
+    (sim, old)
+}
+
+fn checks_file() -> PathBuf {
+    Path::new(STORE).join("checks.redb")
+}
+
+/// Of what checks keep nothing is believed that is not whole: it is judged again, and found once.
+#[test]
+fn rot_in_what_checks_keep_is_judged_again() {
+    quiet();
+    let (acts, mut random, mut failed) = (script_of_checks(), Random::new(43), Vec::new());
+    let trials = env("ROT").unwrap_or(60);
+    let mut closed = closed_checks(0, &acts);
+    for trial in 0..trials {
+        if trial % 20 == 0 {
+            // With more or less that waits.
+            closed = closed_checks(trial, &acts[..acts.len() - 4 * (trial as usize / 20 % 3)]);
+        }
+        let ((sound, old), mut sim) = (&closed, checked(trial));
+        (sim.disk, sim.clock) = (sound.disk.fork(trial), sound.clock.fork());
+        (sim.model, sim.created) = (sound.model.clone(), true);
+        let bytes = sim.disk.read_file(checks_file()).expect("it was saved");
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last as u64 + 1);
+        let at = random.below(used);
+        match random.below(3) {
+            0 => {
+                let mut garbage = vec![0; (1 + random.below(512)).min(used - at) as usize];
+                random.fill(&mut garbage);
+                sim.disk.corrupt(checks_file(), at, &garbage);
+            }
+            // A write that never got there: whole pages as they were before.
+            1 => {
+                let pages = bytes.chunks(PAGE).zip(old.chunks(PAGE)).zip((0..).step_by(PAGE)).skip(1);
+                let others: Vec<_> = pages.filter(|((is, was), _)| is != was).collect();
+                let ((_, was), at) = others[random.below(others.len() as u64) as usize];
+                sim.disk.corrupt(checks_file(), at, was);
+            }
+            _ => sim.disk.flip_bit(checks_file(), at, random.below(8) as u8),
+        }
+        let name = format!("rot trial {trial} of checks.redb");
+        failed.extend(finish(&mut sim, &name, |sim| sim.restore().and_then(|()| sim.wait_for_all())).err());
+    }
+    println!("rot of what checks keep: {trials} trials");
+    assert_none(&failed);
 }
 
 /// Once derived state is gone, everything must be right again.

@@ -27,6 +27,12 @@ impl SimClock {
         Self(Arc::new(Mutex::new(Time { wall: start, ran: Duration::ZERO, frozen: false })))
     }
 
+    /// Another clock, which goes on from where this one stands.
+    pub fn fork(&self) -> Self {
+        let Time { wall, ran, frozen } = *self.0.lock();
+        Self(Arc::new(Mutex::new(Time { wall, ran, frozen })))
+    }
+
     /// Lets time pass, on the wall too unless it is frozen.
     pub fn advance(&self, by: Duration) {
         let mut time = self.0.lock();

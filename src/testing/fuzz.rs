@@ -3,7 +3,9 @@
 #[cfg(all(feature = "json", feature = "rules"))]
 mod rules;
 
+use super::checks::{self, Finding, Verdict};
 use super::decision::Plan;
+use super::findings::{self, FRESHNESS, Pager, Says};
 use super::model::{AllRows, Model};
 use super::twin::{Odd, Ran, Twin};
 use super::workload::{self, Balances, Counts, Request, Seats, Trails, Workload};
@@ -22,6 +24,7 @@ use crate::query::Query;
 use crate::store::Store;
 use crate::testing::SimDisk;
 use crate::view::View;
+use crate::watch::CheckStats;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
@@ -116,13 +119,13 @@ fn served_is_a_prefix(disk: &Arc<dyn Disk>, honest: &[Vec<u8>]) {
 }
 
 /// Operations that `bytes` choose, on a store and on the model: groups of appends, decisions behind them, transactions that go
-/// on beside all of it, reads, reopening, kills, power cuts between two groups, and deletion of derived state. Every answer must
-/// be the model's.
+/// on beside all of it, reads, reopening, kills, power cuts between two groups, deletion of derived state, and checks that judge it
+/// all behind the writer. Every answer must be the model's, and every finding that of a naive rule.
 pub fn ops_vs_model(bytes: &[u8]) {
     run_ops(bytes);
 }
 
-/// The same, and how often each ending of a transaction came about.
+/// The same, and how often each ending of a transaction came about, and each finding.
 fn run_ops(bytes: &[u8]) -> BTreeMap<&'static str, u64> {
     // The workload's folds panic on purpose, and the store catches it. A fuzzer's hook would end the process.
     static HOOK: Once = Once::new();
@@ -149,8 +152,10 @@ fn run_ops(bytes: &[u8]) -> BTreeMap<&'static str, u64> {
             3 => run.reopen(|disk| drop(disk.remove(Path::new("/store/state.redb")))),
             4 => run.verify(),
             5 => run.reopen(lose_what_is_behind),
-            6 => run.store().step(),
-            7..11 => run.read(),
+            6 => run.step(),
+            7..9 => run.read(),
+            9 => run.audit(),
+            10 => run.reopen(|disk| drop(disk.remove(Path::new("/store/checks.redb")))),
             11 => run.clock.advance(Duration::from_micros(workload::any_size(&mut random, 32))),
             12..24 => run.decide(),
             24..32 => run.transactions(&mut random),
@@ -159,6 +164,10 @@ fn run_ops(bytes: &[u8]) -> BTreeMap<&'static str, u64> {
     }
     run.read();
     run.verify();
+    // What waits becomes a finding.
+    run.clock.advance(checks::LONGEST + Duration::from_secs(1));
+    run.audit();
+    assert_eq!(findings::forgotten(&run.model, Clock::now(&run.clock)), [""; 0]);
     run.endings
 }
 
@@ -171,6 +180,7 @@ struct Run {
     retentions: Random,
     workload: Workload,
     endings: BTreeMap<&'static str, u64>,
+    pager: Pager,
 }
 
 impl Run {
@@ -186,6 +196,8 @@ impl Run {
             group_len_max: 1 + random.below(8) as usize,
             state_cache_bytes: 1 << 16,
             page_bytes: 4096,
+            check_keys_max: [1, 8, 1 << 20][random.below(3) as usize],
+            check_overdue_ms: 31 * 86_400_000,
             ..Options::default()
         };
         let (disk, clock) = (SimDisk::new(1), SimClock::default());
@@ -193,8 +205,8 @@ impl Run {
         let requests = Random::from_bytes_and_seed(requests, random.below(1 << 16));
         let (model, workload) = (Model::new(options.clone()), Workload::drawn_from(requests));
         let retentions = Random::new(random.below(1 << 16));
-        let endings = BTreeMap::new();
-        let mut run = Self { disk, clock, options, store: None, model, retentions, workload, endings };
+        let (endings, pager) = (BTreeMap::new(), Pager::default());
+        let mut run = Self { disk, clock, options, store: None, model, retentions, workload, endings, pager };
         run.open();
         run
     }
@@ -205,7 +217,8 @@ impl Run {
         let setup = workload::setup(self.options.clone()).platform(platform).lockstep();
         // Another policy for every life.
         self.model.retention = workload::draw_retention(&mut self.retentions);
-        let setup = setup.retention(self.model.retention);
+        let setup = self.pager.hears(checks::checked(setup.retention(self.model.retention)));
+        self.pager.next_life();
         self.store = Some(Store::open_or_create("/store", setup).expect("an honest disk opens"));
     }
 
@@ -220,6 +233,44 @@ impl Run {
         drop(closed);
         self.open();
         self.read();
+    }
+
+    /// One step of the store, and what it puts on record by itself.
+    fn step(&mut self) {
+        self.store().step();
+        self.take_over();
+    }
+
+    fn take_over(&mut self) {
+        let view = self.store().view().expect("the store is open");
+        let says = findings::take_over(&mut self.model, &view, &self.pager);
+        for says in says.unwrap_or_else(|odd| panic!("{odd:?}")) {
+            self.note(match says {
+                Says::Found(id, ..) if id == FRESHNESS => panic!("an honest disk stops no check"),
+                Says::Found(.., Finding { verdict: Verdict::Violated, .. }) => "check violated",
+                Says::Found(.., Finding { verdict: Verdict::Healed, .. }) => "check healed",
+                Says::Found(.., Finding { verdict: Verdict::Retracted, .. }) => "check retracted",
+                Says::Alerted(..) => "check alerted",
+                Says::Passed => "time passed",
+                Says::Acknowledged(..) => panic!("nobody acknowledges anything"),
+            });
+        }
+    }
+
+    /// Lets the checks see everything, and compares all that they say.
+    fn audit(&mut self) {
+        let mut rested = 0;
+        for _ in 0..10_000 {
+            let before = self.model.position();
+            self.step();
+            let has_seen_all = self.store().checks().stats().iter().all(CheckStats::is_settled);
+            rested = if has_seen_all && before == self.model.position() { rested + 1 } else { 0 };
+            if rested == 3 {
+                let compared = findings::compare(&self.model, &self.store().checks());
+                return compared.unwrap_or_else(|odd| panic!("{odd:?}"));
+            }
+        }
+        panic!("the checks never come to rest");
     }
 
     fn group(&mut self) {
@@ -251,6 +302,7 @@ impl Run {
             let ending = ran.compare(&before, &mut self.model, true);
             self.note(ending.unwrap_or_else(|why| panic!("{why}")).name());
         }
+        self.take_over();
     }
 
     fn note(&mut self, ending: &'static str) {
@@ -364,6 +416,11 @@ mod tests {
         }
         println!("{endings:?}");
         for ending in [
+            "check alerted",
+            "check healed",
+            "check retracted",
+            "check violated",
+            "time passed",
             "tx committed",
             "tx conflict",
             "tx poisoned",

@@ -1,9 +1,13 @@
 //! The test kit: a disk, a clock and entropy that do what a test says, the same each time.
 
+#[cfg(feature = "testing")]
+pub mod checks;
 mod clock;
 #[cfg(feature = "testing")]
 pub mod decision;
 pub mod disk;
+#[cfg(feature = "testing")]
+pub mod findings;
 #[cfg(feature = "testing")]
 pub mod fuzz;
 #[cfg(feature = "testing")]

@@ -431,7 +431,9 @@ impl AllRows {
             Fact::Freed(show, seat) => {
                 ("freed", self.seats.remove(&(show, seat)).map(|_| RowName::Seat(show, seat)))
             }
-            Fact::Claimed(..) | Fact::Note(..) | Fact::Told(..) | Fact::Once(_) => return Ok(Vec::new()),
+            Fact::Claimed(..) | Fact::Note(..) | Fact::Told(..) | Fact::Once(_) | Fact::Own(_) => {
+                return Ok(Vec::new());
+            }
         };
         let (row, changed_at) = self.counts.entry(kind.to_owned()).or_default();
         (*row, *changed_at) = ((row.0 + 1, position, micros), position);

@@ -304,7 +304,7 @@ impl Trial {
 
     fn places(&self, model: &Model, ask: &Ask) -> String {
         let place = |(position, version, fact): (u64, u64, &Fact)| {
-            (position, version, fact.type_name(), fact.data().len())
+            (position, version, fact.type_name().to_owned(), fact.data().len())
         };
         line(self.events(model, ask).into_iter().map(place).collect::<Vec<_>>())
     }

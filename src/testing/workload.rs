@@ -5,6 +5,7 @@
 //! - A draw depends on the seed and the model alone.
 
 use super::decision::Plan;
+use super::findings::Noticed;
 use super::model::Model;
 use super::random::Random;
 use crate::any_of;
@@ -18,6 +19,7 @@ use crate::request::{Append, Expected, Retention};
 use crate::setup::Setup;
 use crate::transaction::Budget;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 // ---- events ----
@@ -317,6 +319,8 @@ pub enum Fact {
     Told(u64, Vec<u8>),
     /// A flag that a transaction took.
     Once(u64),
+    /// What the store has put on record by itself: nobody asks for it.
+    Own(Arc<Noticed>),
 }
 
 /// The name of a flag.
@@ -326,7 +330,7 @@ pub(super) fn flag(number: u64) -> String {
 
 impl Fact {
     /// `FAMILY.Variant`.
-    pub fn type_name(&self) -> &'static str {
+    pub fn type_name(&self) -> &str {
         match self {
             Self::Opened(..) => "money.Opened",
             Self::Took(..) => "money.Took",
@@ -336,6 +340,7 @@ impl Fact {
             Self::Claimed(..) => "name.Claimed",
             Self::Note(..) | Self::Told(..) => "note.Taken",
             Self::Once(_) => "tallystone.Once",
+            Self::Own(noticed) => &noticed.type_name,
         }
     }
 
@@ -349,13 +354,14 @@ impl Fact {
             Self::Claimed(..) => "name/".to_owned(),
             Self::Note(number, _) | Self::Told(number, _) => format!("note/{}", number % 8),
             Self::Once(number) => format!("tallystone/{}", flag(*number)),
+            Self::Own(noticed) => noticed.stream.clone(),
         }
     }
 
     /// `kind:id`.
     pub fn tags(&self) -> Vec<String> {
         match self {
-            Self::Opened(..) | Self::Note(..) | Self::Told(..) | Self::Once(_) => Vec::new(),
+            Self::Opened(..) | Self::Note(..) | Self::Told(..) | Self::Once(_) | Self::Own(_) => Vec::new(),
             Self::Took(_, _, transfer) | Self::Got(_, _, transfer) => vec![format!("transfer:{transfer}")],
             Self::Reserved(_, seat, who) => vec![format!("who:{who}"), format!("seat:{seat}")],
             Self::Freed(_, seat) => vec![format!("seat:{seat}")],
@@ -381,6 +387,7 @@ impl Fact {
                 let name = flag(*number);
                 [&(name.len() as u64).to_le_bytes()[..], name.as_bytes()].concat()
             }
+            Self::Own(noticed) => noticed.data.clone(),
         }
     }
 
@@ -388,7 +395,7 @@ impl Fact {
     ///
     /// # Panics
     ///
-    /// On a flag: only a transaction takes one.
+    /// On a flag, which only a transaction takes, and on what the store alone puts on record.
     pub(super) fn event(&self) -> Anything {
         match *self {
             Self::Opened(account, cents) => Money::Opened { account, cents }.into(),
@@ -400,6 +407,7 @@ impl Fact {
             Self::Note(number, bytes) => Note::Taken { number, pad: pad(number, bytes) }.into(),
             Self::Told(number, ref pad) => Note::Taken { number, pad: pad.clone() }.into(),
             Self::Once(_) => panic!("a flag is taken by a transaction"),
+            Self::Own(_) => panic!("nobody asks for what is the store's own"),
         }
     }
 }

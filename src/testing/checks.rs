@@ -1,0 +1,534 @@
+//! Checks over the workload, and what each must find: told from all events there are, by a naive rule for each.
+//!
+//! - A rule looks at each activation by itself, over the whole log, and shares no code with `check`.
+//! - Where commits tell the time, a deadline is over with the first commit that is later.
+
+use super::model::Model;
+use super::workload::{ACCOUNTS, Balances, Booking, Counted, Fact, Money, Note, SHOWS};
+use crate::check::{About, Severity};
+use crate::projection::{Folded, Projection, Rows};
+use crate::setup::Setup;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// In microseconds.
+const SECOND: i64 = 1_000_000;
+/// No deadline of these checks is further away than this.
+pub const LONGEST: Duration = Duration::from_secs(20);
+/// Who reserves a seat and thereby excuses all who sit in the show.
+const HOST: u32 = 3;
+/// What notes say of their time begins here: before any commit, unless the clock is set back.
+const NOTES_BEGIN: i64 = 1_779_999_000 * SECOND;
+
+/// By name: what a check must come to.
+pub const RULES: [(&str, fn(&Model) -> Judged); 8] = [
+    ("freed", freed),
+    ("not-topped-up", not_topped_up),
+    ("sat-too-long", sat_too_long),
+    ("covered", covered),
+    ("bracketed", bracketed),
+    ("opened-first", opened_first),
+    ("not-crowded", not_crowded),
+    (BY_EVENTS, answered),
+];
+
+/// The one that goes by the time of events.
+pub const BY_EVENTS: &str = "answered";
+
+// ---- as they are declared ----
+
+/// The seats that are taken in each show.
+#[derive(Debug)]
+pub struct Taken;
+
+impl Projection for Taken {
+    const NAME: &'static str = "taken";
+    type Event = Booking;
+    type Key = u32;
+    type Row = Vec<u32>;
+
+    fn fold(event: &Booking, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Booking::Reserved { show, seat, .. } => rows.update(*show, |seats| seats.push(*seat)),
+            Booking::Freed { show, seat } => match rows.get(show)? {
+                Some(mut seats) if seats.contains(seat) => {
+                    seats.retain(|taken| taken != seat);
+                    rows.put(*show, seats)
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// A setup with the checks of this file.
+pub fn checked(setup: Setup) -> Setup {
+    let about = |id| About {
+        id,
+        severity: Severity::Ticket,
+        owner: "the simulation",
+        means: "Something is not as it must be.",
+        remedy: "1 look for it",
+    };
+    let seconds = |seconds: i64| Duration::from_secs(seconds.unsigned_abs());
+    let reserved = |event: &Booking| matches!(event, Booking::Reserved { .. });
+    let freed = |event: &Booking| matches!(event, Booking::Freed { .. });
+    let place = |event: &Booking| match event {
+        Booking::Reserved { show, seat, .. } | Booking::Freed { show, seat } => (*show, *seat),
+    };
+    let number = |event: &Note| {
+        let Note::Taken { number, .. } = event;
+        *number
+    };
+    let whose = |event: &Counted| match event {
+        Counted::Money(
+            Money::Opened { account, .. } | Money::Took { account, .. } | Money::Got { account, .. },
+        ) => *account,
+        Counted::Booking(Booking::Reserved { who, .. }) => *who,
+        Counted::Booking(Booking::Freed { show, .. }) => *show,
+    };
+    let said = |event: &Note| {
+        let Note::Taken { number, pad } = event;
+        Some(UNIX_EPOCH + Duration::from_micros(said(*number, pad.len()).unsigned_abs()))
+    };
+    let in_show = about("freed").response(reserved, freed).tied(move |event| place(event).1);
+    let spent = |event: &Money| matches!(event, Money::Took { cents, .. } if *cents >= BIG);
+    let topped_up = |event: &Money| matches!(event, Money::Opened { .. });
+    let opened = |event: &Counted| matches!(event, Counted::Money(Money::Opened { .. }));
+    let sits = |event: &Counted| matches!(event, Counted::Booking(Booking::Reserved { .. }));
+    let brackets = about("bracketed")
+        .each_closed_by(move |event| number(event) % 3 == 0, move |event| number(event) % 3 == 1)
+        .closed_by(move |event| number(event) % 3 == 2);
+    let answered = about("answered")
+        .response(move |event| number(event) % 4 == 0, move |event| number(event) % 4 == 1)
+        .by(move |event| number(event) / 4 % 2)
+        .at(said, seconds(LATENESS / SECOND))
+        .within(seconds(ANSWER / SECOND));
+    setup
+        .check(
+            in_show
+                .until(|event: &Booking| matches!(event, Booking::Reserved { who: HOST, .. }))
+                .within(seconds(FREED / SECOND)),
+        )
+        .check(about("not-topped-up").not_response(spent, topped_up).within(seconds(ALONE / SECOND)))
+        .check(about("sat-too-long").switched_off(reserved, freed, seconds(SITTING / SECOND)).by(place))
+        .check(
+            about("covered")
+                .standing::<(Balances, Taken)>(|_, (balance, taken)| is_uncovered(balance.copied(), taken))
+                .for_longer_than(seconds(UNCOVERED / SECOND)),
+        )
+        .check(brackets)
+        .check(about("opened-first").precedence(opened, sits).by(whose).within(LONGEST))
+        .check(
+            about("not-crowded").absence(CROWD, reserved).closed_by(freed).within(seconds(CROWDED / SECOND)),
+        )
+        .check(answered)
+}
+
+const FREED: i64 = 8 * SECOND;
+const ALONE: i64 = 5 * SECOND;
+const BIG: i64 = 100;
+const SITTING: i64 = 6 * SECOND;
+const UNCOVERED: i64 = 4 * SECOND;
+const CROWD: u32 = 3;
+const CROWDED: i64 = 10 * SECOND;
+const LATENESS: i64 = 3 * SECOND;
+const ANSWER: i64 = 5 * SECOND;
+
+/// A show with company needs money on the account of its number.
+fn is_uncovered(balance: Option<i64>, taken: Option<&Vec<u32>>) -> bool {
+    taken.is_some_and(|seats| seats.len() >= 2) && balance.is_none_or(|cents| cents < 400)
+}
+
+/// What a note says of its time: the longer it is, the longer it was under way.
+fn said(number: u64, bytes: usize) -> i64 {
+    NOTES_BEGIN + number as i64 * 7 * SECOND / 10 - (bytes % 8) as i64 * SECOND
+}
+
+// ---- what they must find ----
+
+/// How something ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// It is not as it must be.
+    Violated,
+    /// What was missing came too late.
+    Healed,
+    /// What was missing had been there in time.
+    Retracted,
+}
+
+/// What is to be on record of an activation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// When it was decided, in the check's own time.
+    pub decided: i64,
+    /// Position of the activation.
+    pub activation: u64,
+    /// Position of the event that decided it; 0: time did.
+    pub by: u64,
+    /// How.
+    pub verdict: Verdict,
+    /// What it is about, where no event says so.
+    pub subject: String,
+    /// How the rows stood when it was violated.
+    pub disagrees: String,
+}
+
+/// Commit, place in it, and what comes first there.
+type Moment = (u64, u64, u8);
+
+/// What a check must have come to.
+#[derive(Debug, Default)]
+pub struct Judged {
+    found: Vec<(Moment, Finding)>,
+    /// Findings in their order. Those of one moment are in that of their activations.
+    pub findings: Vec<Finding>,
+    /// What was to be judged.
+    pub activations: u64,
+    /// What is as it must be.
+    pub satisfied: u64,
+    /// What is not, retracted ones left out.
+    pub violated: u64,
+    /// Violations that were answered too late.
+    pub healed: u64,
+    /// Violations that were none.
+    pub retracted: u64,
+    /// Deadlines of what may still become either; the end of time where only an event decides.
+    pub pending: Vec<i64>,
+}
+
+/// An event, and where it stands.
+#[derive(Clone, Copy)]
+struct Line<'m> {
+    fact: &'m Fact,
+    position: u64,
+    commit: u64,
+    time: i64,
+}
+
+fn lines(model: &Model, is: impl Fn(&Fact) -> bool) -> Vec<Line<'_>> {
+    let all = (1..).zip(&model.events).filter(|(_, event)| is(&event.fact));
+    all.map(|(position, event)| Line {
+        fact: &event.fact,
+        position,
+        commit: event.commit,
+        time: event.micros as i64,
+    })
+    .collect()
+}
+
+/// The first commit that is later than a deadline.
+fn over(model: &Model, deadline: i64) -> Option<u64> {
+    let before = model.commits.partition_point(|commit| commit.micros as i64 <= deadline) as u64;
+    (before < model.commit()).then_some(before + 1)
+}
+
+impl Judged {
+    fn find(
+        &mut self,
+        moment: Moment,
+        verdict: Verdict,
+        activation: u64,
+        by: u64,
+        decided: i64,
+    ) -> &mut Finding {
+        match verdict {
+            Verdict::Violated => self.violated += 1,
+            Verdict::Healed => self.healed += 1,
+            Verdict::Retracted => {
+                (self.retracted, self.violated, self.satisfied) =
+                    (self.retracted + 1, self.violated - 1, self.satisfied + 1);
+            }
+        }
+        let (subject, disagrees) = (String::new(), String::new());
+        self.found.push((moment, Finding { decided, activation, by, verdict, subject, disagrees }));
+        &mut self.found.last_mut().expect("it was just put there").1
+    }
+
+    /// Violated by an event, at once.
+    fn violated_by(&mut self, activation: u64, by: Line<'_>) {
+        let moment = (by.commit, by.position, 2);
+        self.find(moment, Verdict::Violated, activation, by.position, by.time);
+    }
+
+    /// Something waits for what ends it: an answer, or the end of its scope.
+    fn waits(&mut self, model: &Model, activation: u64, deadline: i64, end: Option<(Line<'_>, bool)>) {
+        self.activations += 1;
+        match (over(model, deadline), end) {
+            (None, None) => self.pending.push(deadline),
+            (None, Some(_)) => self.satisfied += 1,
+            (Some(over), Some((end, _))) if end.commit < over => self.satisfied += 1,
+            (Some(over), end) => {
+                self.find((over, 0, 0), Verdict::Violated, activation, 0, deadline + 1);
+                if let Some((end, true)) = end {
+                    let moment = (end.commit, end.position, 2);
+                    self.find(moment, Verdict::Healed, activation, end.position, end.time);
+                }
+            }
+        }
+    }
+
+    fn in_order(mut self) -> Self {
+        self.found.sort();
+        self.findings = self.found.drain(..).map(|(_, finding)| finding).collect();
+        in_their_order(&mut self.findings);
+        self
+    }
+}
+
+/// What one moment decides is in no order: a check goes by hashes there.
+pub fn in_their_order(findings: &mut [Finding]) {
+    let moment = |finding: &Finding| (finding.by, if finding.by == 0 { finding.decided } else { 0 });
+    findings.chunk_by_mut(|a, b| moment(a) == moment(b)).for_each(<[Finding]>::sort);
+}
+
+fn is_booking(fact: &Fact) -> bool {
+    matches!(fact, Fact::Reserved(..) | Fact::Freed(..))
+}
+
+fn show_of(fact: &Fact) -> u32 {
+    let (Fact::Reserved(show, ..) | Fact::Freed(show, _)) = fact else { unreachable!("it is a booking") };
+    *show
+}
+
+/// A seat that is taken is free again in time, unless the host comes.
+fn freed(model: &Model) -> Judged {
+    let (lines, mut judged) = (lines(model, is_booking), Judged::default());
+    for (index, taken) in lines.iter().enumerate() {
+        let Fact::Reserved(show, seat, _) = *taken.fact else { continue };
+        let mut later = lines[index + 1..].iter().filter(|line| show_of(line.fact) == show);
+        let end = later.find_map(|line| match *line.fact {
+            Fact::Reserved(_, _, HOST) => Some((*line, false)),
+            Fact::Freed(_, freed) if freed == seat => Some((*line, true)),
+            _ => None,
+        });
+        judged.waits(model, taken.position, taken.time + FREED, end);
+    }
+    judged.in_order()
+}
+
+/// Nobody sits for too long, host or not.
+fn sat_too_long(model: &Model) -> Judged {
+    let (lines, mut judged) = (lines(model, is_booking), Judged::default());
+    for (index, taken) in lines.iter().enumerate() {
+        let Fact::Reserved(show, seat, _) = *taken.fact else { continue };
+        let end = lines[index + 1..].iter().find(|line| *line.fact == Fact::Freed(show, seat));
+        judged.waits(model, taken.position, taken.time + SITTING, end.map(|line| (*line, true)));
+    }
+    judged.in_order()
+}
+
+/// After much is spent, no money comes in for a while.
+fn not_topped_up(model: &Model) -> Judged {
+    let is = |fact: &Fact| matches!(fact, Fact::Took(..) | Fact::Opened(..));
+    let (lines, mut judged) = (lines(model, is), Judged::default());
+    for (index, spent) in lines.iter().enumerate() {
+        let Fact::Took(account, BIG.., _) = *spent.fact else { continue };
+        judged.activations += 1;
+        let mut later = lines[index + 1..].iter();
+        let came = later.find(|line| matches!(*line.fact, Fact::Opened(other, _) if other == account));
+        let deadline = spent.time + ALONE;
+        match came.filter(|came| came.time <= deadline) {
+            Some(came) => judged.violated_by(spent.position, *came),
+            None if over(model, deadline).is_some() => judged.satisfied += 1,
+            None => judged.pending.push(deadline),
+        }
+    }
+    judged.in_order()
+}
+
+/// The money of a show that has company, row by row and commit by commit.
+fn covered(model: &Model) -> Judged {
+    let mut judged = Judged::default();
+    for key in 0..ACCOUNTS as u32 {
+        let (mut balance, mut taken): (Option<i64>, Option<Vec<u32>>) = (None, None);
+        // Since which position, and when; and whether for too long.
+        let mut wrong: Option<(u64, i64, bool)> = None;
+        for (commit, kept) in (1..).zip(&model.commits) {
+            let time = kept.micros as i64;
+            if let Some((activation, since, is_late @ false)) = &mut wrong
+                && time > *since + UNCOVERED
+            {
+                let decided = *since + UNCOVERED + 1;
+                let found = judged.find((commit, 0, 0), Verdict::Violated, *activation, 0, decided);
+                let cents = balance.map_or("no row".to_owned(), |cents| cents.to_string());
+                found.subject = key.to_string();
+                found.disagrees =
+                    format!("balances has {cents}, taken has {:?}", taken.clone().unwrap_or_default());
+                *is_late = true;
+            }
+            let mut changed = None;
+            for position in kept.first..=kept.last {
+                let is_changed = match model.event(position).fact {
+                    Fact::Opened(account, cents) | Fact::Got(account, cents, _) if account == key => {
+                        balance = Some(balance.unwrap_or(0) + cents);
+                        true
+                    }
+                    Fact::Took(account, cents, _) if account == key => {
+                        balance = Some(balance.unwrap_or(0) - cents);
+                        true
+                    }
+                    Fact::Reserved(show, seat, _) if show == key => {
+                        taken.get_or_insert_default().push(seat);
+                        true
+                    }
+                    Fact::Freed(show, seat) if show == key => {
+                        let before = taken.as_ref().map_or(0, Vec::len);
+                        taken.iter_mut().for_each(|seats| seats.retain(|taken| *taken != seat));
+                        taken.as_ref().map_or(0, Vec::len) < before
+                    }
+                    _ => false,
+                };
+                changed = is_changed.then_some(position).or(changed);
+            }
+            let Some(position) = changed else { continue };
+            wrong = match (is_uncovered(balance, taken.as_ref()), wrong) {
+                (true, None) => {
+                    judged.activations += 1;
+                    Some((position, time, false))
+                }
+                (false, Some((activation, _, true))) => {
+                    let moment = (commit, 1 + u64::from(key), 2);
+                    let found = judged.find(moment, Verdict::Healed, activation, position, time);
+                    found.subject = key.to_string();
+                    None
+                }
+                (false, Some(_)) => {
+                    judged.satisfied += 1;
+                    None
+                }
+                (_, wrong) => wrong,
+            };
+        }
+        let pending = wrong.filter(|(_, _, is_late)| !is_late);
+        judged.pending.extend(pending.map(|(_, since, _)| since + UNCOVERED));
+    }
+    judged.in_order()
+}
+
+/// The number of a note, and its length.
+fn note_of(fact: &Fact) -> Option<(u64, usize)> {
+    match fact {
+        Fact::Note(number, bytes) => Some((*number, *bytes)),
+        Fact::Told(number, bytes) => Some((*number, bytes.len())),
+        _ => None,
+    }
+}
+
+/// Notes open and close brackets, and close them all.
+fn bracketed(model: &Model) -> Judged {
+    let mut judged = Judged::default();
+    let mut open: BTreeMap<u64, VecDeque<u64>> = BTreeMap::new();
+    for line in lines(model, |fact| note_of(fact).is_some()) {
+        let number = note_of(line.fact).expect("it is a note").0;
+        let open = open.entry(number % 8).or_default();
+        match number % 3 {
+            0 => {
+                judged.activations += 1;
+                open.push_back(line.position);
+            }
+            1 if open.pop_front().is_some() => judged.satisfied += 1,
+            1 => {
+                judged.activations += 1;
+                judged.violated_by(line.position, line);
+            }
+            _ => open.drain(..).for_each(|activation| judged.violated_by(activation, line)),
+        }
+    }
+    judged.pending = vec![i64::MAX; open.values().map(VecDeque::len).sum()];
+    judged.in_order()
+}
+
+/// Whoever sits has opened an account of that number, not long ago.
+fn opened_first(model: &Model) -> Judged {
+    let is = |fact: &Fact| matches!(fact, Fact::Opened(..) | Fact::Reserved(..));
+    let (lines, mut judged) = (lines(model, is), Judged::default());
+    for (index, sits) in lines.iter().enumerate() {
+        let Fact::Reserved(_, _, who) = *sits.fact else { continue };
+        judged.activations += 1;
+        let since = sits.time - LONGEST.as_micros() as i64;
+        let is_it = |line: &Line<'_>| matches!(*line.fact, Fact::Opened(account, _) if account == who);
+        match lines[..index].iter().any(|line| line.time >= since && is_it(line)) {
+            true => judged.satisfied += 1,
+            false => judged.violated_by(sits.position, *sits),
+        }
+    }
+    judged.in_order()
+}
+
+/// Not so many come so soon after the first, before one goes.
+fn not_crowded(model: &Model) -> Judged {
+    let (lines, mut judged) = (lines(model, is_booking), Judged::default());
+    for show in 0..SHOWS as u32 {
+        let of_show: Vec<_> = lines.iter().filter(|line| show_of(line.fact) == show).collect();
+        let is_over = |line: &&Line<'_>| matches!(line.fact, Fact::Freed(..));
+        let mut epochs = of_show.split(is_over).peekable();
+        while let Some(epoch) = epochs.next() {
+            let Some(first) = epoch.first() else { continue };
+            judged.activations += 1;
+            let deadline = first.time + CROWDED;
+            let mut in_time = epoch.iter().filter(|line| line.time <= deadline);
+            match in_time.nth(CROWD as usize - 1) {
+                Some(last) => judged.violated_by(first.position, **last),
+                None if epochs.peek().is_some() || over(model, deadline).is_some() => judged.satisfied += 1,
+                None => judged.pending.push(deadline),
+            }
+        }
+    }
+    judged.in_order()
+}
+
+/// Notes answer notes, by the time that they say themselves.
+fn answered(model: &Model) -> Judged {
+    let mut judged = Judged::default();
+    let mut watermark = i64::MIN;
+    let notes: Vec<_> = lines(model, |fact| note_of(fact).is_some())
+        .into_iter()
+        .map(|line| {
+            let (number, bytes) = note_of(line.fact).expect("it is a note");
+            let said = said(number, bytes);
+            // A time ahead of that of the commit proves nothing.
+            watermark = watermark.max(said.min(line.time) - LATENESS);
+            (line, number, said, watermark)
+        })
+        .collect();
+    for (index, (asks, number, asked, watermark)) in notes.iter().enumerate() {
+        if number % 4 != 0 {
+            continue;
+        }
+        judged.activations += 1;
+        let (activation, deadline) = (asks.position, asked + ANSWER);
+        let mut is_late = *watermark > deadline;
+        if is_late {
+            let moment = (asks.commit, asks.position, 1);
+            judged.find(moment, Verdict::Violated, activation, 0, *watermark);
+        }
+        let mut end = None;
+        for (line, other, said, watermark) in &notes[index + 1..] {
+            if !is_late && *watermark > deadline {
+                is_late = true;
+                let moment = (line.commit, line.position, 0);
+                judged.find(moment, Verdict::Violated, activation, 0, deadline + 1);
+            }
+            if other % 4 != 1 || other / 4 % 2 != number / 4 % 2 {
+                continue;
+            }
+            let in_time = (*asked..=deadline).contains(said);
+            if in_time || (is_late && *said > deadline) {
+                end = Some((*line, *said, in_time));
+                break;
+            }
+        }
+        match end {
+            None if is_late => {}
+            None => judged.pending.push(deadline),
+            Some(_) if !is_late => judged.satisfied += 1,
+            Some((line, said, in_time)) => {
+                let verdict = if in_time { Verdict::Retracted } else { Verdict::Healed };
+                judged.find((line.commit, line.position, 2), verdict, activation, line.position, said);
+            }
+        }
+    }
+    judged.in_order()
+}
