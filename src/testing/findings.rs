@@ -194,6 +194,7 @@ fn alerted(model: &Model, id: &str) -> u64 {
 ///
 /// What is odd.
 pub fn take_over(model: &mut Model, view: &View, pager: &Pager) -> Result<Vec<Says>, Odd> {
+    let room = model.limits.append_events_max;
     let mut commits: Vec<(u64, Vec<Noticed>)> = Vec::new();
     let since = Query::all().after(Position::new(model.position()));
     for event in view.query::<Raw>(since) {
@@ -201,8 +202,10 @@ pub fn take_over(model: &mut Model, view: &View, pager: &Pager) -> Result<Vec<Sa
         let micros = Timestamp::from(event.recorded_at).micros();
         let noticed = Noticed::of(&event).or_else(differs)?;
         match commits.last_mut() {
-            // A step of the watcher is one commit, and its dog's findings are another.
-            Some((_, last)) if noticed.kind().is_some() && last[0].kind() == noticed.kind() => {
+            // What a step of the watcher finds is one commit if it fits, and its dog's findings are another.
+            Some((_, last))
+                if noticed.kind().is_some() && last[0].kind() == noticed.kind() && last.len() < room =>
+            {
                 last.push(noticed)
             }
             _ => commits.push((micros, vec![noticed])),
