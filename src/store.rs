@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 const LOG: &str = "log";
 const LOG_CREATING: &str = "log.creating";
@@ -1314,7 +1314,22 @@ impl CheckDesk for Store {
     }
 
     fn settle(&self, position: Position, timeout: Duration) -> bool {
+        self.settled(position, deadline(timeout))
+    }
+
+    fn pull(&self, check: &str, timeout: Duration) -> Option<bool> {
         let deadline = deadline(timeout);
+        let order = self.inner.engine.read().pullers.order(check)?;
+        if self.inner.setup.lockstep {
+            self.inner.engine.read().pullers.step();
+        }
+        Some(order.wait(deadline) && self.settled(CheckDesk::head(self), deadline))
+    }
+}
+
+impl Store {
+    /// Until every check has settled there. `false`: the time is over, or they do not go on.
+    fn settled(&self, position: Position, deadline: Option<Instant>) -> bool {
         loop {
             let listener = self.inner.bells.watch.listen();
             let stats = self.watch().stats();

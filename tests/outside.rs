@@ -703,6 +703,82 @@ fn a_pull_that_hangs_keeps_nobody_waiting() {
     drop(release);
 }
 
+// ---- asked for ----
+
+#[test]
+fn a_pull_that_is_asked_for_does_not_wait_for_its_period() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 500)]);
+    let bench = Bench::of([agreeing(theirs.clone()).for_longer_than(Duration::ZERO)]);
+    bench.append(started("mug", 500));
+    let pull = || bench.store.checks().pull("agree", MINUTE).expect("it has a source").expect("in time");
+    assert_eq!((pull().rows, theirs.pulls()), (1, 1));
+    theirs.set(&[("mug", 500), ("pen", 200)]);
+    bench.clock.advance(Duration::from_millis(1));
+    // The first shows it, and the second that it is still so.
+    assert_eq!((pull().rows, bench.disagreements()), (2, vec![]));
+    bench.clock.advance(Duration::from_millis(1));
+    pull();
+    assert_eq!(bench.disagreements(), [("pen".into(), State::Open)]);
+    // What cannot be read is said, and the period goes on as it was.
+    theirs.change(|answers| answers.fails = Some(PullError::Unreachable("no line".into())));
+    assert_eq!(pull().failed.expect("it is on record").1, "it cannot be read: no line");
+    let pulls = theirs.pulls();
+    bench.pass(MINUTE);
+    assert_eq!(theirs.pulls(), pulls + 1);
+
+    let unknown = bench.store.checks().pull("agree.fresh", MINUTE).expect_err("it has no source");
+    assert_eq!(unknown.to_string(), "pull: no check `agree.fresh` of the setup has a source");
+}
+
+#[test]
+fn who_asks_while_it_is_pulled_gets_a_later_snapshot_and_nobody_waits_for_ever() {
+    /// Says how often it was pulled, when it may.
+    struct Gate(Mutex<mpsc::Receiver<u64>>, mpsc::Sender<()>);
+    impl Outside for Gate {
+        type Key = String;
+        type Row = u64;
+        fn pull(&self) -> Result<Pulled<String, u64>, PullError> {
+            let _ = self.1.send(());
+            let cents = self.0.lock().unwrap().recv().map_err(|_| PullError::Unreachable("gone".into()))?;
+            Ok(Pulled::new(vec![("mug".into(), cents)]))
+        }
+        fn again(&self, _: &[String]) -> Result<Vec<(String, Option<u64>)>, PullError> {
+            Ok(Vec::new())
+        }
+    }
+    let (answer, answers) = mpsc::channel();
+    let (entered, inside) = mpsc::channel();
+    let check =
+        agreeing(Gate(Mutex::new(answers), entered)).every(24 * 60 * MINUTE).stale_after(72 * 60 * MINUTE);
+    let setup = Setup::new().inline::<Bills>().check(check.for_longer_than(QUARTER)).alerts(|_| {});
+    let store = Store::in_memory(setup).expect("it opens");
+    inside.recv().expect("it is pulled");
+    assert_eq!(store.checks().pull("agree", Duration::ZERO).expect("it has a source"), None, "it hangs");
+    let cents = |store: &Store| {
+        let evidence = store.checks().evidence::<Gate>("agree").expect("its source");
+        evidence.row(&"mug".to_owned()).expect("rows are read").map(|seen| seen.row)
+    };
+    // The one that is under way is not theirs.
+    (1..=4).for_each(|cents| answer.send(cents).expect("it listens"));
+    let source = store.checks().pull("agree", Duration::MAX).expect("it has a source");
+    assert_eq!((source.expect("it has come").rows, cents(&store) >= Some(2)), (1, true));
+
+    let (answer, answers) = mpsc::channel();
+    let (entered, inside) = mpsc::channel();
+    let check = agreeing(Gate(Mutex::new(answers), entered)).for_longer_than(QUARTER);
+    let store =
+        Store::in_memory(Setup::new().inline::<Bills>().check(check).alerts(|_| {})).expect("it opens");
+    inside.recv().expect("it is pulled");
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| store.checks().pull("agree", Duration::MAX));
+        store.clone().close();
+        let answer = asking.join().expect("no panic");
+        assert!(matches!(answer, Ok(None) | Err(_)), "a store that closes lets go: {answer:?}");
+    });
+    drop(answer);
+}
+
 // ---- what is compared ----
 
 impl Bench {

@@ -164,6 +164,8 @@ pub(crate) trait Desk {
     fn glasses(&self) -> Glasses;
     /// Waits until every check has settled at this position or later. `false`: the time is over.
     fn settle(&self, position: Position, timeout: Duration) -> bool;
+    /// Has a source pulled, and waits until every check has settled behind it. `None`: the check has no source.
+    fn pull(&self, check: &str, timeout: Duration) -> Option<bool>;
 }
 
 impl fmt::Debug for Checks<'_> {

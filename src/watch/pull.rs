@@ -30,8 +30,8 @@ use crate::writer::Door;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Rows in one event: others want to commit, too.
 const ROWS_PER_EVENT: usize = 512;
@@ -68,6 +68,32 @@ struct Shared {
     hold: Mutex<Hold>,
     stop: AtomicBool,
     bell: Bell,
+    /// Pulls that somebody asked for, and those of them that have ended.
+    asked: AtomicU64,
+    answered: AtomicU64,
+    answers: Bell,
+}
+
+/// A pull that somebody asked for.
+pub(crate) struct Order {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Order {
+    /// Until it has ended, well or not. `false`: the time is over, or the store is closed.
+    pub fn wait(self, deadline: Option<Instant>) -> bool {
+        let Self { shared, number } = self;
+        loop {
+            let listener = shared.answers.listen();
+            if shared.answered.load(Ordering::Acquire) >= number {
+                return true;
+            }
+            if shared.stop.load(Ordering::Relaxed) || !listener.wait(deadline) {
+                return false;
+            }
+        }
+    }
 }
 
 struct Hold {
@@ -144,8 +170,15 @@ impl Pullers {
         Ok(started)
     }
 
+    /// Has a source pulled soon, whatever its period. `None`: the check has none.
+    pub fn order(&self, check: &str) -> Option<Order> {
+        let shared = self.all.iter().find(|shared| shared.check == check)?.clone();
+        let number = shared.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        shared.bell.ring();
+        Some(Order { shared, number })
+    }
+
     /// Pulls what is due, on the calling thread, if there are no threads for it.
-    #[cfg(feature = "testing")]
     pub fn step(&self) {
         for puller in self.lockstep.lock().iter_mut() {
             puller.turn();
@@ -177,6 +210,7 @@ impl Shared {
         self.stop.store(true, Ordering::Relaxed);
         let ground = self.hold.lock().ground.take();
         self.bell.ring();
+        self.answers.ring();
         let Some(ground) = ground else { return };
         // Of one that fails, somebody is to be told whether or not the process comes back in between.
         let well = ground.known(&self.check).is_ok_and(|known| known.failed.is_none());
@@ -217,6 +251,9 @@ impl Puller {
             hold: Mutex::new(Hold { ground, is_outside: false }),
             stop: AtomicBool::new(false),
             bell: Bell::default(),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            answers: Bell::default(),
         };
         let (shared, due) = (Arc::new(shared), clock.monotonic());
         Some(Self { shared, evidence, clock, due, has_begun: false })
@@ -229,14 +266,22 @@ impl Puller {
             if shared.stop.load(Ordering::Relaxed) {
                 return;
             }
-            listener.wait(deadline(patience));
+            if !self.is_asked() {
+                listener.wait(deadline(patience));
+            }
         }
     }
 
-    /// Pulls if it is time. How long there is nothing to do then; `None`: the store is closed.
+    fn is_asked(&self) -> bool {
+        self.shared.asked.load(Ordering::Acquire) > self.shared.answered.load(Ordering::Acquire)
+    }
+
+    /// Pulls if it is time, or somebody asked for it. How long there is nothing to do then; `None`: the store is closed.
     fn turn(&mut self) -> Option<Duration> {
         let now = self.clock.monotonic();
-        if now >= self.due {
+        if now >= self.due || self.is_asked() {
+            // Who asks while it is pulled wants another one.
+            let asked = self.shared.asked.load(Ordering::Acquire);
             let wait = if self.has_begun { self.evidence.every } else { AGAIN };
             self.due = now.saturating_add(wait);
             // Types of the source's are encoded and compared in there.
@@ -250,6 +295,8 @@ impl Puller {
             if let Err(Trouble::Closed) = noted {
                 return None;
             }
+            self.shared.answered.store(asked, Ordering::Release);
+            self.shared.answers.ring();
         }
         Some(self.due.saturating_sub(self.clock.monotonic()))
     }

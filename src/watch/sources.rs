@@ -12,7 +12,7 @@ use crate::own::{self, Bytes, Own};
 use crate::view::View;
 use std::any::TypeId;
 use std::marker::PhantomData;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// A source of a check, as far as it is on record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,67 @@ impl Checks<'_> {
                 })
             })
             .collect()
+    }
+
+    /// Pulls the source of a check now, and waits until every check has judged what it shows. `None`: the time is over, and it goes on.
+    ///
+    /// For who does not wait for the next period: a command that audits and ends, a button at the desk. [`Source::failed`] says
+    /// whether it could be read. Only a snapshot from after the window makes a violation; so a row that is seen for the first time
+    /// is one with the second pull at the earliest.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tallystone::check::{About, Outside, PullError, Pulled, Severity};
+    /// # use tallystone::prelude::*;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Sold { cup: u32 }
+    /// # impl Event for Sold {
+    /// #     const FAMILY: &str = "sold";
+    /// #     type Id = u32;
+    /// #     fn id(&self) -> u32 { self.cup }
+    /// # }
+    /// # struct Cups;
+    /// # impl Projection for Cups {
+    /// #     const NAME: &str = "cups";
+    /// #     type Event = Sold;
+    /// #     type Key = u32;
+    /// #     type Row = ();
+    /// #     fn fold(event: &Sold, rows: &mut Rows<Self>) -> Folded { rows.put(event.cup, ()) }
+    /// # }
+    /// # struct Shelf;
+    /// # impl Outside for Shelf {
+    /// #     type Key = u32;
+    /// #     type Row = ();
+    /// #     fn pull(&self) -> Result<Pulled<u32, ()>, PullError> { Ok(Pulled::new(vec![(8, ())])) }
+    /// # }
+    /// # fn main() -> Result<(), Error> {
+    /// # let about = About { id: "sold-or-there", severity: Severity::Note, owner: "shop", means: "A cup is gone.", remedy: "1 look" };
+    /// # let agree = about.outside::<Cups, _>(Shelf, |sold, there| sold.is_some() != there.is_some());
+    /// # let check = agree.for_longer_than(Duration::ZERO);
+    /// let store = Store::in_memory(Setup::new().inline::<Cups>().check(check))?;
+    /// store.append(Append::event(Sold { cup: 8 }))?;
+    /// let source = store.checks().pull("sold-or-there", Duration::from_secs(60))?.expect("within a minute");
+    /// assert_eq!((source.rows, source.failed), (1, None));
+    /// store.checks().pull("sold-or-there", Duration::from_secs(60))?;
+    /// assert_eq!(store.checks().open()?[0].subject.as_deref(), Some("8"));
+    ///
+    /// // Nobody has a source of this name.
+    /// assert!(store.checks().pull("paid", Duration::ZERO).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`: no check of this name has a source. As reading rows.
+    pub fn pull(&self, check: &str, timeout: Duration) -> Result<Option<Source>, ReadError> {
+        let is_in_time = self.desk.pull(check, timeout).ok_or_else(|| ReadError::Invalid {
+            what: "pull",
+            why: format!("no check `{check}` of the setup has a source"),
+        })?;
+        let mut sources = self.sources()?;
+        sources.retain(|source| source.check == check && is_in_time);
+        Ok(sources.pop())
     }
 
     /// What was pulled for a check, as of now. `O` is the type of its source.
