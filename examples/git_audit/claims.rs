@@ -62,12 +62,22 @@ pub struct Content {
     pub object: String,
 }
 
-/// The lines and the content of each file, by name.
+/// The lines and the content of each file, by [`name`].
 pub struct Files;
+
+/// A file name on one line, with nothing in it that a terminal would act on. No two files have the same.
+pub fn name(path: &[u8]) -> String {
+    match std::str::from_utf8(path) {
+        Ok(text) => text.escape_debug().to_string(),
+        Err(_) => path.escape_ascii().to_string(),
+    }
+}
 
 /// What the events say of one file.
 #[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 pub struct File {
+    /// Its name, as git has it.
+    pub path: Vec<u8>,
     /// All lines added, less all removed.
     pub lines: i64,
     /// What the last change left; `None` if it took the file away.
@@ -84,19 +94,21 @@ pub const COMMITS_LEN: usize = 3;
 impl Projection for Files {
     const NAME: &str = "files";
     type Event = Claim;
-    type Key = Vec<u8>;
+    type Key = String;
     type Row = File;
 
     fn fold(claim: &Claim, rows: &mut Rows<Self>) -> Folded {
         let Claim::Change { commit, change } = claim else { return Ok(()) };
-        let mut file = rows.get(&change.path)?.unwrap_or_default();
+        let name = name(&change.path);
+        let mut file = rows.get(&name)?.unwrap_or_default();
         file.apply(commit, change);
-        if file.is_gone() { rows.remove(&change.path) } else { rows.put(change.path.clone(), file) }
+        if file.is_gone() { rows.remove(&name) } else { rows.put(name, file) }
     }
 }
 
 impl File {
     fn apply(&mut self, commit: &str, change: &Change) {
+        self.path.clone_from(&change.path);
         if self.content != change.before {
             self.gap.get_or_insert_with(|| commit.to_owned());
         }
@@ -143,7 +155,7 @@ impl Projection for Imported {
 pub fn setup() -> Setup {
     let mut options = Options::default();
     // A file name of any length that a file system takes, and then some.
-    options.row_key_bytes_max = 64 << 10;
+    options.row_key_bytes_max = 32 << 10;
     // Rows are read in one go, however many there are.
     options.view_age_ms_max = 3_600_000;
     Setup::new().inline::<Files>().inline::<Imported>().options(options)

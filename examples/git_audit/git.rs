@@ -34,6 +34,7 @@ const DIFF: [&str; 13] = [
 ];
 
 /// A repository on disk.
+#[derive(Clone)]
 pub struct Repository {
     place: PathBuf,
     dir: PathBuf,

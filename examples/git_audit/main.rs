@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Every commit claims lines added and removed in files. The claims go into a store as events and are folded into lines per
-//! file; the store is closed and opened again; then each file's figure is compared with the tree at the imported commit.
+//! file; the store is closed and opened again, with a check: the tree at the imported commit is evidence from outside, and each
+//! file's figure agrees with it. What does not is a violation, on record in the store, and stays one until a later run sees it mended.
 //!
 //! - The last line says it all: `git_audit: C commits, E events, R replayed, F files agree, V violations`. C and E are
-//!   what the store holds; R counts the appends of this run that were in it already.
+//!   what the store holds of the history; R counts the appends of this run that were in it already.
 //! - Exit status 0: no violation. 1: violations, each named. 2: it could not run; nothing is said about the files.
 
 mod claims;
@@ -18,7 +19,7 @@ mod compare;
 mod git;
 mod import;
 
-use claims::{Imported, Progress, setup};
+use claims::{Claim, HISTORY, Imported, Progress, setup};
 use git::Repository;
 use import::{Outcome, Tamper};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -75,10 +76,10 @@ fn audit(args: Args) -> Result<usize> {
     store.close();
     let imported = imported?;
 
-    let store = Store::open(&place, setup())?;
-    let view = store.view()?;
-    let compared = compare::run(&repository, &view, imported.tip.as_deref())?;
-    report(&repository, &view, &imported, &compared)
+    let tip = imported.tip.as_deref();
+    let store = Store::open(&place, setup().check(compare::check(&repository, tip)))?;
+    let compared = compare::run(&repository, &store, tip)?;
+    report(&repository, &store.view()?, &imported, &compared)
 }
 
 /// Shown on a terminal only.
@@ -106,7 +107,8 @@ fn report(
         println!("violation: {violation}");
     }
     let Progress { commits, .. } = view.row::<Imported>(&())?.unwrap_or_default();
-    let (events, replayed) = (view.position(), imported.replayed);
+    // The claims; what the check has put on record comes on top.
+    let (events, replayed) = (view.stream_version::<Claim>(HISTORY)?, imported.replayed);
     let violations = compared.violations.len() + imported.disagree.len();
     println!("repository  {}", repository.dir().display());
     println!("commit      {}", imported.tip.as_deref().unwrap_or("none yet"));
