@@ -16,7 +16,7 @@ use crate::query::Query;
 use crate::setup::Setup;
 use crate::sync::Mutex;
 use crate::view::View;
-use crate::watch::{Checks, State};
+use crate::watch::{Checks, State, TOLD_AT_ONCE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,7 +194,7 @@ fn alerted(model: &Model, id: &str) -> u64 {
 ///
 /// What is odd.
 pub fn take_over(model: &mut Model, view: &View, pager: &Pager) -> Result<Vec<Says>, Odd> {
-    let room = model.limits.append_events_max;
+    let room = model.limits.append_events_max.min(TOLD_AT_ONCE);
     let mut commits: Vec<(u64, Vec<Noticed>)> = Vec::new();
     let since = Query::all().after(Position::new(model.position()));
     for event in view.query::<Raw>(since) {

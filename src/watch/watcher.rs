@@ -52,6 +52,8 @@ use std::time::Duration;
 
 /// What the file may lack of all checks before some of them are saved.
 const UNSAVED_MAX: usize = 4_000_000;
+/// Findings in one commit: others want to commit, too.
+pub(crate) const TOLD_AT_ONCE: usize = 512;
 /// In an idle store, time is recorded no more often than this.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -514,7 +516,7 @@ impl Watcher {
 
     /// Records what was found, as much as one append takes. `false`: there is nothing.
     fn tell(&mut self) -> Result<bool, StorageError> {
-        let room = self.ground.options.append_events_max.min(512);
+        let room = self.ground.options.append_events_max.min(TOLD_AT_ONCE);
         let mut events = Vec::new();
         let mut taken: Vec<usize> = vec![0; self.all.len()];
         for (index, watched) in self.all.iter().enumerate() {
