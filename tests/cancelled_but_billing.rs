@@ -230,3 +230,25 @@ proptest! {
         }
     }
 }
+
+/// `cargo test` builds examples beside the tests; `cargo test --test` does not.
+#[test]
+fn row_000_03_each_of_the_three_parts_has_a_scenario_that_runs() {
+    let tests = std::env::current_exe().expect("this is one");
+    let example = tests.ancestors().nth(2).expect("a place").join("examples/three_parts");
+    let run =
+        std::process::Command::new(example).output().expect("run `cargo build --example three_parts` first");
+    let text = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{run:?}");
+    let line = |part: &str| {
+        let line = text.lines().find(|line| line.starts_with(part));
+        line.unwrap_or_else(|| panic!("no {part} in {text}")).to_owned()
+    };
+    assert!(!line("cause: ").contains(" at 0 of them"), "{text}");
+    assert!(line("prevention: ").ends_with("at 0 of them"), "{text}");
+    assert!(
+        line("detection: ").contains("0 violations while the bill may still come, 1 after that"),
+        "{text}"
+    );
+    assert!(line("sold-is-billed (Page, billing) on product/7").contains("nobody pays"), "{text}");
+}

@@ -105,6 +105,144 @@ impl Bench {
     }
 }
 
+// ---- flows, and things done in two steps ----
+
+/// Steps of buying an add-on, in their order. A decision may end it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+enum Step {
+    Asked,
+    Authenticated,
+    Available,
+    Charged,
+    Provisioned,
+    Declined,
+}
+
+const STEPS: [Step; 5] =
+    [Step::Asked, Step::Authenticated, Step::Available, Step::Charged, Step::Provisioned];
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Purchase {
+    flow: u32,
+    step: Step,
+}
+
+impl Event for Purchase {
+    const FAMILY: &'static str = "purchase";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        self.flow
+    }
+}
+
+/// Each step is followed by the next, or the flow was ended.
+fn flow_complete() -> impl Iterator<Item = Check> {
+    let names = ["flow-authenticated", "flow-available", "flow-charged", "flow-provisioned"];
+    STEPS.windows(2).zip(names).map(|(pair, id)| {
+        let (before, after) = (pair[0], pair[1]);
+        about(id)
+            .response(move |e: &Purchase| e.step == before, move |e: &Purchase| e.step == after)
+            .until(|e: &Purchase| e.step == Step::Declined)
+            .within(HOUR)
+            .into()
+    })
+}
+
+#[test]
+fn row_000_28_a_flow_that_stops_names_the_step_that_is_missing() {
+    let clock = SimClock::default();
+    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+    let setup = Setup::new().events::<Purchase>().platform(platform).lockstep().alerts(|_| ());
+    let store = Store::in_memory(flow_complete().fold(setup, Setup::check)).expect("the setup is well");
+    let bench = Bench { clock, store };
+    let take = |flow: u32, step: Step| {
+        bench.store.append(Append::event(Purchase { flow, step })).expect("it is taken");
+    };
+    // Flow n takes n steps and stops; flow 5 is complete, and flow 6 was declined after two.
+    (1..=5u32).for_each(|flow| STEPS[..flow as usize].iter().for_each(|step| take(flow, *step)));
+    [Step::Asked, Step::Authenticated, Step::Declined].into_iter().for_each(|step| take(6, step));
+    bench.pass(HOUR);
+    assert_eq!(bench.store.checks().open().expect("rows are read"), [], "an hour is allowed");
+    bench.pass(SECOND);
+    let checks = bench.store.checks();
+    let found = checks.open().expect("rows are read").into_iter().map(|violation| {
+        let explained = checks.explain(&violation).expect("it is known");
+        (violation.check, explained.key)
+    });
+    let mut found: Vec<_> = found.collect();
+    found.sort_by(|(_, one), (_, other)| one.cmp(other));
+    let missing = ["flow-authenticated", "flow-available", "flow-charged", "flow-provisioned"];
+    let must = (1..).zip(missing).map(|(flow, step)| (step.to_owned(), format!("purchase/{flow}")));
+    assert_eq!(found, must.collect::<Vec<_>>());
+}
+
+/// A product is marked as out of stock, and then its last piece is ordered: two transactions, in this order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Stock {
+    MarkedOut { product: u32 },
+    LastOrdered { product: u32 },
+    MarkedIn { product: u32 },
+}
+
+impl Event for Stock {
+    const FAMILY: &'static str = "stock";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        let (Self::MarkedOut { product } | Self::LastOrdered { product } | Self::MarkedIn { product }) = self;
+        *product
+    }
+}
+
+#[test]
+fn row_001_27_of_two_steps_the_half_that_is_missing_is_named_and_made_good() {
+    let marked = |event: &Stock| matches!(event, Stock::MarkedOut { .. });
+    let ordered = |event: &Stock| matches!(event, Stock::LastOrdered { .. });
+    let both = about("marked-and-ordered")
+        .succession(marked, ordered)
+        .until(|event| matches!(event, Stock::MarkedIn { .. }))
+        .within(MINUTE);
+    let both = Check::from(both).remedied(|case| match case.began()? {
+        Stock::MarkedOut { product } => Ok(Append::event(Stock::MarkedIn { product })),
+        _ => Err("the order is there: ask the warehouse".into()),
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = SimClock::default();
+    let open = || {
+        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+        let setup = Setup::new().events::<Stock>().platform(platform).lockstep().alerts(|_| ());
+        Store::open_or_create(dir.path().join("store"), setup.check(both.clone())).expect("it opens")
+    };
+    let take = |store: &Store, event| store.append(Append::event(event)).expect("it is taken").receipt.last;
+    // Both halves of 1; the first of 2, and then the process ends; the second of 3 alone.
+    let store = open();
+    take(&store, Stock::MarkedOut { product: 1 });
+    take(&store, Stock::LastOrdered { product: 1 });
+    let first = take(&store, Stock::MarkedOut { product: 2 });
+    store.close();
+    let bench = Bench { store: open(), clock: clock.clone() };
+    let second = take(&bench.store, Stock::LastOrdered { product: 3 });
+    bench.pass(MINUTE + SECOND);
+    let checks = bench.store.checks();
+    let open = checks.open().expect("rows are read");
+    let halves: Vec<_> = open.iter().map(|violation| (violation.activation, violation.by)).collect();
+    // Nothing came after the first half; what decided the second is itself.
+    assert_eq!(halves, [(first, None), (second, Some(second))]);
+    let text = checks.explain(&open[0]).expect("it is known").to_string();
+    assert!(
+        text.contains("stock.MarkedOut of stock/2") && text.contains("nothing that it waits for came"),
+        "{text}"
+    );
+    // Marked incorrectly: taken back, once.
+    let plan = checks.remediation(&open[0]).expect("it is known what to do");
+    assert!(plan.to_string().contains("stock.MarkedIn to stock/2"), "{plan}");
+    plan.run("ana").expect("it is open");
+    let refused = checks.remediation(&open[1]).expect_err("a person has to look");
+    assert!(refused.to_string().contains("ask the warehouse"), "{refused}");
+    assert_eq!(checks.open().expect("rows are read").len(), 1);
+}
+
 // ---- how long things take ----
 
 /// Orders that are placed and, most of them, shipped after a time: the times, and the store.

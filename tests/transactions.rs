@@ -609,6 +609,86 @@ fn nothing() -> Raw {
 }
 
 #[test]
+fn row_001_29_a_report_tells_its_own_time_what_others_waited_and_what_it_held() {
+    let (setup, clock) = clocked(setup());
+    let (setup, heard) = listened(setup);
+    let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
+    let tries = AtomicU32::new(0);
+    let decide = |tx: &mut Tx| -> Decision<()> {
+        tx.row::<Cells>(&1)?;
+        clock.advance(Duration::from_millis(200));
+        if tries.fetch_add(1, Ordering::Relaxed) == 0 {
+            // Somebody else was first: the second try holds the writer.
+            interfere(&store, 1);
+        }
+        Ok(add(tx, 1, 1)?)
+    };
+    store.transact(Request::new("slow").retry(Retry::UpTo(1)), decide).unwrap();
+    let event = heard.lock().unwrap().iter().find(|event| event.label == "slow").unwrap().clone();
+    let millis = Duration::from_millis;
+    assert_eq!((event.own, event.held, event.holds), (millis(400), millis(200), 1));
+    assert_eq!((event.operations, event.rows, event.reads, event.events), (4, 2, 1, 1));
+    assert!(event.bytes > 0);
+}
+
+#[test]
+fn row_001_30_the_monster_is_taken_apart_finding_by_finding() {
+    let mild = || {
+        setup_warning_about_others().budget(
+            Budget::safe()
+                .observe()
+                .rule(Rule::OtherStore, Policy::Observe)
+                .operations(20)
+                .scan(10)
+                .bytes(2000),
+        )
+    };
+    let (shop, clock) = clocked(mild());
+    let (shop, heard) = listened(shop);
+    let shop = Store::in_memory(shop).unwrap();
+    shop.append(Append::events((0..11).map(|cell| Cell::Set { cell, value: 1 }))).unwrap();
+    let (ledger, ledger_heard) = listened(mild());
+    let (mailbox, mailbox_heard) = listened(mild());
+    let (ledger, mailbox) = (Store::in_memory(ledger).unwrap(), Store::in_memory(mailbox).unwrap());
+    // One `submit` that does everything: two more stores inside each other, mail, a call, a loop over all friends, a rescue.
+    let submit = shop.transact("submit", |tx| -> Decision<()> {
+        for (friend, _) in tx.rows::<Cells>(..)? {
+            add(tx, friend, 1)?;
+            add(tx, friend, 2)?;
+        }
+        ledger
+            .transact("entry", |entry| -> Decision<()> {
+                add(entry, 1, 1)?;
+                mailbox.transact("mail", |mail| -> Decision<()> { Ok(add(mail, 1, 1)?) }).unwrap();
+                Ok(())
+            })
+            .unwrap();
+        outside_tx("mail", || ());
+        outside_tx("payment", || clock.advance(Duration::from_secs(2)));
+        let rescued = tx.append_raw(nothing());
+        assert!(rescued.is_err());
+        Ok(())
+    });
+    assert!(matches!(submit, Err(TxError::Swallowed(_))), "the rescue: {submit:?}");
+    let all: Vec<TxEvent> =
+        [heard, ledger_heard, mailbox_heard].iter().flat_map(|heard| heard.lock().unwrap().clone()).collect();
+    let mut found: Vec<_> = all
+        .iter()
+        .flat_map(|event| &event.findings)
+        .map(|finding| (finding.rule, finding.what, finding.at))
+        .collect();
+    found.dedup();
+    let rules: Vec<_> = found.iter().map(|(rule, ..)| *rule).collect();
+    for rule in [Rule::Operations, Rule::Scan, Rule::Time, Rule::OutsideCall, Rule::OtherStore] {
+        assert!(rules.contains(&rule), "{rule:?} is missing: {found:?}");
+    }
+    let calls = found.iter().filter(|(rule, ..)| *rule == Rule::OutsideCall).map(|(_, what, _)| *what);
+    assert_eq!(calls.collect::<Vec<_>>(), [Some("mail"), Some("payment")]);
+    let placed = found.iter().filter(|(.., at)| at.is_some_and(|at| at.file().ends_with("transactions.rs")));
+    assert!(placed.count() >= 6, "{found:?}");
+}
+
+#[test]
 fn row_001_31_a_swallowed_failure_cannot_be_committed() {
     let store = with(&[(1, 0)]);
     let done = store.transact("swallows", |tx| -> Decision<String> {
@@ -824,6 +904,37 @@ fn row_003_10_one_of_two_decisions_under_one_key_wins_and_both_get_its_answer() 
 }
 
 // ---- seed 004: what isolation means to those who write handlers ----
+
+#[test]
+fn row_004_31_what_to_expect_when_monitoring_is_counted_and_told() {
+    let (setup, heard) = listened(setup());
+    let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
+    // Each is disturbed so often; three tries and no more.
+    for disturbed in [0, 0, 1, 2, 9] {
+        let tries = AtomicU32::new(0);
+        let _ = store.transact(Request::new("count").retry(Retry::Optimistic(2)), |tx| -> Decision<()> {
+            tx.row::<Cells>(&1)?;
+            if tries.fetch_add(1, Ordering::Relaxed) < disturbed {
+                interfere(&store, 1);
+            }
+            Ok(add(tx, 1, 1)?)
+        });
+    }
+    let told = heard.lock().unwrap().clone();
+    let mut retries = std::collections::BTreeMap::new();
+    told.iter().for_each(|event| *retries.entry(event.attempts - 1).or_insert(0) += 1);
+    assert_eq!(Vec::from_iter(retries), [(0, 2), (1, 1), (2, 2)], "a histogram");
+    let ended = |outcome| told.iter().filter(|event| event.outcome == outcome).count();
+    assert_eq!((ended(Outcome::Committed), ended(Outcome::Conflict)), (4, 1), "who gave up");
+    // Which read, and whose commit stood in the way.
+    let conflicts: Vec<_> = told.iter().flat_map(|event| &event.conflicts).collect();
+    assert_eq!(conflicts.len(), 1 + 2 + 3);
+    assert!(conflicts.iter().all(|conflict| conflict.label == "other" && conflict.read.contains("cells")));
+    let stats = store.stats();
+    let counted =
+        (stats.transactions.ended_len, stats.transactions.conflicts_len, stats.transactions.retries_len);
+    assert_eq!((counted, stats.commit.get()), ((5, 6, 5), 1 + 4 + 6));
+}
 
 #[test]
 fn row_004_02_what_is_written_from_something_read_is_refused_when_that_changed() {
