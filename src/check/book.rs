@@ -111,19 +111,19 @@ impl Book {
         }
         self.watermark = watermark;
         while let Some((time, key)) = self.due.first().filter(|(time, _)| *time < watermark) {
-            let filed = self.load(key, cold)?;
+            let known = self.load(key, cold)?;
             self.due.remove(&(time, key));
             self.note_due((time, key));
             // What is due earlier, of whatever key, is judged earlier: by the time at which it became certain.
             self.rule.expire(&mut self.state, time.saturating_add(1), &mut self.out);
-            self.keep(key, filed);
+            self.keep(key, known);
         }
         Ok(())
     }
 
     /// Judges an event of a key.
     pub fn observe<C: Cold>(&mut self, key: KeyHash, seen: &Seen, cold: &C) -> Result<(), C::Error> {
-        let filed = self.load(key, cold)?;
+        let known = self.load(key, cold)?;
         let waited = match &self.state.open[..] {
             [alone] => self.rule.deadline(alone.time),
             _ => None,
@@ -146,7 +146,7 @@ impl Book {
         {
             self.note_due((time, key));
         }
-        self.keep(key, filed);
+        self.keep(key, known);
         Ok(())
     }
 
@@ -156,25 +156,26 @@ impl Book {
         Ok(!self.state.broken.is_empty())
     }
 
-    /// Takes up a key's state, and says what of it the file has.
-    fn load<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<Filed, C::Error> {
+    /// Takes up a key's state, and says what of it the file has. `None`: it is new.
+    fn load<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<Option<Filed>, C::Error> {
         self.state.clear();
         if let Some(packed) = self.keys.get(key) {
             if !packed.bytes().is_empty() {
                 self.state.unpack(packed.bytes()).expect("it was packed here");
             }
-            return Ok(packed.filed());
+            return Ok(Some(packed.filed()));
         }
         let Some(bytes) = (if self.has_cold { cold.state(key)? } else { None }) else {
-            return Ok(Filed::Not);
+            return Ok(None);
         };
         self.state.unpack(&bytes).expect("what a file gives was checked");
-        Ok(Filed::Same)
+        Ok(Some(Filed::Same))
     }
 
-    fn keep(&mut self, key: KeyHash, filed: Filed) {
+    fn keep(&mut self, key: KeyHash, known: Option<Filed>) {
         self.found.extend(self.out.findings.drain(..).map(|finding| (key, finding)));
-        let was_unsaved = filed != Filed::Same && self.keys.get(key).is_some();
+        let was_unsaved = known.is_some_and(|filed| filed != Filed::Same);
+        let filed = known.unwrap_or(Filed::Not);
         let is_kept = !self.state.is_empty() || filed != Filed::Not;
         if is_kept {
             self.bytes.clear();
@@ -230,5 +231,106 @@ impl Book {
     /// Keys in memory.
     pub fn keys_len(&self) -> usize {
         self.keys.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::word::{Amount, Roles, Window, Word};
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::convert::Infallible;
+
+    /// A file, as far as a book knows of it.
+    #[derive(Default)]
+    struct Filing {
+        states: BTreeMap<KeyHash, Vec<u8>>,
+        due: BTreeSet<(Time, KeyHash)>,
+    }
+
+    impl Cold for Filing {
+        type Error = Infallible;
+
+        fn state(&self, key: KeyHash) -> Result<Option<Vec<u8>>, Infallible> {
+            Ok(self.states.get(&key).cloned())
+        }
+    }
+
+    impl Filing {
+        /// Nothing is removed that is not in there, and no time is written twice.
+        fn save(&mut self, book: &mut Book, keep: bool) {
+            book.save(keep, |saved| match saved {
+                Saved::State(key, Some(state)) => drop(self.states.insert(key, state.to_vec())),
+                Saved::State(key, None) => assert!(self.states.remove(&key).is_some()),
+                Saved::Due(time, key, true) => assert!(self.due.insert((time, key))),
+                Saved::Due(time, key, false) => assert!(self.due.remove(&(time, key))),
+            });
+            assert_eq!(book.unsaved_len(), 0);
+            assert!(book.due.iter().eq(self.due.iter().copied()));
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Seen(u64, u8, u64),
+        Passed(Time),
+        Save(bool),
+        Reopen,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let seen = (0u64..6, 0u8..16, 0u64..3).prop_map(|(key, roles, tie)| Act::Seen(key, roles, tie));
+        let act = prop_oneof![
+            8 => seen,
+            2 => (0i64..8).prop_map(Act::Passed),
+            1 => any::<bool>().prop_map(Act::Save),
+            1 => Just(Act::Reopen),
+        ];
+        prop::collection::vec(act, 0..80)
+    }
+
+    fn of(word: Word) -> Rule {
+        Rule { word, window: Some(Window::within(5)), n: 2, sums: Default::default() }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn a_book_that_is_saved_and_read_back_judges_as_one_that_never_was(
+            word in prop::sample::select(Word::ALL.map(|(_, word)| word).to_vec()), acts in acts(),
+        ) {
+            let (mut filing, rule) = (Filing::default(), of(word));
+            let (mut filed, mut plain) = (Book::new(rule, true), Book::new(rule, false));
+            let mut now = 0;
+            for (position, act) in (1..).zip(acts) {
+                match act {
+                    Act::Seen(key, roles, tie) => {
+                        let amount = Amount { adds: tie as i64 - 1, says: (tie == 2).then_some(0), ..Amount::default() };
+                        let seen = Seen { position, time: now, roles: Roles(roles), tie_a: tie, tie_b: tie, amount };
+                        let key = KeyHash(key << 61, key);
+                        let Ok(()) = filed.observe(key, &seen, &filing);
+                        let Ok(()) = plain.observe(key, &seen, &Filing::default());
+                    }
+                    Act::Passed(time) => {
+                        now += time;
+                        let Ok(()) = filed.advance(now, &filing);
+                        let Ok(()) = plain.advance(now, &Filing::default());
+                    }
+                    Act::Save(keep) => filing.save(&mut filed, keep),
+                    Act::Reopen => {
+                        filing.save(&mut filed, true);
+                        let due = filing.due.iter().copied().collect();
+                        filed = Book::saved(rule, *filed.counts(), filed.watermark(), due);
+                    }
+                }
+                prop_assert_eq!(filed.take_found(), plain.take_found());
+                prop_assert_eq!(filed.counts(), plain.counts());
+                prop_assert_eq!(filed.next_due(), plain.next_due());
+            }
+            // What is kept of no key is in the file of none.
+            filing.save(&mut filed, true);
+            prop_assert_eq!(filing.states.len(), plain.keys_len());
+        }
     }
 }
