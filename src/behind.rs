@@ -796,7 +796,7 @@ impl Files {
 
     fn open(&self, named: &Named) -> Result<Option<Tables>, StorageError> {
         let file = self.disk.open(&self.path(named), Access::Write).map_err(trouble)?;
-        Tables::open(file, self.cache_bytes)
+        Tables::open(&named.file(), file, self.cache_bytes)
     }
 
     fn create(&self, named: &Named) -> Result<Tables, StorageError> {
@@ -808,7 +808,7 @@ impl Files {
         let file = self.disk.create_new(&self.path(named)).map_err(trouble)?;
         // Without its name all of it would be folded again after a power cut.
         self.disk.sync_dir(&self.dir()).map_err(trouble)?;
-        let made = Tables::open(file, self.cache_bytes)?;
+        let made = Tables::open(&named.file(), file, self.cache_bytes)?;
         made.ok_or_else(|| StorageError::new(TroubleKind::Io, format!("a fresh {} is damaged", named.file())))
     }
 

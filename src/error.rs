@@ -52,6 +52,17 @@ impl StorageError {
         Self(Arc::new(Trouble { kind, what: what.into(), source: Some(source.into()) }))
     }
 
+    /// It is about this file.
+    pub(crate) fn of(self, file: &str) -> Self {
+        match Arc::try_unwrap(self.0) {
+            Ok(Trouble { kind, what, source }) => {
+                Self(Arc::new(Trouble { kind, what: format!("{file}: {what}"), source }))
+            }
+            // Somebody has it already, as it is.
+            Err(shared) => Self(shared),
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         Self::caused(if full { TroubleKind::NoSpace } else { TroubleKind::Io }, what, source)

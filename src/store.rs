@@ -491,7 +491,7 @@ fn open_tables(place: &Place, setup: &Setup) -> Result<Tables, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh_tables(place, setup),
         Err(error) => return Err(trouble(error)),
     };
-    match Tables::open(file, setup.options.state_cache_bytes)? {
+    match Tables::open(STATE, file, setup.options.state_cache_bytes)? {
         Some(tables) => Ok(tables),
         None => fresh_tables(place, setup),
     }
@@ -509,7 +509,7 @@ fn new_tables(place: &Place, name: &str, cache_bytes: usize) -> Result<Tables, O
     let (path, trouble) = (place.path.join(name), |error| trouble(&place.path, error));
     remove_if_there(place, name)?;
     let file = place.platform.disk.create_new(&path).map_err(trouble)?;
-    match Tables::open(file, cache_bytes)? {
+    match Tables::open(name, file, cache_bytes)? {
         Some(tables) => Ok(tables),
         None => Err(StorageError::new(TroubleKind::State, format!("a fresh {name} is damaged")).into()),
     }

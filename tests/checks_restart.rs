@@ -9,7 +9,7 @@ use std::time::Duration;
 use tallystone::check::{About, Check, Severity};
 use tallystone::disk::{Clock, Platform};
 use tallystone::prelude::*;
-use tallystone::testing::{Op, SimClock, SimDisk, SimEntropy};
+use tallystone::testing::{Fault, Faults, Op, SimClock, SimDisk, SimEntropy};
 use tallystone::{Options, Timestamp};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,6 +112,27 @@ fn a_check_defined_anew_is_saved_while_it_is_behind_what_was_saved() {
     let [stats] = &store.checks().stats()[..] else { panic!("there is one check") };
     assert!(settled, "{stats:?}");
     assert_eq!((stats.activations, stats.pending), (300, 300));
+}
+
+#[test]
+fn a_save_that_fails_names_the_file_of_the_checks() {
+    let (disk, clock) = (SimDisk::new(3), Arc::new(SimClock::default()));
+    let (simulated, entropy) = (Arc::new(disk.clone()), Arc::new(SimEntropy::new(1)));
+    let platform = Platform { disk: simulated, clock, entropy };
+    let mut options = Options::default();
+    options.check_keys_max = 1;
+    let setup = Setup::new().platform(platform).lockstep().options(options).alerts(|_| ());
+    let store = Store::open_or_create("/s", setup.check(shipped_within_a_day())).expect("it opens");
+    append(&store, Order::Placed { order: 1 });
+    append(&store, Order::Placed { order: 2 });
+    disk.plan(Faults::none().from(disk.op_count() + 1, Fault::WriteError));
+    steps(&store, 3);
+    let [stats] = &store.checks().stats()[..] else { panic!("there is one check") };
+    let trouble = stats.trouble.as_ref().map(ToString::to_string);
+    assert!(
+        trouble.as_ref().is_some_and(|text| text.starts_with("checks.redb: could not be")),
+        "{trouble:?}"
+    );
 }
 
 #[test]

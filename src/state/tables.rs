@@ -170,23 +170,22 @@ fn trouble(error: impl Into<redb::Error>) -> StorageError {
     match error.into() {
         // So redb calls a file that a crash left half-made, or that was cut off: damage, not the disk's refusal.
         redb::Error::Io(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
-            StorageError::caused(TroubleKind::State, "state.redb is damaged", error)
+            StorageError::caused(TroubleKind::State, "damaged", error)
         }
         error @ redb::Error::PreviousIo => {
-            StorageError::caused(TroubleKind::Io, "state.redb could not be read or written before", error)
+            StorageError::caused(TroubleKind::Io, "could not be read or written before", error)
         }
-        error @ redb::Error::DatabaseClosed => {
-            StorageError::caused(TroubleKind::Closed, "state.redb was closed", error)
-        }
-        redb::Error::Io(error) => StorageError::io("state.redb could not be read or written", error),
-        error => StorageError::caused(TroubleKind::State, "state.redb is damaged", error),
+        error @ redb::Error::DatabaseClosed => StorageError::caused(TroubleKind::Closed, "closed", error),
+        redb::Error::Io(error) => StorageError::io("could not be read or written", error),
+        error => StorageError::caused(TroubleKind::State, "damaged", error),
     }
 }
 
-/// Runs a piece of redb. Its assertions fail on damaged files: that is damage, not a bug of the caller.
-fn guard<T>(run: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+/// Runs a piece of redb, on a file of this name. Its assertions fail on damaged files: that is damage, not a bug of the caller.
+fn guard<T>(name: &str, run: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
     catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(damaged("state.redb is damaged: redb panicked")))
+        .unwrap_or_else(|_| Err(damaged("damaged: redb panicked")))
+        .map_err(|error| error.of(name))
 }
 
 // ---- sealed rows ----
@@ -205,7 +204,7 @@ fn seal(table: &str, key: &[u8], out: &mut [u8]) -> u32 {
 fn unseal<'a>(table: &str, key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], StorageError> {
     match bytes.split_at_checked(4) {
         Some((head, body)) if head == seal_of(table, key, body).to_le_bytes() => Ok(body),
-        _ => Err(damaged(format!("a row of table `{table}` in state.redb is damaged"))),
+        _ => Err(damaged(format!("a row of table `{table}` is damaged"))),
     }
 }
 
@@ -233,7 +232,7 @@ fn encode_chunk(term: Term, first_version: u64, positions: &[Position]) -> ([u8;
 }
 
 fn decode_chunk(key: &[u8; 24], bytes: &[u8]) -> Result<Postings, StorageError> {
-    let malformed = || damaged("a posting chunk in state.redb does not decode");
+    let malformed = || damaged("a posting chunk does not decode");
     let body = unseal("postings", key, bytes)?;
     let (version, mut gaps) = body.split_first_chunk().ok_or_else(malformed)?;
     let first = Position(u64::from_be_bytes(*key.last_chunk().expect("a posting key has 24 bytes")));
@@ -278,7 +277,7 @@ fn encode_row(key: &[u8], version: &RowVersion, value: &[u8]) -> Vec<u8> {
 }
 
 fn decode_row(key: &[u8], bytes: &[u8]) -> Result<RowVersion, StorageError> {
-    let malformed = || damaged("a row in state.redb does not decode");
+    let malformed = || damaged("a row does not decode");
     let body = unseal("rows", key, bytes)?;
     let (commit, rest) = body.split_first_chunk().ok_or_else(malformed)?;
     let (position, value) = rest.split_first_chunk().ok_or_else(malformed)?;
@@ -317,7 +316,7 @@ fn decode_keys(lane: u8, number: u64, bytes: &[u8]) -> Result<Vec<(Term, CommitN
     let body = unseal("keys", &chunk_key(lane, number), bytes)?;
     let entries = body.chunks_exact(if lane == 0 { 24 } else { 32 });
     if !entries.remainder().is_empty() {
-        return Err(damaged("a key chunk in state.redb does not decode"));
+        return Err(damaged("a key chunk does not decode"));
     }
     let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
     let decode = |entry: &[u8]| {
@@ -383,32 +382,33 @@ impl Drop for Guarded {
 /// Derived state on disk. Owned by the flusher, its only writer.
 #[derive(Debug)]
 pub(crate) struct Tables {
+    /// Of the file, as errors call it.
+    name: Arc<str>,
     db: Guarded,
     meta: StateMeta,
 }
 
 impl Tables {
     /// Opens what is there, or starts empty in an empty file. `None`: there is something, and it is not usable.
-    pub fn open(file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
-        let opened = guard(|| {
-            let empty =
-                file.len().map_err(|error| StorageError::io("state.redb could not be read", error))? == 0;
+    pub fn open(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
+        let opened = guard(name, || {
+            let name = Arc::from(name);
+            let empty = file.len().map_err(|error| StorageError::io("could not be read", error))? == 0;
             let db = Database::builder()
                 .set_cache_size(cache_bytes)
                 .create_with_backend(Backend(file))
                 .map_err(trouble)?;
             let db = Guarded(Some(db));
             if empty {
-                return Ok(Some(Self { db, meta: StateMeta::empty(StoreId([0; 16])) }));
+                return Ok(Some(Self { name, db, meta: StateMeta::empty(StoreId([0; 16])) }));
             }
             let read = db.begin_read().map_err(trouble)?;
             let table = read.open_table(META).map_err(trouble)?;
             let Some(bytes) = table.get("state").map_err(trouble)? else { return Ok(None) };
             let body = unseal("meta", b"state", bytes.value())?;
-            let meta: StateMeta =
-                codec::decode(body).map_err(|_| damaged("the head of state.redb does not decode"))?;
+            let meta: StateMeta = codec::decode(body).map_err(|_| damaged("the head does not decode"))?;
             drop((bytes, table, read));
-            Ok((meta.format == FORMAT).then_some(Self { db, meta }))
+            Ok((meta.format == FORMAT).then_some(Self { name, db, meta }))
         });
         match opened {
             Err(error) if error.is_rebuildable() => Ok(None),
@@ -433,9 +433,10 @@ impl Tables {
         if self.meta.commit == 0 {
             return Ok(Base::Empty);
         }
-        guard(|| {
+        guard(&self.name, || {
             let read = self.db.begin_read().map_err(trouble)?;
             Ok(Base::Snapshot(Box::new(Snapshot {
+                name: self.name.clone(),
                 head: self.meta.head(),
                 postings: read.open_table(POSTINGS).map_err(trouble)?,
                 rows: read.open_table(ROWS).map_err(trouble)?,
@@ -462,7 +463,7 @@ impl Tables {
         let mut expired = Vec::new();
         meta.projections = projections.to_vec();
         meta.layouts.extend(drained.layouts.iter().map(StoredLayout::from));
-        guard(|| {
+        guard(&self.name, || {
             let mut write = self.db.begin_write().map_err(trouble)?;
             write.set_durability(Durability::Immediate).map_err(trouble)?;
             write.set_quick_repair(true);
@@ -488,7 +489,7 @@ impl Tables {
         loop {
             let mut meta = self.meta.clone();
             meta.projections = projections.to_vec();
-            let done = guard(|| {
+            let done = guard(&self.name, || {
                 let mut write = self.db.begin_write().map_err(trouble)?;
                 write.set_quick_repair(true);
                 let done = {
@@ -624,12 +625,12 @@ fn chunk_of(
 }
 
 fn keys_missing() -> StorageError {
-    damaged("keys are missing from state.redb")
+    damaged("keys are missing")
 }
 
 fn flush_meta(table: &mut Table<&str, &[u8]>, meta: &StateMeta) -> Result<(), StorageError> {
     let mut out = vec![0; 4];
-    out.extend(codec::encode(meta).map_err(|error| damaged(format!("the head of state.redb: {error}")))?);
+    out.extend(codec::encode(meta).map_err(|error| damaged(format!("the head: {error}")))?);
     seal("meta", b"state", &mut out);
     table.insert("state", out.as_slice()).map_err(trouble)?;
     Ok(())
@@ -647,6 +648,7 @@ pub(crate) enum Base {
 
 /// One redb snapshot with its tables open.
 pub(crate) struct Snapshot {
+    name: Arc<str>,
     head: Head,
     postings: ReadOnlyTable<&'static [u8; 24], &'static [u8]>,
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
@@ -680,7 +682,7 @@ impl Base {
     /// missing or damaged.
     pub fn each_key(&self, mut each: impl FnMut(Term, CommitNo)) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
-        guard(|| {
+        guard(&snapshot.name, || {
             let now = snapshot.meta.moment();
             for (number, lane) in &snapshot.meta.lanes {
                 let mut keys_len = 0;
@@ -707,7 +709,7 @@ impl Base {
         mut each_row: impl FnMut(&[u8], RowVersion) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
-        guard(|| {
+        guard(&snapshot.name, || {
             let mut postings = Sum::default();
             for entry in snapshot.postings.range::<&[u8; 24]>(..).map_err(trouble)? {
                 let (key, value) = entry.map_err(trouble)?;
@@ -723,8 +725,8 @@ impl Base {
             }
             match (postings == snapshot.meta.postings, rows == snapshot.meta.rows) {
                 (true, true) => Ok(()),
-                (false, _) => Err(damaged("postings are missing from state.redb, or doubled")),
-                (_, false) => Err(damaged("projection rows are missing from state.redb, or doubled")),
+                (false, _) => Err(damaged("postings are missing, or doubled")),
+                (_, false) => Err(damaged("projection rows are missing, or doubled")),
             }
         })
     }
@@ -833,7 +835,7 @@ impl Snapshot {
 impl Layer for Base {
     fn row(&self, key: &[u8], _: CommitNo) -> Result<Option<RowVersion>, StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(None) };
-        guard(|| snapshot.row(key))
+        guard(&snapshot.name, || snapshot.row(key))
     }
 
     fn rows(
@@ -844,7 +846,7 @@ impl Layer for Base {
         limit: usize,
     ) -> Result<Vec<RowEntry>, StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(Vec::new()) };
-        guard(|| snapshot.scan(range, direction, limit))
+        guard(&snapshot.name, || snapshot.scan(range, direction, limit))
     }
 
     fn positions(
@@ -857,7 +859,7 @@ impl Layer for Base {
     ) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
         let mut room = limit;
-        guard(|| {
+        guard(&snapshot.name, || {
             snapshot.chunks(term, span, direction, |postings| {
                 let before = out.len();
                 postings.select(span, direction, room, out);
@@ -869,7 +871,7 @@ impl Layer for Base {
 
     fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(None) };
-        guard(|| {
+        guard(&snapshot.name, || {
             // The last chunk that begins at or before `through` has it: chunks of a stream leave no position out.
             let (low, high) = (posting_key(stream, Position(0)), posting_key(stream, through));
             let last = snapshot.postings.range::<&[u8; 24]>(&low..=&high).map_err(trouble)?.next_back();

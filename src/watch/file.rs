@@ -92,7 +92,7 @@ impl CheckFile {
         let path = files.store.join(FILE);
         match files.disk.open(&path, Access::Write) {
             Ok(file) => {
-                if let Some(mut tables) = Tables::open(file, files.cache_bytes)?
+                if let Some(mut tables) = Tables::open(FILE, file, files.cache_bytes)?
                     && tables.claim(store)
                     && let Ok(base) = tables.base()
                     && base.scrub(|| true).is_ok()
@@ -116,7 +116,7 @@ impl CheckFile {
         let file = files.disk.create_new(&path).map_err(trouble)?;
         files.disk.sync_dir(&files.store).map_err(trouble)?;
         let damaged = || StorageError::new(TroubleKind::Io, "a fresh checks.redb is damaged");
-        let mut tables = Tables::open(file, files.cache_bytes)?.ok_or_else(damaged)?;
+        let mut tables = Tables::open(FILE, file, files.cache_bytes)?.ok_or_else(damaged)?;
         tables.claim(store);
         let base = Arc::new(tables.base()?);
         Ok(Self { tables, base })
