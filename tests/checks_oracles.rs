@@ -8,9 +8,12 @@ use naive::{Event as Line, data, recorded, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tallystone::check::{About, Check, Severity};
+use tallystone::check::{About, Check, Outside, PullError, Pulled, Severity};
+use tallystone::disk::Platform;
 use tallystone::prelude::*;
+use tallystone::testing::SimClock;
 use tallystone::watch::Violation;
 
 /// A line of a log, as an event.
@@ -47,6 +50,20 @@ fn about(id: &'static str) -> About {
 
 fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).expect("these logs are of after 1970"))
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A store on a clock that only the test moves, and without threads.
+fn lockstep(clock: &SimClock, setup: Setup) -> Store {
+    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+    Store::in_memory(setup.platform(platform).lockstep().alerts(|_| {})).expect("the setup is well")
+}
+
+fn settle(store: &Store) {
+    while store.checks().stats().iter().any(|check| !check.is_settled()) {
+        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
+    }
 }
 
 /// What a check finds in a log, and which event stands where.
@@ -156,8 +173,7 @@ fn balances_of_a_ledger_are_judged_as_their_oracle_says_by_row_and_by_day() {
     assert_eq!(json!(rows.found.len()), expected["per_row_mismatch"]);
     assert_eq!(json!(sha256(&rows.ids())), expected["per_row_ids_sha256"]);
 
-    let day = Duration::from_secs(24 * 3600);
-    let daily = || equal().bucket(day).at(|e: &Booked| Some(time(e.ts)), Duration::ZERO);
+    let daily = || equal().bucket(DAY).at(|e: &Booked| Some(time(e.ts)), Duration::ZERO);
     let exact = judge(&log, daily(), row, true);
     assert_eq!(json!(exact.activations), expected["account_days"]);
     assert_eq!(json!(exact.found.len()), expected["per_day_mismatch"]);
@@ -184,13 +200,13 @@ fn what_stands_unbilled_is_judged_as_its_oracle_says_for_every_window() {
     let by_window =
         oracle["hospital_billable_not_billed_persisting"]["alerts_by_window"].as_object().expect("windows");
     for (window, expected) in by_window {
-        let days: u64 = window.trim_end_matches('d').parse().expect("days");
+        let days: u32 = window.trim_end_matches('d').parse().expect("days");
         let off = ["BILLED", "REOPEN", "DELETE", "SET STATUS", "CODE NOK"];
         let check = about("unbilled")
             .switched_off(
                 |e: &Booked| e.kind == "CODE OK",
                 move |e| off.contains(&e.kind.as_str()),
-                Duration::from_secs(days * 86_400),
+                days * DAY,
             )
             .at(|e| Some(time(e.ts)), Duration::ZERO);
         let judged = judge(&log, check, |line| booked(line, None, None), false);
@@ -214,4 +230,224 @@ fn faults_in_a_ledger_are_found_where_they_are_and_none_is_invented() {
     // What the brute force finds is compared with the oracle in its own tests.
     assert_eq!(judged.ids(), wrong);
     assert_eq!(judged.found.len(), wrong.len());
+}
+
+// ---- a ledger beside its source ----
+
+/// How many rows an account has, and what they come to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Account {
+    rows: u64,
+    adds: i64,
+}
+
+impl Account {
+    fn add(&mut self, adds: Option<i64>) {
+        self.rows += 1;
+        self.adds += adds.expect("a row of a ledger adds something");
+    }
+}
+
+struct Accounts;
+
+impl Projection for Accounts {
+    const NAME: &'static str = "accounts";
+    type Event = Booked;
+    type Key = String;
+    type Row = Account;
+
+    fn fold(event: &Booked, rows: &mut Rows<'_, Self>) -> Folded {
+        rows.update(event.case.clone(), |account| account.add(event.adds))
+    }
+}
+
+/// Where a ledger was copied from.
+struct Source(Vec<(String, Account)>);
+
+impl Source {
+    fn of(log: &[Line]) -> Self {
+        let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
+        for line in log {
+            accounts.entry(line.case.clone()).or_default().add(row(line).adds);
+        }
+        Self(accounts.into_iter().collect())
+    }
+}
+
+impl Outside for Source {
+    type Key = String;
+    type Row = Account;
+
+    fn pull(&self) -> Result<Pulled<String, Account>, PullError> {
+        Ok(Pulled::new(self.0.clone()))
+    }
+}
+
+/// Accounts of which each check finds something: row by row, and beside the source.
+fn audited(copy: &[Line], source: &[Line]) -> [BTreeSet<String>; 2] {
+    let by_row = about("balance").equals(|e: &Booked| e.adds, |e| e.says).carried();
+    let by_source = about("copied")
+        .outside::<Accounts, _>(Source::of(source), |ours, theirs| ours == theirs)
+        .for_longer_than(Duration::ZERO);
+    let clock = SimClock::default();
+    let store = lockstep(&clock, Setup::new().inline::<Accounts>().check(by_row).check(by_source));
+    let mut at = Vec::new();
+    for lines in copy.chunks(500) {
+        let first =
+            store.append(Append::events(lines.iter().map(row))).expect("they are taken").receipt.first;
+        at.extend(lines.iter().zip(first.get()..).map(|(line, position)| (position, &line.case)));
+    }
+    let at: BTreeMap<_, _> = at.into_iter().collect();
+    // What disagrees with one snapshot and still does with the next.
+    for _ in 0..2 {
+        clock.advance(Duration::from_secs(3600));
+        store.step();
+        settle(&store);
+    }
+    let of = |check: &str| store.checks().of(check).expect("rows are read").into_iter();
+    let by_row = of("balance").map(|found| at[&found.activation.get()].clone()).collect();
+    let by_source = of("copied").map(|found| found.subject.expect("an account")).collect();
+    [by_row, by_source]
+}
+
+#[test]
+fn every_fault_in_a_ledger_is_found_row_by_row_or_beside_its_source_and_none_is_invented() {
+    let Some(folder) = data::folder() else { return };
+    let oracle: Value = data::oracle(&folder, "berka_faulty");
+    let faults = oracle["faults"].as_array().expect("a list");
+    let accounts = |which: &dyn Fn(&Value) -> bool| -> BTreeSet<String> {
+        let faults = faults.iter().filter(|fault| which(fault));
+        faults.map(|fault| fault["case"].as_str().expect("an account").to_owned()).collect()
+    };
+    let mut source = data::log(&folder, "berka_ledger");
+    // As the faulty one was made: balances are carried from row to row.
+    let mut balances: BTreeMap<String, i64> = BTreeMap::new();
+    for line in &mut source {
+        let balance = balances.entry(line.case.clone()).or_default();
+        *balance += row(line).adds.expect("a row of a ledger adds something");
+        line.attrs.insert("balance".to_owned(), json!(*balance));
+    }
+    assert_eq!(audited(&source, &source), [BTreeSet::new(), BTreeSet::new()]);
+
+    let [by_row, by_source] = audited(&data::log(&folder, "berka_faulty"), &source);
+    let shows = |fault: &Value| !fault["row_check_reports"].as_array().expect("a list").is_empty();
+    assert_eq!(by_row, accounts(&shows));
+    assert_eq!(json!(by_row.len()), oracle["accounts_reported"]);
+    // Rows in another order and other balances are as many rows, which add up to the same.
+    let adds = |fault: &Value| ["drop", "dup", "tamper"].map(|kind| json!(kind)).contains(&fault["kind"]);
+    assert_eq!(by_source, accounts(&adds));
+    let found: BTreeSet<String> = by_row.union(&by_source).cloned().collect();
+    assert_eq!((found.len(), found), (faults.len(), accounts(&|_| true)));
+}
+
+// ---- fines ----
+
+/// An event of a fine: what it says that is to be paid, what it adds to that, what is paid, and what all payments come to. In cents.
+#[derive(Serialize, Deserialize)]
+struct Fined {
+    fine: String,
+    amount: Option<i64>,
+    expense: Option<i64>,
+    payment: Option<i64>,
+    total: Option<i64>,
+}
+
+impl Event for Fined {
+    const FAMILY: &'static str = "fined";
+    type Id = String;
+
+    fn id(&self) -> String {
+        self.fine.clone()
+    }
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Fine {
+    amount: i64,
+    expense: i64,
+    paid: i64,
+    recorded: i64,
+}
+
+struct Fines;
+
+impl Projection for Fines {
+    const NAME: &'static str = "fines";
+    type Event = Fined;
+    type Key = String;
+    type Row = Fine;
+
+    fn fold(event: &Fined, rows: &mut Rows<'_, Self>) -> Folded {
+        rows.update(event.fine.clone(), |fine| {
+            fine.amount = event.amount.unwrap_or(fine.amount);
+            fine.expense += event.expense.unwrap_or(0);
+            fine.paid += event.payment.unwrap_or(0);
+            fine.recorded = event.total.unwrap_or(fine.recorded);
+        })
+    }
+}
+
+fn fined(line: &Line) -> Fined {
+    Fined {
+        fine: line.case.clone(),
+        amount: cents(line, "amount"),
+        expense: cents(line, "expense"),
+        payment: cents(line, "paymentAmount"),
+        total: cents(line, "totalPaymentAmount"),
+    }
+}
+
+/// The events of a log in commits, not too large: each has events of one time, and one of a case at most.
+fn commits(log: &[Line]) -> Vec<&[Line]> {
+    let (mut commits, mut begin, mut cases) = (Vec::new(), 0, BTreeSet::new());
+    for (index, line) in log.iter().enumerate() {
+        if line.ts != log[begin].ts || index - begin == 500 || !cases.insert(line.case.as_str()) {
+            commits.push(&log[begin..index]);
+            (begin, cases) = (index, BTreeSet::from([line.case.as_str()]));
+        }
+    }
+    commits.push(&log[begin..]);
+    commits
+}
+
+#[test]
+fn fines_end_as_their_oracle_says_and_what_was_recorded_of_them_stands_wrong_as_often() {
+    const WINDOWS: [(&str, u32); 5] = [("0", 0), ("1d", 1), ("7d", 7), ("90d", 90), ("365d", 365)];
+    let Some(folder) = data::folder() else { return };
+    let oracle: Value = data::oracle(&folder, "projections");
+    let log = data::log(&folder, "rtfm");
+    let clock = SimClock::new(time(log[0].ts).into());
+    let setup = WINDOWS.iter().fold(Setup::new().inline::<Fines>(), |setup, (id, days)| {
+        let differ = about(id).standing::<(Fines,)>(|_, (fine,)| fine.is_some_and(|f| f.recorded != f.paid));
+        setup.check(differ.for_longer_than(*days * DAY))
+    });
+    let store = lockstep(&clock, setup);
+    let mut now = log[0].ts;
+    for lines in commits(&log) {
+        clock.advance(Duration::from_millis(lines[0].ts.abs_diff(now)));
+        now = lines[0].ts;
+        store.append(Append::events(lines.iter().map(fined))).expect("they are taken");
+    }
+    settle(&store);
+
+    let episodes = &oracle["rtfm_total_payment"]["episodes_by_coalescing_window"];
+    for (stats, (window, _)) in store.checks().stats().iter().zip(WINDOWS) {
+        let found = store.checks().of(window).expect("rows are read");
+        assert_eq!(json!(found.len()), episodes[window], "{window}");
+        assert_eq!(json!(stats.activations), episodes["0 (any, instant)"]);
+        assert_eq!(stats.violated, found.len() as u64);
+    }
+
+    let expected = &oracle["rtfm_final_projection"];
+    let view = store.view().expect("the store is open");
+    let fines = view.rows::<Fines>(..).collect::<Result<Vec<_>, _>>().expect("rows are read");
+    assert_eq!(json!(fines.len()), expected["lines"]);
+    let sum = |of: fn(&Fine) -> i64| json!(fines.iter().map(|(_, fine)| of(fine)).sum::<i64>());
+    assert_eq!(sum(|fine| fine.amount), expected["sum_amount"]);
+    assert_eq!(sum(|fine| fine.expense), expected["sum_expense"]);
+    assert_eq!(sum(|fine| fine.paid), expected["sum_paid_events"]);
+    assert_eq!(sum(|fine| fine.recorded), expected["sum_recorded"]);
+    let line =
+        |(id, f): &(String, Fine)| format!("{id},{},{},{},{}", f.amount, f.expense, f.paid, f.recorded);
+    assert_eq!(json!(sha256(&fines.iter().map(line).collect())), expected["sha256"]);
 }
