@@ -500,6 +500,40 @@ fn row_000_32_a_consumer_that_skips_an_event_is_seen_though_its_position_is_righ
     );
 }
 
+/// It was restored from a backup, say: that it is behind is no fault of its own, and what it should have there was forgotten.
+#[test]
+fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
+    use tallystone::check::Digest;
+    let books = Books::new(about("copied").applied_by::<Account>("copy"));
+    let first = books.paid(1, None).get();
+    for cents in 2..=10 {
+        books.paid(cents, None);
+    }
+    let through = |last: u64| {
+        let mut digest = Digest::default();
+        (first..=last).for_each(|at| digest.add(Position::new(at)));
+        digest
+    };
+    let report = |digest| {
+        let at = books.store.checks().applied("copy", digest).expect("it is taken").last;
+        books.clock.advance(2 * SECOND);
+        (at.get(), books.found().into_iter().map(|(at, _)| at).collect::<Vec<_>>())
+    };
+    for last in [10, 6, 8, 10] {
+        assert!(report(through(last)).1.is_empty(), "{last}");
+    }
+    let mut twice = through(10);
+    twice.add(Position::new(10));
+    let (wrong, found) = report(twice);
+    assert_eq!(found, [wrong]);
+    // Nor does it heal by that.
+    report(through(6));
+    let state = || books.store.checks().all().expect("rows are read").remove(0).state;
+    assert_eq!(state(), State::Open);
+    report(through(10));
+    assert!(matches!(state(), State::Healed { .. }));
+}
+
 // ---- conservation ----
 
 /// Loses what is swapped away under a key of more than 9, and what it held is gone for good.

@@ -76,7 +76,8 @@ impl About {
     /// What a consumer reports that it has applied is what the log has for it: every event of `E`, once, up to where it says it is.
     ///
     /// A subscription, a cache, another store: whatever keeps a [`Digest`] and reports it. It heals with the next report that
-    /// agrees. What was reported of events that the log does not have yet disagrees, too.
+    /// agrees. What was reported of events that the log does not have yet disagrees, too. One that goes back, to apply again what it
+    /// lost, is compared again when it has come to where it was: its reports until then change nothing.
     pub fn applied_by<E: EventSet>(self, consumer: &'static str) -> Check {
         over(self, Arc::new(Applied::of::<E>(consumer)), Duration::ZERO, &format!("applied by {consumer};"))
     }
@@ -170,10 +171,12 @@ fn report(consumer: &str, raw: &RawRef<'_>, table: &mut dyn Table) -> Folded {
     let before = table.get(&full(table, COMPARED))?;
     let before: Option<Compared> = read(before.as_ref().and_then(|row| row.value.as_deref()))?;
     let passed = table.scan(&unreported(table, said.through))?;
-    let log = match passed.last() {
-        Some((_, row)) => read(row.value.as_deref())?.unwrap_or_default(),
+    let log = match (passed.last(), before) {
+        (Some((_, row)), _) => read(row.value.as_deref())?.unwrap_or_default(),
+        // It has gone back, to where it is not known any more what it should have.
+        (None, Some(before)) if said.through < before.log.through => return Ok(()),
         // Nothing has come for it since.
-        None => before.map(|before| before.log).unwrap_or_default(),
+        (None, before) => before.map(|before| before.log).unwrap_or_default(),
     };
     for (key, _) in passed {
         table.put(key.to_vec(), None);
