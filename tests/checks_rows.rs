@@ -5,6 +5,7 @@ use std::time::Duration;
 use tallystone::Options;
 use tallystone::check::{About, Check, Severity};
 use tallystone::disk::Platform;
+use tallystone::event::Raw;
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
 use tallystone::watch::{State, Violation};
@@ -532,6 +533,25 @@ fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
     assert_eq!(state(), State::Open);
     report(through(10));
     assert!(matches!(state(), State::Healed { .. }));
+}
+
+#[test]
+fn a_consumer_of_all_events_is_held_to_all_but_those_of_the_store_itself() {
+    use tallystone::check::Digest;
+    let books = Books::new(about("copied").applied_by::<Raw>("copy"));
+    let (mut whole, mut skips) = (Digest::default(), Digest::default());
+    for cents in 1..=3 {
+        // The reports between them are events, too.
+        whole.add(books.paid(cents, None));
+        books.store.checks().applied("copy", whole).expect("it is taken");
+        books.clock.advance(2 * SECOND);
+        assert_eq!(books.found(), []);
+    }
+    skips.add(whole.through());
+    let wrong = books.store.checks().applied("copy", skips).expect("it is taken").last;
+    books.clock.advance(2 * SECOND);
+    let difference = format!("applied has 1 events through {}, where the log has 3", whole.through());
+    assert_eq!(books.found(), [(wrong.get(), difference)]);
 }
 
 // ---- conservation ----

@@ -189,6 +189,11 @@ impl Rowed for Applied {
         vec![&self.table]
     }
 
+    /// Reports are.
+    fn folds_own(&self) -> bool {
+        true
+    }
+
     fn type_name(&self, _: usize) -> &'static str {
         "Applied"
     }

@@ -82,6 +82,11 @@ pub(crate) trait Rowed: Send + Sync {
     /// Whose rows it looks at, in its order.
     fn projections(&self) -> Vec<&Registered>;
 
+    /// Its tables are folded from events of the store's own, too.
+    fn folds_own(&self) -> bool {
+        false
+    }
+
     /// The type of one of them, as a setup names it.
     fn type_name(&self, index: usize) -> &'static str;
 

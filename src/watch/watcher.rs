@@ -499,8 +499,7 @@ impl Watcher {
                 }
             }
             for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
-                let is_evidence = family == Own::FAMILY && watched.evidence.is_some();
-                if is_evidence || Check::regards(&watched.families, family) {
+                if watched.regards(family) {
                     let at = At { commit: record.commit(), position: event.position, time: record.time() };
                     watched.judge(&mut glance, at, limits, file)?;
                 }
@@ -871,6 +870,13 @@ impl Watched {
             self.number(file)?;
         }
         Ok(())
+    }
+
+    /// Whether it looks at events of this family.
+    fn regards(&self, family: &str) -> bool {
+        let folds_own = self.rowed.as_ref().is_some_and(|rowed| rowed.folds_own());
+        let is_told = family == Own::FAMILY && (folds_own || self.evidence.is_some());
+        is_told || Check::regards(&self.families, family)
     }
 
     fn judge(
