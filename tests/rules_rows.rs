@@ -294,3 +294,19 @@ fn a_rule_over_rows_that_nobody_folds_does_not_open() {
     assert!(wrong.contains("check `t-rows`: there is no projection `products`"), "{wrong}");
     assert!(!wrong.contains("t-equals"), "{wrong}");
 }
+
+#[test]
+fn an_amount_that_is_no_number_is_not_taken_for_nothing() {
+    let clock = SimClock::default();
+    let platform = Platform { clock: std::sync::Arc::new(clock), ..Platform::real() };
+    let setup =
+        Setup::new().inline::<Products>().inline::<Paid>().platform(platform).lockstep().alerts(|_| {});
+    let store =
+        Store::in_memory(in_a_file().into_iter().fold(setup, Setup::check)).expect("the setup is well");
+    let unknown = Sale::Returned { product: 1, euros: f64::NAN };
+    store.append(Append::event(unknown)).expect("it is taken");
+    assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
+    let stats = store.checks().stats();
+    let equals = stats.iter().find(|check| check.check == "t-equals").expect("it is there");
+    assert_eq!((equals.unread, equals.last_unread.clone()), (1, Some((1, "`euros` is no amount".into()))));
+}

@@ -213,7 +213,7 @@ impl Summed {
         let scale = i128::from(self.rule.scale.unwrap_or(1));
         let whole = match value {
             Value::Int(number) => number.checked_mul(scale),
-            Value::Float(number) => Some((number * scale as f64).round() as i128),
+            Value::Float(number) if number.is_finite() => Some((number * scale as f64).round() as i128),
             _ => None,
         };
         let times = i128::from(term.times.unwrap_or(1));
