@@ -108,12 +108,9 @@ impl Mirror {
         tables.iter().map(|table| Ok(row(table)?.and_then(|version| version.value))).collect()
     }
 
-    /// Notes whether a key is wrong.
+    /// Notes that a key is wrong, or that one is not any more.
     pub fn name(&mut self, hash: KeyHash, key: Option<&[u8]>) {
-        let known = self.names.get(&hash).is_some_and(|named| named.key.is_some());
-        if known != key.is_some() || key.is_some() {
-            self.names.insert(hash, Named { key: key.map(<[u8]>::to_vec), unsaved: true });
-        }
+        self.names.insert(hash, Named { key: key.map(<[u8]>::to_vec), unsaved: true });
     }
 
     /// The key that was wrong, by its hash.
@@ -222,5 +219,27 @@ impl Table for Layered<'_> {
     fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>) {
         let version = RowVersion { commit: self.at.commit, position: self.at.position, value };
         self.written.insert(key.into(), version);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It may be the file alone that knows it: then it was not told, and kept every key that had ever been wrong.
+    #[test]
+    fn a_key_that_is_right_again_is_taken_out_of_the_file() {
+        for keep in [true, false] {
+            let (mut mirror, hash) = (Mirror::default(), KeyHash(7, 7));
+            for key in [Some(&b"7"[..]), None, Some(b"7"), None] {
+                mirror.name(hash, key);
+                let mut told = Vec::new();
+                mirror.save(keep, |saved| match saved {
+                    SavedRow::Name(hash, key) => told.push((hash, key.map(<[u8]>::to_vec))),
+                    SavedRow::Row(..) => panic!("there are no rows"),
+                });
+                assert_eq!(told, [(hash, key.map(<[u8]>::to_vec))], "kept in memory: {keep}");
+            }
+        }
     }
 }
