@@ -3,6 +3,7 @@
 use crate::alert;
 use crate::audit::{self, Audit, Scratch};
 use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
+use crate::check::Invariant;
 use crate::check::glance::Glasses;
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
@@ -1311,6 +1312,10 @@ impl CheckDesk for Store {
     fn glasses(&self) -> Glasses {
         let reader = self.reader();
         Glasses::new(reader.terms.clone(), reader.board.load().layouts.clone())
+    }
+
+    fn invariants(&self) -> &[Invariant] {
+        &self.inner.setup.invariants
     }
 
     fn settle(&self, position: Position, timeout: Duration) -> bool {

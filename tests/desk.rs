@@ -495,6 +495,35 @@ fn the_handbook_says_of_each_check_what_it_means_what_to_do_who_is_told_and_how_
 }
 
 #[test]
+fn the_handbook_has_invariants_too() {
+    struct Cents;
+    impl Projection for Cents {
+        const NAME: &'static str = "cents";
+        type Event = Order;
+        type Key = u32;
+        type Row = i64;
+        fn fold(event: &Order, rows: &mut Rows<'_, Self>) -> Folded {
+            match event {
+                Order::Placed { order, cents } => rows.put(*order, *cents),
+                _ => Ok(()),
+            }
+        }
+    }
+    let never_free = about("never-free").invariant::<(Cents,)>(|_, (cents,)| cents == Some(&0));
+    let store = Store::in_memory(Setup::new().inline::<Cents>().invariant(never_free)).expect("it opens");
+    let book = store.checks().handbook().expect("rows are read");
+    assert_eq!(
+        book,
+        "# Handbook of the checks\n\
+         \n## never-free\n\nWe took the order and did not ship it.\n\n\
+         - Severity: ticket: somebody looks at it on a working day\n\
+         - Owner: warehouse\n\
+         - Rule: invariant: no commit leaves rows of cents wrong: it is refused\n\
+         \nWhat to do:\n\n1. look for the parcel\n2. ship it again\n"
+    );
+}
+
+#[test]
 fn the_handbook_of_texts_full_of_marks_has_one_heading_and_one_list_for_each_check() {
     let hostile = "# x\n\n## y\n- z\n1. w\n```\n<script> *a* _b_ [c](d) | e | & \\";
     let nasty = About {

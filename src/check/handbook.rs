@@ -3,7 +3,7 @@
 use super::calendar::Length;
 use super::text::{length_text, time_text};
 use super::word::{Rule, Window, Word};
-use super::{Check, Clocked, Severity};
+use super::{Check, Clocked, Described, Invariant, Severity};
 
 /// What every check means and what to do about it, as Markdown. Texts of the checks appear as they are, whatever they hold.
 ///
@@ -32,31 +32,41 @@ pub fn handbook(checks: &[Check]) -> String {
 pub(crate) fn pages(checks: &[Check], mut more: impl FnMut(&Check) -> Vec<(&'static str, String)>) -> String {
     let mut book = String::from("# Handbook of the checks\n");
     for check in checks {
-        let about = &check.about;
-        book.push_str(&format!("\n## {}\n\n{}\n\n", plain(&about.id), plain(&about.means)));
-        let mut lines = vec![
-            ("Severity", severity(about.severity).to_owned()),
-            ("Owner", about.owner.to_string()),
-            ("Rule", check.in_words()),
-        ];
+        let mut lines = vec![("Rule", check.in_words())];
         lines.extend(check.escalations.in_words().into_iter().map(|words| ("Escalates", words)));
         if check.fix.is_some() {
             lines
                 .push(("Machine steps", "it can put itself right: look at the remediation first".to_owned()));
         }
         lines.extend(more(check));
-        lines.iter().for_each(|(name, text)| book.push_str(&format!("- {name}: {}\n", plain(text))));
-        book.push_str("\nWhat to do:\n\n");
-        match steps(&about.remedy) {
-            Steps::Numbered(steps) => {
-                for (index, step) in steps.iter().enumerate() {
-                    book.push_str(&format!("{}. {}\n", index + 1, plain(step)));
-                }
-            }
-            Steps::Text(text) => book.push_str(&format!("{}\n", plain(text))),
-        }
+        page(&mut book, &check.about, lines);
     }
     book
+}
+
+/// What no commit may leave wrong, as further pages.
+pub(crate) fn pages_of_invariants(book: &mut String, invariants: &[Invariant]) {
+    for invariant in invariants {
+        let rows: Vec<_> = invariant.rows.projections().iter().map(|rows| rows.name).collect();
+        let rule = format!("invariant: no commit leaves rows of {} wrong: it is refused", rows.join(" and "));
+        page(book, &invariant.about, vec![("Rule", rule)]);
+    }
+}
+
+fn page(book: &mut String, about: &Described, more: Vec<(&'static str, String)>) {
+    book.push_str(&format!("\n## {}\n\n{}\n\n", plain(&about.id), plain(&about.means)));
+    let told = [("Severity", severity(about.severity).to_owned()), ("Owner", about.owner.to_string())];
+    let lines = told.into_iter().chain(more);
+    lines.for_each(|(name, text)| book.push_str(&format!("- {name}: {}\n", plain(&text))));
+    book.push_str("\nWhat to do:\n\n");
+    match steps(&about.remedy) {
+        Steps::Numbered(steps) => {
+            for (index, step) in steps.iter().enumerate() {
+                book.push_str(&format!("{}. {}\n", index + 1, plain(step)));
+            }
+        }
+        Steps::Text(text) => book.push_str(&format!("{}\n", plain(text))),
+    }
 }
 
 fn severity(severity: Severity) -> &'static str {

@@ -81,7 +81,7 @@ pub use data::{Definition, Escalate, Fields, Plain, Selector};
 pub use digest::Digest;
 pub(crate) use escalation::{Escalations, Raised};
 pub use handbook::handbook;
-pub(crate) use handbook::pages;
+pub(crate) use handbook::{pages, pages_of_invariants};
 pub use invariant::Invariant;
 use lens::Typed;
 pub(crate) use lens::{Lens, Looked, signed_micros};

@@ -1,7 +1,7 @@
 //! The handbook, with how each check stands.
 
 use super::{CheckStats, Checks, State};
-use crate::check::{Check, pages};
+use crate::check::{Check, pages, pages_of_invariants};
 use crate::episode::{Mutes, Violation};
 use crate::error::ReadError;
 use crate::event::Raw;
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 impl Checks<'_> {
     /// The [handbook](crate::check::handbook()) as Markdown: of every check what it means, what to do and who is told, and how
-    /// it stands: since when it judges, what it found, and whether it is muted.
+    /// it stands: since when it judges, what it found, and whether it is muted. Then the invariants, which refuse.
     ///
     /// # Errors
     ///
@@ -27,7 +27,9 @@ impl Checks<'_> {
             lines.push(self.lines(check, stats, since, &view)?);
         }
         let mut lines = lines.into_iter();
-        Ok(pages(&checks, |_| lines.next().unwrap_or_default()))
+        let mut book = pages(&checks, |_| lines.next().unwrap_or_default());
+        pages_of_invariants(&mut book, self.desk.invariants());
+        Ok(book)
     }
 
     fn lines(

@@ -35,9 +35,9 @@ pub use crate::alert::json_lines;
 #[cfg(feature = "tracing")]
 pub use crate::alert::traced;
 pub use crate::alert::{Alert, Delivery};
-use crate::check::Digest;
 use crate::check::Severity;
 use crate::check::glance::{Glance, Glasses};
+use crate::check::{Digest, Invariant};
 use crate::episode::Episodes;
 pub use crate::episode::{State, Violation};
 use crate::error::{AppendError, ReadError, StorageError};
@@ -164,6 +164,7 @@ pub(crate) trait Desk {
     fn head(&self) -> Position;
     fn watch(&self) -> std::sync::Arc<Watch>;
     fn glasses(&self) -> Glasses;
+    fn invariants(&self) -> &[Invariant];
     /// Waits until every check has settled at this position or later. `false`: the time is over.
     fn settle(&self, position: Position, timeout: Duration) -> bool;
     /// Has a source pulled, and waits until every check has settled behind it. `None`: the check has no source.
