@@ -130,7 +130,6 @@ fn setup(disk: &SimDisk, clock: &SimClock) -> Setup {
         disk: Arc::new(disk.clone()),
         clock: Arc::new(clock.clone()),
         entropy: Arc::new(SimEntropy::new(1)),
-        ..Platform::real()
     };
     Setup::new().events::<Product>().platform(platform).lockstep().alerts(|alert| {
         println!("alert: {alert}");
