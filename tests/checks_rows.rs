@@ -204,6 +204,48 @@ fn rows_are_looked_at_when_a_commit_is_whole() {
 }
 
 #[test]
+fn what_a_commit_made_wrong_began_with_the_last_of_its_events_whichever_row_it_changed() {
+    let bench = Bench::new([still_billed()]);
+    let (billed, cancelled) =
+        (|product| Sale::Billed { product, cents: 5 }, |product| Sale::Cancelled { product });
+    let commits = [[billed(1), cancelled(1)], [cancelled(2), billed(2)]];
+    let last =
+        commits.map(|both| bench.store.append(Append::events(both)).expect("it is taken").receipt.last);
+    bench.pass(QUARTER + SECOND);
+    assert_eq!(bench.all().iter().map(|found| found.activation).collect::<Vec<_>>(), last);
+}
+
+/// Takes no bill below zero, and has written it by then.
+struct Halves;
+
+impl Projection for Halves {
+    const NAME: &'static str = "halves";
+    type Event = Sale;
+    type Key = u32;
+    type Row = i64;
+
+    fn fold(event: &Sale, rows: &mut Rows<'_, Self>) -> Folded {
+        let Sale::Billed { product, cents } = event else { return Ok(()) };
+        rows.put(*product, *cents)?;
+        if *cents < 0 { Err(FoldError::refuse("a bill below zero")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn what_a_fold_wrote_of_an_event_that_it_refused_is_not_there() {
+    let check =
+        about("below-zero").standing::<(Halves,)>(|_, (cents,)| cents.is_some_and(|cents| *cents < 0));
+    let bench = Bench::new([check.for_longer_than(QUARTER)]);
+    bench.append(Sale::Billed { product: 7, cents: 5 });
+    let refused = bench.append(Sale::Billed { product: 7, cents: -5 });
+    bench.pass(QUARTER + SECOND);
+    assert_eq!(bench.all(), []);
+    let stats = &bench.store.checks().stats()[0];
+    assert_eq!((stats.activations, stats.unread), (0, 1));
+    assert_eq!(stats.last_unread.as_ref().map(|(at, _)| *at), Some(refused.get()));
+}
+
+#[test]
 fn one_event_may_make_the_rows_of_several_keys_wrong_and_each_is_a_violation() {
     let bench = Bench::new([still_billed()]);
     let swapped = bench.append(Sale::Swapped { from: 1, to: 2 });
@@ -278,6 +320,98 @@ fn rows_of_a_check_outlive_a_restart_in_its_file_and_without_it() {
     }
 }
 
+#[test]
+fn a_row_that_was_removed_begins_anew_whatever_the_file_has_of_it() {
+    let (dir, clock) = (tempfile::tempdir().expect("a directory"), SimClock::default());
+    let open = || {
+        let setup = Bench::setup(&clock, [still_billed()]);
+        let store = Store::open_or_create(dir.path().join("store"), setup).expect("it opens");
+        Bench { clock: clock.clone(), store }
+    };
+    let bench = open();
+    bench.append(Sale::Billed { product: 7, cents: 990 });
+    bench.append(Sale::Cancelled { product: 7 });
+    bench.settle();
+    bench.store.close();
+    let bench = open();
+    bench.append(Sale::Ended { product: 7 });
+    bench.append(Sale::Billed { product: 7, cents: 10 });
+    bench.pass(QUARTER + SECOND);
+    assert_eq!(bench.all()[0].disagrees, "products has false, bills has {cents: 10}");
+}
+
+/// Events of the other family, whoever appends them.
+struct Others;
+
+impl Projection for Others {
+    const NAME: &'static str = "others";
+    type Event = Raw;
+    type Key = u32;
+    type Row = u64;
+
+    fn fold(event: &Raw, rows: &mut Rows<'_, Self>) -> Folded {
+        match event.family() == Account::FAMILY {
+            true => rows.update(0, |count| *count += 1),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_projection_of_all_events_sees_them_all_beside_one_that_does_not() {
+    let check = about("others").standing::<(Bills, Others)>(|_, (_, others)| others == Some(&2));
+    let books = Books::new(check.for_longer_than(Duration::ZERO));
+    books.paid(1, None);
+    let second = books.paid(1, None);
+    books.clock.advance(2 * SECOND);
+    assert_eq!(books.found(), [(second.get(), "bills has no row, others has 2".into())]);
+}
+
+/// Folds as [`Bills`] does, and says that it does not.
+struct OtherBills;
+
+impl Projection for OtherBills {
+    const NAME: &'static str = Bills::NAME;
+    const VERSION: u32 = 2;
+    type Event = Sale;
+    type Key = u32;
+    type Row = Bill;
+
+    fn fold(_: &Sale, _: &mut Rows<'_, Self>) -> Folded {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_check_over_rows_or_amounts_rests_on_is_in_its_definition() {
+    use tallystone::check::Span;
+    fn billed<P: Projection<Key = u32>>(window: Duration) -> Check {
+        about("it").standing::<(P,)>(|_, (row,)| row.is_some()).for_longer_than(window)
+    }
+    let total = || about("it").equals(adds, says);
+    let day = 24 * 3600 * SECOND;
+    let checks = [
+        billed::<Bills>(QUARTER),
+        billed::<Bills>(2 * QUARTER),
+        billed::<OtherBills>(QUARTER),
+        about("it").conserved::<Bills>(|_| 0, |bill| bill.cents),
+        about("it").balances(adds).within(day).into(),
+        total().into(),
+        total().carried().into(),
+        total().tolerance(1).into(),
+        total().rounded(|_| true).into(),
+        total().bucket(day).into(),
+        total().bucket(2 * day).into(),
+        total().bucket(Span::in_zone("UTC").days(1)).into(),
+        total().bucket(Span::in_zone("Europe/Rome").days(1)).into(),
+        about("it").applied_by::<Account>("one"),
+        about("it").applied_by::<Account>("two"),
+    ];
+    let definitions = checks.map(|check| Books::new(check).store.checks().stats()[0].definition);
+    let others = definitions.iter().collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(others.len(), definitions.len(), "{definitions:?}");
+}
+
 // ---- amounts ----
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -321,10 +455,14 @@ struct Books {
 
 impl Books {
     fn new(check: impl Into<Check>) -> Self {
+        Self::of([check.into()])
+    }
+
+    fn of(checks: impl IntoIterator<Item = Check>) -> Self {
         let clock = SimClock::default();
         let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
-        let setup =
-            Setup::new().events::<Account>().platform(platform).lockstep().alerts(|_| {}).check(check);
+        let setup = Setup::new().events::<Account>().platform(platform).lockstep().alerts(|_| {});
+        let setup = checks.into_iter().fold(setup, Setup::check);
         Self { clock, store: Store::in_memory(setup).expect("the setup is well") }
     }
 
@@ -429,6 +567,17 @@ fn a_bucket_may_be_a_day_of_a_zone_which_is_not_always_as_long() {
 }
 
 #[test]
+fn what_comes_after_the_end_is_added_up_anew() {
+    let closed = |event: &Account| matches!(event, Account::Closed { .. });
+    let books = Books::new(about("total").equals(adds, says).closed_by(closed));
+    books.paid(500, 500);
+    books.append(Account::Closed { account: 1 });
+    books.paid(1, 1);
+    let wrong = books.paid(1, 502);
+    assert_eq!(books.found(), [(wrong.get(), "says 502, the events add up to 2".into())]);
+}
+
+#[test]
 fn debits_and_credits_balance_in_time_or_are_found() {
     let window = Duration::from_secs(60);
     let closed = |event: &Account| matches!(event, Account::Closed { .. });
@@ -501,6 +650,42 @@ fn row_000_32_a_consumer_that_skips_an_event_is_seen_though_its_position_is_righ
     );
 }
 
+#[test]
+fn each_consumer_is_held_to_its_own_reports() {
+    use tallystone::check::Digest;
+    let copied = |id, consumer| about(id).applied_by::<Account>(consumer);
+    let books = Books::of([copied("one", "first"), copied("two", "second")]);
+    let mut digest = Digest::default();
+    digest.add(books.paid(1, None));
+    books.paid(2, None);
+    digest.add(books.paid(3, None));
+    books.store.checks().applied("second", digest).expect("it is taken");
+    books.clock.advance(2 * SECOND);
+    books.found();
+    let all = books.store.checks().all().expect("rows are read");
+    let of: Vec<_> = all.iter().map(|found| (found.check.as_str(), found.subject.as_deref())).collect();
+    assert_eq!(of, [("two", Some("second"))]);
+}
+
+#[test]
+fn a_consumer_of_all_events_is_held_to_all_but_those_of_the_store_itself() {
+    use tallystone::check::Digest;
+    let books = Books::new(about("copied").applied_by::<Raw>("copy"));
+    let (mut whole, mut skips) = (Digest::default(), Digest::default());
+    for cents in 1..=3 {
+        // The reports between them are events, too.
+        whole.add(books.paid(cents, None));
+        books.store.checks().applied("copy", whole).expect("it is taken");
+        books.clock.advance(2 * SECOND);
+        assert_eq!(books.found(), []);
+    }
+    skips.add(whole.through());
+    let wrong = books.store.checks().applied("copy", skips).expect("it is taken").last;
+    books.clock.advance(2 * SECOND);
+    let difference = format!("applied has 1 events through {}, where the log has 3", whole.through());
+    assert_eq!(books.found(), [(wrong.get(), difference)]);
+}
+
 /// It was restored from a backup, say: that it is behind is no fault of its own, and what it should have there was forgotten.
 #[test]
 fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
@@ -535,28 +720,9 @@ fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
     assert!(matches!(state(), State::Healed { .. }));
 }
 
-#[test]
-fn a_consumer_of_all_events_is_held_to_all_but_those_of_the_store_itself() {
-    use tallystone::check::Digest;
-    let books = Books::new(about("copied").applied_by::<Raw>("copy"));
-    let (mut whole, mut skips) = (Digest::default(), Digest::default());
-    for cents in 1..=3 {
-        // The reports between them are events, too.
-        whole.add(books.paid(cents, None));
-        books.store.checks().applied("copy", whole).expect("it is taken");
-        books.clock.advance(2 * SECOND);
-        assert_eq!(books.found(), []);
-    }
-    skips.add(whole.through());
-    let wrong = books.store.checks().applied("copy", skips).expect("it is taken").last;
-    books.clock.advance(2 * SECOND);
-    let difference = format!("applied has 1 events through {}, where the log has 3", whole.through());
-    assert_eq!(books.found(), [(wrong.get(), difference)]);
-}
-
 // ---- conservation ----
 
-/// Loses what is swapped away under a key of more than 9, and what it held is gone for good.
+/// Loses 13 that are paid, and makes twice as much of 17.
 struct Purses;
 
 impl Projection for Purses {
@@ -567,17 +733,19 @@ impl Projection for Purses {
 
     fn fold(event: &Account, rows: &mut Rows<'_, Self>) -> Folded {
         match event {
-            Account::Paid { account, cents, .. } if *account > 9 && *cents == 13 => Ok(()),
+            Account::Paid { cents: 13, .. } => Ok(()),
+            Account::Paid { account, cents: 17, .. } => rows.update(*account, |purse| *purse += 2 * 17),
             Account::Paid { account, cents, .. } | Account::Interest { account, cents } => {
                 // Twice in one event: what counts is what the row was before it, and is after it.
                 rows.update(*account, |purse| *purse += cents - 1)?;
                 rows.update(*account, |purse| *purse += 1)
             }
             Account::Closed { account } => {
-                let (from, all) = (*account, rows.range(..)?);
-                let left = all.iter().find(|(of, _)| *of == from).map_or(0, |(_, left)| *left);
+                // It is the first from itself on, and the first before it takes over what it held.
+                let left = rows.range(account..)?.first().map_or(0, |(_, left)| *left);
+                let heir = rows.range(..account)?.first().map_or(0, |(heir, _)| *heir);
                 rows.remove(account)?;
-                rows.update(0, |purse| *purse += left)
+                rows.update(heir, |purse| *purse += left)
             }
         }
     }
@@ -585,18 +753,22 @@ impl Projection for Purses {
 
 #[test]
 fn what_rows_hold_is_what_was_brought_in_or_it_is_found() {
-    let check = about("kept").conserved::<Purses>(|event| adds(event).unwrap_or(0), |purse| *purse);
-    let books = Books::new(check);
-    let pay = |account, cents| books.append(Account::Paid { account, cents, total: None });
-    for account in 0..20 {
-        pay(account, 100);
+    let kept = || about("kept").conserved::<Purses>(|event| adds(event).unwrap_or(0), |purse| *purse);
+    let paid = |account, cents| Account::Paid { account, cents, total: None };
+    for (cents, difference) in [(13, "13 less"), (17, "17 more")] {
+        let books = Books::new(kept());
+        for account in 0..20 {
+            let both = Append::event(paid(account, 100)).and(paid(account, 100 * i64::from(account)));
+            books.store.append(both).expect("it is taken");
+        }
+        books.append(Account::Closed { account: 3 });
+        books.clock.advance(2 * SECOND);
+        assert_eq!(books.found(), []);
+        let wrong = books.append(paid(12, cents));
+        books.clock.advance(2 * SECOND);
+        let difference = format!("purses has {difference} than the events have brought in");
+        assert_eq!(books.found(), [(wrong.get(), difference)]);
+        let found = &books.store.checks().all().expect("rows are read")[0];
+        assert_eq!((found.subject.as_deref(), &found.state), (Some("purses"), &State::Open));
     }
-    books.append(Account::Closed { account: 3 });
-    books.clock.advance(2 * SECOND);
-    assert_eq!(books.found(), []);
-    let lost = pay(12, 13);
-    books.clock.advance(2 * SECOND);
-    assert_eq!(books.found(), [(lost.get(), "purses has 13 less than the events have brought in".into())]);
-    let found = &books.store.checks().all().expect("rows are read")[0];
-    assert_eq!((found.subject.as_deref(), &found.state), (Some("purses"), &State::Open));
 }

@@ -260,13 +260,17 @@ mod tests {
     impl Filing {
         /// Nothing is removed that is not in there, and no time is written twice.
         fn save(&mut self, book: &mut Book, keep: bool) {
-            book.save(keep, |saved| match saved {
-                Saved::State(key, Some(state)) => drop(self.states.insert(key, state.to_vec())),
-                Saved::State(key, None) => assert!(self.states.remove(&key).is_some()),
-                Saved::Due(time, key, true) => assert!(self.due.insert((time, key))),
-                Saved::Due(time, key, false) => assert!(self.due.remove(&(time, key))),
+            let (unsaved, mut told) = (book.unsaved_len(), 0);
+            book.save(keep, |saved| {
+                told += 1;
+                match saved {
+                    Saved::State(key, Some(state)) => drop(self.states.insert(key, state.to_vec())),
+                    Saved::State(key, None) => assert!(self.states.remove(&key).is_some()),
+                    Saved::Due(time, key, true) => assert!(self.due.insert((time, key))),
+                    Saved::Due(time, key, false) => assert!(self.due.remove(&(time, key))),
+                }
             });
-            assert_eq!(book.unsaved_len(), 0);
+            assert_eq!((told, book.unsaved_len()), (unsaved, 0));
             assert!(book.due.iter().eq(self.due.iter().copied()));
         }
     }
@@ -328,9 +332,22 @@ mod tests {
                 prop_assert_eq!(filed.counts(), plain.counts());
                 prop_assert_eq!(filed.next_due(), plain.next_due());
             }
-            // What is kept of no key is in the file of none.
             filing.save(&mut filed, true);
-            prop_assert_eq!(filing.states.len(), plain.keys_len());
+            let kept = plain.keys.iter_mut().map(|(key, packed)| (*key, packed.bytes().to_vec()));
+            prop_assert_eq!(&filing.states, &kept.collect::<BTreeMap<_, _>>());
         }
+    }
+
+    #[test]
+    fn what_falls_due_is_judged_in_the_order_of_time_whatever_its_key() {
+        let (mut book, file) = (Book::new(of(Word::Response), false), Filing::default());
+        for (position, key, time) in [(1, 7, 0), (2, 8, 2), (3, 7, 5)] {
+            let amount = Amount::default();
+            let seen = Seen { position, time, roles: Roles::A, tie_a: 0, tie_b: 0, amount };
+            let Ok(()) = book.observe(KeyHash(key, key), &seen, &file);
+        }
+        let Ok(()) = book.advance(100, &file);
+        let found = book.take_found().into_iter().map(|(_, finding)| finding.activation);
+        assert_eq!(found.collect::<Vec<_>>(), [1, 2, 3]);
     }
 }

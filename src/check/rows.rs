@@ -282,6 +282,8 @@ mod tests {
             Bill { cents: 12, to: Some("Ann".into()), lines: vec![Line::Free, Line::Paid { cents: 12 }] };
         let row = codec::encode(&bill).expect("a row");
         assert_eq!(shown.row_text(1, &row), r#"{cents: 12, to: "Ann", lines: [Free, Paid {cents: 12}]}"#);
+        let nobody = codec::encode(&Bill { cents: 12, to: None, lines: Vec::new() }).expect("a row");
+        assert_eq!(shown.row_text(1, &nobody), "{cents: 12, to: nothing, lines: []}");
         assert_eq!(shown.row_text(0, &codec::encode(&true).expect("a row")), "true");
         assert_eq!(shown.key_text(&bytes(&(7, "eu".into()))).expect("it is a key"), "7/eu");
     }

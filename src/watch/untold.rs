@@ -117,6 +117,8 @@ mod tests {
                     // More is on record than the file knows.
                     let told = file.keys().next().copied().unwrap_or(next) + told as u64;
                     backlog.skip_to(told);
+                    let waiting = backlog.iter().map(|untold| untold.number);
+                    prop_assert!(waiting.eq(file.keys().copied().filter(|number| *number >= told)));
                     next = next.max(told);
                 }
             }
