@@ -1,16 +1,16 @@
 //! Windows of calendar days and months: declared in Rust and as data, on clocks of the test, and over the real log of fines.
 
 mod naive;
+mod support;
 
 use naive::data;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use support::bench::{lockstep, settle};
 use tallystone::Timestamp;
 use tallystone::check::{About, Check, Definition, Severity, Span};
-use tallystone::disk::Platform;
 use tallystone::error::OpenError;
 use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
@@ -60,16 +60,12 @@ fn about(id: &'static str) -> About {
 
 fn store(checks: impl IntoIterator<Item = Check>) -> Result<Store, OpenError> {
     // After all that happens.
-    let platform = Platform { clock: Arc::new(clock("2030-01-01T00:00")), ..Platform::real() };
-    let setup = Setup::new().events::<Fine>().platform(platform).lockstep().alerts(|_| ());
+    let setup = lockstep(&clock("2030-01-01T00:00")).events::<Fine>().alerts(|_| ());
     Store::in_memory(checks.into_iter().fold(setup, Setup::check))
 }
 
 fn settled(store: &Store) -> Vec<CheckStats> {
-    assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-    while !store.checks().stats().iter().all(CheckStats::is_settled) {
-        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-    }
+    settle(store);
     store.checks().stats()
 }
 
@@ -153,9 +149,8 @@ fn what_stands_and_what_is_counted_goes_by_the_calendar_too() {
 #[test]
 fn a_deadline_by_the_calendar_passes_when_nothing_happens() {
     let clock = clock("2024-10-26T12:00");
-    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
     let check = about("paid").response(notified, paid).within_days(1, "Europe/Rome");
-    let setup = Setup::new().events::<Fine>().platform(platform).lockstep().alerts(|_| ()).check(check);
+    let setup = lockstep(&clock).events::<Fine>().alerts(|_| ()).check(check);
     let store = Store::in_memory(setup).expect("the setup is well");
     store.append(Append::event(Fine::Notified { fine: 1, at: 0 })).expect("it is taken");
     for (hours, violated) in [(0, 0), (24, 0), (1, 0)] {

@@ -1,9 +1,11 @@
 //! Checks of sequences, from the outside: what is found, that it is on record once, and that time alone is enough.
 
+mod support;
+
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, UNIX_EPOCH};
+use support::bench::{Bench, lockstep};
 use tallystone::check::{About, Check, Definition, Severity};
-use tallystone::disk::Platform;
 use tallystone::error::OpenError;
 use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
@@ -55,58 +57,23 @@ fn shipped_within_a_day() -> Check {
         .into()
 }
 
-/// A store on a clock that only the test moves, and without threads.
-struct Bench {
-    clock: SimClock,
-    store: Store,
+fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
+    checks.into_iter().fold(lockstep(clock).events::<Order>(), Setup::check)
 }
 
-impl Bench {
-    fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
-        let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
-        let setup = Setup::new().events::<Order>().platform(platform).lockstep();
-        checks.into_iter().fold(setup, Setup::check)
-    }
+fn bench(checks: impl IntoIterator<Item = Check>) -> Bench {
+    let clock = SimClock::default();
+    Bench::of(clock.clone(), setup(&clock, checks))
+}
 
-    fn new(checks: impl IntoIterator<Item = Check>) -> Self {
-        let clock = SimClock::default();
-        let store = Store::in_memory(Self::setup(&clock, checks)).expect("the setup is well");
-        Self { clock, store }
-    }
-
-    fn append(&self, event: Order) -> Position {
-        self.store.append(Append::event(event)).expect("it is taken").receipt.last
-    }
-
-    fn settle(&self) {
-        assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
-        // What time decides is recorded as an event, which is judged, too.
-        while self.store.checks().stats().iter().any(|check| !check.is_settled()) {
-            assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
-        }
-    }
-
-    /// Lets time pass, and has the checks see it.
-    fn pass(&self, time: Duration) {
-        self.clock.advance(time);
-        for _ in 0..8 {
-            self.store.step();
-        }
-        self.settle();
-        for _ in 0..4 {
-            self.store.step();
-        }
-    }
-
-    fn states(&self) -> Vec<(u64, State)> {
-        let all = self.store.checks().all().expect("rows are read");
-        all.into_iter().map(|violation| (violation.activation.get(), violation.state)).collect()
-    }
+/// Activations, and how they stand.
+fn states(bench: &Bench) -> Vec<(u64, State)> {
+    bench.all().into_iter().map(|violation| (violation.activation.get(), violation.state)).collect()
 }
 
 #[test]
 fn row_000_01_data_is_pending_then_violated_and_healed_late() {
-    let bench = Bench::new([shipped_within_a_day()]);
+    let bench = bench([shipped_within_a_day()]);
     let first = bench.append(Order::Placed { order: 1 });
     bench.settle();
     let stats = &bench.store.checks().stats()[0];
@@ -114,13 +81,13 @@ fn row_000_01_data_is_pending_then_violated_and_healed_late() {
 
     // At the end of the window it may still come.
     bench.pass(DAY);
-    assert_eq!(bench.states(), []);
+    assert_eq!(states(&bench), []);
     bench.pass(Duration::from_secs(1));
-    assert_eq!(bench.states(), [(first.get(), State::Open)]);
+    assert_eq!(states(&bench), [(first.get(), State::Open)]);
 
     let late = bench.append(Order::Shipped { order: 1 });
     bench.settle();
-    let healed = bench.states();
+    let healed = states(&bench);
     assert!(
         matches!(healed[..], [(_, State::Healed { by, after })] if by == late && after < Duration::from_secs(2))
     );
@@ -130,21 +97,21 @@ fn row_000_01_data_is_pending_then_violated_and_healed_late() {
 
 #[test]
 fn row_000_01_what_comes_in_time_leaves_nothing_behind() {
-    let bench = Bench::new([shipped_within_a_day()]);
+    let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 1 });
     bench.append(Order::Placed { order: 2 });
     bench.clock.advance(DAY);
     bench.append(Order::Shipped { order: 1 });
     bench.append(Order::Cancelled { order: 2 });
     bench.pass(10 * DAY);
-    assert_eq!(bench.states(), []);
+    assert_eq!(states(&bench), []);
     let stats = &bench.store.checks().stats()[0];
     assert_eq!((stats.activations, stats.satisfied, stats.pending), (2, 2, 0));
 }
 
 #[test]
 fn an_event_without_its_counterpart_is_taken_and_reported_not_refused() {
-    let bench = Bench::new([Check::from(about("paid-first").precedence(placed, shipped))]);
+    let bench = bench([Check::from(about("paid-first").precedence(placed, shipped))]);
     let shipped = bench.append(Order::Shipped { order: 3 });
     bench.settle();
     let [violation] = &bench.store.checks().open().expect("rows are read")[..] else { panic!("one is open") };
@@ -175,10 +142,10 @@ fn a_check_whose_name_cannot_be_recorded_does_not_open() {
             "check ``: `id`: a check's name is empty".to_owned(),
         ]
     );
-    let bench = Bench::new([named("n".repeat(128).leak())]);
+    let bench = bench([named("n".repeat(128).leak())]);
     bench.append(Order::Shipped { order: 1 });
     bench.settle();
-    assert_eq!(bench.states().len(), 1);
+    assert_eq!(states(&bench).len(), 1);
 }
 
 #[test]
@@ -189,7 +156,7 @@ fn two_checks_of_one_name_do_not_open() {
 
 #[test]
 fn a_violation_is_explained_by_its_events_and_its_remedy() {
-    let bench = Bench::new([shipped_within_a_day()]);
+    let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 7 });
     bench.pass(DAY + Duration::from_secs(1));
     let checks = bench.store.checks();
@@ -209,7 +176,7 @@ fn a_violation_is_explained_by_its_events_and_its_remedy() {
 
 #[test]
 fn what_people_say_of_a_violation_is_on_record() {
-    let bench = Bench::new([shipped_within_a_day()]);
+    let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 7 });
     bench.pass(DAY + Duration::from_secs(1));
     let checks = bench.store.checks();
@@ -223,12 +190,12 @@ fn what_people_say_of_a_violation_is_on_record() {
     ));
     checks.waive(&open, "ana", "a test order", UNIX_EPOCH + DAY).expect("it is taken");
     assert_eq!(checks.open().expect("rows are read"), []);
-    assert!(matches!(&bench.states()[..], [(_, State::Waived { reason, .. })] if reason == "a test order"));
+    assert!(matches!(&states(&bench)[..], [(_, State::Waived { reason, .. })] if reason == "a test order"));
 }
 
 #[test]
 fn an_idle_store_records_time_once_for_what_is_due_and_then_rests() {
-    let bench = Bench::new([shipped_within_a_day()]);
+    let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 1 });
     bench.pass(DAY + Duration::from_secs(1));
     let after = bench.store.stats().position;
@@ -242,7 +209,7 @@ fn an_idle_store_records_time_once_for_what_is_due_and_then_rests() {
 
 #[test]
 fn a_check_that_was_never_exercised_says_so() {
-    let bench = Bench::new([shipped_within_a_day()]);
+    let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Shipped { order: 1 });
     bench.settle();
     assert_eq!(bench.store.checks().stats()[0].activations, 0);
@@ -251,7 +218,7 @@ fn a_check_that_was_never_exercised_says_so() {
 #[test]
 fn a_check_that_panics_cannot_tell_and_the_others_go_on() {
     let panics = about("panics").precedence(|_: &Order| panic!("a bug in a check"), shipped);
-    let bench = Bench::new([Check::from(panics), shipped_within_a_day()]);
+    let bench = bench([Check::from(panics), shipped_within_a_day()]);
     let at = bench.append(Order::Placed { order: 1 });
     bench.append(Order::Shipped { order: 1 });
     bench.settle();
@@ -276,7 +243,7 @@ fn times_at_the_ends_of_what_a_number_holds_stop_no_check() {
     };
     let kinds =
         ["response", "precedence", "responded_existence", "chain_response", "each_closed_by", "standing"];
-    let bench = Bench::new(kinds.map(check));
+    let bench = bench(kinds.map(check));
     for times in [[i64::MIN, i64::MAX], [i64::MAX, i64::MIN], [0, i64::MIN]] {
         for (kind, at) in ["log.A", "log.B"].into_iter().zip(times) {
             let event = Raw::json(kind, "log/1", Tags::none(), &serde_json::json!({ "at": at }));
@@ -295,7 +262,7 @@ fn a_restart_loses_no_deadline_and_repeats_no_finding() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open = || {
-        let setup = Bench::setup(&clock, [shipped_within_a_day()]);
+        let setup = setup(&clock, [shipped_within_a_day()]);
         let store = Store::open_or_create(dir.path().join("store"), setup).expect("it opens");
         Bench { clock: clock.clone(), store }
     };
@@ -310,12 +277,12 @@ fn a_restart_loses_no_deadline_and_repeats_no_finding() {
     let bench = open();
     bench.append(Order::Shipped { order: 4 });
     bench.pass(DAY + Duration::from_secs(1));
-    assert_eq!(bench.states().len(), 9);
+    assert_eq!(states(&bench).len(), 9);
     let position = bench.store.stats().position;
     bench.store.close();
     let bench = open();
     bench.pass(DAY);
-    assert_eq!((bench.states().len(), bench.store.stats().position), (9, position));
+    assert_eq!((states(&bench).len(), bench.store.stats().position), (9, position));
 }
 
 #[test]
@@ -324,7 +291,7 @@ fn without_its_file_a_check_judges_the_log_again_and_finds_the_same() {
     let clock = SimClock::default();
     let path = dir.path().join("store");
     let open = || {
-        let setup = Bench::setup(&clock, [shipped_within_a_day()]);
+        let setup = setup(&clock, [shipped_within_a_day()]);
         Bench { clock: clock.clone(), store: Store::open_or_create(&path, setup).expect("it opens") }
     };
     let bench = open();
@@ -332,13 +299,13 @@ fn without_its_file_a_check_judges_the_log_again_and_finds_the_same() {
         bench.append(Order::Placed { order });
     }
     bench.pass(DAY + Duration::from_secs(1));
-    let found = bench.states();
+    let found = states(&bench);
     let position = bench.store.stats().position;
     bench.store.close();
     std::fs::remove_file(path.join("checks.redb")).expect("it is there");
     let bench = open();
     bench.settle();
-    assert_eq!((bench.states(), bench.store.stats().position), (found.clone(), position));
+    assert_eq!((states(&bench), bench.store.stats().position), (found.clone(), position));
     bench.store.close();
     let mut bytes = std::fs::read(path.join("checks.redb")).expect("it is there");
     let middle = bytes.len() / 2;
@@ -346,7 +313,7 @@ fn without_its_file_a_check_judges_the_log_again_and_finds_the_same() {
     std::fs::write(path.join("checks.redb"), bytes).expect("it is written");
     let bench = open();
     bench.settle();
-    assert_eq!((bench.states(), bench.store.stats().position), (found, position));
+    assert_eq!((states(&bench), bench.store.stats().position), (found, position));
 }
 
 #[test]
@@ -354,7 +321,7 @@ fn a_new_definition_is_judged_over_the_whole_log() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open = |check: Check| {
-        let setup = Bench::setup(&clock, [check]);
+        let setup = setup(&clock, [check]);
         Bench {
             clock: clock.clone(),
             store: Store::open_or_create(dir.path().join("store"), setup).expect("it opens"),
@@ -365,12 +332,12 @@ fn a_new_definition_is_judged_over_the_whole_log() {
     bench.clock.advance(DAY / 2);
     bench.append(Order::Shipped { order: 1 });
     bench.settle();
-    assert_eq!(bench.states(), []);
+    assert_eq!(states(&bench), []);
     bench.store.close();
     // Half as long as it took.
     let bench = open(about("shipped").response(placed, shipped).within(DAY / 4).into());
     bench.settle();
-    assert!(matches!(bench.states()[..], [(1, State::Healed { .. })]));
+    assert!(matches!(states(&bench)[..], [(1, State::Healed { .. })]));
 }
 
 #[test]
@@ -410,9 +377,8 @@ fn told(told: &Told) -> Vec<(u64, usize)> {
 #[test]
 fn the_first_violation_is_told_at_once_and_a_storm_in_one_piece() {
     let (clock, heard) = (SimClock::default(), Told::default());
-    let setup =
-        alerted(Bench::setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
-    let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+    let setup = alerted(setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
+    let bench = Bench::of(clock, setup);
     bench.append(Order::Shipped { order: 0 });
     bench.pass(Duration::ZERO);
     assert_eq!(told(&heard), [(1, 1)]);
@@ -436,7 +402,7 @@ fn a_restart_repeats_no_alert_and_loses_none() {
     let panics = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let open = || {
         let (heard, panics) = (heard.clone(), panics.clone());
-        let setup = Bench::setup(&clock, [Check::from(about("first").precedence(placed, shipped))]);
+        let setup = setup(&clock, [Check::from(about("first").precedence(placed, shipped))]);
         let setup = setup.alerts(move |alert| {
             assert!(!panics.load(std::sync::atomic::Ordering::Relaxed), "the pager is broken");
             heard.lock().expect("no test panics in it").push((
@@ -469,16 +435,15 @@ fn a_restart_repeats_no_alert_and_loses_none() {
 #[test]
 fn row_000_22_a_muted_check_is_silent_for_a_reason_until_its_time_and_goes_on_finding() {
     let (clock, heard) = (SimClock::default(), Told::default());
-    let setup =
-        alerted(Bench::setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
-    let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+    let setup = alerted(setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
+    let bench = Bench::of(clock, setup);
     let until = std::time::SystemTime::from(tallystone::Timestamp::from_micros(1_780_000_000_000_000)) + DAY;
     let checks = bench.store.checks();
     assert!(matches!(checks.mute("first", "ana", "", until), Err(AppendError::Invalid { what: "mute", .. })));
     checks.mute("first", "ana", "the warehouse moves", until).expect("it is taken");
     bench.append(Order::Shipped { order: 1 });
     bench.pass(DAY / 2);
-    assert_eq!((told(&heard), bench.states().len()), (vec![], 1));
+    assert_eq!((told(&heard), states(&bench).len()), (vec![], 1));
     bench.pass(DAY / 2);
     assert_eq!(told(&heard), [(1, 1)]);
 }
@@ -488,13 +453,13 @@ fn what_is_found_in_the_past_is_one_alert() {
     let dir = tempfile::tempdir().expect("a directory");
     let (clock, heard) = (SimClock::default(), Told::default());
     let path = dir.path().join("store");
-    let store = Store::open_or_create(&path, Bench::setup(&clock, [])).expect("it opens");
+    let store = Store::open_or_create(&path, setup(&clock, [])).expect("it opens");
     for order in 0..3000 {
         store.append(Append::event(Order::Shipped { order })).expect("it is taken");
     }
     store.close();
     let check = Check::from(about("first").precedence(placed, shipped));
-    let setup = alerted(Bench::setup(&clock, [check]), &heard);
+    let setup = alerted(setup(&clock, [check]), &heard);
     let bench = Bench { clock, store: Store::open_or_create(&path, setup).expect("it opens") };
     bench.pass(Duration::ZERO);
     bench.pass(Duration::ZERO);

@@ -3,15 +3,15 @@
 //! The logs are not part of the project, see `naive/data.rs` for where they are looked for.
 
 mod naive;
+mod support;
 
 use naive::{Event as Line, data, recorded, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use support::bench::{lockstep, settle};
 use tallystone::check::{About, Check, Outside, PullError, Pulled, Severity};
-use tallystone::disk::Platform;
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
 use tallystone::watch::Violation;
@@ -53,18 +53,6 @@ fn time(millis: i64) -> SystemTime {
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// A store on a clock that only the test moves, and without threads.
-fn lockstep(clock: &SimClock, setup: Setup) -> Store {
-    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-    Store::in_memory(setup.platform(platform).lockstep().alerts(|_| {})).expect("the setup is well")
-}
-
-fn settle(store: &Store) {
-    while store.checks().stats().iter().any(|check| !check.is_settled()) {
-        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-    }
-}
 
 /// What a check finds in a log, and which event stands where.
 struct Judged {
@@ -290,7 +278,9 @@ fn audited(copy: &[Line], source: &[Line]) -> [BTreeSet<String>; 2] {
         .outside::<Accounts, _>(Source::of(source), |ours, theirs| ours == theirs)
         .for_longer_than(Duration::ZERO);
     let clock = SimClock::default();
-    let store = lockstep(&clock, Setup::new().inline::<Accounts>().check(by_row).check(by_source));
+    let store =
+        Store::in_memory(lockstep(&clock).inline::<Accounts>().check(by_row).check(by_source).alerts(|_| {}));
+    let store = store.expect("the setup is well");
     let mut at = Vec::new();
     for lines in copy.chunks(500) {
         let first =
@@ -417,11 +407,13 @@ fn fines_end_as_their_oracle_says_and_what_was_recorded_of_them_stands_wrong_as_
     let oracle: Value = data::oracle(&folder, "projections");
     let log = data::log(&folder, "rtfm");
     let clock = SimClock::new(time(log[0].ts).into());
-    let setup = WINDOWS.iter().fold(Setup::new().inline::<Fines>(), |setup, (id, days)| {
-        let differ = about(id).standing::<(Fines,)>(|_, (fine,)| fine.is_some_and(|f| f.recorded != f.paid));
-        setup.check(differ.for_longer_than(*days * DAY))
-    });
-    let store = lockstep(&clock, setup);
+    let setup =
+        WINDOWS.iter().fold(lockstep(&clock).inline::<Fines>().alerts(|_| {}), |setup, (id, days)| {
+            let differ =
+                about(id).standing::<(Fines,)>(|_, (fine,)| fine.is_some_and(|f| f.recorded != f.paid));
+            setup.check(differ.for_longer_than(*days * DAY))
+        });
+    let store = Store::in_memory(setup).expect("the setup is well");
     let mut now = log[0].ts;
     for lines in commits(&log) {
         clock.advance(Duration::from_millis(lines[0].ts.abs_diff(now)));

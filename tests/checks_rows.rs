@@ -1,14 +1,16 @@
 //! Checks over rows, and over amounts that are added up: the first seed's audit query, and what was recorded against what was summed.
 
+mod support;
+
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use support::bench::{Bench, lockstep};
 use tallystone::Options;
 use tallystone::check::{About, Check, Severity};
-use tallystone::disk::Platform;
 use tallystone::event::Raw;
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
-use tallystone::watch::{State, Violation};
+use tallystone::watch::State;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Sale {
@@ -101,51 +103,20 @@ fn still_billed() -> Check {
         .for_longer_than(QUARTER)
 }
 
-struct Bench {
-    clock: SimClock,
-    store: Store,
+fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
+    checks
+        .into_iter()
+        .fold(lockstep(clock).events::<Sale>().inline::<Products>().alerts(|_| {}), Setup::check)
 }
 
-impl Bench {
-    fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
-        let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
-        let setup = Setup::new().inline::<Products>().events::<Sale>().platform(platform).lockstep();
-        checks.into_iter().fold(setup.alerts(|_| {}), Setup::check)
-    }
-
-    fn new(checks: impl IntoIterator<Item = Check>) -> Self {
-        let clock = SimClock::default();
-        let store = Store::in_memory(Self::setup(&clock, checks)).expect("the setup is well");
-        Self { clock, store }
-    }
-
-    fn append(&self, event: Sale) -> Position {
-        self.store.append(Append::event(event)).expect("it is taken").receipt.last
-    }
-
-    fn settle(&self) {
-        assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
-        while self.store.checks().stats().iter().any(|check| !check.is_settled()) {
-            assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
-        }
-    }
-
-    fn pass(&self, time: Duration) {
-        self.clock.advance(time);
-        for _ in 0..8 {
-            self.store.step();
-        }
-        self.settle();
-    }
-
-    fn all(&self) -> Vec<Violation> {
-        self.store.checks().all().expect("rows are read")
-    }
+fn bench(checks: impl IntoIterator<Item = Check>) -> Bench {
+    let clock = SimClock::default();
+    Bench::of(clock.clone(), setup(&clock, checks))
 }
 
 #[test]
 fn row_000_18_sold_cancelled_a_quarter_ago_and_still_billed() {
-    let bench = Bench::new([still_billed()]);
+    let bench = bench([still_billed()]);
     bench.append(Sale::Sold { product: 7 });
     bench.append(Sale::Billed { product: 7, cents: 990 });
     let cancelled = bench.append(Sale::Cancelled { product: 7 });
@@ -177,7 +148,7 @@ fn row_000_18_sold_cancelled_a_quarter_ago_and_still_billed() {
 
 #[test]
 fn what_is_right_for_a_moment_stands_anew_from_then_on() {
-    let bench = Bench::new([still_billed()]);
+    let bench = bench([still_billed()]);
     bench.append(Sale::Billed { product: 7, cents: 990 });
     bench.append(Sale::Cancelled { product: 7 });
     bench.clock.advance(QUARTER - SECOND);
@@ -194,7 +165,7 @@ fn what_is_right_for_a_moment_stands_anew_from_then_on() {
 
 #[test]
 fn rows_are_looked_at_when_a_commit_is_whole() {
-    let bench = Bench::new([still_billed()]);
+    let bench = bench([still_billed()]);
     let both = Append::event(Sale::Billed { product: 1, cents: 5 })
         .and(Sale::Cancelled { product: 1 })
         .and(Sale::Ended { product: 1 });
@@ -205,7 +176,7 @@ fn rows_are_looked_at_when_a_commit_is_whole() {
 
 #[test]
 fn what_a_commit_made_wrong_began_with_the_last_of_its_events_whichever_row_it_changed() {
-    let bench = Bench::new([still_billed()]);
+    let bench = bench([still_billed()]);
     let (billed, cancelled) =
         (|product| Sale::Billed { product, cents: 5 }, |product| Sale::Cancelled { product });
     let commits = [[billed(1), cancelled(1)], [cancelled(2), billed(2)]];
@@ -235,7 +206,7 @@ impl Projection for Halves {
 fn what_a_fold_wrote_of_an_event_that_it_refused_is_not_there() {
     let check =
         about("below-zero").standing::<(Halves,)>(|_, (cents,)| cents.is_some_and(|cents| *cents < 0));
-    let bench = Bench::new([check.for_longer_than(QUARTER)]);
+    let bench = bench([check.for_longer_than(QUARTER)]);
     bench.append(Sale::Billed { product: 7, cents: 5 });
     let refused = bench.append(Sale::Billed { product: 7, cents: -5 });
     bench.pass(QUARTER + SECOND);
@@ -247,7 +218,7 @@ fn what_a_fold_wrote_of_an_event_that_it_refused_is_not_there() {
 
 #[test]
 fn one_event_may_make_the_rows_of_several_keys_wrong_and_each_is_a_violation() {
-    let bench = Bench::new([still_billed()]);
+    let bench = bench([still_billed()]);
     let swapped = bench.append(Sale::Swapped { from: 1, to: 2 });
     bench.pass(QUARTER + SECOND);
     let found: Vec<_> = bench.all().into_iter().map(|found| (found.activation, found.subject)).collect();
@@ -263,7 +234,7 @@ fn a_condition_that_panics_cannot_tell_and_says_so() {
     let check = about("panics")
         .standing::<(Bills,)>(|key, _| if *key == 3 { panic!("no") } else { true })
         .for_longer_than(QUARTER);
-    let bench = Bench::new([check]);
+    let bench = bench([check]);
     bench.append(Sale::Billed { product: 3, cents: 1 });
     bench.append(Sale::Billed { product: 4, cents: 1 });
     bench.pass(QUARTER + SECOND);
@@ -281,7 +252,7 @@ fn rows_of_a_check_outlive_a_restart_in_its_file_and_without_it() {
         let setup = || {
             let mut options = Options::default();
             options.check_keys_max = keys_max;
-            Bench::setup(&clock, [still_billed()]).options(options)
+            setup(&clock, [still_billed()]).options(options)
         };
         let open = || Bench {
             clock: clock.clone(),
@@ -324,7 +295,7 @@ fn rows_of_a_check_outlive_a_restart_in_its_file_and_without_it() {
 fn a_row_that_was_removed_begins_anew_whatever_the_file_has_of_it() {
     let (dir, clock) = (tempfile::tempdir().expect("a directory"), SimClock::default());
     let open = || {
-        let setup = Bench::setup(&clock, [still_billed()]);
+        let setup = setup(&clock, [still_billed()]);
         let store = Store::open_or_create(dir.path().join("store"), setup).expect("it opens");
         Bench { clock: clock.clone(), store }
     };
@@ -448,10 +419,7 @@ fn says(event: &Account) -> Option<i64> {
     }
 }
 
-struct Books {
-    clock: SimClock,
-    store: Store,
-}
+struct Books(Bench);
 
 impl Books {
     fn new(check: impl Into<Check>) -> Self {
@@ -460,14 +428,8 @@ impl Books {
 
     fn of(checks: impl IntoIterator<Item = Check>) -> Self {
         let clock = SimClock::default();
-        let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
-        let setup = Setup::new().events::<Account>().platform(platform).lockstep().alerts(|_| {});
-        let setup = checks.into_iter().fold(setup, Setup::check);
-        Self { clock, store: Store::in_memory(setup).expect("the setup is well") }
-    }
-
-    fn append(&self, event: Account) -> Position {
-        self.store.append(Append::event(event)).expect("it is taken").receipt.last
+        let setup = lockstep(&clock).events::<Account>().alerts(|_| {});
+        Self(Bench::of(clock, checks.into_iter().fold(setup, Setup::check)))
     }
 
     fn paid(&self, cents: i64, total: impl Into<Option<i64>>) -> Position {
@@ -475,12 +437,16 @@ impl Books {
     }
 
     fn found(&self) -> Vec<(u64, String)> {
-        for _ in 0..8 {
-            self.store.step();
-        }
-        assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
-        let all = self.store.checks().all().expect("rows are read");
-        all.into_iter().map(|found| (found.activation.get(), found.disagrees)).collect()
+        self.pass(Duration::ZERO);
+        self.all().into_iter().map(|found| (found.activation.get(), found.disagrees)).collect()
+    }
+}
+
+impl std::ops::Deref for Books {
+    type Target = Bench;
+
+    fn deref(&self) -> &Bench {
+        &self.0
     }
 }
 
@@ -596,7 +562,7 @@ fn debits_and_credits_balance_in_time_or_are_found() {
     books.append(Account::Closed { account: 2 });
     let found = books.found();
     assert_eq!(found[1], (second.get(), "the events add up to 5, not to 0".into()));
-    let all = books.store.checks().all().expect("rows are read");
+    let all = books.all();
     assert!(matches!(all[0].state, State::Healed { .. }) && all[1].state == State::Open);
 }
 
@@ -629,10 +595,10 @@ fn row_000_32_a_consumer_that_skips_an_event_is_seen_though_its_position_is_righ
     let wrong = report(skips);
     let difference = "applied has 9 events through 10, where the log has 10".to_owned();
     assert_eq!(books.found(), [(wrong.get(), difference.clone())]);
-    assert_eq!(books.store.checks().all().expect("rows are read")[0].subject.as_deref(), Some("copy"));
+    assert_eq!(books.all()[0].subject.as_deref(), Some("copy"));
     report(good);
     books.found();
-    assert!(matches!(&books.store.checks().all().expect("rows are read")[0].state, State::Healed { .. }));
+    assert!(matches!(&books.all()[0].state, State::Healed { .. }));
     // Applied twice, and one in place of another.
     let mut twice = good;
     twice.add(Position::new(10));
@@ -662,7 +628,7 @@ fn each_consumer_is_held_to_its_own_reports() {
     books.store.checks().applied("second", digest).expect("it is taken");
     books.clock.advance(2 * SECOND);
     books.found();
-    let all = books.store.checks().all().expect("rows are read");
+    let all = books.all();
     let of: Vec<_> = all.iter().map(|found| (found.check.as_str(), found.subject.as_deref())).collect();
     assert_eq!(of, [("two", Some("second"))]);
 }
@@ -714,7 +680,7 @@ fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
     assert_eq!(found, [wrong]);
     // Nor does it heal by that.
     report(through(6));
-    let state = || books.store.checks().all().expect("rows are read").remove(0).state;
+    let state = || books.all().remove(0).state;
     assert_eq!(state(), State::Open);
     report(through(10));
     assert!(matches!(state(), State::Healed { .. }));
@@ -768,7 +734,7 @@ fn what_rows_hold_is_what_was_brought_in_or_it_is_found() {
         books.clock.advance(2 * SECOND);
         let difference = format!("purses has {difference} than the events have brought in");
         assert_eq!(books.found(), [(wrong.get(), difference)]);
-        let found = &books.store.checks().all().expect("rows are read")[0];
+        let found = &books.all()[0];
         assert_eq!((found.subject.as_deref(), &found.state), (Some("purses"), &State::Open));
     }
 }

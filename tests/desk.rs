@@ -1,12 +1,14 @@
 //! The desk of the checks: reports, the handbook, remedies, and who is told when nobody sees to it.
 
+mod support;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use support::bench::{Bench, lockstep};
 use tallystone::check::{About, Check, Quantiles, Severity, rules};
-use tallystone::disk::Platform;
 use tallystone::prelude::*;
 use tallystone::testing::{Random, SimClock};
 use tallystone::watch::{self, RemedyError, State, Violation};
@@ -63,46 +65,13 @@ fn placing(order: u32) -> Order {
     Order::Placed { order, cents: 500 }
 }
 
-/// A store on a clock that only the test moves, and without threads.
-struct Bench {
-    clock: SimClock,
-    store: Store,
+fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
+    checks.into_iter().fold(lockstep(clock).events::<Order>(), Setup::check)
 }
 
-impl Bench {
-    fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
-        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-        let setup = Setup::new().events::<Order>().platform(platform).lockstep();
-        checks.into_iter().fold(setup, Setup::check)
-    }
-
-    fn new(checks: impl IntoIterator<Item = Check>) -> Self {
-        let clock = SimClock::default();
-        let store = Store::in_memory(Self::setup(&clock, checks)).expect("the setup is well");
-        Self { clock, store }
-    }
-
-    fn append(&self, event: Order) -> Position {
-        self.store.append(Append::event(event)).expect("it is taken").receipt.last
-    }
-
-    fn settle(&self) {
-        while self.store.checks().stats().iter().any(|check| !check.is_settled()) {
-            assert!(self.store.checks().wait_for(self.store.stats().position, Duration::ZERO));
-        }
-    }
-
-    /// Lets time pass, and has the checks see it and tell what they have to.
-    fn pass(&self, time: Duration) {
-        self.clock.advance(time);
-        for _ in 0..8 {
-            self.store.step();
-        }
-        self.settle();
-        for _ in 0..4 {
-            self.store.step();
-        }
-    }
+fn bench(checks: impl IntoIterator<Item = Check>) -> Bench {
+    let clock = SimClock::default();
+    Bench::of(clock.clone(), setup(&clock, checks))
 }
 
 // ---- flows, and things done in two steps ----
@@ -247,7 +216,7 @@ fn row_001_27_of_two_steps_the_half_that_is_missing_is_named_and_made_good() {
 
 /// Orders that are placed and, most of them, shipped after a time: the times, and the store.
 fn converging(check: Check, seed: u64, orders: u32) -> (Bench, Vec<Duration>) {
-    let (bench, mut random) = (Bench::new([check]), Random::new(seed));
+    let (bench, mut random) = (bench([check]), Random::new(seed));
     let (mut due, mut waits) = (BTreeMap::<(Duration, u32), Order>::new(), Vec::new());
     let mut now = Duration::ZERO;
     let mut go_to = |time: Duration| {
@@ -339,7 +308,7 @@ fn row_000_27_observed_times_have_the_exact_quantiles_and_a_window_below_them_is
 #[test]
 fn a_window_that_is_the_p999_is_long_enough_and_one_below_is_not() {
     let times = |window: Duration| {
-        let bench = Bench::new([shipped_within(window)]);
+        let bench = bench([shipped_within(window)]);
         for order in 1..=10 {
             bench.append(placing(order));
         }
@@ -364,7 +333,7 @@ fn a_window_that_is_the_p999_is_long_enough_and_one_below_is_not() {
 
 #[test]
 fn a_report_of_a_range_tells_what_begins_and_ends_in_it() {
-    let bench = Bench::new([shipped_within(MINUTE)]);
+    let bench = bench([shipped_within(MINUTE)]);
     let first = bench.append(placing(1));
     bench.clock.advance(SECOND);
     let second = bench.append(placing(2));
@@ -384,7 +353,7 @@ fn a_report_of_a_range_tells_what_begins_and_ends_in_it() {
 #[test]
 fn each_word_that_waits_is_timed_by_what_answers_it_and_the_others_say_that_they_do_not() {
     let about = |id| About { id, ..about(id) };
-    let bench = Bench::new([
+    let bench = bench([
         about("succession").succession(placed, shipped).within(SECOND).into(),
         about("alternate").alternate_response(placed, shipped).within(SECOND).into(),
         about("chain").chain_response(placed, shipped).within(SECOND).into(),
@@ -424,7 +393,7 @@ fn each_word_that_waits_is_timed_by_what_answers_it_and_the_others_say_that_they
 
 #[test]
 fn a_group_has_settled_when_nothing_of_its_key_came_for_the_quiet_time() {
-    let bench = Bench::new([shipped_within(DAY)]);
+    let bench = bench([shipped_within(DAY)]);
     let mut expected = Vec::new();
     // Order n moves for n minutes, a minute between two events; then it rests, wakes, and rests again.
     for order in 1..=20 {
@@ -462,7 +431,7 @@ fn a_group_has_settled_when_nothing_of_its_key_came_for_the_quiet_time() {
 fn the_handbook_says_of_each_check_what_it_means_what_to_do_who_is_told_and_how_it_stands() {
     let late = shipped_within(DAY).escalates(4 * HOUR, Severity::Page);
     let quiet = Check::from(about("paid-first").precedence(placed, shipped));
-    let bench = Bench::new([late, quiet]);
+    let bench = bench([late, quiet]);
     bench.append(placing(1));
     bench.append(placing(2));
     bench.pass(DAY + SECOND);
@@ -567,7 +536,7 @@ fn one_open(bench: &Bench) -> Violation {
 
 #[test]
 fn row_000_23_a_remedy_is_shown_and_run_once_however_often_it_is_run() {
-    let bench = Bench::new([placed_first()]);
+    let bench = bench([placed_first()]);
     bench.append(Order::Shipped { order: 7 });
     bench.settle();
     let (checks, violation) = (bench.store.checks(), one_open(&bench));
@@ -631,7 +600,7 @@ fn a_remedy_run_by_many_at_once_and_again_after_a_restart_is_one_commit() {
 
 #[test]
 fn what_is_healed_or_retracted_is_not_remediated_and_what_a_person_did_is_not_done_again() {
-    let bench = Bench::new([shipped_within(DAY).remedied(|case| {
+    let bench = bench([shipped_within(DAY).remedied(|case| {
         let Order::Placed { order, .. } = case.began()? else { return Err("that was not placed".into()) };
         Ok(Append::event(Order::Shipped { order }))
     })]);
@@ -671,7 +640,7 @@ fn what_is_healed_or_retracted_is_not_remediated_and_what_a_person_did_is_not_do
 #[test]
 fn steps_that_are_missing_fail_or_have_a_key_are_named_errors_and_write_nothing() {
     let named = |id: &'static str| Check::from(about(id).precedence(placed, shipped));
-    let bench = Bench::new([
+    let bench = bench([
         named("by hand"),
         named("fails").remedied(|_| Err("the parcel is lost".into())),
         named("panics").remedied(|_| panic!("a bug in the steps")),
@@ -735,7 +704,7 @@ impl Restarts {
     }
 
     fn open(&self) -> Bench {
-        let setup = hearing(Bench::setup(&self.clock, [self.check.clone()]), &self.heard);
+        let setup = hearing(setup(&self.clock, [self.check.clone()]), &self.heard);
         let store = Store::open_or_create(self.dir.path().join("store"), setup).expect("it opens");
         Bench { clock: self.clock.clone(), store }
     }
@@ -952,8 +921,8 @@ fn an_alert_that_cannot_be_written_is_tried_again_and_the_desk_says_why() {
     *out.fails.lock().expect("no test panics in it") = 2;
     let clock = SimClock::default();
     let check = Check::from(about("placed-first").precedence(placed, shipped)).escalates(DAY, Severity::Page);
-    let setup = Bench::setup(&clock, [check]).alerts(watch::json_lines(out.clone()));
-    let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+    let setup = setup(&clock, [check]).alerts(watch::json_lines(out.clone()));
+    let bench = Bench::of(clock, setup);
     bench.append(Order::Shipped { order: 1 });
     bench.pass(Duration::ZERO);
     let undelivered = || bench.store.checks().stats()[0].undelivered.clone();
@@ -1020,8 +989,8 @@ fn tracing_is_told_by_severity_with_fields() {
         for severity in [Severity::Note, Severity::Ticket, Severity::Page] {
             let clock = SimClock::default();
             let check = Check::from(About { severity, ..about("placed-first") }.precedence(placed, shipped));
-            let setup = Bench::setup(&clock, [check]).alerts(watch::traced());
-            let bench = Bench { clock, store: Store::in_memory(setup).expect("it opens") };
+            let setup = setup(&clock, [check]).alerts(watch::traced());
+            let bench = Bench::of(clock, setup);
             bench.append(Order::Shipped { order: 1 });
             bench.pass(Duration::ZERO);
         }

@@ -1,6 +1,8 @@
 //! Guards and invariants, from the outside: what is refused, that nothing of it stays, and that what is refused is a function of
 //! what was committed.
 
+mod support;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use support::bench::{lockstep, settle};
 use tallystone::Options;
 use tallystone::check::{About, Check, Definition, Sequence, Severity};
 use tallystone::disk::Platform;
@@ -63,11 +66,8 @@ fn never_two_open() -> Sequence<Case> {
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// A store on a clock that only the test moves, and without threads.
 fn setup(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Setup {
-    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-    let setup = Setup::new().events::<Case>().platform(platform).lockstep().alerts(|_| ());
-    checks.into_iter().fold(setup, Setup::check)
+    checks.into_iter().fold(lockstep(clock).events::<Case>().alerts(|_| ()), Setup::check)
 }
 
 fn in_memory(checks: impl IntoIterator<Item = Check>) -> (SimClock, Store) {
@@ -96,12 +96,6 @@ fn refused<T: std::fmt::Debug>(answer: Result<T, AppendError>) -> (String, Strin
 
 fn refusal(check: &str, key: &str, events: &[Position], index: usize) -> (String, String, Vec<u64>, usize) {
     (check.to_owned(), key.to_owned(), events.iter().map(|position| position.get()).collect(), index)
-}
-
-fn settle(store: &Store) {
-    while store.checks().stats().iter().any(|check| !check.is_settled()) {
-        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-    }
 }
 
 fn events(store: &Store) -> Vec<Case> {

@@ -1,30 +1,25 @@
 //! Checks as files: what is wrong with one is named with its place, and what is right runs as if it were written in Rust.
 
+mod support;
+
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::time::Duration;
+use support::bench::{lockstep, settle};
 use tallystone::check::rules::{self, RuleError};
 use tallystone::check::{About, Check, Severity};
-use tallystone::disk::Platform;
 use tallystone::prelude::*;
 use tallystone::testing::{Random, SimClock};
 use tallystone::watch::CheckStats;
 
 const SECOND: i64 = 1000;
 
-/// A store on a clock that only the test moves, and without threads.
 fn store(clock: &SimClock, checks: impl IntoIterator<Item = Check>) -> Store {
-    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-    let setup = Setup::new().events::<Order>().platform(platform).lockstep();
+    let setup = lockstep(clock).events::<Order>();
     Store::in_memory(checks.into_iter().fold(setup, Setup::check)).expect("the setup is well")
 }
 
 fn settled(store: &Store) -> Vec<CheckStats> {
-    assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-    // What is found is recorded, and seen, too.
-    while !store.checks().stats().iter().all(CheckStats::is_settled) {
-        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-    }
+    settle(store);
     store.checks().stats()
 }
 

@@ -1,10 +1,12 @@
 //! Rules over rows and amounts, in files: they find what the same checks in Rust find, and what is wrong with them is named.
 
+mod support;
+
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use support::bench::lockstep;
 use tallystone::check::{About, Check, Severity, Span, rules};
-use tallystone::disk::Platform;
 use tallystone::error::OpenError;
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
@@ -226,8 +228,7 @@ proptest! {
     #[test]
     fn row_000_19_rules_over_rows_and_amounts_find_what_the_same_checks_in_rust_find(events in prop::collection::vec(event(), 1..40)) {
         let clock = SimClock::default();
-        let platform = Platform { clock: std::sync::Arc::new(clock.clone()), ..Platform::real() };
-        let setup = Setup::new().inline::<Products>().inline::<Paid>().platform(platform).lockstep().alerts(|_| {});
+        let setup = lockstep(&clock).inline::<Products>().inline::<Paid>().alerts(|_| {});
         let setup = in_rust().into_iter().chain(in_a_file()).fold(setup, Setup::check);
         let store = Store::in_memory(setup).expect("the setup is well");
         for (event, seconds) in events {
@@ -313,9 +314,7 @@ fn a_rule_over_rows_that_nobody_folds_does_not_open() {
 #[test]
 fn an_amount_that_is_no_number_is_not_taken_for_nothing() {
     let clock = SimClock::default();
-    let platform = Platform { clock: std::sync::Arc::new(clock), ..Platform::real() };
-    let setup =
-        Setup::new().inline::<Products>().inline::<Paid>().platform(platform).lockstep().alerts(|_| {});
+    let setup = lockstep(&clock).inline::<Products>().inline::<Paid>().alerts(|_| {});
     let store =
         Store::in_memory(in_a_file().into_iter().fold(setup, Setup::check)).expect("the setup is well");
     let unknown = Sale::Returned { product: 1, euros: f64::NAN };

@@ -1,6 +1,8 @@
 //! A small bank, and stores on a simulated disk. Shared by the tests of the public surface.
 #![allow(dead_code)]
 
+pub mod bench;
+
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
