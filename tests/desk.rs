@@ -121,16 +121,16 @@ fn flow_complete() -> impl Iterator<Item = Check> {
 #[test]
 fn row_000_28_a_flow_that_stops_names_the_step_that_is_missing() {
     let clock = SimClock::default();
-    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-    let setup = Setup::new().events::<Purchase>().platform(platform).lockstep().alerts(|_| ());
-    let store = Store::in_memory(flow_complete().fold(setup, Setup::check)).expect("the setup is well");
-    let bench = Bench { clock, store };
-    let take = |flow: u32, step: Step| {
-        bench.store.append(Append::event(Purchase { flow, step })).expect("it is taken");
+    let setup = lockstep(&clock).events::<Purchase>().alerts(|_| ());
+    let bench = Bench::of(clock, flow_complete().fold(setup, Setup::check));
+    let take = |flow, steps: &[Step]| {
+        for step in steps {
+            bench.append(Purchase { flow, step: *step });
+        }
     };
     // Flow n takes n steps and stops; flow 5 is complete, and flow 6 was declined after two.
-    (1..=5u32).for_each(|flow| STEPS[..flow as usize].iter().for_each(|step| take(flow, *step)));
-    [Step::Asked, Step::Authenticated, Step::Declined].into_iter().for_each(|step| take(6, step));
+    (1..=5u32).for_each(|flow| take(flow, &STEPS[..flow as usize]));
+    take(6, &[Step::Asked, Step::Authenticated, Step::Declined]);
     bench.pass(HOUR);
     assert_eq!(bench.store.checks().open().expect("rows are read"), [], "an hour is allowed");
     bench.pass(SECOND);
@@ -179,8 +179,7 @@ fn row_001_27_of_two_steps_the_half_that_is_missing_is_named_and_made_good() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open = || {
-        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-        let setup = Setup::new().events::<Stock>().platform(platform).lockstep().alerts(|_| ());
+        let setup = lockstep(&clock).events::<Stock>().alerts(|_| ());
         Store::open_or_create(dir.path().join("store"), setup.check(both.clone())).expect("it opens")
     };
     let take = |store: &Store, event| store.append(Append::event(event)).expect("it is taken").receipt.last;
@@ -191,7 +190,7 @@ fn row_001_27_of_two_steps_the_half_that_is_missing_is_named_and_made_good() {
     let first = take(&store, Stock::MarkedOut { product: 2 });
     store.close();
     let bench = Bench { store: open(), clock: clock.clone() };
-    let second = take(&bench.store, Stock::LastOrdered { product: 3 });
+    let second = bench.append(Stock::LastOrdered { product: 3 });
     bench.pass(MINUTE + SECOND);
     let checks = bench.store.checks();
     let open = checks.open().expect("rows are read");
