@@ -227,11 +227,12 @@ fn killed_and_resumed_it_says_what_it_says_uninterrupted_and_what_brute_force_sa
             (0, "imported", 1),
             (0, "imported", 3),
             (0, "imported", 5),
-            (1, "to judge", 1),
-            (1, "to judge", 2),
             (2, "to record", 1),
             (1, "to judge", 1),
-            (2, "to record", 3),
+            (2, "to record", 1),
+            (1, "to judge", 2),
+            (2, "to record", 2),
+            (1, "to judge", 1),
             (2, "to record", 1),
         ] {
             killed[phase] += usize::from(call.killed(&store, says, times));

@@ -259,9 +259,11 @@ impl Watcher {
         }
         let worked = self.renew().and_then(|renewed| {
             let mut moved = self.judge()? || renewed;
-            // Who judges does not run ahead of what is on record.
-            while self.tell()? {
+            // Who judges does not run ahead of what is on record. That may take a while: how far it is can be seen, and who closes
+            // the store does not wait for it.
+            while !self.watch.orders.lock().stop && self.tell()? {
                 moved = true;
+                self.publish();
             }
             self.save_full()?;
             Ok(moved || self.alert()? || self.escalate()? || self.tick()?)
