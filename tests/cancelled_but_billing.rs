@@ -1,11 +1,14 @@
 //! Sold, cancelled more than 15 minutes ago, and still billed: the query of the audit, as a check over joined rows, against a
 //! naive model of it.
 
+mod support;
+
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use support::example::example;
 use tallystone::check::{About, Check, Severity};
 use tallystone::disk::{Clock, Platform};
 use tallystone::prelude::{Event, Position, Projection, Rows, Setup, Store};
@@ -231,13 +234,9 @@ proptest! {
     }
 }
 
-/// `cargo test` builds examples beside the tests; `cargo test --test` does not.
 #[test]
 fn row_000_03_each_of_the_three_parts_has_a_scenario_that_runs() {
-    let tests = std::env::current_exe().expect("this is one");
-    let example = tests.ancestors().nth(2).expect("a place").join("examples/three_parts");
-    let run =
-        std::process::Command::new(example).output().expect("run `cargo build --example three_parts` first");
+    let run = std::process::Command::new(example("three_parts")).output().expect("it is built");
     let text = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{run:?}");
     let line = |part: &str| {

@@ -3,6 +3,7 @@
 //! `SEEDS=100000 cargo test --test checks_agree` runs more of them.
 
 mod naive;
+mod support;
 
 use naive::random::{Random, Shape, random_def, random_log};
 use naive::rome::{Calendar, Unit};
@@ -10,6 +11,7 @@ use naive::{Cases, Def, Event, Mode, Selector, judge};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
+use support::bench::settle;
 use tallystone::check::{Check, Definition};
 use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
@@ -115,21 +117,12 @@ fn found(log: &[Event], defs: &[Def], mode: Mode, settles: impl Fn(usize) -> boo
     let checks = defs.iter().enumerate().map(|(index, def)| check(index, def, mode, late_ms));
     let setup = checks.fold(Setup::new().lockstep().alerts(|_| ()), Setup::check);
     let store = Store::in_memory(setup).expect("the setup is well");
-    let settle = || {
-        while store.checks().stats().iter().any(|check| !check.is_settled()) {
-            assert!(
-                store.checks().wait_for(store.stats().position, Duration::ZERO),
-                "{:?}",
-                store.checks().stats()
-            );
-        }
-    };
     let mut names = BTreeMap::new();
     for (index, logged) in log.iter().enumerate() {
         let at = store.append(Append::raw(event(logged))).expect("it is taken").receipt.last;
         names.insert(at, (logged.case.clone(), logged.idx));
         if settles(index) {
-            settle();
+            settle(&store);
         }
     }
     let horizon_ms = u64::try_from(BEGIN_MS + latest).expect("it is after 1970");
@@ -145,7 +138,7 @@ fn found(log: &[Event], defs: &[Def], mode: Mode, settles: impl Fn(usize) -> boo
             store.append(Append::raw(closed)).expect("it is taken");
         }
     }
-    settle();
+    settle(&store);
     let stats = store.checks().stats();
     let of = |(index, def): (usize, &Def)| {
         let one = &stats[index];

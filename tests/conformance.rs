@@ -7,6 +7,7 @@
 #![cfg(unix)]
 
 mod naive;
+mod support;
 
 use naive::random::{Random, Shape, random_def, random_log};
 use naive::{Cases, Def, Event, Mode, Selector, data, judge};
@@ -16,25 +17,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+use support::example::example;
 
 // ---- the program ----
-
-/// `cargo test` builds examples beside the tests; `cargo test --test` does not.
-fn example() -> PathBuf {
-    let tests = std::env::current_exe().expect("a test has a binary");
-    let example = tests.ancestors().nth(2).expect("it is in a folder").join("examples/conformance");
-    let build = "run `cargo build --features json --example conformance` first";
-    let built = modified(&example).expect(build);
-    let sources = std::fs::read_to_string(example.with_extension("d")).expect(build);
-    let newer = sources.split_whitespace().find(|source| modified(Path::new(source)) > Some(built));
-    assert_eq!(newer, None, "{build}: this is newer");
-    example
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|file| file.modified()).ok()
-}
 
 /// How it is called, but for where its store is.
 struct Call {
@@ -46,7 +31,7 @@ struct Call {
 
 impl Call {
     fn command(&self, store: Option<&Path>) -> Command {
-        let mut command = Command::new(example());
+        let mut command = Command::new(example("conformance"));
         let mode = if self.mode == Mode::Open { "open" } else { "closed" };
         command.arg("--log").arg(&self.log).arg("--spec").arg(&self.spec).args(["--mode", mode]);
         if self.live {

@@ -4,13 +4,15 @@
 //! - What is checked is what a caller sees: the last line, the exit status, and the files that are named.
 #![cfg(unix)]
 
+mod support;
+
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
+use support::example::example;
 use tempfile::TempDir;
 
 // ---- a repository, and the audit of it ----
@@ -39,22 +41,6 @@ struct Figures {
 
 fn figures(commits: u64, events: u64, replayed: u64, agree: u64, violations: u64) -> Figures {
     Figures { commits, events, replayed, agree, violations }
-}
-
-/// `cargo test` builds examples beside the tests; `cargo test --test` does not.
-fn example() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let example = tests.ancestors().nth(2).unwrap().join("examples/git_audit");
-    let build = "run `cargo build --example git_audit` first";
-    let built = modified(&example).expect(build);
-    let sources = std::fs::read_to_string(example.with_extension("d")).expect(build);
-    let newer = sources.split_whitespace().find(|source| modified(Path::new(source)) > Some(built));
-    assert_eq!(newer, None, "{build}: this is newer");
-    example
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 fn git_command(at: &Path) -> Command {
@@ -130,7 +116,7 @@ impl Repo {
     }
 
     fn audit_command(&self) -> Command {
-        let mut audit = Command::new(example());
+        let mut audit = Command::new(example("git_audit"));
         audit.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
         audit.arg("--repo").arg(self.path());
         audit
@@ -426,7 +412,7 @@ fn bare_detached_and_linked_repositories() {
     let first = repo.head();
     repo.write("dir/a", lines(4)).write("b", b"\0\n").commit();
     let expected = figures(2, 2 + 3, 0, 2, 0);
-    let audit = |path: &Path| run(Command::new(example()).arg("--repo").arg(path));
+    let audit = |path: &Path| run(Command::new(example("git_audit")).arg("--repo").arg(path));
     audit(&repo.file("dir")).agrees(expected);
     audit(&repo.file(".git")).agrees(expected);
     let bare = repo.dir.path().join("bare");
@@ -737,7 +723,7 @@ fn places_without_a_repository_or_a_store() {
     repo.write("a", lines(1)).commit();
     let elsewhere = tempfile::tempdir().unwrap();
     let audit = |args: &[&OsStr]| {
-        run(Command::new(example())
+        run(Command::new(example("git_audit"))
             .args(args)
             .env("GIT_CEILING_DIRECTORIES", elsewhere.path().parent().unwrap()))
     };
@@ -768,8 +754,9 @@ fn default_is_the_repository_that_cargo_names() {
     let repo = Repo::new();
     repo.write("a", lines(2)).commit();
     let expected = figures(1, 2, 0, 1, 0);
-    run(Command::new(example()).env("CARGO_MANIFEST_DIR", repo.path())).agrees(expected);
-    run(Command::new(example()).env_remove("CARGO_MANIFEST_DIR").current_dir(repo.path())).agrees(expected);
+    run(Command::new(example("git_audit")).env("CARGO_MANIFEST_DIR", repo.path())).agrees(expected);
+    run(Command::new(example("git_audit")).env_remove("CARGO_MANIFEST_DIR").current_dir(repo.path()))
+        .agrees(expected);
 }
 
 // ---- large ----

@@ -4,6 +4,7 @@
 //! `SEEDS=10000 cargo test --test guards_agree` runs more of them.
 
 mod naive;
+mod support;
 
 use naive::random::{Random, Shape, random_def, random_log};
 use naive::{Cases, Def, Event, Mode, Selector, Template, Verdict, activations};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
+use support::bench::settle;
 use tallystone::check::{Check, Definition, Fault};
 use tallystone::disk::Platform;
 use tallystone::event::{Raw, Tags};
@@ -194,9 +196,7 @@ fn a_guard_refuses_what_the_naive_judge_says_an_event_would_violate_and_nothing_
 
 /// What the check finds that an event at this position decides.
 fn finds(store: &Store, at: Position) -> bool {
-    while store.checks().stats().iter().any(|check| !check.is_settled()) {
-        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-    }
+    settle(store);
     store.checks().all().expect("rows are read").iter().any(|violation| violation.by == Some(at))
 }
 

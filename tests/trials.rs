@@ -1,11 +1,12 @@
 //! Checks tried on a few events, without a store: what a store would find of them, and nothing else.
 
+mod support;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use support::bench::{lockstep, settle};
 use tallystone::check::{About, Check, Definition, Outcome, Severity, Trial, TrialError, Tried, rules};
-use tallystone::disk::Platform;
 use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
 use tallystone::testing::{Random, SimClock};
@@ -272,15 +273,9 @@ fn a_trial_and_a_store_that_judge_the_same_events_agree() {
         let fixture = draw_events(&mut random);
         let checks: Vec<_> = KINDS.iter().map(|kind| draw_check(&mut random, kind)).collect();
         let clock = SimClock::new(tallystone::Timestamp::from_micros(BEGIN_MS * 1000));
-        let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-        let setup = Setup::new().platform(platform).lockstep().alerts(|_| ());
+        let setup = lockstep(&clock).alerts(|_| ());
         let store =
             Store::in_memory(checks.iter().cloned().fold(setup, Setup::check)).expect("the setup is well");
-        let settle = || {
-            while store.checks().stats().iter().any(|check| !check.is_settled()) {
-                assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
-            }
-        };
         let (mut now, mut positions) = (Duration::ZERO, Vec::new());
         for (time, name, stream, payload) in &fixture.events {
             clock.advance(*time - now);
@@ -288,11 +283,11 @@ fn a_trial_and_a_store_that_judge_the_same_events_agree() {
             let raw = Raw::json(name.clone(), stream.clone(), Tags::none(), payload);
             positions.push(store.append(Append::raw(raw)).expect("it is taken").receipt.last);
             if random.chance(0.2) {
-                settle();
+                settle(&store);
             }
         }
         clock.advance(fixture.until - now);
-        settle();
+        settle(&store);
         for _ in 0..8 {
             store.step();
         }
@@ -300,7 +295,7 @@ fn a_trial_and_a_store_that_judge_the_same_events_agree() {
         checks.iter().for_each(|check| {
             store.checks().complete(check.id(), horizon).expect("it is taken");
         });
-        settle();
+        settle(&store);
         for (check, stats) in checks.iter().zip(store.checks().stats()) {
             let trial = Trial::of(check.clone()).starting(UNIX_EPOCH + Duration::from_millis(BEGIN_MS));
             let shown = fixture.events.iter().fold(trial, |trial, (time, name, stream, payload)| {

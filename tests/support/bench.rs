@@ -17,7 +17,8 @@ pub fn lockstep(clock: &SimClock) -> Setup {
 pub fn settle(store: &Store) {
     assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
     while store.checks().stats().iter().any(|check| !check.is_settled()) {
-        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO));
+        let stats = store.checks().stats();
+        assert!(store.checks().wait_for(store.stats().position, Duration::ZERO), "{stats:?}");
     }
 }
 

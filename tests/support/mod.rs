@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod bench;
+pub mod example;
 
 use serde::{Deserialize, Serialize};
 use std::path::Path;
