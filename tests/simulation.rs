@@ -21,7 +21,7 @@ use tallystone::prelude::{Position, Query, Sequenced, Store, Subscription, View}
 use tallystone::request::Retention;
 use tallystone::testing::checks;
 use tallystone::testing::decision::{Plan, Step, Which};
-use tallystone::testing::findings::{self, FRESHNESS, Pager, Says};
+use tallystone::testing::findings::{self, FRESHNESS, Pager, Rest, Says};
 use tallystone::testing::model::{AllRows, Model, RowName, Verdict};
 use tallystone::testing::twin::{Odd, Ran, Twin};
 use tallystone::testing::workload::{
@@ -1075,17 +1075,14 @@ impl Sim {
     }
 
     fn come_to_rest(&mut self) -> Outcome {
-        let mut rested = 0;
+        let mut rest = Rest::default();
         for _ in 0..5000 {
             let before = self.model.position();
             self.step_store()?;
             if !self.is_well() {
                 return self.trouble("auditing", format!("{:?}", self.store().stats()));
             }
-            let stats = self.store().checks().stats();
-            let has_seen_all = stats.iter().all(tallystone::watch::CheckStats::is_settled);
-            rested = if has_seen_all && before == self.model.position() { rested + 1 } else { 0 };
-            if rested == 3 {
+            if rest.has_come(before, &self.model, &self.store().checks()) {
                 return Ok(());
             }
         }

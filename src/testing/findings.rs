@@ -16,7 +16,7 @@ use crate::query::Query;
 use crate::setup::Setup;
 use crate::sync::Mutex;
 use crate::view::View;
-use crate::watch::{Checks, State, TOLD_AT_ONCE};
+use crate::watch::{CheckStats, Checks, State, TOLD_AT_ONCE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -260,6 +260,20 @@ fn hold_alert(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
 }
 
 // ---- once they have seen everything ----
+
+/// Steps in a row after which nothing was left to judge, and in which nothing came.
+#[derive(Debug, Default)]
+pub struct Rest(u32);
+
+impl Rest {
+    /// Whether the checks have come to rest, now that one more step is taken over. `before` it, the model stood there.
+    pub fn has_come(&mut self, before: u64, model: &Model, checks: &Checks<'_>) -> bool {
+        let has_seen_all = checks.stats().iter().all(CheckStats::is_settled);
+        self.0 = if has_seen_all && before == model.position() { self.0 + 1 } else { 0 };
+        // What is found is told in the next step, and what is told may raise an alert.
+        self.0 == 3
+    }
+}
 
 /// Whether all that the checks say is what their rules say.
 ///

@@ -5,7 +5,7 @@ mod rules;
 
 use super::checks::{self, Finding, Verdict};
 use super::decision::Plan;
-use super::findings::{self, FRESHNESS, Pager, Says};
+use super::findings::{self, FRESHNESS, Pager, Rest, Says};
 use super::model::{AllRows, Model};
 use super::twin::{Odd, Ran, Twin};
 use super::workload::{self, Balances, Counts, Request, Seats, Trails, Workload};
@@ -24,7 +24,6 @@ use crate::query::Query;
 use crate::store::Store;
 use crate::testing::SimDisk;
 use crate::view::View;
-use crate::watch::CheckStats;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
@@ -259,13 +258,11 @@ impl Run {
 
     /// Lets the checks see everything, and compares all that they say.
     fn audit(&mut self) {
-        let mut rested = 0;
+        let mut rest = Rest::default();
         for _ in 0..10_000 {
             let before = self.model.position();
             self.step();
-            let has_seen_all = self.store().checks().stats().iter().all(CheckStats::is_settled);
-            rested = if has_seen_all && before == self.model.position() { rested + 1 } else { 0 };
-            if rested == 3 {
+            if rest.has_come(before, &self.model, &self.store().checks()) {
                 let compared = findings::compare(&self.model, &self.store().checks());
                 return compared.unwrap_or_else(|odd| panic!("{odd:?}"));
             }
