@@ -11,8 +11,8 @@
 //!      | id                                       the watermark, 8 bytes: of guards that go by the times of events
 //! ```
 
-use crate::check::book::KeyHash;
 use crate::check::glance::{Glance, Glasses};
+use crate::check::keys::KeyHash;
 use crate::check::state::State;
 use crate::check::word::{Counts, Outcome, Time, Verdict, Word};
 use crate::check::{Check, Clocked, Invariant, Looked, time_of};

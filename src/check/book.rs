@@ -4,8 +4,7 @@
 //! - Keys of which nothing is to be remembered take no room. Of the others, those not touched lately may live in a file only.
 
 use super::due::Due;
-pub(crate) use super::keys::KeyHash;
-use super::keys::Keys;
+use super::keys::{KeyHash, Keys};
 use super::state::{Filed, Packed, State};
 use super::word::{Counts, Finding, Outcome, Rule, Seen, Time, Verdict};
 use std::mem;

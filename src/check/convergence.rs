@@ -3,9 +3,10 @@
 //! - A report is exact and stores nothing: the check's own judge reads the log again, with a window that does not end.
 //! - Quantiles are by nearest rank: the p99 of 200 waits is the 198th of them, and no wait is made up.
 
-use super::book::{Book, KeyHash};
+use super::book::Book;
 use super::glance::Glance;
 use super::judge::{Nowhere, sure};
+use super::keys::KeyHash;
 use super::text::time_text;
 use super::word::{Finding, Rule, Seen, Time, Window, Word};
 use super::{Check, Looked};

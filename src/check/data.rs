@@ -5,10 +5,10 @@
 //! time     := see `calendar`
 //! ```
 
-use super::book::KeyHash;
 use super::calendar::{Length, Said};
 use super::escalation::Escalations;
 use super::glance::Glance;
+use super::keys::KeyHash;
 use super::lens::{Lens, Looked};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::zone::Zone;

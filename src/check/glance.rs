@@ -1,6 +1,6 @@
 //! One event as checks look at it: decoded once, however many they are.
 
-use super::book::KeyHash;
+use super::keys::KeyHash;
 use crate::error::DecodeError;
 use crate::event::{Codec, EventSet, RawRef};
 use crate::layout::Layout;

@@ -1,7 +1,8 @@
 //! How an event is shown to a check, whoever does it: the watcher behind the writer, or a trial without a store.
 
-use super::book::{Book, Cold, KeyHash};
+use super::book::{Book, Cold};
 use super::glance::Glance;
+use super::keys::KeyHash;
 use super::{Check, Clocked, Looked, time_of};
 use crate::error::DecodeError;
 use crate::event::Event;

@@ -1,9 +1,9 @@
 //! What a check sees in an event: its key, its roles, its time.
 
 use super::Is;
-use super::book::KeyHash;
 use super::calendar::Bucket;
 use super::glance::Glance;
+use super::keys::KeyHash;
 use super::outside::Evidence;
 use super::rows::Rowed;
 use super::time_of;

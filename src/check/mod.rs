@@ -52,7 +52,7 @@ pub(crate) mod glance;
 mod handbook;
 mod invariant;
 mod judge;
-mod keys;
+pub(crate) mod keys;
 mod lens;
 mod named;
 pub(crate) mod outside;

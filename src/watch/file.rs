@@ -13,8 +13,9 @@
 use super::mirror::{Mirror, SavedRow};
 use super::untold::{Backlog, Untold};
 use crate::check::Check;
-use crate::check::book::{Book, Cold, KeyHash, Saved};
+use crate::check::book::{Book, Cold, Saved};
 use crate::check::due::Due;
+use crate::check::keys::KeyHash;
 use crate::check::state::State;
 use crate::check::word::{Counts, Time};
 use crate::codec;
@@ -273,34 +274,28 @@ impl Saving {
         (book, mirror, untold): (&mut Book, &mut Mirror, &mut Backlog),
         keep: bool,
     ) {
-        let (id, rows) = (id_of(check), &mut self.rows);
         self.latest = self.latest.into_iter().chain([header.head()]).max_by_key(|head| head.commit);
-        mirror.save(keep, |saved| match saved {
-            SavedRow::Row(key, version) => {
-                rows.push((row_key(id, b'r', key).into(), version.clone()));
-            }
-            SavedRow::Name(hash, key) => {
-                let (commit, position) = (CommitNo(header.commit), Position(header.position));
-                let version = RowVersion { commit, position, value: key.map(Arc::from) };
-                rows.push((row_key(id, b'n', &key_bytes(hash)).into(), version));
-            }
-        });
+        let id = id_of(check);
         let (commit, position) = (CommitNo(header.commit), Position(header.position));
-        let mut put = |key: Vec<u8>, value: Option<&[u8]>| {
-            rows.push((key.into(), RowVersion { commit, position, value: value.map(Arc::from) }));
-        };
+        let now = |value: Option<&[u8]>| RowVersion { commit, position, value: value.map(Arc::from) };
+        let mut put =
+            |kind: u8, rest: &[u8], version| self.rows.push((row_key(id, kind, rest).into(), version));
         let bytes = codec::encode(header).expect("a header is plain");
-        put(row_key(id, b'h', &[]), Some(&bytes));
+        put(b'h', &[], now(Some(&bytes)));
+        mirror.save(keep, |saved| match saved {
+            SavedRow::Row(key, version) => put(b'r', key, version.clone()),
+            SavedRow::Name(hash, key) => put(b'n', &key_bytes(hash), now(key)),
+        });
         untold.save(|number, untold| {
             let bytes = untold.map(|untold| codec::encode(untold).expect("a finding is plain"));
-            put(row_key(id, b'u', &number.to_be_bytes()), bytes.as_deref());
+            put(b'u', &number.to_be_bytes(), now(bytes.as_deref()));
         });
         book.save(keep, |saved| match saved {
-            Saved::State(key, state) => put(row_key(id, b'k', &key_bytes(key)), state),
+            Saved::State(key, state) => put(b'k', &key_bytes(key), now(state)),
             Saved::Due(time, key, is_due) => {
                 let mut rest = ((time as u64) ^ (1 << 63)).to_be_bytes().to_vec();
                 rest.extend(key_bytes(key));
-                put(row_key(id, b'd', &rest), is_due.then_some(&[]));
+                put(b'd', &rest, now(is_due.then_some(&[])));
             }
         });
     }

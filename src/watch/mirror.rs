@@ -6,7 +6,7 @@
 //! - Rows that its file has need not be in memory.
 
 use super::file::ColdKeys;
-use crate::check::book::KeyHash;
+use crate::check::keys::KeyHash;
 use crate::error::{FoldError, StorageError};
 use crate::event::RawRef;
 use crate::order::Position;

@@ -26,7 +26,7 @@ pub(crate) use folder::Folders;
 pub use folder::RuleFile;
 pub(crate) use pull::Pullers;
 pub(crate) use source::Origin;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(feature = "testing")]
 pub(crate) use watcher::TOLD_AT_ONCE;
 pub(crate) use watcher::{Ground, Watch, Watcher};
 

@@ -116,9 +116,10 @@ impl Checks<'_> {
             what: "pull",
             why: format!("no check `{check}` of the setup has a source"),
         })?;
-        let mut sources = self.sources()?;
-        sources.retain(|source| source.check == check && is_in_time);
-        Ok(sources.pop())
+        if !is_in_time {
+            return Ok(None);
+        }
+        Ok(self.sources()?.into_iter().find(|source| source.check == check))
     }
 
     /// What was pulled for a check, as of now. `O` is the type of its source.

@@ -16,8 +16,9 @@ use super::source::{Known, Origin};
 use super::untold::{Backlog, Untold};
 use super::{CheckStats, Trouble};
 use crate::alert::{Alert, Sink};
-use crate::check::book::{Book, KeyHash};
+use crate::check::book::Book;
 use crate::check::glance::{Glance, Glasses};
+use crate::check::keys::KeyHash;
 use crate::check::outside::Evidence;
 use crate::check::rows::Rowed;
 use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
@@ -876,9 +877,9 @@ impl Watched {
 
     /// Whether it looks at events of this family.
     fn regards(&self, family: &str) -> bool {
-        let folds_own = self.rowed.as_ref().is_some_and(|rowed| rowed.folds_own());
-        let is_told = family == Own::FAMILY && (folds_own || self.evidence.is_some());
-        is_told || Check::regards(&self.families, family)
+        let takes_own =
+            || self.evidence.is_some() || self.rowed.as_ref().is_some_and(|rowed| rowed.folds_own());
+        Check::regards(&self.families, family) || (family == Own::FAMILY && takes_own())
     }
 
     fn judge(
