@@ -8,6 +8,7 @@ use crate::order::{Position, Timestamp};
 use crate::state::Layouts;
 use crate::state::term::Terms;
 use crate::value::Value;
+use smallvec::SmallVec;
 use std::any::{Any, TypeId};
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -81,7 +82,7 @@ pub(crate) struct Glance<'a> {
     pub position: Position,
     pub recorded: Timestamp,
     glasses: &'a Glasses,
-    typed: Vec<(TypeId, Box<dyn Any>)>,
+    typed: SmallVec<[(TypeId, Box<dyn Any>); 1]>,
     value: OnceCell<Result<Value, DecodeError>>,
     hashes: Hashes<'a>,
 }
@@ -89,13 +90,13 @@ pub(crate) struct Glance<'a> {
 /// Hashes of keys. Checks over one event mostly share its key.
 pub(crate) struct Hashes<'a> {
     terms: &'a Terms,
-    known: Vec<(Vec<u8>, KeyHash)>,
+    known: SmallVec<[(SmallVec<[u8; 32]>, KeyHash); 1]>,
 }
 
 impl<'a> Glance<'a> {
     pub fn new(raw: RawRef<'a>, position: Position, recorded: Timestamp, glasses: &'a Glasses) -> Self {
-        let hashes = Hashes { terms: &glasses.terms, known: Vec::new() };
-        Self { raw, position, recorded, glasses, typed: Vec::new(), value: OnceCell::new(), hashes }
+        let hashes = Hashes { terms: &glasses.terms, known: SmallVec::new() };
+        Self { raw, position, recorded, glasses, typed: SmallVec::new(), value: OnceCell::new(), hashes }
     }
 
     /// Its payload by field name.
@@ -124,11 +125,11 @@ impl<'a> Glance<'a> {
 
 impl Hashes<'_> {
     pub fn of(&mut self, key: &[u8]) -> KeyHash {
-        if let Some((_, hash)) = self.known.iter().find(|(known, _)| known == key) {
+        if let Some((_, hash)) = self.known.iter().find(|(known, _)| **known == *key) {
             return *hash;
         }
         let hash = KeyHash::from(self.terms.checked(key));
-        self.known.push((key.to_vec(), hash));
+        self.known.push((key.into(), hash));
         hash
     }
 }

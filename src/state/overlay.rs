@@ -11,6 +11,7 @@ use crate::error::StorageError;
 use crate::log::record::LayoutDecl;
 use crate::order::{CommitNo, Position};
 use crate::sync::{Mutex, RwLock};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeBounds;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,7 +88,10 @@ impl Delta {
         for (term, postings) in newer.postings {
             self.postings.entry(term).or_default().extend(postings);
         }
-        self.rows.extend(newer.rows);
+        match self.rows.is_empty() {
+            true => self.rows = newer.rows,
+            false => self.rows.extend(newer.rows),
+        }
         self.keys.extend(newer.keys);
         self.keys_used += newer.keys_used;
         self.layouts.extend(newer.layouts);
@@ -161,26 +165,37 @@ pub(crate) struct Overlay {
     bytes: AtomicUsize,
 }
 
+/// A row's versions, rising. Most rows change once between two flushes.
+type Versions = SmallVec<[RowVersion; 1]>;
+
 /// Rows, found by hash. The writer looks up and puts in a row with every event: comparing its way through a tree was a seventh
 /// of its time.
 #[derive(Debug, Default)]
 struct RowMap {
-    by_key: HashMap<RowKey, Vec<RowVersion>>,
+    by_key: HashMap<RowKey, Versions>,
     /// Which row each commit changed, in their order: what validation walks.
     changes: Vec<(CommitNo, RowKey)>,
 }
 
 impl RowMap {
-    fn push(&mut self, key: RowKey, version: RowVersion) {
-        self.changes.push((version.commit, key.clone()));
-        self.by_key.entry(key).or_default().push(version);
+    /// What that takes, estimated.
+    fn push(&mut self, key: RowKey, version: RowVersion) -> usize {
+        let value_len = version.value.as_ref().map_or(0, |value| value.len());
+        let entry = self.by_key.entry(key);
+        // The key that is there already, so that a row that changes often has it once.
+        let key = entry.key().clone();
+        let versions = entry.or_default();
+        let bytes = if versions.is_empty() { ROW_BYTES + key.len() } else { VERSION_BYTES };
+        self.changes.push((version.commit, key));
+        versions.push(version);
+        bytes + value_len
     }
 
     fn fork(&self, through: CommitNo) -> Self {
         let changes = self.changes.iter().filter(|(commit, _)| *commit <= through).cloned().collect();
-        let cut = |(key, versions): (&RowKey, &Vec<RowVersion>)| {
+        let cut = |(key, versions): (&RowKey, &Versions)| {
             let visible = versions.partition_point(|version| version.commit <= through);
-            (visible > 0).then(|| (key.clone(), versions[..visible].to_vec()))
+            (visible > 0).then(|| (key.clone(), versions[..visible].into()))
         };
         Self { by_key: self.by_key.iter().filter_map(cut).collect(), changes }
     }
@@ -205,6 +220,7 @@ impl InOrder {
 const TERM_BYTES: usize = 96;
 const POSITION_BYTES: usize = 12;
 const ROW_BYTES: usize = 136;
+const VERSION_BYTES: usize = 88;
 const KEY_BYTES: usize = 64;
 
 /// Entries put in under one lock, so that a large group never keeps readers out for long.
@@ -253,8 +269,7 @@ impl Overlay {
         in_batches(delta.rows, |batch| {
             let mut map = self.rows.write();
             for (key, version) in batch {
-                bytes += ROW_BYTES + key.len() + version.value.as_ref().map_or(0, |value| value.len());
-                map.push(key, version);
+                bytes += map.push(key, version);
             }
         });
         bytes += delta.keys.len() * KEY_BYTES;
@@ -276,7 +291,7 @@ impl Overlay {
         drop(map);
         postings.sort_unstable_by_key(|(term, _)| *term);
         let map = self.rows.read();
-        let latest = |versions: &Vec<RowVersion>| versions.last().cloned();
+        let latest = |versions: &Versions| versions.last().cloned();
         let rows = map.by_key.iter().filter_map(|(key, versions)| Some((key.clone(), latest(versions)?)));
         let mut rows: Vec<RowEntry> = rows.collect();
         drop(map);
