@@ -333,11 +333,11 @@ impl Registered {
         }
     }
 
-    /// Rows that a rule keeps.
-    pub fn kept(id: [u8; 4], version: u32, keeper: Arc<dyn Keeper>) -> Self {
+    /// Rows that rules keep.
+    pub fn kept(id: [u8; 4], keeper: Arc<dyn Keeper>) -> Self {
         let (families, faults, type_id) = (Vec::new(), Vec::new(), TypeId::of::<dyn Keeper>());
         let (code, row, key_text) = (Code::Kept(keeper), None, hex as fn(&[u8]) -> _);
-        Self { name: "kept", version, families, id, type_id, faults, code, row, key_text }
+        Self { name: "kept", version: 1, families, id, type_id, faults, code, row, key_text }
     }
 
     /// Its name for people.

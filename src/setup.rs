@@ -287,15 +287,12 @@ impl Setup {
             if self.checks[..index].iter().any(|other| other.id() == check.id()) {
                 wrong.push(format!("two checks are called `{}`", check.id()));
             }
-            let id = check.guard.then(|| guard::id_of(check));
-            let others = self.checks[..index].iter().filter(|other| other.guard).map(guard::id_of);
-            let ids = projections.iter().map(|projection| projection.id).chain(others);
-            if ids.into_iter().any(|other| Some(other) == id) {
-                wrong.push(format!(
-                    "what guard `{}` keeps has the name of other rows: call it otherwise",
-                    check.id()
-                ));
-            }
+        }
+        let id = guard::id_of(self.checks.iter().filter(|check| check.guard));
+        if projections.iter().any(|projection| projection.id == id) {
+            wrong.push(
+                "what guards remember has the name of other rows: call one of them otherwise".to_owned(),
+            );
         }
         let is_inline = |name: &str| self.inline.iter().any(|projection| projection.name == name);
         for (index, invariant) in self.invariants.iter().enumerate() {

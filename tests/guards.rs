@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use support::bench::{lockstep, settle};
 use tallystone::Options;
 use tallystone::check::{About, Check, Definition, Sequence, Severity};
@@ -615,6 +615,34 @@ fn a_transaction_is_refused_by_what_it_sees() {
     let answer = tx.commit(());
     assert!(matches!(&answer, Err(TxError::Violated { check, .. }) if check == "covered"), "{answer:?}");
     assert_eq!(store.stats().position, Position::new(1));
+}
+
+#[test]
+fn what_is_complete_for_one_guard_is_not_for_the_one_beside_it() {
+    // A note says its own time, in seconds since 1970; the first of a pair, in tens, forbids the second for a minute.
+    let time = |event: &Case| match event {
+        Noted { note, .. } => Some(UNIX_EPOCH + Duration::from_secs(u64::from(*note))),
+        _ => None,
+    };
+    let first = |event: &Case| matches!(event, Noted { note, .. } if note % 10 == 0);
+    let second = |event: &Case| matches!(event, Noted { note, .. } if note % 10 == 1);
+    let minute = Duration::from_secs(60);
+    let guard = |id| -> Check {
+        about(id).not_response(first, second).within(minute).at(time, 10 * minute).guard().into()
+    };
+    for complete in ["one", "other"] {
+        let (_, store) = in_memory([guard("one"), guard("other")]);
+        let there = take(&store, Noted { case: 1, note: 100 });
+        let until = UNIX_EPOCH + Duration::from_secs(200);
+        store.checks().complete(complete, until).expect("it is taken");
+        // For the guard that was told, the minute is over; for the other one this came in it.
+        let not_told = if complete == "one" { "other" } else { "one" };
+        let late = append(&store, Noted { case: 1, note: 121 });
+        assert_eq!(refused(late), refusal(not_told, "case/1", &[there], 0));
+        store.checks().complete(not_told, until).expect("it is taken");
+        take(&store, Noted { case: 1, note: 121 });
+        verified(&store);
+    }
 }
 
 // ---- after a restart ----

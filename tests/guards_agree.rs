@@ -47,8 +47,16 @@ fn selector(given: &Selector) -> Value {
 }
 
 fn check(def: &Def, manner: Manner, guard: bool) -> Result<Check, Fault> {
+    made(definition(def, manner, guard))
+}
+
+fn made(definition: Value) -> Result<Check, Fault> {
+    Check::try_from(serde_json::from_value::<Definition>(definition).expect("it is a definition"))
+}
+
+fn definition(def: &Def, manner: Manner, guard: bool) -> Value {
     let millis = |bound: Option<i64>| bound.map(|bound| format!("{bound}ms"));
-    let definition = json!({
+    json!({
         "id": "it",
         "kind": kind(def.template),
         "when": def.a.as_ref().map(selector),
@@ -68,9 +76,7 @@ fn check(def: &Def, manner: Manner, guard: bool) -> Result<Check, Fault> {
         "owner": "tests",
         "means": "it does not hold",
         "remedy": "look",
-    });
-    let definition: Definition = serde_json::from_value(definition).expect("it is a definition");
-    Check::try_from(definition)
+    })
 }
 
 /// The name a word has in files: as serde reads it.
@@ -85,15 +91,18 @@ fn kind(template: Template) -> String {
     out
 }
 
-fn open(check: Check) -> (SimClock, Store) {
+fn open(checks: impl IntoIterator<Item = Check>) -> (SimClock, Store) {
     let clock = SimClock::default();
     let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-    let setup = Setup::new().platform(platform).lockstep().alerts(|_| ()).check(check);
+    let setup = Setup::new().platform(platform).lockstep().alerts(|_| ());
+    let setup = checks.into_iter().fold(setup, Setup::check);
     (clock, Store::in_memory(setup).expect("the setup is well"))
 }
 
 fn append(store: &Store, event: &Event) -> Result<Position, AppendError> {
-    let payload = json!({ "ts": BEGIN_MS + event.ts, "attrs": event.attrs });
+    // Cases of one pair have one key, for those who go by it.
+    let pair = event.case.bytes().map(u64::from).sum::<u64>() % 2;
+    let payload = json!({ "ts": BEGIN_MS + event.ts, "attrs": event.attrs, "pair": pair });
     let raw = Raw::json(format!("log.{}", event.kind), format!("log/{}", event.case), Tags::none(), &payload);
     Ok(store.append(Append::raw(raw))?.receipt.last)
 }
@@ -157,7 +166,7 @@ fn a_guard_refuses_what_the_naive_judge_says_an_event_would_violate_and_nothing_
         for _ in 0..8 {
             let def = random_def(random.next());
             let Ok(check) = check(&def, manner, true) else { continue };
-            let (clock, store) = open(check);
+            let (clock, store) = open([check]);
             let (mut log, mut now): (Vec<Event>, i64) = (Vec::new(), 0);
             for event in &events {
                 clock.advance(Duration::from_millis(u64::try_from(event.ts - now).expect("time goes on")));
@@ -218,8 +227,8 @@ fn a_guard_refuses_what_its_check_would_find_of_an_event_by_whatever_time_and_en
             let by_events = (!random.one_in(3)).then(|| random.within(0, 40));
             let manner = Manner { by_events, closes: random.one_in(2) };
             let Ok(guard) = check(&def, manner, true) else { continue };
-            let (clock, guarded) = open(guard);
-            let (other_clock, mut reports) = open(check(&def, manner, false).expect("it is well formed"));
+            let (clock, guarded) = open([guard]);
+            let (other_clock, mut reports) = open([check(&def, manner, false).expect("it is well formed")]);
             let mut now = 0;
             for event in &events {
                 // The store's clock is behind what events say, now and then.
@@ -254,5 +263,81 @@ fn a_guard_refuses_what_its_check_would_find_of_an_event_by_whatever_time_and_en
     for template in Template::ALL.into_iter().filter(|_| seeds() >= SEEDS) {
         let (refused, taken) = seen[&template];
         assert!(refused > 0 && taken > 0, "{template:?}: {refused} refused, {taken} taken");
+    }
+}
+
+// ---- guards beside one another ----
+
+/// Which guard refuses it, if one does.
+fn refuses(store: &Store, event: &Event) -> Option<String> {
+    match append(store, event) {
+        Ok(_) => None,
+        Err(AppendError::Violated { check, .. }) => Some(check),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// Guards of a setup, and whether each goes by the times of events. Some look at the same key.
+fn random_guards(random: &mut Random) -> Vec<(Check, bool)> {
+    let (count, mut guards) = (2 + random.below(5), Vec::new());
+    while guards.len() < count {
+        let by_events = (!random.one_in(3)).then(|| random.within(0, 40));
+        let manner = Manner { by_events, closes: random.one_in(2) };
+        let mut definition = definition(&random_def(random.next()), manner, true);
+        definition["id"] = json!(format!("guard-{}", guards.len()));
+        if random.one_in(3) {
+            definition["key"] = json!("pair");
+        }
+        guards.extend(made(definition).map(|guard| (guard, by_events.is_some())));
+    }
+    guards
+}
+
+#[test]
+fn guards_beside_one_another_refuse_what_each_would_alone_and_the_first_of_them_says_so() {
+    let (mut refused_by, mut taken) = (BTreeMap::<String, u32>::new(), 0);
+    for seed in 0..seeds() {
+        let mut random = Random::new(seed ^ 0xA5);
+        let late = if random.one_in(2) { 0 } else { random.within(1, 40) };
+        let shape = Shape { events: 10 + random.below(40), cases: 2 + random.below(3), late };
+        let mut events = random_log(random.next(), shape);
+        for event in &mut events {
+            if random.one_in(8) {
+                event.kind = CLOSED.to_owned();
+            }
+        }
+        let guards = random_guards(&mut random);
+        let (clock, together) = open(guards.iter().map(|(guard, _)| guard.clone()));
+        let mut alone: Vec<_> = guards.iter().map(|(guard, _)| open([guard.clone()])).collect();
+        let mut now = 0;
+        for event in &events {
+            let passes = Duration::from_millis(u64::try_from(event.ts - now).unwrap_or(0));
+            now = now.max(event.ts);
+            for clock in alone.iter().map(|(clock, _)| clock).chain([&clock]) {
+                clock.advance(passes);
+            }
+            let tried: Vec<_> = alone
+                .iter()
+                .map(|(clock, store)| (clock.clone(), store.fork().expect("in memory")))
+                .collect();
+            let first = tried.iter().find_map(|(_, store)| refuses(store, event));
+            assert_eq!(refuses(&together, event), first, "seed {seed}: {event:#?}\nof {events:#?}");
+            match first {
+                Some(guard) => *refused_by.entry(guard).or_default() += 1,
+                None => {
+                    // Those behind one that refuses were not asked.
+                    alone = tried;
+                    taken += 1;
+                }
+            }
+        }
+        assert_eq!(together.verify().expect("it is looked at").first_bad, None, "seed {seed}");
+    }
+    if seeds() >= SEEDS {
+        assert!(taken > 500, "{taken} taken");
+        for guard in 0..4 {
+            let refused = refused_by[&format!("guard-{guard}")];
+            assert!(refused > 50, "guard-{guard} refused {refused}");
+        }
     }
 }

@@ -151,7 +151,7 @@ impl State {
     }
 }
 
-fn put(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -165,7 +165,7 @@ fn take_byte(from: &mut &[u8]) -> Option<u8> {
     Some(*byte)
 }
 
-fn take(from: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take(from: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let byte = take_byte(from)?;

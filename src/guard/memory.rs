@@ -1,0 +1,369 @@
+//! What guards remember, as rows: flushed, verified, rebuilt and recovered like any other.
+//!
+//! - One row for each key, of all guards that look at events by it: an event is one row read and one written, however many
+//!   guards there are. A key of which nothing is to be remembered has no row.
+//! - It is a function of the events alone. Whoever folds history records the state and goes on; only who decides refuses.
+//! - Other guards are another table: it is folded from the log, as other rows are.
+//!
+//! ```text
+//! key := id · hash of the key, 16 bytes    row := (guard v · bytes v · packed state)*    guards by number, rising
+//!      | id · guard u32 BE                        the watermark, 8 bytes: of guards that go by the times of events
+//! v   := varint, little end first
+//! ```
+
+use super::{Told, caught, damaged};
+use crate::check::glance::{Glance, Glasses};
+use crate::check::keys::KeyHash;
+use crate::check::state::{State, put, take};
+use crate::check::word::{Counts, Outcome, Seen, Time, Verdict, Word};
+use crate::check::{Check, Clocked, Looked, time_of};
+use crate::error::StorageError;
+use crate::event::{Event, EventSet, RawRef};
+use crate::log::record::LayoutDecl;
+use crate::own::Own;
+use crate::projection::{Keeper, Step};
+use crate::state::layer::RowVersion;
+use crate::state::term::Terms;
+use crate::sync::Mutex;
+use std::sync::Arc;
+
+/// What all guards of a store remember.
+pub(super) struct Memory {
+    pub id: [u8; 4],
+    /// In the order of the setup. Rows name a guard by its place.
+    pub guards: Vec<Guard>,
+    shelf: Shelf,
+}
+
+/// A check that refuses.
+pub(super) struct Guard {
+    pub check: Check,
+    /// Those whose events it looks at; none: all.
+    families: Vec<String>,
+}
+
+/// What a guard sees in an event, and up to when time is over for it.
+struct Sight {
+    key: KeyHash,
+    guard: usize,
+    seen: Seen,
+    now: Time,
+}
+
+impl Memory {
+    pub fn new(checks: &[Check], terms: &Terms) -> Self {
+        let checks = || checks.iter().filter(|check| check.guard);
+        let guard = |check: &Check| Guard { check: check.clone(), families: check.lens.families() };
+        let shelf = Shelf { terms: terms.clone(), tools: Mutex::default() };
+        Self { id: super::id_of(checks()), guards: checks().map(guard).collect(), shelf }
+    }
+
+    /// Folds an event into what is remembered of its keys. `told` gets what it is to each guard that it does not pass.
+    pub fn look(
+        &self,
+        glance: &mut Glance<'_>,
+        Hands { sights, work }: &mut Hands,
+        step: &mut Step<'_>,
+        mut told: impl FnMut(usize, Told),
+    ) -> Result<(), StorageError> {
+        let family = glance.raw.family();
+        if family == Own::FAMILY {
+            return self.complete(&glance.raw, step);
+        }
+        sights.clear();
+        for (guard, of) in self.guards.iter().enumerate().filter(|(_, of)| of.wants(family)) {
+            match caught(|| of.check.lens.look(glance)) {
+                Ok(Looked { time, seen }) => {
+                    let now = self.watermark(guard, time, step)?;
+                    sights.extend(seen.map(|(key, seen)| Sight { key, guard, seen, now }));
+                }
+                Err(error) => told(guard, Told::CannotTell(error.to_string())),
+            }
+        }
+        sights.sort_by_key(|sight| sight.key);
+        for of_key in sights.chunk_by(|one, next| one.key == next.key) {
+            self.fold(of_key, work, step, &mut told)?;
+        }
+        Ok(())
+    }
+
+    /// One key: of each guard that sees it, what is remembered is made anew; of the others it stays.
+    fn fold(
+        &self,
+        sights: &[Sight],
+        Work { state, packed, after }: &mut Work,
+        step: &mut Step<'_>,
+        mut told: impl FnMut(usize, Told),
+    ) -> Result<(), StorageError> {
+        let key = self.row_key(sights[0].key);
+        let before = read(step, &key)?;
+        let row = before.as_deref().unwrap_or_default();
+        let mut parts = Parts::of(row).ok_or_else(damaged)?.peekable();
+        after.clear();
+        for Sight { guard, seen, now, .. } in sights {
+            while let Some((other, bytes)) = parts.next_if(|(other, _)| other < guard) {
+                put_part(after, other, bytes);
+            }
+            state.clear();
+            if let Some((_, bytes)) = parts.next_if(|(other, _)| other == guard) {
+                state.unpack(bytes).ok_or_else(damaged)?;
+            }
+            let violates = self.guards[*guard].judge(state, seen, *now);
+            packed.clear();
+            if !state.is_empty() {
+                state.pack(packed);
+                put_part(after, *guard, packed);
+            }
+            let (size, limit) = (packed.len(), step.limits.row_bytes);
+            if !violates.is_empty() {
+                told(*guard, Told::Violates(violates));
+            } else if size > limit {
+                let why = format!("what it keeps of the key has {size} bytes, the limit is {limit}");
+                told(*guard, Told::CannotTell(why));
+            }
+        }
+        parts.for_each(|(other, bytes)| put_part(after, other, bytes));
+        if after != row {
+            write(step, &key, (!after.is_empty()).then(|| Arc::from(&**after)));
+        }
+        Ok(())
+    }
+
+    fn row_key(&self, key: KeyHash) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..4].copy_from_slice(&self.id);
+        bytes[4..12].copy_from_slice(&key.0.to_be_bytes());
+        bytes[12..].copy_from_slice(&key.1.to_be_bytes());
+        bytes
+    }
+
+    /// What a look at an event takes, of what this step knows.
+    pub fn tools(&self, step: &Step<'_>) -> Taken<'_> {
+        self.shelf.take(step)
+    }
+
+    // ---- time ----
+
+    /// Up to when time is over for a guard, once an event has said its own. As the watcher has it: a guard refuses what its check
+    /// finds.
+    fn watermark(&self, guard: usize, said: Option<Time>, step: &mut Step<'_>) -> Result<Time, StorageError> {
+        let recorded = time_of(step.at.time);
+        match self.guards[guard].check.clocked {
+            // One that goes by snapshots does not open as a guard.
+            Clocked::Recorded | Clocked::Pulled => Ok(recorded),
+            Clocked::Events { lateness } => {
+                self.move_to(guard, said.map(|said| said.min(recorded).saturating_sub(lateness)), step)
+            }
+        }
+    }
+
+    /// Somebody may have said of a check that no earlier event comes any more.
+    fn complete(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), StorageError> {
+        if let Ok(Own::Complete { check, until }) = Own::decode(raw) {
+            let goes_by_events = |of: &Guard| of.check.clocked != Clocked::Recorded && of.check.id() == check;
+            if let Some(guard) = self.guards.iter().position(goes_by_events) {
+                self.move_to(guard, Some(until), step)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn move_to(&self, guard: usize, time: Option<Time>, step: &mut Step<'_>) -> Result<Time, StorageError> {
+        let mut key = [0; 8];
+        key[..4].copy_from_slice(&self.id);
+        key[4..].copy_from_slice(&(guard as u32).to_be_bytes());
+        let before = match read(step, &key)? {
+            None => Time::MIN,
+            Some(bytes) => Time::from_le_bytes(<[u8; 8]>::try_from(&*bytes).map_err(|_| damaged())?),
+        };
+        let now = time.map_or(before, |time| time.max(before));
+        if now > before {
+            write(step, &key, Some(Arc::from(&now.to_le_bytes()[..])));
+        }
+        Ok(now)
+    }
+}
+
+impl Guard {
+    pub fn wants(&self, family: &str) -> bool {
+        match family == Own::FAMILY {
+            true => self.check.clocked != Clocked::Recorded,
+            false => self.families.is_empty() || self.families.iter().any(|wanted| wanted == family),
+        }
+    }
+
+    /// Folds what was seen into the key's state. Says which events had activated what it violates; that changes nothing of what is
+    /// remembered.
+    fn judge(&self, state: &mut State, seen: &Seen, now: Time) -> Vec<u64> {
+        let rule = &self.check.rule;
+        // Nobody counts here; what is retracted is taken off.
+        let counts =
+            Counts { violated: u64::from(u32::MAX), keys_violated: u64::from(u32::MAX), ..Counts::default() };
+        let mut out = Outcome { counts, ..Outcome::default() };
+        rule.expire(state, now, &mut out);
+        // What time has decided is none of this event's doing.
+        out.findings.clear();
+        rule.observe(state, seen, now, &mut out);
+        // What no later refusal can rest on: how many violations there were, and what was answered too late.
+        state.violations = 0;
+        // A late B still belongs to its A; what stood too long is not switched on again.
+        if !matches!(rule.word, Word::EachClosedBy | Word::Standing) {
+            state.broken.clear();
+        }
+        let violated = out.findings.iter().filter(|finding| finding.verdict == Verdict::Violated);
+        violated.map(|finding| finding.activation).collect()
+    }
+}
+
+impl Keeper for Memory {
+    fn name(&self) -> String {
+        "guards".to_owned()
+    }
+
+    fn wants(&self, family: &str) -> bool {
+        self.guards.iter().any(|guard| guard.wants(family))
+    }
+
+    fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), StorageError> {
+        let mut taken = self.tools(step);
+        let (mut glance, hands) = taken.glance(raw, step);
+        self.look(&mut glance, hands, step, |_, _| {})
+    }
+}
+
+// ---- rows ----
+
+fn put_part(out: &mut Vec<u8>, guard: usize, packed: &[u8]) {
+    put(out, guard as u64);
+    put(out, packed.len() as u64);
+    out.extend(packed);
+}
+
+/// The parts of a row.
+struct Parts<'a>(&'a [u8]);
+
+impl<'a> Parts<'a> {
+    /// `None`: it is no row.
+    fn of(row: &'a [u8]) -> Option<Self> {
+        let mut rest = row;
+        while !rest.is_empty() {
+            take_part(&mut rest)?;
+        }
+        Some(Self(row))
+    }
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = (usize, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        take_part(&mut self.0)
+    }
+}
+
+fn take_part<'a>(row: &mut &'a [u8]) -> Option<(usize, &'a [u8])> {
+    let (guard, len) = (take(row)?, take(row)?);
+    let (packed, rest) = row.split_at_checked(usize::try_from(len).ok()?)?;
+    *row = rest;
+    Some((usize::try_from(guard).ok()?, packed))
+}
+
+fn read(step: &Step<'_>, key: &[u8]) -> Result<Option<Arc<[u8]>>, StorageError> {
+    let row = step.published.read(&[&*step.scratch, step.group], |layers| layers.row(key))?;
+    Ok(row.and_then(|version| version.value))
+}
+
+fn write(step: &mut Step<'_>, key: &[u8], value: Option<Arc<[u8]>>) {
+    let version = RowVersion { commit: step.at.commit, position: step.at.position, value };
+    step.scratch.put_row(key.into(), version);
+}
+
+// ---- tools ----
+
+/// What looking at events takes. The writer, transactions and recovery do, each on its thread.
+struct Tools {
+    glasses: Glasses,
+    hands: Hands,
+}
+
+/// Room to work in, kept from event to event.
+#[derive(Default)]
+pub(super) struct Hands {
+    sights: Vec<Sight>,
+    work: Work,
+}
+
+#[derive(Default)]
+struct Work {
+    state: State,
+    packed: Vec<u8>,
+    after: Vec<u8>,
+}
+
+/// Tools that nobody uses.
+struct Shelf {
+    terms: Terms,
+    tools: Mutex<Vec<Tools>>,
+}
+
+impl Shelf {
+    /// Tools that know what the step knows, put back after use.
+    fn take(&self, step: &Step<'_>) -> Taken<'_> {
+        let layouts = &step.published.layouts;
+        let kept = self.tools.lock().pop();
+        let mut tools = kept.unwrap_or_else(|| Tools {
+            glasses: Glasses::new(self.terms.clone(), layouts.clone()),
+            hands: Hands::default(),
+        });
+        tools.glasses.renew(layouts);
+        // Types that are new in this group.
+        for LayoutDecl { type_name, schema, layout } in step.group.layouts.iter().chain(&step.scratch.layouts)
+        {
+            tools.glasses.learn(type_name, *schema, layout);
+        }
+        Taken { tools: Some(tools), shelf: self }
+    }
+}
+
+pub(super) struct Taken<'a> {
+    tools: Option<Tools>,
+    shelf: &'a Shelf,
+}
+
+impl Taken<'_> {
+    pub fn glance<'a>(&'a mut self, raw: &RawRef<'a>, step: &Step<'_>) -> (Glance<'a>, &'a mut Hands) {
+        let Tools { glasses, hands } = self.tools.as_mut().expect("they are in use until this is dropped");
+        (Glance::new(*raw, step.at.position, step.at.time, glasses), hands)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.shelf.tools.lock().extend(self.tools.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_row_is_read_as_it_was_written(
+            parts in prop::collection::vec((0..300_usize, prop::collection::vec(any::<u8>(), 0..200)), 0..6),
+        ) {
+            let mut row = Vec::new();
+            parts.iter().for_each(|(guard, packed)| put_part(&mut row, *guard, packed));
+            let read = Parts::of(&row).map(|parts| parts.map(|(guard, packed)| (guard, packed.to_vec())).collect());
+            prop_assert_eq!(read, Some(parts));
+        }
+
+        #[test]
+        fn what_is_no_row_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            if let Some(parts) = Parts::of(&bytes) {
+                prop_assert!(parts.count() <= bytes.len());
+            }
+        }
+    }
+}
