@@ -93,16 +93,31 @@ struct Inner {
     place: Option<Place>,
     setup: Setup,
     current: Current,
-    views: Arc<Views>,
+    lasting: Lasting,
     /// What its transactions share.
     shared: Arc<Shared>,
-    /// Both are rung when the store was recovered or closed, too.
-    bells: Bells,
     engine: RwLock<Engine>,
     /// One `recover` at a time.
     recovering: Mutex<()>,
     /// One `verify` or `audit` at a time: its scratch file has one name.
     verifying: Mutex<()>,
+}
+
+/// What a recovery leaves as it is.
+struct Lasting {
+    views: Arc<Views>,
+    /// Rung when the store was recovered or closed, too.
+    bells: Bells,
+    /// Where checks come from that are not in the setup. What it knows of a file that is bad by now is known nowhere else.
+    rules: Option<Arc<Mutex<dyn watch::Origin>>>,
+}
+
+impl Lasting {
+    fn new(setup: &Setup) -> Self {
+        let age = Duration::from_millis(setup.options.view_age_ms_max);
+        let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
+        Self { views, bells: Bells::default(), rules: rules(setup) }
+    }
 }
 
 /// A store's directory, and the lock that keeps others out of it while this lives.
@@ -307,35 +322,27 @@ impl Store {
         let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
         let behind = reader.behind.iter().map(|behind| behind.standing()).collect();
         let ground = Ground { log, rules, terms, recovered, behind, cut: None };
-        Self::assemble(None, setup, |_, setup, views, bells| launch(None, setup, views, bells, ground))
+        Self::assemble(None, setup, |_, setup, lasting| launch(None, setup, lasting, ground))
     }
 
     fn start(place: Option<Place>, setup: Setup, files: Files) -> Result<Self, OpenError> {
-        Self::assemble(place, setup, |place, setup, views, bells| start(place, setup, views, bells, files))
+        Self::assemble(place, setup, |place, setup, lasting| start(place, setup, lasting, files))
     }
 
     fn assemble(
         place: Option<Place>,
         setup: Setup,
-        start: impl FnOnce(
-            Option<&Place>,
-            &Setup,
-            &Arc<Views>,
-            &Bells,
-        ) -> Result<(Arc<Reader>, Engine), OpenError>,
+        start: impl FnOnce(Option<&Place>, &Setup, &Lasting) -> Result<(Arc<Reader>, Engine), OpenError>,
     ) -> Result<Self, OpenError> {
-        let age = Duration::from_millis(setup.options.view_age_ms_max);
-        let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
-        let bells = Bells::default();
-        let (reader, engine) = start(place.as_ref(), &setup, &views, &bells)?;
+        let lasting = Lasting::new(&setup);
+        let (reader, engine) = start(place.as_ref(), &setup, &lasting)?;
         let current = Arc::new(RwLock::new(reader));
         let shared = Shared::new(setup.platform.clone(), setup.budget.clone(), setup.on_tx.clone());
         let inner = Inner {
             place,
             setup,
             current,
-            views,
-            bells,
+            lasting,
             shared: Arc::new(shared),
             engine: RwLock::new(engine),
             recovering: Mutex::default(),
@@ -527,8 +534,7 @@ fn remove_if_there(place: &Place, name: &str) -> Result<(), OpenError> {
 fn start(
     place: Option<&Place>,
     setup: &Setup,
-    views: &Arc<Views>,
-    bells: &Bells,
+    lasting: &Lasting,
     files: Files,
 ) -> Result<(Arc<Reader>, Engine), OpenError> {
     let Files { log, tables, cut } = files;
@@ -567,8 +573,7 @@ fn start(
     launch(
         place,
         setup,
-        views,
-        bells,
+        lasting,
         Ground { log, rules: Arc::new(rules), terms, recovered, behind: Vec::new(), cut },
     )
 }
@@ -588,13 +593,13 @@ struct Ground {
 fn launch(
     place: Option<&Place>,
     setup: &Setup,
-    views: &Arc<Views>,
-    bells: &Bells,
+    lasting: &Lasting,
     ground: Ground,
 ) -> Result<(Arc<Reader>, Engine), OpenError> {
     let Ground { log, rules, terms, recovered, behind: forked, cut } = ground;
     let Recovered { published, keys, tables, .. } = recovered;
     let options = &setup.options;
+    let Lasting { views, bells, .. } = lasting;
     let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published, bells.head.clone())));
     let health = Arc::new(Health::default());
     let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
@@ -673,7 +678,7 @@ fn launch(
         options: options.clone(),
         clock: setup.platform.clock.clone(),
         checks: setup.checks.clone(),
-        source: sources(setup),
+        source: lasting.rules.clone(),
         alerts: setup.alerts.clone().unwrap_or_else(alert::standard_error),
         head_bell: bells.head.clone(),
         watch_bell: bells.watch.clone(),
@@ -690,13 +695,13 @@ fn launch(
 }
 
 /// Where checks come from that are not in the setup.
-fn sources(setup: &Setup) -> Option<Box<dyn watch::Origin>> {
+fn rules(setup: &Setup) -> Option<Arc<Mutex<dyn watch::Origin>>> {
     #[cfg(feature = "rules")]
     if !setup.rule_folders.is_empty() {
         let Platform { disk, clock, .. } = setup.platform.clone();
         let projections = setup.inline.iter().chain(&setup.behind).cloned().collect();
         let folders = watch::Folders::new(disk, clock, &setup.rule_folders, &setup.checks, projections);
-        return Some(Box::new(folders));
+        return Some(Arc::new(Mutex::new(folders)));
     }
     let _ = setup;
     None
@@ -905,7 +910,7 @@ impl Store {
     }
 
     fn parts(&self) -> Parts<'_> {
-        let Inner { shared, current, views, setup, .. } = &*self.inner;
+        let Inner { shared, current, lasting: Lasting { views, .. }, setup, .. } = &*self.inner;
         Parts { shared, current, views, options: &setup.options, door: self.door() }
     }
 
@@ -934,7 +939,7 @@ impl Store {
         match reader.health.state() {
             State::Closed => Err(ReadError::Closed),
             // What was durable stays readable.
-            State::Well | State::Poisoned => Ok(self.inner.views.take(&self.inner.current, &reader)),
+            State::Well | State::Poisoned => Ok(self.inner.lasting.views.take(&self.inner.current, &reader)),
         }
     }
 
@@ -978,7 +983,12 @@ impl Store {
     /// # }
     /// ```
     pub fn subscribe<E: EventSet>(&self, query: impl Into<Query>, after: Position) -> Subscription<E> {
-        Subscription::new(self.inner.current.clone(), self.inner.bells.head.clone(), query.into(), after)
+        Subscription::new(
+            self.inner.current.clone(),
+            self.inner.lasting.bells.head.clone(),
+            query.into(),
+            after,
+        )
     }
 
     /// A view in which `P` has folded everything up to `position`, once there is one: the position of a receipt reads what was
@@ -1028,7 +1038,7 @@ impl Store {
     /// # }
     /// ```
     pub fn wait_for<P: Projection>(&self, position: Position, timeout: Duration) -> Result<View, ReadError> {
-        let bells = &self.inner.bells;
+        let bells = &self.inner.lasting.bells;
         let is_behind = self.reader().behind.iter().any(|behind| behind.is::<P>());
         self.wait(if is_behind { &bells.behind } else { &bells.head }, timeout, || {
             let view = self.view()?;
@@ -1088,7 +1098,7 @@ impl Store {
             }
         };
         let mut asked = None;
-        self.wait(&self.inner.bells.behind, Duration::MAX, || {
+        self.wait(&self.inner.lasting.bells.behind, Duration::MAX, || {
             let behind = find()?;
             let standing = behind.standing();
             let (at, of) = standing.building.unwrap_or_default();
@@ -1214,7 +1224,7 @@ impl Store {
         let damaged = reader.health.damage().is_some();
         reader.behind.iter().for_each(|behind| behind.resume());
         self.inner.engine.read().checks.watch.resume();
-        self.inner.bells.head.ring();
+        self.inner.lasting.bells.head.ring();
         let Some(place) = &self.inner.place else { return Ok(()) };
         match reader.health.state() {
             State::Closed => return Err(OpenError::NotFound { path: place.path.clone() }),
@@ -1224,17 +1234,17 @@ impl Store {
         // No new request gets in while the files are opened again.
         reader.health.poison(StorageError::new(TroubleKind::Io, "the store is being recovered"));
         self.inner.engine.write().stop();
-        self.inner.views.let_go();
+        self.inner.lasting.views.let_go();
         if damaged {
             remove_if_there(place, STATE)?;
         }
         let durable = (reader.log.store(), reader.board.load().head);
         let files = open_files(place, &self.inner.setup, Some(durable))?;
         let inner = &self.inner;
-        let (reader, engine) = start(Some(place), &inner.setup, &inner.views, &inner.bells, files)?;
+        let (reader, engine) = start(Some(place), &inner.setup, &inner.lasting, files)?;
         *inner.engine.write() = engine;
         *inner.current.write() = reader;
-        inner.bells.ring();
+        inner.lasting.bells.ring();
         Ok(())
     }
 
@@ -1277,7 +1287,7 @@ impl Store {
             overlay_bytes: published.active.bytes() as u64,
             frozen_bytes: published.frozen.as_ref().map_or(0, |frozen| frozen.bytes()) as u64,
             queue_len: engine.door.outbox.len() as u64,
-            views_len: self.inner.views.len() as u64,
+            views_len: self.inner.lasting.views.len() as u64,
             transactions: *self.inner.shared.stats.lock(),
             event_types_len: published.layouts.len() as u64,
             behind: reader
@@ -1336,7 +1346,7 @@ impl Store {
     /// Until every check has settled there. `false`: the time is over, or they do not go on.
     fn settled(&self, position: Position, deadline: Option<Instant>) -> bool {
         loop {
-            let listener = self.inner.bells.watch.listen();
+            let listener = self.inner.lasting.bells.watch.listen();
             let stats = self.watch().stats();
             if stats.iter().all(|check| check.position >= position && check.unrecorded == 0) {
                 return true;
@@ -1380,8 +1390,8 @@ impl Inner {
         self.engine.write().stop();
         let reader = self.current.read().clone();
         reader.health.close();
-        self.bells.ring();
-        self.views.let_go();
+        self.lasting.bells.ring();
+        self.lasting.views.let_go();
         if let (Some(place), Some(_)) = (&self.place, reader.health.damage()) {
             // What was found damaged is not found again: the next open rebuilds.
             let _ = remove_if_there(place, STATE);

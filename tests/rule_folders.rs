@@ -7,7 +7,7 @@ use std::time::Duration;
 use tallystone::check::{About, Severity};
 use tallystone::disk::{Disk, Platform};
 use tallystone::prelude::*;
-use tallystone::testing::{SimClock, SimDisk};
+use tallystone::testing::{Fault, Faults, SimClock, SimDisk};
 use tallystone::watch::{Alert, RuleFile, State};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -284,6 +284,22 @@ fn a_bad_file_is_named_and_told_once_while_the_old_rule_stands() {
         panic!("one")
     };
     assert!(matches!(healed.state, State::Healed { .. }), "{:?}", healed.state);
+}
+
+#[test]
+fn the_rule_that_stands_for_a_bad_file_stands_after_a_recovery_too() {
+    let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
+    bench.write("orders.toml", "[check.paid-first]\nkind =");
+    bench.pass(PERIOD);
+    let listed = bench.rules();
+    bench.disk.plan(Faults::none().at(bench.disk.op_count() + 1, Fault::WriteError));
+    bench.store.append(Append::event(Order::Placed { order: 1 })).expect_err("the disk fails");
+    bench.disk.plan(Faults::none());
+    bench.store.recover().expect("the disk is well again");
+    assert_eq!(bench.rules(), listed);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(Duration::ZERO);
+    assert_eq!(bench.open(), [seen("paid-first"), file("orders.toml")]);
 }
 
 #[test]

@@ -411,6 +411,10 @@ impl Origin for Folders {
         Some(self.known())
     }
 
+    fn known(&self) -> Known {
+        Folders::known(self)
+    }
+
     fn checks(&self) -> Vec<Check> {
         let read = self.files.values().flat_map(|file| &file.stand);
         self.fixed.iter().chain(read).cloned().collect()

@@ -12,6 +12,9 @@ pub(crate) trait Origin: Send {
     /// Looks again, if it is time. `None`: nothing is new.
     fn look(&mut self, now: Duration) -> Option<Known>;
 
+    /// What is known, as it was looked at last.
+    fn known(&self) -> Known;
+
     /// All there are to be, those of the setup first.
     fn checks(&self) -> Vec<Check>;
 

@@ -105,7 +105,7 @@ pub(crate) struct Ground {
     pub clock: Arc<dyn Clock>,
     pub checks: Vec<Check>,
     /// Where more of them come from.
-    pub source: Option<Box<dyn Origin>>,
+    pub source: Option<Arc<Mutex<dyn Origin>>>,
     pub alerts: Sink,
     /// Rung when the head has moved, and when there are orders.
     pub head_bell: Arc<Bell>,
@@ -194,10 +194,7 @@ impl Watcher {
         let (all, file, trouble, ticked) = (Vec::new(), None, None, None);
         let mut watcher =
             Self { ground, watch, all, file, trouble, glasses, ticked, others: None, is_front: false };
-        watcher.look();
-        if let Some(checks) = watcher.others.take() {
-            watcher.ground.checks = checks;
-        }
+        watcher.begin();
         // Those that cannot be opened are there all the same, and say so.
         watcher.all = watcher.ground.checks.iter().map(|check| watcher.anew(check)).collect();
         if let Err(error) = watcher.open() {
@@ -364,9 +361,19 @@ impl Watcher {
 
     // ---- other checks ----
 
+    /// Takes those that there are. After a recovery they were looked at already, and it may not be time to look again.
+    fn begin(&mut self) {
+        let Some(source) = &self.ground.source else { return };
+        let mut source = source.lock();
+        let looked = source.look(self.ground.clock.monotonic());
+        *self.watch.known.write() = Arc::new(looked.unwrap_or_else(|| source.known()));
+        self.ground.checks = source.checks();
+    }
+
     /// Whether there are others, if it is time to look.
     fn look(&mut self) {
-        let Some(source) = &mut self.ground.source else { return };
+        let Some(source) = &self.ground.source else { return };
+        let mut source = source.lock();
         let Some(known) = source.look(self.ground.clock.monotonic()) else { return };
         *self.watch.known.write() = Arc::new(known);
         self.watch.leash.tug();
@@ -680,7 +687,7 @@ impl Watcher {
         let news = self.all.iter().any(|watched| !watched.news.is_empty());
         let alert = news.then(|| Duration::from_millis(self.ground.options.alert_every_ms).max(TICK));
         let (now, since) = (self.ground.clock.now(), self.ground.clock.monotonic());
-        let look = self.ground.source.as_ref().map(|source| source.due().saturating_sub(since));
+        let look = self.ground.source.as_ref().map(|source| source.lock().due().saturating_sub(since));
         let every = Duration::from_millis(self.ground.options.alert_every_ms).max(TICK);
         let escalations = self.all.iter().filter_map(|watched| watched.until_escalation(now, since, every));
         [due, age, again, alert, look, escalations.min()].into_iter().flatten().min()
