@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use support::bench::{Bench, lockstep};
 use tallystone::check::{About, Check, Quantiles, Severity, rules};
+use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
 use tallystone::testing::{Random, SimClock};
 use tallystone::watch::{self, RemedyError, State, Violation};
@@ -209,6 +210,92 @@ fn row_001_27_of_two_steps_the_half_that_is_missing_is_named_and_made_good() {
     let refused = checks.remediation(&open[1]).expect_err("a person has to look");
     assert!(refused.to_string().contains("ask the warehouse"), "{refused}");
     assert_eq!(checks.open().expect("rows are read").len(), 1);
+}
+
+// ---- events that are wrong ----
+
+/// What is claimed of a product, and what the service that claims it has written of it in the same commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Product {
+    Sold { product: u32 },
+    Cancelled { product: u32 },
+    Stored { product: u32, active: bool },
+}
+
+impl Event for Product {
+    const FAMILY: &'static str = "product";
+    type Id = u32;
+
+    fn id(&self) -> u32 {
+        let (Self::Sold { product } | Self::Cancelled { product } | Self::Stored { product, .. }) = self;
+        *product
+    }
+}
+
+struct Claimed;
+
+impl Projection for Claimed {
+    const NAME: &'static str = "claimed_active";
+    type Event = Product;
+    type Key = u32;
+    type Row = bool;
+
+    fn fold(event: &Product, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Product::Sold { product } => rows.put(*product, true),
+            Product::Cancelled { product } => rows.put(*product, false),
+            Product::Stored { .. } => Ok(()),
+        }
+    }
+}
+
+struct Stored;
+
+impl Projection for Stored {
+    const NAME: &'static str = "stored_active";
+    type Event = Product;
+    type Key = u32;
+    type Row = bool;
+
+    fn fold(event: &Product, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Product::Stored { product, active } => rows.put(*product, *active),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn row_000_29_a_wrong_event_is_refused_by_its_layout_or_found_by_what_was_written_with_it() {
+    let clock = SimClock::default();
+    let setup = lockstep(&clock).inline::<Claimed>().inline::<Stored>().alerts(|_| ());
+    let differs = about("claimed-is-stored")
+        .standing::<(Claimed, Stored)>(|_, (claimed, stored)| claimed != stored)
+        .for_longer_than(SECOND);
+    let bench = Bench::of(clock, setup.check(differs));
+    let commit =
+        |events: [Product; 2]| bench.store.append(Append::events(events)).expect("it is taken").receipt;
+    commit([Product::Sold { product: 7 }, Product::Stored { product: 7, active: true }]);
+    commit([Product::Sold { product: 8 }, Product::Stored { product: 8, active: true }]);
+    // A type that there is not, and a payload that is another one's.
+    let refused = |type_name: &str, payload: &serde_json::Value| {
+        let wrong = Append::raw(Raw::json(type_name, "product/8", Tags::none(), payload));
+        bench.store.append(wrong).expect_err("it is no event of the family")
+    };
+    let unknown = refused("product.Canceled", &json!({ "product": 8 }));
+    assert!(matches!(unknown, AppendError::Unregistered(_)), "{unknown:?}");
+    let misread = refused("product.Cancelled", &json!({ "produkt": 8 }));
+    assert!(matches!(misread, AppendError::Fold { index: 0, .. }), "{misread:?}");
+    // It says cancelled, and the row says active.
+    let wrong = commit([Product::Cancelled { product: 7 }, Product::Stored { product: 7, active: true }]);
+    bench.pass(2 * SECOND);
+    let checks = bench.store.checks();
+    let [found] = &checks.open().expect("rows are read")[..] else { panic!("one is wrong") };
+    assert!((wrong.first..=wrong.last).contains(&found.activation), "{found:?} of {wrong:?}");
+    assert_eq!(found.subject.as_deref(), Some("7"));
+    assert_eq!(found.disagrees, "claimed_active has false, stored_active has true");
+    let text = checks.explain(found).expect("it is known").to_string();
+    assert!(text.contains("of product/7"), "{text}");
 }
 
 // ---- how long things take ----
