@@ -20,7 +20,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tallystone::Options;
 use tallystone::check::{Check, Definition};
 use tallystone::event::{Raw, Tags};
@@ -56,7 +56,11 @@ fn main() -> Result<()> {
     if arguments.live {
         append_log(&store, &arguments, &shape)?;
     }
+    let began = Instant::now();
     settle(&store, &checks, &shape)?;
+    if !arguments.live {
+        eprintln!("{}", pace(&store, &shape, began.elapsed()));
+    }
     let report = report(&store, &spec, &arguments)?;
     store.close();
     println!("{}", serde_json::to_string_pretty(&report)?);
@@ -388,6 +392,18 @@ fn settle(store: &Store, checks: &[Check], shape: &Shape) -> Result<()> {
         patience = (2 * patience).min(Duration::from_secs(5));
     }
     Ok(())
+}
+
+/// How fast history was judged. What was found is on record by then, and that takes a part of the time.
+fn pace(store: &Store, shape: &Shape, took: Duration) -> String {
+    let stats = store.checks().stats();
+    let found: u64 = stats.iter().map(|check| check.violated + check.healed + check.retracted).sum();
+    let (events, checks) = (shape.events, stats.len());
+    let judged = events as f64 * checks as f64 / took.as_secs_f64() / 1e6;
+    format!(
+        "{events} events judged by {checks} checks, {found} findings recorded, in {:.1} s: {judged:.2} million event-checks a second",
+        took.as_secs_f64()
+    )
 }
 
 // ---- what was found ----
