@@ -694,6 +694,44 @@ fn a_guard_remembers_over_a_restart_and_without_its_file() {
     verified(&store);
 }
 
+#[test]
+fn guards_that_come_and_go_remember_what_was_before_them_and_leave_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = SimClock::default();
+    let open =
+        |guards: Vec<Check>| Store::open_or_create(path_of(&dir), setup(&clock, guards)).expect("it opens");
+    let pairs = || Check::from(never_two_open().guard());
+    let once = || Check::from(about("noted-once").absence(2, noted).guard());
+    let store = open(vec![pairs()]);
+    let opened = take(&store, Opened { case: 1 });
+    take(&store, Noted { case: 1, note: 1 });
+    let with_memory = rows(&store);
+    store.close();
+    for (guards, of_pairs, of_once) in [
+        (vec![pairs(), once()], true, true),
+        (vec![once(), pairs()], true, true),
+        (vec![once()], false, true),
+        (vec![], false, false),
+        (vec![pairs()], true, false),
+    ] {
+        let store = open(guards);
+        if of_pairs {
+            let again = append(&store, Opened { case: 1 });
+            assert_eq!(refused(again), refusal("never-two-open", "case/1", &[opened], 0));
+        }
+        if of_once {
+            // Of a word that is judged once for each key it is the key's first event.
+            let again = append(&store, Noted { case: 1, note: 1 });
+            assert_eq!(refused(again), refusal("noted-once", "case/1", &[opened], 0));
+        }
+        verified(&store);
+        // One row for the key, whoever remembers it.
+        let memory = u64::from(of_pairs || of_once);
+        assert_eq!(rows(&store), with_memory - 1 + memory);
+        store.close();
+    }
+}
+
 fn copy_dir(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("it is there") {
         let entry = entry.expect("it is read");

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use support::bench::{Bench, lockstep};
+use tallystone::Timestamp;
 use tallystone::check::{About, Check, Severity};
 use tallystone::disk::Platform;
 use tallystone::prelude::*;
@@ -16,17 +17,18 @@ use tallystone::watch::State;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Booking {
     Made { booking: u32, cents: i64 },
+    Tried { booking: u32 },
     Charged { booking: u32, receipt: u64 },
 }
 
-use Booking::{Charged, Made};
+use Booking::{Charged, Made, Tried};
 
 impl Event for Booking {
     const FAMILY: &'static str = "booking";
     type Id = u32;
 
     fn id(&self) -> u32 {
-        let (Made { booking, .. } | Charged { booking, .. }) = self;
+        let (Made { booking, .. } | Tried { booking } | Charged { booking, .. }) = self;
         *booking
     }
 }
@@ -43,6 +45,7 @@ impl Projection for ToCharge {
     fn fold(event: &Booking, rows: &mut Rows<'_, Self>) -> Folded {
         match event {
             Made { booking, cents } => rows.put(*booking, *cents),
+            Tried { .. } => Ok(()),
             Charged { booking, .. } => rows.remove(booking),
         }
     }
@@ -65,12 +68,42 @@ impl Projection for Charges {
 
     fn fold(event: &Booking, rows: &mut Rows<'_, Self>) -> Folded {
         match event {
-            Made { .. } => Ok(()),
+            Made { .. } | Tried { .. } => Ok(()),
             Charged { booking, receipt } => {
                 let succeeded_at = rows.recorded_at();
                 rows.put(*booking, Charge { receipt: *receipt, succeeded_at })
             }
         }
+    }
+}
+
+/// When what was done about a call, of the times of the commits that say so.
+struct Calls;
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct Call {
+    staged_at: Option<SystemTime>,
+    first_attempt_at: Option<SystemTime>,
+    last_attempt_at: Option<SystemTime>,
+    succeeded_at: Option<SystemTime>,
+}
+
+impl Projection for Calls {
+    const NAME: &'static str = "calls";
+    type Event = Booking;
+    type Key = u32;
+    type Row = Call;
+
+    fn fold(event: &Booking, rows: &mut Rows<'_, Self>) -> Folded {
+        let now = Some(rows.recorded_at());
+        rows.update(event.id(), |call| match event {
+            Made { .. } => call.staged_at = now,
+            Tried { .. } => {
+                call.first_attempt_at = call.first_attempt_at.or(now);
+                call.last_attempt_at = now;
+            }
+            Charged { .. } => call.succeeded_at = now,
+        })
     }
 }
 
@@ -169,6 +202,30 @@ fn row_001_22_a_call_that_fails_after_the_commit_is_pending_found_after_its_wind
     assert_eq!(bench.store.view().unwrap().row::<ToCharge>(&7).unwrap(), None);
     let remote = remote.into_inner().unwrap();
     assert_eq!((remote.calls, remote.charged["charge/7"]), (1, (1000, 500)));
+}
+
+#[test]
+fn row_000_16_the_times_of_a_call_are_there_for_each_and_rise_whatever_the_clock_does() {
+    let begins = Timestamp::from_micros(1_780_000_000_000_000);
+    let (clock, start) = (SimClock::new(begins), SystemTime::from(begins));
+    let bench = Bench::of(clock.clone(), lockstep(&clock).inline::<Calls>());
+    let call = || bench.store.view().unwrap().row::<Calls>(&7).unwrap().expect("it was made");
+    bench.append(Made { booking: 7, cents: 500 });
+    clock.advance(MINUTE);
+    bench.append(Tried { booking: 7 });
+    let first = call();
+    assert_eq!((first.staged_at, first.first_attempt_at), (Some(start), Some(start + MINUTE)));
+    assert_eq!((first.last_attempt_at, first.succeeded_at), (first.first_attempt_at, None));
+    // An hour back: until the clock has caught up, it is as late as it was.
+    clock.jump(Timestamp::from_micros(begins.micros() - 59 * 60_000_000));
+    bench.append(Tried { booking: 7 });
+    clock.advance(61 * MINUTE);
+    bench.append(Charged { booking: 7, receipt: 1000 });
+    let last = call();
+    assert_eq!(
+        last,
+        Call { last_attempt_at: Some(start + MINUTE), succeeded_at: Some(start + 2 * MINUTE), ..first }
+    );
 }
 
 #[test]
