@@ -51,6 +51,11 @@ pub(crate) enum Own {
     Escalated { check: String, severity: String, of: Vec<(u64, String)> },
 }
 
+impl Own {
+    /// The type of [`Own::Complete`]: who looks for nothing else need not decode the others.
+    pub const COMPLETE: &str = "tallystone.Complete";
+}
+
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Found {

@@ -159,7 +159,9 @@ impl Memory {
 
     /// Somebody may have said of a check that no earlier event comes any more.
     fn complete(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), StorageError> {
-        if let Ok(Own::Complete { check, until }) = Own::decode(raw) {
+        if raw.type_name() == Own::COMPLETE
+            && let Ok(Own::Complete { check, until }) = Own::decode(raw)
+        {
             let goes_by_events = |of: &Guard| of.check.clocked != Clocked::Recorded && of.check.id() == check;
             if let Some(guard) = self.guards.iter().position(goes_by_events) {
                 self.move_to(guard, Some(until), step)?;

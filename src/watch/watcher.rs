@@ -497,14 +497,13 @@ impl Watcher {
             let Ok(raw) = event.raw() else { continue };
             let mut glance = Glance::new(raw, event.position, record.time(), &self.glasses);
             let family = raw.family();
-            if family == Own::FAMILY {
-                let own = Own::decode(&raw).ok();
-                if let Some(Own::Complete { check, until }) = own {
-                    let told = self.all.iter_mut().filter(|watched| watched.head.commit == behind);
-                    for watched in told.filter(|watched| watched.check.id() == check) {
-                        if let Clocked::Events { .. } = watched.check.clocked {
-                            watched.advance(until, file)?;
-                        }
+            if raw.type_name() == Own::COMPLETE
+                && let Ok(Own::Complete { check, until }) = Own::decode(&raw)
+            {
+                let told = self.all.iter_mut().filter(|watched| watched.head.commit == behind);
+                for watched in told.filter(|watched| watched.check.id() == check) {
+                    if let Clocked::Events { .. } = watched.check.clocked {
+                        watched.advance(until, file)?;
                     }
                 }
             }
