@@ -288,8 +288,8 @@ impl Setup {
                 wrong.push(format!("two checks are called `{}`", check.id()));
             }
         }
-        let id = guard::id_of(self.checks.iter().filter(|check| check.guard));
-        if projections.iter().any(|projection| projection.id == id) {
+        let is_taken = |id| projections.iter().any(|projection| projection.id == id);
+        if self.checks.iter().any(|check| check.guard) && is_taken(guard::id_of(&self.checks)) {
             wrong.push(
                 "what guards remember has the name of other rows: call one of them otherwise".to_owned(),
             );

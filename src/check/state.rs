@@ -7,6 +7,7 @@
 //! ```
 
 use super::word::Time;
+use crate::state::varint::{put, take};
 
 /// An event that is remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,30 +152,10 @@ impl State {
     }
 }
 
-pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 fn take_byte(from: &mut &[u8]) -> Option<u8> {
     let (byte, rest) = from.split_first()?;
     *from = rest;
     Some(*byte)
-}
-
-pub(crate) fn take(from: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = take_byte(from)?;
-        number |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 fn put_mark(out: &mut Vec<u8>, mark: &Mark, ties: bool) {

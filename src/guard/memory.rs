@@ -14,7 +14,7 @@
 use super::{Told, caught, damaged};
 use crate::check::glance::{Glance, Glasses};
 use crate::check::keys::KeyHash;
-use crate::check::state::{State, put, take};
+use crate::check::state::State;
 use crate::check::word::{Counts, Outcome, Seen, Time, Verdict, Word};
 use crate::check::{Check, Clocked, Looked, time_of};
 use crate::error::StorageError;
@@ -24,6 +24,7 @@ use crate::own::Own;
 use crate::projection::{Keeper, Step};
 use crate::state::layer::RowVersion;
 use crate::state::term::Terms;
+use crate::state::varint::{put, take};
 use crate::sync::Mutex;
 use std::sync::Arc;
 
@@ -52,10 +53,10 @@ struct Sight {
 
 impl Memory {
     pub fn new(checks: &[Check], terms: &Terms) -> Self {
-        let checks = || checks.iter().filter(|check| check.guard);
         let guard = |check: &Check| Guard { check: check.clone(), families: check.lens.families() };
         let shelf = Shelf { terms: terms.clone(), tools: Mutex::default() };
-        Self { id: super::id_of(checks()), guards: checks().map(guard).collect(), shelf }
+        let guards = checks.iter().filter(|check| check.guard).map(guard).collect();
+        Self { id: super::id_of(checks), guards, shelf }
     }
 
     /// Folds an event into what is remembered of its keys. `told` gets what it is to each guard that it does not pass.

@@ -29,11 +29,11 @@ pub(crate) struct Guards {
     invariants: Vec<Invariant>,
 }
 
-/// What names the rows of checks that are guards.
-pub(crate) fn id_of<'a>(guards: impl Iterator<Item = &'a Check>) -> [u8; 4] {
+/// What names the rows of those that are guards.
+pub(crate) fn id_of(checks: &[Check]) -> [u8; 4] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"guards\0");
-    for guard in guards {
+    for guard in checks.iter().filter(|check| check.guard) {
         let definition = guard.definition();
         hasher.update(&(definition.len() as u64).to_le_bytes()).update(&definition);
     }

@@ -14,6 +14,7 @@ pub(crate) mod scrub;
 pub(crate) mod search;
 pub(crate) mod tables;
 pub(crate) mod term;
+pub(crate) mod varint;
 
 use crate::log::Head;
 use crate::log::record::LayoutDecl;

@@ -20,6 +20,7 @@ use super::keys::{KeyUse, Moment};
 use super::layer::{Direction, KeyRange, Layer, RowEntry, RowVersion, Span};
 use super::overlay::{Drained, Postings};
 use super::term::Term;
+use super::varint;
 use crate::codec;
 use crate::disk::File;
 use crate::error::{StorageError, TroubleKind};
@@ -225,7 +226,7 @@ fn encode_chunk(term: Term, first_version: u64, positions: &[Position]) -> ([u8;
     let mut out = vec![0; 4];
     out.extend(first_version.to_le_bytes());
     for pair in positions.windows(2) {
-        put_varint(&mut out, pair[1].0 - pair[0].0);
+        varint::put(&mut out, pair[1].0 - pair[0].0);
     }
     seal("postings", &key, &mut out);
     (key, out)
@@ -239,31 +240,10 @@ fn decode_chunk(key: &[u8; 24], bytes: &[u8]) -> Result<Postings, StorageError> 
     let mut positions = vec![first];
     let mut last = first.0;
     while !gaps.is_empty() {
-        last = last.checked_add(take_varint(&mut gaps).ok_or_else(malformed)?).ok_or_else(malformed)?;
+        last = last.checked_add(varint::take(&mut gaps).ok_or_else(malformed)?).ok_or_else(malformed)?;
         positions.push(Position(last));
     }
     Ok(Postings { first_version: u64::from_le_bytes(*version), positions })
-}
-
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 fn encode_row(key: &[u8], version: &RowVersion, value: &[u8]) -> Vec<u8> {
