@@ -328,6 +328,42 @@ impl Folders {
         }
         None
     }
+}
+
+impl Group {
+    fn take(&mut self, settings: Option<Text>, path: &Path) {
+        let read = match settings {
+            None => Ok(FolderRules::default()),
+            Some(Text(text)) => text.and_then(|text| rules::parse_folder(&text, &shown(path))),
+        };
+        match read {
+            Ok(says) => (self.says, self.error) = (says, None),
+            Err(error) => self.error = Some(error),
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// An error of no place in the file.
+fn whole(path: &Path, what: impl ToString) -> RuleError {
+    RuleError { file: shown(path), line: 1, column: 1, what: what.to_string() }
+}
+
+impl Origin for Folders {
+    fn look(&mut self, now: Duration) -> Option<Known> {
+        if now < self.due {
+            return None;
+        }
+        if self.take(now) {
+            self.settle();
+        }
+        let periods = self.groups.keys().map(|dir| self.says(dir).period.unwrap_or(PERIOD));
+        self.due = now + periods.min().unwrap_or(PERIOD);
+        Some(self.known())
+    }
 
     fn known(&self) -> Known {
         let mut known = Known::default();
@@ -373,46 +409,6 @@ impl Folders {
             list(path, &file.group, &file.stand, &file.error);
         }
         known
-    }
-}
-
-impl Group {
-    fn take(&mut self, settings: Option<Text>, path: &Path) {
-        let read = match settings {
-            None => Ok(FolderRules::default()),
-            Some(Text(text)) => text.and_then(|text| rules::parse_folder(&text, &shown(path))),
-        };
-        match read {
-            Ok(says) => (self.says, self.error) = (says, None),
-            Err(error) => self.error = Some(error),
-        }
-    }
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string()
-}
-
-/// An error of no place in the file.
-fn whole(path: &Path, what: impl ToString) -> RuleError {
-    RuleError { file: shown(path), line: 1, column: 1, what: what.to_string() }
-}
-
-impl Origin for Folders {
-    fn look(&mut self, now: Duration) -> Option<Known> {
-        if now < self.due {
-            return None;
-        }
-        if self.take(now) {
-            self.settle();
-        }
-        let periods = self.groups.keys().map(|dir| self.says(dir).period.unwrap_or(PERIOD));
-        self.due = now + periods.min().unwrap_or(PERIOD);
-        Some(self.known())
-    }
-
-    fn known(&self) -> Known {
-        Folders::known(self)
     }
 
     fn checks(&self) -> Vec<Check> {
