@@ -10,11 +10,9 @@ use naive::random::{Random, Shape, random_def, random_log};
 use naive::{Cases, Def, Event, Mode, Selector, Template, Verdict, activations};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
-use support::bench::settle;
+use support::bench::{lockstep, settle};
 use tallystone::check::{Check, Definition, Fault};
-use tallystone::disk::Platform;
 use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
@@ -93,9 +91,7 @@ fn kind(template: Template) -> String {
 
 fn open(checks: impl IntoIterator<Item = Check>) -> (SimClock, Store) {
     let clock = SimClock::default();
-    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
-    let setup = Setup::new().platform(platform).lockstep().alerts(|_| ());
-    let setup = checks.into_iter().fold(setup, Setup::check);
+    let setup = checks.into_iter().fold(lockstep(&clock).alerts(|_| ()), Setup::check);
     (clock, Store::in_memory(setup).expect("the setup is well"))
 }
 
@@ -105,6 +101,17 @@ fn append(store: &Store, event: &Event) -> Result<Position, AppendError> {
     let payload = json!({ "ts": BEGIN_MS + event.ts, "attrs": event.attrs, "pair": pair });
     let raw = Raw::json(format!("log.{}", event.kind), format!("log/{}", event.case), Tags::none(), &payload);
     Ok(store.append(Append::raw(raw))?.receipt.last)
+}
+
+/// A log in which keys end now and then.
+fn random_closed_log(random: &mut Random, shape: Shape) -> Vec<Event> {
+    let mut events = random_log(random.next(), shape);
+    for event in &mut events {
+        if random.one_in(8) {
+            event.kind = CLOSED.to_owned();
+        }
+    }
+    events
 }
 
 /// Whether the guard lets it in.
@@ -216,12 +223,7 @@ fn a_guard_refuses_what_its_check_would_find_of_an_event_by_whatever_time_and_en
         let mut random = Random::new(seed ^ 0xF0);
         let late = if random.one_in(2) { 0 } else { random.within(1, 40) };
         let shape = Shape { events: 5 + random.below(25), cases: 1 + random.below(2), late };
-        let mut events = random_log(random.next(), shape);
-        for event in &mut events {
-            if random.one_in(8) {
-                event.kind = CLOSED.to_owned();
-            }
-        }
+        let events = random_closed_log(&mut random, shape);
         for _ in 0..6 {
             let def = random_def(random.next());
             let by_events = (!random.one_in(3)).then(|| random.within(0, 40));
@@ -300,12 +302,7 @@ fn guards_beside_one_another_refuse_what_each_would_alone_and_the_first_of_them_
         let mut random = Random::new(seed ^ 0xA5);
         let late = if random.one_in(2) { 0 } else { random.within(1, 40) };
         let shape = Shape { events: 10 + random.below(40), cases: 2 + random.below(3), late };
-        let mut events = random_log(random.next(), shape);
-        for event in &mut events {
-            if random.one_in(8) {
-                event.kind = CLOSED.to_owned();
-            }
-        }
+        let events = random_closed_log(&mut random, shape);
         let guards = random_guards(&mut random);
         let (clock, together) = open(guards.iter().map(|(guard, _)| guard.clone()));
         let mut alone: Vec<_> = guards.iter().map(|(guard, _)| open([guard.clone()])).collect();

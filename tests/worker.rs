@@ -51,33 +51,7 @@ impl Projection for ToCharge {
     }
 }
 
-/// One row for each call that has come to an end, with its time.
-struct Charges;
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Charge {
-    receipt: u64,
-    succeeded_at: SystemTime,
-}
-
-impl Projection for Charges {
-    const NAME: &'static str = "charges";
-    type Event = Booking;
-    type Key = u32;
-    type Row = Charge;
-
-    fn fold(event: &Booking, rows: &mut Rows<'_, Self>) -> Folded {
-        match event {
-            Made { .. } | Tried { .. } => Ok(()),
-            Charged { booking, receipt } => {
-                let succeeded_at = rows.recorded_at();
-                rows.put(*booking, Charge { receipt: *receipt, succeeded_at })
-            }
-        }
-    }
-}
-
-/// When what was done about a call, of the times of the commits that say so.
+/// What was done about each call, and when: the times are those of the commits that say so.
 struct Calls;
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -86,6 +60,7 @@ struct Call {
     first_attempt_at: Option<SystemTime>,
     last_attempt_at: Option<SystemTime>,
     succeeded_at: Option<SystemTime>,
+    receipt: Option<u64>,
 }
 
 impl Projection for Calls {
@@ -102,7 +77,7 @@ impl Projection for Calls {
                 call.first_attempt_at = call.first_attempt_at.or(now);
                 call.last_attempt_at = now;
             }
-            Charged { .. } => call.succeeded_at = now,
+            Charged { receipt, .. } => (call.succeeded_at, call.receipt) = (now, Some(*receipt)),
         })
     }
 }
@@ -163,7 +138,7 @@ fn row_001_22_a_call_that_fails_after_the_commit_is_pending_found_after_its_wind
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open = || {
-        let setup = lockstep(&clock).inline::<ToCharge>().inline::<Charges>().alerts(|_| ());
+        let setup = lockstep(&clock).inline::<ToCharge>().alerts(|_| ());
         let setup = setup.check(committed_but_not_fulfilled());
         let store = Store::open_or_create(dir.path().join("store"), setup).expect("it opens");
         Bench { store, clock: clock.clone() }
@@ -224,7 +199,12 @@ fn row_000_16_the_times_of_a_call_are_there_for_each_and_rise_whatever_the_clock
     let last = call();
     assert_eq!(
         last,
-        Call { last_attempt_at: Some(start + MINUTE), succeeded_at: Some(start + 2 * MINUTE), ..first }
+        Call {
+            last_attempt_at: Some(start + MINUTE),
+            succeeded_at: Some(start + 2 * MINUTE),
+            receipt: Some(1000),
+            ..first
+        }
     );
 }
 
@@ -234,7 +214,7 @@ fn row_000_17_the_time_of_a_call_and_its_outcome_are_there_together_or_not_at_al
         let (clock, entropy) = (Arc::new(SimClock::default()), Arc::new(SimEntropy::new(5)));
         let setup =
             Setup::new().platform(Platform { disk: Arc::new(disk.clone()), clock, entropy }).lockstep();
-        setup.inline::<ToCharge>().inline::<Charges>()
+        setup.inline::<ToCharge>().inline::<Calls>()
     };
     // How a life was cut: the other service had done its part and we did not know; or we knew.
     let (mut unknown, mut known) = (0, 0);
@@ -255,10 +235,10 @@ fn row_000_17_the_time_of_a_call_and_its_outcome_are_there_together_or_not_at_al
         let store = Store::open_or_create("/s", setup(&disk)).expect("it opens");
         let view = store.view().expect("it is there");
         let to_charge = view.row::<ToCharge>(&7).expect("rows are read");
-        let charge = view.row::<Charges>(&7).expect("rows are read");
-        match (to_charge, charge) {
-            (Some(500), None) => unknown += remote.lock().unwrap().calls,
-            (None, Some(Charge { receipt: 1000, .. })) => known += 1,
+        let call = view.row::<Calls>(&7).expect("rows are read").expect("it was made");
+        match (to_charge, call.succeeded_at, call.receipt) {
+            (Some(500), None, None) => unknown += remote.lock().unwrap().calls,
+            (None, Some(_), Some(1000)) => known += 1,
             other => panic!("cut {cut}: {other:?}"),
         }
         drop(view);
@@ -266,8 +246,8 @@ fn row_000_17_the_time_of_a_call_and_its_outcome_are_there_together_or_not_at_al
         work(&store, &remote).expect("the power is on");
         let view = store.view().expect("it is there");
         assert_eq!(view.row::<ToCharge>(&7).expect("rows are read"), None, "cut {cut}");
-        let charge = view.row::<Charges>(&7).expect("rows are read").map(|charge| charge.receipt);
-        assert_eq!(charge, Some(1000), "cut {cut}");
+        let call = view.row::<Calls>(&7).expect("rows are read").expect("it was made");
+        assert_eq!(call.receipt, Some(1000), "cut {cut}");
         assert_eq!(remote.lock().unwrap().charged.len(), 1, "cut {cut}");
         if !is_cut {
             break;
