@@ -72,7 +72,7 @@ impl<E: fmt::Display> Delivery for Result<(), E> {
     }
 }
 
-/// Takes alerts, or says why not. On the thread of the checks, which waits for it.
+/// Takes alerts, or says why not. Called on a thread of its own.
 pub(crate) type Sink = Arc<dyn Fn(&Alert) -> Result<(), String> + Send + Sync>;
 
 pub(crate) fn sink<D: Delivery>(tell: impl Fn(&Alert) -> D + Send + Sync + 'static) -> Sink {

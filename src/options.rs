@@ -76,6 +76,9 @@ pub struct Options {
     pub check_overdue_ms: u64,
     /// How often somebody is alerted of one check, at most. Default 60,000 ms.
     pub alert_every_ms: u64,
+    /// Time that a sink of alerts has for one alert. After it the sink is a violation of `tallystone.alerts`, and `Store::close`
+    /// waits no longer for it. Default 10,000 ms.
+    pub alert_deadline_ms: u64,
     /// How long rows of a view stay readable. Events have no such limit. Default 10,000 ms.
     pub view_age_ms_max: u64,
     /// Bytes read at once by long reads. Default 1 MiB.
@@ -115,6 +118,7 @@ impl Default for Options {
             check_keys_max: 2_000_000,
             check_overdue_ms: 300_000,
             alert_every_ms: 60_000,
+            alert_deadline_ms: 10_000,
             view_age_ms_max: 10_000,
             page_bytes: 1 << 20,
         }
@@ -160,6 +164,7 @@ impl Options {
         within("check_keys_max", self.check_keys_max as u64, 1, 1 << 40);
         within("check_overdue_ms", self.check_overdue_ms, 1, 31 * 24 * 3_600_000);
         within("alert_every_ms", self.alert_every_ms, 0, 31 * 24 * 3_600_000);
+        within("alert_deadline_ms", self.alert_deadline_ms, 1, 3_600_000);
         within("view_age_ms_max", self.view_age_ms_max, 1, 3_600_000);
         within("page_bytes", self.page_bytes as u64, 4096, 256 << 20);
         wrong

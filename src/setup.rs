@@ -193,9 +193,14 @@ impl Setup {
     /// Who is told of what checks find. Without it, standard error.
     ///
     /// A violation is told at once; more of the same check are told together, every
-    /// [`Options::alert_every_ms`](Options::alert_every_ms). It is called on the thread of the checks, which waits for it. It
-    /// may answer nothing, or a result: after an error, or if it panics, the alert is tried again, and
-    /// [`CheckStats::undelivered`](crate::watch::CheckStats::undelivered) says why. A crash just after it may repeat one.
+    /// [`Options::alert_every_ms`](Options::alert_every_ms). It may answer nothing, or a result: after an error, or if it panics,
+    /// the alert is tried again, and [`CheckStats::undelivered`](crate::watch::CheckStats::undelivered) says why. A crash just
+    /// after it may repeat one.
+    ///
+    /// It is called on a thread of its own, one alert at a time, and holds up nothing: checks go on while it runs, and it may call
+    /// the store, also [`Store::recover`](crate::Store::recover) and [`Store::close`](crate::Store::close). If it takes longer than
+    /// [`Options::alert_deadline_ms`], that is a violation of `tallystone.alerts`, told on standard error, and healed when it
+    /// returns; closing the store waits no longer for it, and leaves it behind.
     pub fn alerts<D: Delivery>(mut self, tell: impl Fn(&Alert) -> D + Send + Sync + 'static) -> Self {
         self.alerts = Some(alert::sink(tell));
         self

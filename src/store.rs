@@ -30,7 +30,7 @@ use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, TxStats, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views, unregistered};
-use crate::watch::{self, Checks, Desk as CheckDesk, Dog, Pullers, Watch, Watcher};
+use crate::watch::{self, Checks, DeliveryQueue, Desk as CheckDesk, Dog, Pullers, Watch, Watcher};
 use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
@@ -147,6 +147,7 @@ struct Engine {
 #[derive(Default)]
 struct Watching {
     watch: Arc<Watch>,
+    deliveries: Option<Arc<DeliveryQueue>>,
     threads: Vec<JoinHandle<()>>,
     lockstep: Mutex<Option<(Watcher, Dog)>>,
 }
@@ -157,13 +158,19 @@ impl Watching {
             return Ok(Self::default());
         }
         let watch = Arc::new(Watch::default());
+        let deliveries = Some(ground.deliveries.clone());
         let dog = Dog::new(&ground, watch.clone());
         let watcher = Watcher::new(ground, watch.clone());
         if lockstep {
-            return Ok(Self { watch, threads: Vec::new(), lockstep: Mutex::new(Some((watcher, dog))) });
+            return Ok(Self {
+                watch,
+                deliveries,
+                threads: Vec::new(),
+                lockstep: Mutex::new(Some((watcher, dog))),
+            });
         }
         let threads = vec![spawn("dog", move || dog.run())?, spawn("checks", move || watcher.run())?];
-        Ok(Self { watch, threads, lockstep: Mutex::default() })
+        Ok(Self { watch, deliveries, threads, lockstep: Mutex::default() })
     }
 
     /// One piece of work on this thread. `false`: there was none, or there is a thread for it.
@@ -172,6 +179,10 @@ impl Watching {
     }
 
     fn stop(&mut self, head: &Bell) {
+        // Before the checks end: what the sink takes meanwhile is put on record.
+        if let Some(deliveries) = &self.deliveries {
+            deliveries.close();
+        }
         self.watch.stop();
         self.watch.leash.slip();
         head.ring();
@@ -680,6 +691,11 @@ fn launch(
         checks: setup.checks.clone(),
         source: lasting.rules.clone(),
         alerts: setup.alerts.clone().unwrap_or_else(alert::standard_error),
+        deliveries: DeliveryQueue::new(
+            setup.platform.clock.clone(),
+            Duration::from_millis(options.alert_deadline_ms),
+            setup.lockstep,
+        ),
         head_bell: bells.head.clone(),
         watch_bell: bells.watch.clone(),
         files: place.map(|place| watch::Files {

@@ -5,10 +5,11 @@
 //!   finding is; what is on record is neither recorded nor alerted again, whoever starts anew.
 //! - A check that waits for another that moves is well: the one furthest behind is judged first.
 
+use super::delivery::{DeliveryQueue, Sent};
 use super::source::{KEEPER, Unread};
 use super::watcher::{Ground, Watch, append, episodes, row};
 use super::{CheckStats, Trouble, Violation};
-use crate::alert::{Alert, Sink};
+use crate::alert::{self, Alert, Sink};
 use crate::check::{Described, Severity, time_of};
 use crate::disk::Clock;
 use crate::episode::{Episode, Mute, Mutes, OnRecord, Told};
@@ -31,6 +32,10 @@ use std::time::Duration;
 const FRESHNESS: &str = "tallystone.freshness";
 /// Rules that can be read.
 const RULES: &str = "tallystone.rules";
+/// A sink that takes alerts in time.
+const ALERTS: &str = "tallystone.alerts";
+/// The subject of its finding.
+const SINK: &str = "alerts";
 /// What they are, for verdicts.
 const DEFINITION: [u8; 8] = *b"built-in";
 /// Violations in one alert.
@@ -64,14 +69,17 @@ pub(crate) struct Dog {
     options: Options,
     clock: Arc<dyn Clock>,
     sink: Sink,
+    deliveries: Arc<DeliveryQueue>,
     watch: Arc<Watch>,
     /// By check: how it stood, and for how long it has.
     stood: BTreeMap<String, Stood>,
     looked: Option<Duration>,
     /// What is on record. `None`: not read yet.
-    kept: Option<[Kept; 2]>,
+    kept: Option<[Kept; 3]>,
     /// Checks that somebody was told of although it cannot be recorded.
     unrecorded: BTreeSet<String>,
+    /// Alerts of such checks that the sink has now.
+    sending: Option<(Vec<Sent>, Vec<String>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +100,10 @@ struct Kept {
     news: Vec<Violation>,
     /// When that was tried last.
     tried: Option<Duration>,
+    /// Alerts that the sink has now: they tell the findings before this number, so many of the news.
+    sending: Option<(Vec<Sent>, u64, usize)>,
+    /// The sink has taken alerts of the findings before this number, which is not on record.
+    handed: Option<u64>,
 }
 
 impl Dog {
@@ -102,11 +114,13 @@ impl Dog {
             options: ground.options.clone(),
             clock: ground.clock.clone(),
             sink: ground.alerts.clone(),
+            deliveries: ground.deliveries.clone(),
             watch,
             stood: BTreeMap::new(),
             looked: None,
             kept: None,
             unrecorded: BTreeSet::new(),
+            sending: None,
         }
     }
 
@@ -115,7 +129,7 @@ impl Dog {
         loop {
             let listener = watch.leash.bell.listen();
             if watch.leash.is_free.load(Ordering::Relaxed) {
-                return;
+                return self.finish();
             }
             self.step();
             listener.wait(deadline(self.patience()));
@@ -127,7 +141,8 @@ impl Dog {
         let limit = self.limit().min(periods.unwrap_or(Duration::MAX));
         let tried = self.kept.iter().flatten().any(|kept| kept.tried.is_some() && !kept.news.is_empty());
         let again = if tried { self.alert_every() } else { Duration::MAX };
-        (limit / LOOKS).min(again).max(Duration::from_millis(1))
+        let late = self.deliveries.until_overdue().unwrap_or(Duration::MAX);
+        (limit / LOOKS).min(again).min(late).max(Duration::from_millis(1))
     }
 
     fn limit(&self) -> Duration {
@@ -148,7 +163,8 @@ impl Dog {
         let overdue = self.overdue();
         let unread: Vec<String> = self.watch.known().unread.keys().cloned().collect();
         if self.kept.is_none() {
-            self.kept = Some([Kept::recall(&self.reader, FRESHNESS)?, Kept::recall(&self.reader, RULES)?]);
+            let recall = |check| Kept::recall(&self.reader, check);
+            self.kept = Some([recall(FRESHNESS)?, recall(RULES)?, recall(ALERTS)?]);
         }
         let mut kept = self.kept.take().expect("it was read just now");
         let looked = self.compare(&mut kept, &overdue, &unread);
@@ -161,7 +177,7 @@ impl Dog {
 
     fn compare(
         &mut self,
-        [fresh, rules]: &mut [Kept; 2],
+        [fresh, rules, sink]: &mut [Kept; 3],
         overdue: &[Overdue],
         unread: &[String],
     ) -> Result<bool, StorageError> {
@@ -174,8 +190,26 @@ impl Dog {
         };
         let unread: Vec<_> = unread.iter().map(|file| (file.clone(), head.get())).collect();
         let is_read = |file: &str, _: u64| unread.iter().all(|(unread, _)| unread != file);
-        let moved = self.record(fresh, &late, &moves, head)? | self.record(rules, &unread, &is_read, head)?;
-        Ok(moved | self.alert(fresh)? | self.alert(rules)?)
+        let hung: Vec<_> =
+            self.deliveries.overdue().map(|_| (SINK.to_owned(), head.get())).into_iter().collect();
+        let returned = |_: &str, _: u64| hung.is_empty();
+        let moved = self.record(fresh, &late, &moves, head)?
+            | self.record(rules, &unread, &is_read, head)?
+            | self.record(sink, &hung, &returned, head)?;
+        Ok(moved | self.alert(fresh)? | self.alert(rules)? | self.alert(sink)?)
+    }
+
+    /// Puts on record what the sink has taken, before the store closes.
+    fn finish(&mut self) {
+        let finished = catch_unwind(AssertUnwindSafe(|| {
+            for kept in self.kept.take().iter_mut().flatten() {
+                kept.take_outcome();
+                // A store that takes nothing any more tells it again.
+                let _ = self.record_alerted(kept);
+            }
+        }));
+        // It has nothing left to report to.
+        drop(finished);
     }
 
     // ---- how the checks stand ----
@@ -271,61 +305,98 @@ impl Dog {
     /// Alerts of what is on record and was not told, in one piece for each owner. `false`: there is nothing, or it is too soon.
     fn alert(&self, kept: &mut Kept) -> Result<bool, StorageError> {
         let (now, since) = (self.clock.now(), self.clock.monotonic());
+        kept.take_outcome();
         let is_early = kept.tried.is_some_and(|tried| since < tried + self.alert_every());
         let mute: Option<Mute> = row::<Mutes>(&self.reader, &kept.check.to_owned())?;
-        if kept.news.is_empty() || is_early || mute.is_some_and(|mute| now.micros() < mute.until) {
-            return Ok(false);
+        let is_muted = mute.is_some_and(|mute| now.micros() < mute.until);
+        if kept.sending.is_none() && kept.handed.is_none() && !kept.news.is_empty() && !is_early && !is_muted
+        {
+            kept.tried = Some(since);
+            let of = |news: &Violation| (about(&self.watch, news), Some(news.clone()));
+            let alerts = alerts(kept.check, kept.news.iter().map(of));
+            kept.sending =
+                self.tell(kept.check, alerts).map(|sent| (sent, kept.on_record.told, kept.news.len()));
+            kept.take_outcome();
         }
-        kept.tried = Some(since);
-        let of = |news: &Violation| (about(&self.watch, news), Some(news.clone()));
-        if !self.tell(kept.check, kept.news.iter().map(of)) {
-            return Ok(false);
-        }
-        let through = kept.on_record.told;
+        self.record_alerted(kept)
+    }
+
+    /// Puts on record that findings were told. `false`: there is nothing to record, or not now.
+    fn record_alerted(&self, kept: &mut Kept) -> Result<bool, StorageError> {
+        let Some(through) = kept.handed else { return Ok(false) };
         let alerted = Own::Alerted { check: kept.check.to_owned(), definition: DEFINITION, through };
         if append(&self.reader, &self.door, &self.options, "alert", vec![alerted])?.is_some() {
-            (kept.on_record.alerted, kept.news) = (through, Vec::new());
+            (kept.on_record.alerted, kept.handed) = (through, None);
         }
         Ok(true)
     }
 
     /// A store that takes no events has checks that stand still, and nobody would hear of it.
     fn tell_unrecorded(&mut self, overdue: &[Overdue]) {
+        if let Some((sent, checks)) = self.sending.take() {
+            match outcome(&sent) {
+                None => self.sending = Some((sent, checks)),
+                Some(Ok(())) => self.unrecorded.extend(checks),
+                Some(Err(_)) => {}
+            }
+        }
         let late = overdue.iter().filter(|one| one.is_late && !self.unrecorded.contains(&one.check));
         let late: Vec<_> = late.map(|one| one.check.clone()).collect();
-        let about = |check: &String| (of_check(&self.watch, check), None);
-        if self.tell(FRESHNESS, late.iter().map(about)) {
-            self.unrecorded.extend(late);
+        if self.sending.is_none() && !late.is_empty() {
+            let about = |check: &String| (of_check(&self.watch, check), None);
+            let alerts = alerts(FRESHNESS, late.iter().map(about));
+            self.sending = self.tell(FRESHNESS, alerts).map(|sent| (sent, late));
         }
     }
 
-    /// `false`: the sink has not taken it.
-    fn tell(&self, check: &str, news: impl Iterator<Item = (Option<Described>, Option<Violation>)>) -> bool {
-        let mut alerts: BTreeMap<String, Alert> = BTreeMap::new();
-        for (about, violation) in news {
-            let Some(about) = about else { continue };
-            let alert = alerts.entry(about.owner.to_string()).or_insert_with(|| Alert {
-                check: check.to_owned(),
-                severity: about.severity,
-                owner: about.owner.to_string(),
-                means: String::new(),
-                remedy: about.remedy.to_string(),
-                count: 0,
-                unread: 0,
-                sample: Vec::new(),
-                escalated: None,
-            });
-            alert.count += 1;
-            alert.severity = alert.severity.max(about.severity);
-            if alert.count <= SAMPLE as u64 {
-                let space = if alert.means.is_empty() { "" } else { " " };
-                alert.means += &format!("{space}{}", about.means);
-                alert.sample.extend(violation);
-            }
+    /// Hands alerts to the sink; that the sink itself hangs goes to standard error. `None`: not all of them were taken.
+    fn tell(&self, check: &str, alerts: Vec<Alert>) -> Option<Vec<Sent>> {
+        if check == ALERTS {
+            let error = alert::standard_error();
+            return alerts.iter().all(|alert| error(alert).is_ok()).then(Vec::new);
         }
-        let told = || alerts.values().try_for_each(|alert| (self.sink)(alert));
-        catch_unwind(AssertUnwindSafe(told)).is_ok_and(|taken| taken.is_ok())
+        let offer = |alert: Alert| {
+            let (sink, watch) = (self.sink.clone(), self.watch.clone());
+            self.deliveries.offer(move || sink(&alert), move || watch.leash.tug()).ok()
+        };
+        alerts.into_iter().map(offer).collect()
     }
+}
+
+/// Alerts of findings, one for each owner.
+fn alerts(check: &str, news: impl Iterator<Item = (Option<Described>, Option<Violation>)>) -> Vec<Alert> {
+    let mut alerts: BTreeMap<String, Alert> = BTreeMap::new();
+    for (about, violation) in news {
+        let Some(about) = about else { continue };
+        let alert = alerts.entry(about.owner.to_string()).or_insert_with(|| Alert {
+            check: check.to_owned(),
+            severity: about.severity,
+            owner: about.owner.to_string(),
+            means: String::new(),
+            remedy: about.remedy.to_string(),
+            count: 0,
+            unread: 0,
+            sample: Vec::new(),
+            escalated: None,
+        });
+        alert.count += 1;
+        alert.severity = alert.severity.max(about.severity);
+        if alert.count <= SAMPLE as u64 {
+            let space = if alert.means.is_empty() { "" } else { " " };
+            alert.means += &format!("{space}{}", about.means);
+            alert.sample.extend(violation);
+        }
+    }
+    alerts.into_values().collect()
+}
+
+/// Returns the outcome of all of them together. `None`: some have none yet.
+fn outcome(sent: &[Sent]) -> Option<Result<(), ()>> {
+    if !sent.iter().all(Sent::has_outcome) {
+        return None;
+    }
+    let is_taken = sent.iter().all(|sent| matches!(sent.outcome(), Some(Ok(()))));
+    Some(if is_taken { Ok(()) } else { Err(()) })
 }
 
 /// A check that is not where it should be.
@@ -339,7 +410,15 @@ struct Overdue {
 impl Kept {
     fn recall(reader: &Reader, check: &'static str) -> Result<Self, StorageError> {
         let on_record = row::<Told>(reader, &(check.to_owned(), DEFINITION))?.unwrap_or_default();
-        let mut kept = Self { check, on_record, open: BTreeMap::new(), news: Vec::new(), tried: None };
+        let mut kept = Self {
+            check,
+            on_record,
+            open: BTreeMap::new(),
+            news: Vec::new(),
+            tried: None,
+            sending: None,
+            handed: None,
+        };
         for (key, episode) in episodes(reader, check)? {
             if episode.end.is_none() {
                 kept.open.insert(key.2.clone(), key.1);
@@ -349,6 +428,21 @@ impl Kept {
             }
         }
         Ok(kept)
+    }
+}
+
+impl Kept {
+    /// Takes the sink's answer, if there is one. What was told is no news any more.
+    fn take_outcome(&mut self) {
+        let Some((sent, through, len)) = self.sending.take() else { return };
+        match outcome(&sent) {
+            None => self.sending = Some((sent, through, len)),
+            Some(Ok(())) => {
+                self.news.drain(..len);
+                self.handed = Some(through);
+            }
+            Some(Err(())) => {}
+        }
     }
 }
 
@@ -375,7 +469,20 @@ pub(super) fn about(watch: &Watch, violation: &Violation) -> Option<Described> {
                     .into(),
             })
         }
+        ALERTS => Some(of_sink()),
         _ => None,
+    }
+}
+
+fn of_sink() -> Described {
+    Described {
+        id: ALERTS.into(),
+        severity: Severity::Page,
+        owner: "whoever runs the store".into(),
+        means: "The alert sink has not returned in time. Alerts wait behind it; checks go on and record what they find.".into(),
+        remedy: "1 look at what the thread `tallystone-alerts` does; 2 give the sink a deadline of its own, shorter than \
+                 `alert_deadline_ms`; 3 if it never returns, start the process again; what was not told is told then"
+            .into(),
     }
 }
 
@@ -396,7 +503,7 @@ fn of_check(watch: &Watch, check: &str) -> Option<Described> {
         owner: owner.unwrap_or_else(|| "whoever runs the store".into()),
         means: format!("The check `{check}` {why}. What it is there to find goes unseen.").into(),
         remedy: "1 where it has stopped, mend the cause and call `Store::recover`; 2 where it does not move, a closure of a check \
-                 or the alert sink does not return: look at what the thread `tallystone-checks` does, and start the process \
+                 does not return: look at what the thread `tallystone-checks` does, and start the process \
                  again; nothing that was to be judged is lost"
             .into(),
     })

@@ -4,6 +4,7 @@
 //! so a violation is as durable as what it is about, and is folded into rows like anything else.
 
 mod convergence;
+mod delivery;
 mod dog;
 mod file;
 #[cfg(feature = "rules")]
@@ -18,6 +19,7 @@ mod sources;
 mod untold;
 mod watcher;
 
+pub(crate) use delivery::DeliveryQueue;
 pub(crate) use dog::Dog;
 pub(crate) use file::Files;
 #[cfg(feature = "rules")]
@@ -84,7 +86,8 @@ pub struct CheckStats {
     pub last_unread: Option<(u64, String)>,
     /// Findings that are not recorded yet.
     pub unrecorded: u64,
-    /// Why the last alert was not taken; it is tried again. `None`: it was, or there was none since the store was opened.
+    /// Reason why the last alert was not taken, or that its sink has not returned yet; it is tried again. `None`: it was taken, or
+    /// there was none since the store was opened.
     pub undelivered: Option<String>,
     /// The time up to which it takes things for complete, in microseconds since 1970. `None`: nothing told it the time.
     pub watermark: Option<i64>,

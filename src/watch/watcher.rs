@@ -9,6 +9,7 @@
 
 mod escalate;
 
+use super::delivery::{DeliveryQueue, Sent};
 use super::dog::Leash;
 use super::file::{CheckFile, ColdKeys, Files, Header, Saving};
 use super::mirror::Mirror;
@@ -55,6 +56,8 @@ use std::time::Duration;
 const UNSAVED_MAX: usize = 4_000_000;
 /// Findings in one commit: others want to commit, too.
 pub(crate) const TOLD_AT_ONCE: usize = 512;
+/// What is shown of an alert whose sink has not returned in time.
+const OVERDUE: &str = "the sink has not returned in time, and still runs";
 /// In an idle store, time is recorded no more often than this.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -107,6 +110,8 @@ pub(crate) struct Ground {
     /// Where more of them come from.
     pub source: Option<Arc<Mutex<dyn Origin>>>,
     pub alerts: Sink,
+    /// The thread that calls `alerts`.
+    pub deliveries: Arc<DeliveryQueue>,
     /// Rung when the head has moved, and when there are orders.
     pub head_bell: Arc<Bell>,
     /// Rung when a check has moved.
@@ -130,6 +135,8 @@ struct Watched {
     alerted: u64,
     /// What the next alert tells.
     news: News,
+    /// The alert that the sink has now.
+    sending: Option<Sending>,
     /// The sink has taken an alert of the findings before this number, and that is not on record.
     handed: Option<u64>,
     /// When the last alert was tried, by the monotonic clock.
@@ -165,6 +172,15 @@ pub(crate) struct Watcher {
     others: Option<Vec<Check>>,
     /// Whose turn it was: of those furthest ahead, or furthest behind.
     is_front: bool,
+}
+
+/// An alert that was handed to the sink, and has no outcome yet.
+struct Sending {
+    sent: Sent,
+    /// It tells the findings before this number.
+    through: u64,
+    /// What it tells. If it is not taken, the next alert tells it.
+    news: News,
 }
 
 /// Findings on record that nobody was alerted of.
@@ -243,6 +259,7 @@ impl Watcher {
     fn turn(&mut self) -> Turn {
         let orders = mem::take(&mut *self.watch.orders.lock());
         if orders.stop {
+            self.record_delivered();
             return Turn::Stop;
         }
         if orders.resume
@@ -425,7 +442,11 @@ impl Watcher {
                 break;
             }
         }
-        Ok(true)
+        // A sink that hangs keeps no rules from changing.
+        let is_late = self.ground.deliveries.overdue().is_some();
+        let is_told =
+            |watched: &Watched| watched.sending.is_none() || stay.iter().any(|check| watched.is(check));
+        Ok(is_late || self.all.iter().all(is_told))
     }
 
     fn show_checks(&self) {
@@ -563,43 +584,107 @@ impl Watcher {
         };
         for index in 0..self.all.len() {
             if self.all[index].handed.is_none() {
-                if !ripe(&self.all[index]) || self.all[index].is_muted(&self.ground.reader, now)? {
-                    continue;
-                }
+                self.take_outcome(index);
+            }
+            let watched = &self.all[index];
+            if watched.handed.is_none()
+                && watched.sending.is_none()
+                && ripe(watched)
+                && !watched.is_muted(&self.ground.reader, now)?
+            {
                 self.all[index].tried = Some(since);
                 self.weigh(index)?;
-                let alert = self.all[index].alert().raised(self.all[index].news.raised.clone());
-                if !self.deliver(index, &alert) {
-                    continue;
-                }
-                let watched = &mut self.all[index];
-                (watched.handed, watched.news) = (Some(watched.told), News::default());
+                self.send(index);
             }
-            // Where it cannot be recorded now, somebody has been told all the same.
-            let watched = &self.all[index];
-            let Some(through) = watched.handed else { continue };
-            let (check, definition) = (watched.check.id().to_owned(), watched.check.definition());
-            if self.append("alert", vec![Own::Alerted { check, definition, through }])?.is_some() {
-                let watched = &mut self.all[index];
-                (watched.alerted, watched.handed) = (through, None);
+            if self.record_alerted(index)? {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Whether the sink has taken it.
-    fn deliver(&mut self, index: usize, alert: &Alert) -> bool {
-        let sink = self.ground.alerts.clone();
-        let taken = catch_unwind(AssertUnwindSafe(|| sink(alert)))
-            .unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(&*panic))));
-        let is_taken = taken.is_ok();
-        self.all[index].undelivered = taken.err();
-        if !is_taken {
-            // Nothing has moved, and it is to be seen all the same.
+    /// Hands the news of a check to the sink.
+    fn send(&mut self, index: usize) {
+        let alert = self.all[index].alert().raised(self.all[index].news.raised.clone());
+        if let Some(sent) = self.deliver(index, alert) {
+            let watched = &mut self.all[index];
+            let (through, news) = (watched.told, mem::take(&mut watched.news));
+            watched.sending = Some(Sending { sent, through, news });
+            self.take_outcome(index);
+        }
+    }
+
+    /// Takes the sink's answer to the alert of a check, if there is one. What was not taken is news again.
+    fn take_outcome(&mut self, index: usize) {
+        let watched = &mut self.all[index];
+        let Some(sending) = &watched.sending else { return };
+        let Some(taken) = sending.sent.outcome() else {
+            return self.show_overdue(index);
+        };
+        let Some(Sending { through, news, .. }) = watched.sending.take() else { return };
+        match taken {
+            Ok(()) => (watched.handed, watched.undelivered) = (Some(through), None),
+            Err(why) => {
+                watched.news.put_before(news);
+                watched.undelivered = Some(why);
+                // Nothing has moved, and it is to be seen all the same.
+                self.publish();
+            }
+        }
+    }
+
+    /// Puts on record that the findings of a check were told. `false`: there is nothing to record, or not now.
+    fn record_alerted(&mut self, index: usize) -> Result<bool, StorageError> {
+        // Where it cannot be recorded now, somebody has been told all the same.
+        let watched = &self.all[index];
+        let Some(through) = watched.handed else { return Ok(false) };
+        let (check, definition) = (watched.check.id().to_owned(), watched.check.definition());
+        if self.append("alert", vec![Own::Alerted { check, definition, through }])?.is_none() {
+            return Ok(false);
+        }
+        let watched = &mut self.all[index];
+        (watched.alerted, watched.handed) = (through, None);
+        Ok(true)
+    }
+
+    /// Hands an alert to the sink. `None`: its queue does not take it now.
+    fn deliver(&mut self, index: usize, alert: Alert) -> Option<Sent> {
+        let Ground { alerts, deliveries, head_bell, .. } = &self.ground;
+        let (sink, bell, watch) = (alerts.clone(), head_bell.clone(), self.watch.clone());
+        let done = move || {
+            bell.ring();
+            watch.leash.tug();
+        };
+        let offered = deliveries.offer(move || sink(&alert), done);
+        // The watchdog looks when it may be overdue.
+        self.watch.leash.tug();
+        match offered {
+            Ok(sent) => Some(sent),
+            Err(why) => {
+                self.all[index].undelivered = Some(why);
+                self.publish();
+                None
+            }
+        }
+    }
+
+    /// Shows that the sink has not returned in time.
+    fn show_overdue(&mut self, index: usize) {
+        let is_new = self.all[index].undelivered.as_deref() != Some(OVERDUE);
+        if is_new && self.ground.deliveries.overdue().is_some() {
+            self.all[index].undelivered = Some(OVERDUE.to_owned());
             self.publish();
         }
-        is_taken
+    }
+
+    /// Puts on record what the sink has taken before the store closes, so that it is not told again.
+    fn record_delivered(&mut self) {
+        for index in 0..self.all.len() {
+            self.take_outcome(index);
+            // A store that takes nothing any more tells it again.
+            let _ = self.record_alerted(index);
+        }
+        let _ = self.record_escalated();
     }
 
     /// Records that time has passed, where a check waits for it and nothing else comes. `false`: none does.
@@ -689,7 +774,8 @@ impl Watcher {
         let look = self.ground.source.as_ref().map(|source| source.lock().due().saturating_sub(since));
         let every = Duration::from_millis(self.ground.options.alert_every_ms).max(TICK);
         let escalations = self.all.iter().filter_map(|watched| watched.until_escalation(now, since, every));
-        [due, age, again, alert, look, escalations.min()].into_iter().flatten().min()
+        let late = self.ground.deliveries.until_overdue();
+        [due, age, again, alert, look, late, escalations.min()].into_iter().flatten().min()
     }
 
     fn publish(&self) {
@@ -769,6 +855,21 @@ impl News {
         self.violated == 0 && self.unread == 0
     }
 
+    /// Puts back what an alert told that was not taken.
+    fn put_before(&mut self, mut older: News) {
+        let newer = mem::take(self);
+        older.violated += newer.violated;
+        older.unread += newer.unread;
+        older.sample.extend(newer.sample);
+        older.sample.truncate(SAMPLE);
+        older.unweighed.extend(newer.unweighed);
+        let severity = |raised: &Option<Raised>| raised.as_ref().map(|raised| raised.severity);
+        if severity(&newer.raised) > severity(&older.raised) {
+            older.raised = newer.raised;
+        }
+        *self = older;
+    }
+
     fn add(&mut self, key: (String, u64, String), episode: Episode, weighs: bool) {
         self.violated += 1;
         if weighs {
@@ -800,6 +901,7 @@ impl Watched {
             told: 0,
             alerted: 0,
             news: News::default(),
+            sending: None,
             handed: None,
             tried: None,
             undelivered: None,

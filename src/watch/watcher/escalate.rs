@@ -14,6 +14,7 @@ use crate::log::{LogError, Seek};
 use crate::order::{Position, Timestamp};
 use crate::own::Own;
 use crate::waiting::{Unseen, Waiting};
+use crate::watch::delivery::Sent;
 use std::time::Duration;
 
 /// Violations in one event.
@@ -30,6 +31,8 @@ pub(super) struct Ages {
     failed: Option<Duration>,
     /// What somebody was told of, as long as it is not on record.
     handed: Vec<Own>,
+    /// What the sink has now, and what is to be recorded once it has taken it.
+    sending: Option<(Sent, Vec<Own>)>,
 }
 
 /// Those that are to be told of together.
@@ -54,7 +57,7 @@ impl Watched {
         since: Duration,
         every: Duration,
     ) -> Option<Duration> {
-        if !self.check.escalations.has_ages() || self.ages.next == u64::MAX {
+        if !self.check.escalations.has_ages() || self.ages.next == u64::MAX || self.ages.sending.is_some() {
             return None;
         }
         let due = Duration::from_micros(self.ages.next.saturating_sub(now.micros()));
@@ -75,7 +78,9 @@ impl Watcher {
         let now = clock.now().max(self.ground.reader.board.load().head.time);
         let every = Duration::from_millis(self.ground.options.alert_every_ms);
         for index in 0..self.all.len() {
-            if self.all[index].ages.handed.is_empty() {
+            self.take_escalated(index);
+            let ages = &self.all[index].ages;
+            if ages.handed.is_empty() && ages.sending.is_none() {
                 if !self.all[index].is_looked_at(now, clock.monotonic(), every)
                     || self.all[index].is_muted(&self.ground.reader, now)?
                 {
@@ -83,19 +88,56 @@ impl Watcher {
                 }
                 let Some(due) = self.due(index, now)? else { continue };
                 let alert = self.alert_of(index, &due)?;
-                if !self.deliver(index, &alert) {
+                let Some(sent) = self.deliver(index, alert) else {
                     self.all[index].ages.failed = Some(clock.monotonic());
                     continue;
-                }
-                self.all[index].ages.handed = self.events(index, due);
+                };
+                self.all[index].ages.sending = Some((sent, self.events(index, due)));
+                self.take_escalated(index);
             }
-            // Where it cannot be recorded now, somebody has been told all the same.
-            if self.append("escalation", self.all[index].ages.handed.clone())?.is_some() {
-                self.all[index].ages = Ages::default();
+            if self.record_escalation(index)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Takes the sink's answer, if there is one.
+    fn take_escalated(&mut self, index: usize) {
+        let ages = &mut self.all[index].ages;
+        let Some(taken) = ages.sending.as_ref().and_then(|(sent, _)| sent.outcome()) else { return };
+        let Some((_, events)) = ages.sending.take() else { return };
+        match taken {
+            Ok(()) => {
+                ages.handed = events;
+                self.all[index].undelivered = None;
+            }
+            Err(why) => {
+                ages.failed = Some(self.ground.clock.monotonic());
+                self.all[index].undelivered = Some(why);
+                self.publish();
+            }
+        }
+    }
+
+    /// Puts on record what was told. `false`: there is nothing, or not now.
+    fn record_escalation(&mut self, index: usize) -> Result<bool, StorageError> {
+        let told = self.all[index].ages.handed.clone();
+        // Where it cannot be recorded now, somebody has been told all the same.
+        if told.is_empty() || self.append("escalation", told)?.is_none() {
+            return Ok(false);
+        }
+        self.all[index].ages = Ages::default();
+        Ok(true)
+    }
+
+    /// Puts on record all that the sink has taken.
+    pub(super) fn record_escalated(&mut self) -> Result<(), StorageError> {
+        for index in 0..self.all.len() {
+            self.take_escalated(index);
+            self.record_escalation(index)?;
+        }
+        Ok(())
     }
 
     /// That it was told.
