@@ -22,7 +22,7 @@ use crate::recovery::refold;
 use crate::state::bell::Bell;
 use crate::state::overlay::{Delta, Overlay};
 use crate::state::tables::{Base, StoredProjection, Tables};
-use crate::state::{Board, Layouts, Published, scrub};
+use crate::state::{Board, Layouts, Published};
 use crate::sync::{JoinHandle, Mutex, RwLock, deadline, spawn};
 use std::any::TypeId;
 use std::io;
@@ -161,6 +161,11 @@ impl Standing {
         self.rows.as_ref().map_or(0, |rows| rows.base.row_count())
     }
 
+    /// Bytes of that file, and of the keys and values in it.
+    pub fn file_size(&self) -> (u64, u64) {
+        self.rows.as_ref().map_or((0, 0), |rows| rows.base.size())
+    }
+
     /// Memory of what is newer than its file, estimated.
     pub fn overlay_bytes(&self) -> u64 {
         self.rows.as_ref().map_or(0, |rows| rows.active.bytes() as u64)
@@ -268,8 +273,6 @@ struct Side {
     file: Option<(Tables, Named)>,
     /// Bytes of the log folded since the last flush: also what changes no row is not to be read again for ever.
     unflushed: usize,
-    /// Its file was compared with its sums.
-    scrubbed: bool,
 }
 
 /// What a turn came to.
@@ -481,10 +484,6 @@ impl Follower {
 
     /// Folds what comes next, as much as one read of the log gives and at least one group.
     fn advance(&self, side: &mut Side, head: &Head, whole: bool) -> Result<bool, Failed> {
-        if !side.scrubbed {
-            side.rows.base.scrub(|| !self.behind.orders.lock().stop)?;
-            side.scrubbed = true;
-        }
         if side.rows.head.commit >= head.commit {
             return Ok(false);
         }
@@ -637,23 +636,11 @@ impl Follower {
                 && tables.meta().projections.iter().all(|stored| stored.id == identity);
             ours.then_some(())?;
             let rows = Published::on(Arc::new(tables.base().ok()?), tables.meta().head(), Arc::default());
-            Some(Side {
-                rows: Arc::new(rows),
-                file: Some((tables, named.clone())),
-                unflushed: 0,
-                scrubbed: false,
-            })
+            Some(Side { rows: Arc::new(rows), file: Some((tables, named.clone())), unflushed: 0 })
         });
-        if let Some(mut side) = side
+        if let Some(side) = side
             && self.is_of_this_log(&side.rows.head)?
         {
-            if side.rows.base.rows_to_check() <= scrub::AT_OPEN {
-                match side.rows.base.scrub(|| true) {
-                    Ok(()) => side.scrubbed = true,
-                    Err(error) if error.is_rebuildable() => return Ok(files.remove(&named)),
-                    Err(error) => return Err(error.into()),
-                }
-            }
             return Ok(Some(side));
         }
         Ok(files.remove(&named))
@@ -699,7 +686,7 @@ impl Follower {
 
 impl Side {
     fn in_memory(rows: Published) -> Self {
-        Self { rows: Arc::new(rows), file: None, unflushed: 0, scrubbed: true }
+        Self { rows: Arc::new(rows), file: None, unflushed: 0 }
     }
 
     fn show(&mut self, head: Head, base: Arc<Base>, active: Arc<Overlay>) {

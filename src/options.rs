@@ -65,8 +65,8 @@ pub struct Options {
     pub overlay_age_ms_max: u64,
     /// Page cache of `state.redb`. Default 64 MiB.
     pub state_cache_bytes: usize,
-    /// How often `state.redb` is compared with its own sums behind the open store: finds rows that damage made absent. Default
-    /// 3,600,000 ms, an hour. It reads the whole file, and stops the store if something is missing.
+    /// Interval at which all of `state.redb` is read and compared with its own sums, behind the open store. Default 3,600,000 ms,
+    /// an hour. The store stops if something is damaged or missing.
     pub scrub_every_ms: u64,
     /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 140 MiB if there are as many. Those
     /// beyond are in `checks.redb` alone, and read from it when they are met again.

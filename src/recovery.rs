@@ -17,7 +17,6 @@ use crate::state::flush;
 use crate::state::keys::{KeyIndex, KeyUse, Moment};
 use crate::state::layer::{Direction, Span};
 use crate::state::overlay::Delta;
-use crate::state::scrub;
 use crate::state::tables::{Base, StoredProjection, Tables};
 use crate::state::term::Terms;
 use crate::state::{self, Layouts, Published};
@@ -269,9 +268,6 @@ impl<'a> Tail<'a> {
             }
         };
         base.each_key(|term, commit| keys.insert(term, commit))?;
-        if base.rows_to_check() <= scrub::AT_OPEN {
-            base.scrub(|| true)?;
-        }
         let from_nothing = head.commit.0 == 0;
         let misread = !recovery.rules.families.compare(&layouts, |_| String::new()).1.is_empty();
         let published = Published::on(Arc::new(base), head, Arc::new(layouts));

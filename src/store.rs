@@ -624,7 +624,9 @@ fn launch(
     let before_flush: flush::BeforeFlush = Box::new(expire.clone());
     let flusher = match tables {
         None => None,
-        Some(tables) if setup.lockstep => Some(Flusher::Inline { tables, projections, before_flush }),
+        Some(tables) if setup.lockstep => {
+            Some(Flusher::Inline { tables: Box::new(tables), projections, before_flush })
+        }
         Some(tables) => {
             let ((jobs, todo), (done, results)) = (unbounded(), bounded(1));
             let keys = keys.clone();
@@ -1237,7 +1239,7 @@ impl Store {
     pub fn recover(&self) -> Result<(), OpenError> {
         let _one = self.inner.recovering.lock();
         let reader = self.reader();
-        let damaged = reader.health.damage().is_some();
+        let damaged = reader.damage().is_some();
         reader.behind.iter().for_each(|behind| behind.resume());
         self.inner.engine.read().checks.watch.resume();
         self.inner.lasting.bells.head.ring();
@@ -1297,6 +1299,8 @@ impl Store {
             log_bytes: log.bytes,
             flushed_commit: published.base.commit(),
             flushed_rows: published.base.row_count(),
+            state_file: published.base.size().into(),
+            checks_file: engine.checks.watch.file_size().into(),
             retention: reader.rules.retention,
             keys_len: reader.keys.len() as u64,
             keys_bytes: reader.keys.bytes() as u64,
@@ -1312,7 +1316,7 @@ impl Store {
                 .map(|one| BehindStats::new(one.projection.name, &one.standing(), &published))
                 .collect(),
             poisoned: reader.health.trouble().filter(|_| reader.health.is_poisoned()),
-            damaged: reader.health.damage(),
+            damaged: reader.damage(),
             cut: engine.cut.clone(),
         }
     }
@@ -1408,7 +1412,7 @@ impl Inner {
         reader.health.close();
         self.lasting.bells.ring();
         self.lasting.views.let_go();
-        if let (Some(place), Some(_)) = (&self.place, reader.health.damage()) {
+        if let (Some(place), Some(_)) = (&self.place, reader.damage()) {
             // What was found damaged is not found again: the next open rebuilds.
             let _ = remove_if_there(place, STATE);
         }
@@ -1587,6 +1591,10 @@ pub struct Stats {
     pub flushed_commit: CommitNo,
     /// Projection rows in `state.redb`.
     pub flushed_rows: u64,
+    /// Size of `state.redb`.
+    pub state_file: FileStats,
+    /// Size of `checks.redb`, as of the last flush.
+    pub checks_file: FileStats,
     /// How long idempotency keys are kept, where the request says nothing else.
     pub retention: Retention,
     /// Idempotency keys in memory: those that are kept, and expired ones until a flush lets go of them.
@@ -1615,6 +1623,22 @@ pub struct Stats {
     pub cut: Option<CutTail>,
 }
 
+/// Size of a derived file. One that is mostly free is compacted by the next open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FileStats {
+    /// Bytes on disk; 0 before the first flush, and in memory.
+    pub bytes: u64,
+    /// Bytes of these that no key or value takes: free pages, unused room in pages, checksums.
+    pub free_bytes: u64,
+}
+
+impl From<(u64, u64)> for FileStats {
+    fn from((bytes, used): (u64, u64)) -> Self {
+        Self { bytes, free_bytes: bytes.saturating_sub(used) }
+    }
+}
+
 /// Where a projection behind the writer stands.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -1627,6 +1651,8 @@ pub struct BehindStats {
     pub lag_len: u64,
     /// Its rows in its file.
     pub flushed_rows: u64,
+    /// Size of its file.
+    pub file: FileStats,
     /// Memory of what is newer than its file, estimated.
     pub overlay_bytes: u64,
     /// It is folded from the first commit: how far that is, and how far it must come to be served.
@@ -1651,6 +1677,7 @@ impl BehindStats {
             // It may have moved since the head was looked at.
             lag_len: published.head.position.get().saturating_sub(position.get()),
             flushed_rows: standing.flushed_rows(),
+            file: standing.file_size().into(),
             overlay_bytes: standing.overlay_bytes(),
             rebuilding: standing.building,
             stalled,

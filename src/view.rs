@@ -62,6 +62,11 @@ impl Reader {
         let behind = self.behind.iter().map(|behind| behind.standing()).collect();
         Seen { published: self.board.load(), behind }
     }
+
+    /// Damage found in `state.redb`: by a read that reported it, or by its blocks, whoever read them.
+    pub fn damage(&self) -> Option<StorageError> {
+        self.health.damage().or_else(|| self.board.load().base.damage())
+    }
 }
 
 /// The reader of the moment: views outlive a `recover`.

@@ -6,11 +6,14 @@
 //! - Losing all of it costs a rebuild, nothing else.
 
 pub(crate) mod bell;
+mod blocks;
 pub(crate) mod flush;
 pub(crate) mod keys;
 pub(crate) mod layer;
+mod meta;
 pub(crate) mod overlay;
 pub(crate) mod scrub;
+mod sealed;
 pub(crate) mod search;
 pub(crate) mod tables;
 pub(crate) mod term;

@@ -1,4 +1,4 @@
-//! `state.redb`: the whole derived layout on one screen, and how its rows are sealed.
+//! `state.redb`: the whole derived layout on one screen.
 //!
 //! ```text
 //! postings  term u128 BE · first position u64 BE   ->  seal · first version u64 · (gap to the next position, varint)*
@@ -8,163 +8,56 @@
 //! seal := crc32c u32 of (table · key · what follows)
 //! ```
 //!
-//! - A row moved to another key or table fails its seal.
-//! - redb does not check its own checksums on ordinary reads: nothing from it is believed unsealed, and no panic of its leaves
-//!   this file. What a seal cannot show is an absence; so keys are loaded into memory from numbered chunks, and the other
-//!   tables keep a count and an order-free sum of their seals, which every open and `verify` compare.
+//! - redb does not check its own checksums on ordinary reads: it runs on `blocks`, which check every byte it reads from disk.
+//! - A seal shows what a bug would do to a row, ours or redb's. An absence has no seal: keys are loaded into memory from numbered
+//!   chunks, and the other tables keep a count and an order-free sum of their seals, which the scrub and `verify` compare.
+//! - No panic of redb's leaves this file.
 //! - A posting chunk is never changed once written. Nor is a chunk of keys: it is removed when all of its keys have expired, from
 //!   the front of its lane. Keys of one lane live about as long; keys in lane 0 for ever, and say no `until`.
 //! - Plain `get`, `insert`, `remove` and `range` only.
 
-use super::keys::{KeyUse, Moment};
+use super::blocks::Blocks;
+use super::keys::KeyUse;
 use super::layer::{Direction, KeyRange, Layer, RowEntry, RowVersion, Span};
+use super::meta::{StateMeta, Sum};
 use super::overlay::{Drained, Postings};
+use super::sealed::{
+    LANES_BY_TIME, damaged, decode_chunk, decode_keys, decode_row, encode_chunk, encode_keys, encode_row,
+    posting_key, seal, unseal,
+};
 use super::term::Term;
-use super::varint;
 use crate::codec;
 use crate::disk::File;
 use crate::error::{StorageError, TroubleKind};
-use crate::log::record::{Kept, LayoutDecl};
-use crate::log::{Hash, Head, StoreId};
-use crate::order::{CommitNo, Position, Timestamp};
+use crate::log::record::Kept;
+use crate::log::{Head, StoreId};
+use crate::order::{CommitNo, Position};
 use redb::{
     Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, Table,
     TableDefinition,
 };
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+pub(crate) use super::meta::StoredProjection;
 
 const POSTINGS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("postings");
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 const KEYS: TableDefinition<(u8, u64), &[u8]> = TableDefinition::new("keys");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// Layout of this file. A file with another number is rebuilt from the log.
-const FORMAT: u32 = 2;
 /// Positions in one posting chunk.
 const CHUNK_POSITIONS: usize = 512;
 /// Keys in one key chunk: two or three pages.
 const CHUNK_KEYS: usize = 340;
+/// A file that is at least as long as this is compacted when it is opened, if its rows take a fifth of it or less, and no more
+/// than can be moved in a second or two.
+const COMPACTED_BYTES_MIN: u64 = 8 << 20;
+const COMPACTED_ROWS_BYTES_MAX: u64 = 256 << 20;
 /// Chunks of expired keys that one flush removes from a lane at most: more than a flush of the default size adds.
 const EXPIRED_CHUNKS: usize = 4096;
-
-/// Where derived state stands. Written with every flush, in the same redb transaction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StateMeta {
-    format: u32,
-    pub store: [u8; 16],
-    pub commit: u64,
-    pub position: u64,
-    pub time: u64,
-    pub hash: [u8; 32],
-    /// Commits with a key, up to this one.
-    pub keys_used: u64,
-    pub lanes: BTreeMap<u8, Lane>,
-    pub postings: Sum,
-    pub rows: Sum,
-    pub layouts: Vec<StoredLayout>,
-    pub projections: Vec<StoredProjection>,
-}
-
-/// Which chunks of keys a lane has: a missing one is noticed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Lane {
-    /// The number of its first chunk, and of the one that is written next.
-    pub first: u64,
-    pub next: u64,
-    /// Keys in them.
-    pub keys: u64,
-}
-
-/// The layout of one event type, as the log declared it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StoredLayout {
-    pub type_name: String,
-    pub schema: u16,
-    pub layout: String,
-}
-
-/// A projection whose rows are in here, up to the commit of the state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StoredProjection {
-    pub name: String,
-    pub version: u32,
-    /// First bytes of all its row keys.
-    pub id: [u8; 4],
-}
-
-/// How many rows a table has, and an order-free sum of their seals.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Sum {
-    pub rows: u64,
-    pub seals: u64,
-}
-
-impl Sum {
-    fn add(&mut self, seal: u32) {
-        self.rows += 1;
-        self.seals = self.seals.wrapping_add(spread(seal));
-    }
-
-    fn remove(&mut self, seal: u32) {
-        self.rows = self.rows.wrapping_sub(1);
-        self.seals = self.seals.wrapping_sub(spread(seal));
-    }
-}
-
-/// Spreads 32 bits over 64, so that sums of different rows seldom meet.
-fn spread(seal: u32) -> u64 {
-    (u64::from(seal) + 1)
-        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        .rotate_left(29)
-        .wrapping_mul(0xD6E8_FEB8_6659_FD93)
-}
-
-impl StateMeta {
-    fn empty(store: StoreId) -> Self {
-        let head = Head::empty(store);
-        Self {
-            format: FORMAT,
-            store: store.0,
-            commit: head.commit.0,
-            position: head.position.0,
-            time: head.time.0,
-            hash: head.hash.0,
-            keys_used: 0,
-            lanes: BTreeMap::new(),
-            postings: Sum::default(),
-            rows: Sum::default(),
-            layouts: Vec::new(),
-            projections: Vec::new(),
-        }
-    }
-
-    pub fn head(&self) -> Head {
-        Head {
-            commit: CommitNo(self.commit),
-            position: Position(self.position),
-            time: Timestamp(self.time),
-            hash: Hash(self.hash),
-        }
-    }
-
-    fn moment(&self) -> Moment {
-        Moment { time: Timestamp(self.time), keys: self.keys_used }
-    }
-
-    fn move_to(&mut self, head: &Head) {
-        (self.commit, self.position) = (head.commit.0, head.position.0);
-        (self.time, self.hash) = (head.time.0, head.hash.0);
-    }
-}
-
-fn damaged(what: impl Into<String>) -> StorageError {
-    StorageError::new(TroubleKind::State, what)
-}
 
 fn trouble(error: impl Into<redb::Error>) -> StorageError {
     use io::ErrorKind::{InvalidData, UnexpectedEof};
@@ -182,148 +75,38 @@ fn trouble(error: impl Into<redb::Error>) -> StorageError {
     }
 }
 
-/// Runs a piece of redb, on a file of this name. Its assertions fail on damaged files: that is damage, not a bug of the caller.
-fn guard<T>(name: &str, run: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err(damaged("damaged: redb panicked")))
-        .map_err(|error| error.of(name))
-}
-
-// ---- sealed rows ----
-
-fn seal_of(table: &str, key: &[u8], body: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(table.as_bytes()), key), body)
-}
-
-fn seal(table: &str, key: &[u8], out: &mut [u8]) -> u32 {
-    let (head, body) = out.split_at_mut(4);
-    let seal = seal_of(table, key, body);
-    head.copy_from_slice(&seal.to_le_bytes());
-    seal
-}
-
-fn unseal<'a>(table: &str, key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], StorageError> {
-    match bytes.split_at_checked(4) {
-        Some((head, body)) if head == seal_of(table, key, body).to_le_bytes() => Ok(body),
-        _ => Err(damaged(format!("a row of table `{table}` is damaged"))),
-    }
-}
-
-/// The seal as it is written, for the sums; whether it is right is asked elsewhere.
-fn written_seal(bytes: &[u8]) -> u32 {
-    bytes.first_chunk().map_or(0, |head| u32::from_le_bytes(*head))
-}
-
-fn posting_key(term: Term, first: Position) -> [u8; 24] {
-    let mut key = [0; 24];
-    key[..16].copy_from_slice(&term.to_be_bytes());
-    key[16..].copy_from_slice(&first.0.to_be_bytes());
-    key
-}
-
-fn encode_chunk(term: Term, first_version: u64, positions: &[Position]) -> ([u8; 24], Vec<u8>) {
-    let key = posting_key(term, positions[0]);
-    let mut out = vec![0; 4];
-    out.extend(first_version.to_le_bytes());
-    for pair in positions.windows(2) {
-        varint::put(&mut out, pair[1].0 - pair[0].0);
-    }
-    seal("postings", &key, &mut out);
-    (key, out)
-}
-
-fn decode_chunk(key: &[u8; 24], bytes: &[u8]) -> Result<Postings, StorageError> {
-    let malformed = || damaged("a posting chunk does not decode");
-    let body = unseal("postings", key, bytes)?;
-    let (version, mut gaps) = body.split_first_chunk().ok_or_else(malformed)?;
-    let first = Position(u64::from_be_bytes(*key.last_chunk().expect("a posting key has 24 bytes")));
-    let mut positions = vec![first];
-    let mut last = first.0;
-    while !gaps.is_empty() {
-        last = last.checked_add(varint::take(&mut gaps).ok_or_else(malformed)?).ok_or_else(malformed)?;
-        positions.push(Position(last));
-    }
-    Ok(Postings { first_version: u64::from_le_bytes(*version), positions })
-}
-
-fn encode_row(key: &[u8], version: &RowVersion, value: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(20 + value.len());
-    out.extend([0; 4]);
-    out.extend(version.commit.0.to_le_bytes());
-    out.extend(version.position.0.to_le_bytes());
-    out.extend(value);
-    seal("rows", key, &mut out);
-    out
-}
-
-fn decode_row(key: &[u8], bytes: &[u8]) -> Result<RowVersion, StorageError> {
-    let malformed = || damaged("a row does not decode");
-    let body = unseal("rows", key, bytes)?;
-    let (commit, rest) = body.split_first_chunk().ok_or_else(malformed)?;
-    let (position, value) = rest.split_first_chunk().ok_or_else(malformed)?;
-    Ok(RowVersion {
-        commit: CommitNo(u64::from_le_bytes(*commit)),
-        position: Position(u64::from_le_bytes(*position)),
-        value: Some(Arc::from(value)),
-    })
-}
-
-/// Lanes from here on are of keys kept by time, and by count; see `KeyUse`.
-const LANES_BY_TIME: u8 = 64;
-const LANES_BY_COUNT: u8 = 128;
-
-fn chunk_key(lane: u8, number: u64) -> [u8; 9] {
-    let mut key = [lane; 9];
-    key[1..].copy_from_slice(&number.to_le_bytes());
-    key
-}
-
-fn encode_keys(lane: u8, number: u64, keys: &[(Term, KeyUse)]) -> Vec<u8> {
-    let mut out = vec![0; 4];
-    for (term, used) in keys {
-        out.extend(term.to_le_bytes());
-        out.extend(used.commit.0.to_le_bytes());
-        match used.kept {
-            Kept::Forever => {}
-            Kept::UntilTime(Timestamp(until)) | Kept::UntilKeys(until) => out.extend(until.to_le_bytes()),
-        }
-    }
-    seal("keys", &chunk_key(lane, number), &mut out);
-    out
-}
-
-fn decode_keys(lane: u8, number: u64, bytes: &[u8]) -> Result<Vec<(Term, CommitNo, Kept)>, StorageError> {
-    let body = unseal("keys", &chunk_key(lane, number), bytes)?;
-    let entries = body.chunks_exact(if lane == 0 { 24 } else { 32 });
-    if !entries.remainder().is_empty() {
-        return Err(damaged("a key chunk does not decode"));
-    }
-    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-    let decode = |entry: &[u8]| {
-        let term = Term::from_le_bytes(entry[..16].try_into().expect("16 bytes"));
-        let kept = match lane {
-            ..LANES_BY_TIME => Kept::Forever,
-            LANES_BY_TIME..LANES_BY_COUNT => Kept::UntilTime(Timestamp(word(&entry[24..]))),
-            LANES_BY_COUNT.. => Kept::UntilKeys(word(&entry[24..])),
-        };
-        (term, CommitNo(word(&entry[16..24])), kept)
+/// Runs a piece of redb on a file. Its assertions fail on damaged files: that is damage, not a bug of the caller.
+fn guard<T>(file: &Named, run: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    let result = result.unwrap_or_else(|_| Err(damaged("damaged: redb panicked")));
+    let failed = |error: StorageError| match file.blocks.damage() {
+        // After a read that failed redb says so of every other, and no longer why.
+        Some(what) if error.ends_handle() => damaged(format!("damaged: {what}")),
+        _ => error,
     };
-    Ok(entries.map(decode).collect())
+    result.map_err(|error| failed(error).of(&file.name))
 }
 
 // ---- the file ----
 
-/// redb on a file of ours. The store's own lock keeps others out, so redb's is not asked for.
+/// A file and what errors call it.
+#[derive(Debug, Clone)]
+struct Named {
+    name: Arc<str>,
+    blocks: Arc<Blocks>,
+}
+
+/// redb on blocks of ours. The store's own lock keeps others out, so redb's is not asked for.
 #[derive(Debug)]
-struct Backend(Box<dyn File>);
+struct Backend(Arc<Blocks>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        Ok(self.0.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
+        self.0.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -335,7 +118,7 @@ impl StorageBackend for Backend {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
+        self.0.write(offset, data)
     }
 }
 
@@ -362,25 +145,39 @@ impl Drop for Guarded {
 /// Derived state on disk. Owned by the flusher, its only writer.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    /// Of the file, as errors call it.
-    name: Arc<str>,
+    file: Named,
     db: Guarded,
     meta: StateMeta,
 }
 
 impl Tables {
-    /// Opens what is there, or starts empty in an empty file. `None`: there is something, and it is not usable.
+    /// Opens the file, or starts empty in an empty one. `None` if it holds something that is not usable.
+    ///
+    /// The name is the file's role: a file that was written under another one is not usable.
     pub fn open(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
-        let opened = guard(name, || {
-            let name = Arc::from(name);
-            let empty = file.len().map_err(|error| StorageError::io("could not be read", error))? == 0;
+        let opened = Blocks::open(name, file).map_err(trouble).map_err(|error| error.of(name));
+        let opened = opened.and_then(|blocks| Self::open_blocks(name, Arc::new(blocks), cache_bytes));
+        match opened {
+            Err(error) if error.is_rebuildable() => Ok(None),
+            opened => opened,
+        }
+    }
+
+    fn open_blocks(
+        name: &str,
+        blocks: Arc<Blocks>,
+        cache_bytes: usize,
+    ) -> Result<Option<Self>, StorageError> {
+        let file = Named { name: Arc::from(name), blocks };
+        guard(&file.clone(), || {
+            let empty = file.blocks.len() == 0;
             let db = Database::builder()
                 .set_cache_size(cache_bytes)
-                .create_with_backend(Backend(file))
+                .create_with_backend(Backend(file.blocks.clone()))
                 .map_err(trouble)?;
             let db = Guarded(Some(db));
             if empty {
-                return Ok(Some(Self { name, db, meta: StateMeta::empty(StoreId([0; 16])) }));
+                return Ok(Some(Self { file, db, meta: StateMeta::empty(StoreId([0; 16])) }));
             }
             let read = db.begin_read().map_err(trouble)?;
             let table = read.open_table(META).map_err(trouble)?;
@@ -388,12 +185,23 @@ impl Tables {
             let body = unseal("meta", b"state", bytes.value())?;
             let meta: StateMeta = codec::decode(body).map_err(|_| damaged("the head does not decode"))?;
             drop((bytes, table, read));
-            Ok((meta.format == FORMAT).then_some(Self { name, db, meta }))
-        });
-        match opened {
-            Err(error) if error.is_rebuildable() => Ok(None),
-            opened => opened,
+            if !meta.is_of_this_format() {
+                return Ok(None);
+            }
+            let mut tables = Self { file, db, meta };
+            tables.compact()?;
+            Ok(Some(tables))
+        })
+    }
+
+    /// Gives back space if most of the file is free. Nobody may read yet.
+    fn compact(&mut self) -> Result<(), StorageError> {
+        let (bytes, rows) = (self.file.blocks.extent(), self.meta.rows_bytes());
+        if bytes >= COMPACTED_BYTES_MIN && rows <= bytes / 5 && rows <= COMPACTED_ROWS_BYTES_MAX {
+            let db = self.db.0.as_mut().expect("only dropping takes it");
+            db.compact().map_err(trouble)?;
         }
+        Ok(())
     }
 
     pub fn meta(&self) -> &StateMeta {
@@ -413,10 +221,10 @@ impl Tables {
         if self.meta.commit == 0 {
             return Ok(Base::Empty);
         }
-        guard(&self.name, || {
+        guard(&self.file, || {
             let read = self.db.begin_read().map_err(trouble)?;
             Ok(Base::Snapshot(Box::new(Snapshot {
-                name: self.name.clone(),
+                file: self.file.clone(),
                 head: self.meta.head(),
                 postings: read.open_table(POSTINGS).map_err(trouble)?,
                 rows: read.open_table(ROWS).map_err(trouble)?,
@@ -442,8 +250,8 @@ impl Tables {
         meta.keys_used = keys_used;
         let mut expired = Vec::new();
         meta.projections = projections.to_vec();
-        meta.layouts.extend(drained.layouts.iter().map(StoredLayout::from));
-        guard(&self.name, || {
+        meta.declare(&drained.layouts);
+        guard(&self.file, || {
             let mut write = self.db.begin_write().map_err(trouble)?;
             write.set_durability(Durability::Immediate).map_err(trouble)?;
             write.set_quick_repair(true);
@@ -469,7 +277,7 @@ impl Tables {
         loop {
             let mut meta = self.meta.clone();
             meta.projections = projections.to_vec();
-            let done = guard(&self.name, || {
+            let done = guard(&self.file, || {
                 let mut write = self.db.begin_write().map_err(trouble)?;
                 write.set_quick_repair(true);
                 let done = {
@@ -477,7 +285,7 @@ impl Tables {
                     let some = some_keys(&rows, id, 100_000)?;
                     for key in &some {
                         if let Some(old) = rows.remove(key.as_slice()).map_err(trouble)? {
-                            meta.rows.remove(written_seal(old.value()));
+                            meta.rows.remove(key, old.value());
                         }
                     }
                     let mut table = write.open_table(META).map_err(trouble)?;
@@ -492,18 +300,6 @@ impl Tables {
                 return Ok(());
             }
         }
-    }
-}
-
-impl From<StoredLayout> for LayoutDecl {
-    fn from(stored: StoredLayout) -> Self {
-        Self { type_name: stored.type_name, schema: stored.schema, layout: stored.layout }
-    }
-}
-
-impl From<&LayoutDecl> for StoredLayout {
-    fn from(decl: &LayoutDecl) -> Self {
-        Self { type_name: decl.type_name.to_string(), schema: decl.schema, layout: decl.layout.to_string() }
     }
 }
 
@@ -529,9 +325,9 @@ fn flush_postings(
         for positions in postings.positions.chunks(CHUNK_POSITIONS) {
             let (key, value) = encode_chunk(*term, version, positions);
             if let Some(old) = table.insert(&key, value.as_slice()).map_err(trouble)? {
-                sum.remove(written_seal(old.value()));
+                sum.remove(&key, old.value());
             }
-            sum.add(written_seal(&value));
+            sum.add(&key, &value);
             version += if version == 0 { 0 } else { positions.len() as u64 };
         }
     }
@@ -543,13 +339,13 @@ fn flush_rows(table: &mut Table<&[u8], &[u8]>, rows: &[RowEntry], sum: &mut Sum)
         let old = match &version.value {
             Some(value) => {
                 let value = encode_row(key, version, value);
-                sum.add(written_seal(&value));
+                sum.add(key, &value);
                 table.insert(&**key, value.as_slice()).map_err(trouble)?
             }
             None => table.remove(&**key).map_err(trouble)?,
         };
         if let Some(old) = old {
-            sum.remove(written_seal(old.value()));
+            sum.remove(key, old.value());
         }
     }
     Ok(())
@@ -569,6 +365,7 @@ fn flush_keys(
             table.insert((number, lane.next), chunk.as_slice()).map_err(trouble)?;
             lane.next += 1;
             lane.keys += keys.len() as u64;
+            lane.bytes += chunk.len() as u64;
         }
     }
     Ok(())
@@ -586,7 +383,9 @@ fn remove_expired(
             if !keys.iter().all(|(_, _, kept)| kept.is_over(now)) {
                 break;
             }
-            table.remove((*number, lane.first)).map_err(trouble)?;
+            if let Some(chunk) = table.remove((*number, lane.first)).map_err(trouble)? {
+                lane.bytes = lane.bytes.saturating_sub(chunk.value().len() as u64);
+            }
             lane.first += 1;
             lane.keys = lane.keys.checked_sub(keys.len() as u64).ok_or_else(keys_missing)?;
             expired.extend(keys.into_iter().map(|(term, commit, _)| (term, commit)));
@@ -628,7 +427,7 @@ pub(crate) enum Base {
 
 /// One redb snapshot with its tables open.
 pub(crate) struct Snapshot {
-    name: Arc<str>,
+    file: Named,
     head: Head,
     postings: ReadOnlyTable<&'static [u8; 24], &'static [u8]>,
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
@@ -662,7 +461,7 @@ impl Base {
     /// missing or damaged.
     pub fn each_key(&self, mut each: impl FnMut(Term, CommitNo)) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
-        guard(&snapshot.name, || {
+        guard(&snapshot.file, || {
             let now = snapshot.meta.moment();
             for (number, lane) in &snapshot.meta.lanes {
                 let mut keys_len = 0;
@@ -689,18 +488,18 @@ impl Base {
         mut each_row: impl FnMut(&[u8], RowVersion) -> Result<(), StorageError>,
     ) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
-        guard(&snapshot.name, || {
+        guard(&snapshot.file, || {
             let mut postings = Sum::default();
             for entry in snapshot.postings.range::<&[u8; 24]>(..).map_err(trouble)? {
                 let (key, value) = entry.map_err(trouble)?;
-                postings.add(written_seal(value.value()));
+                postings.add(key.value(), value.value());
                 let term = Term::from_be_bytes(*key.value().first_chunk().expect("16 of 24 bytes"));
                 each_posting(term, decode_chunk(key.value(), value.value())?)?;
             }
             let mut rows = Sum::default();
             for entry in snapshot.rows.range::<&[u8]>(..).map_err(trouble)? {
                 let (key, value) = entry.map_err(trouble)?;
-                rows.add(written_seal(value.value()));
+                rows.add(key.value(), value.value());
                 each_row(key.value(), decode_row(key.value(), value.value())?)?;
             }
             match (postings == snapshot.meta.postings, rows == snapshot.meta.rows) {
@@ -709,14 +508,6 @@ impl Base {
                 (_, false) => Err(damaged("projection rows are missing, or doubled")),
             }
         })
-    }
-
-    /// Rows that `check` would read.
-    pub fn rows_to_check(&self) -> u64 {
-        match self {
-            Self::Empty => 0,
-            Self::Snapshot(snapshot) => snapshot.meta.postings.rows + snapshot.meta.rows.rows,
-        }
     }
 
     /// Compares the tables with their sums: what a seal cannot show is a row that is not found any more.
@@ -728,6 +519,20 @@ impl Base {
         match self.check(|_, _| ask(), |_, _| ask()) {
             Err(error) if !error.is_rebuildable() && !go_on() => Ok(()),
             compared => compared,
+        }
+    }
+
+    /// Damage that a read of the file met, whoever asked.
+    pub fn damage(&self) -> Option<StorageError> {
+        let Self::Snapshot(snapshot) = self else { return None };
+        Some(damaged(format!("damaged: {}", snapshot.file.blocks.damage()?)).of(&snapshot.file.name))
+    }
+
+    /// Bytes of the file on disk, and of the keys and values in it.
+    pub fn size(&self) -> (u64, u64) {
+        match self {
+            Self::Empty => (0, 0),
+            Self::Snapshot(snapshot) => (snapshot.file.blocks.extent(), snapshot.meta.rows_bytes()),
         }
     }
 
@@ -815,7 +620,7 @@ impl Snapshot {
 impl Layer for Base {
     fn row(&self, key: &[u8], _: CommitNo) -> Result<Option<RowVersion>, StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(None) };
-        guard(&snapshot.name, || snapshot.row(key))
+        guard(&snapshot.file, || snapshot.row(key))
     }
 
     fn rows(
@@ -826,7 +631,7 @@ impl Layer for Base {
         limit: usize,
     ) -> Result<Vec<RowEntry>, StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(Vec::new()) };
-        guard(&snapshot.name, || snapshot.scan(range, direction, limit))
+        guard(&snapshot.file, || snapshot.scan(range, direction, limit))
     }
 
     fn positions(
@@ -839,7 +644,7 @@ impl Layer for Base {
     ) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
         let mut room = limit;
-        guard(&snapshot.name, || {
+        guard(&snapshot.file, || {
             snapshot.chunks(term, span, direction, |postings| {
                 let before = out.len();
                 postings.select(span, direction, room, out);
@@ -851,7 +656,7 @@ impl Layer for Base {
 
     fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(None) };
-        guard(&snapshot.name, || {
+        guard(&snapshot.file, || {
             // The last chunk that begins at or before `through` has it: chunks of a stream leave no position out.
             let (low, high) = (posting_key(stream, Position(0)), posting_key(stream, through));
             let last = snapshot.postings.range::<&[u8; 24]>(&low..=&high).map_err(trouble)?.next_back();
@@ -863,22 +668,4 @@ impl Layer for Base {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_come_back_whatever_the_gaps_between_them() {
-        let mut last = 0;
-        let positions: Vec<Position> = (0..62)
-            .flat_map(|bits| [1 << bits, (1 << bits) + 1])
-            .map(|gap: u64| {
-                last += gap;
-                Position(last)
-            })
-            .take_while(|position| position.0 < u64::MAX / 2)
-            .collect();
-        let (key, bytes) = encode_chunk(7, 3, &positions);
-        let decoded = decode_chunk(&key, &bytes).unwrap();
-        assert_eq!((decoded.first_version, decoded.positions), (3, positions));
-    }
-}
+mod tests;

@@ -67,6 +67,7 @@ pub(crate) struct Watch {
     stats: RwLock<Arc<Vec<CheckStats>>>,
     checks: RwLock<Arc<Vec<Check>>>,
     known: RwLock<Arc<Known>>,
+    file_size: Mutex<(u64, u64)>,
     pub leash: Leash,
     orders: Mutex<Orders>,
 }
@@ -85,6 +86,11 @@ impl Watch {
     /// Those that run.
     pub fn checks(&self) -> Arc<Vec<Check>> {
         self.checks.read().clone()
+    }
+
+    /// Bytes of the checks' file, and of the keys and values in it.
+    pub fn file_size(&self) -> (u64, u64) {
+        *self.file_size.lock()
     }
 
     pub fn known(&self) -> Arc<Known> {
@@ -786,6 +792,7 @@ impl Watcher {
             true => self.ground.checks.iter().map(|check| self.anew(check).stats(trouble)).collect(),
         };
         *self.watch.stats.write() = Arc::new(stats);
+        *self.watch.file_size.lock() = self.file.as_ref().map_or((0, 0), CheckFile::size);
         self.ground.watch_bell.ring();
     }
 }

@@ -228,7 +228,7 @@ pub(crate) enum Flusher {
     /// A thread does it, behind the writer.
     Beside(Beside),
     /// The writer does it itself, between two groups: the same order of operations in every run.
-    Inline { tables: Tables, projections: Vec<StoredProjection>, before_flush: flush::BeforeFlush },
+    Inline { tables: Box<Tables>, projections: Vec<StoredProjection>, before_flush: flush::BeforeFlush },
 }
 
 /// The writer's end of the flusher's thread.
@@ -521,7 +521,10 @@ impl Writer {
         let base = match flushed {
             Ok(base) => base,
             // Derived state cannot follow any more: stop before memory is full of what it lacks.
-            Err(error) => return self.health.poison(error),
+            Err(error) => {
+                self.health.note_read(&error);
+                return self.health.poison(error);
+            }
         };
         let published = self.board.load();
         let old = self.board.publish(Published {
