@@ -218,6 +218,8 @@ pub struct Conflict {
     pub commit: CommitNo,
     /// The label of the request that wrote it; empty where it had none.
     pub label: String,
+    /// The read holds only if nothing at all comes between: the next try has the writer held.
+    pub(crate) needs_writer: bool,
 }
 
 impl Conflict {
@@ -229,8 +231,8 @@ impl Conflict {
         commit: CommitNo,
         label: String,
     ) -> Self {
-        let (read, snapshot) = (String::new(), Position::START);
-        Self { read, read_at: None, snapshot, position, type_name, stream, commit, label }
+        let (read, snapshot, needs_writer) = (String::new(), Position::START, false);
+        Self { read, read_at: None, snapshot, position, type_name, stream, commit, label, needs_writer }
     }
 }
 
@@ -387,7 +389,8 @@ pub enum TxError<E = Infallible> {
     /// What was read has changed, and retries are used up or forbidden. Decide again.
     #[error(transparent)]
     Conflict(Box<Conflict>),
-    /// The snapshot is older than the changes that are kept: it took longer than two flushes. Decide again.
+    /// The snapshot is older than the changes that are kept: it took longer than two flushes. Or a row was read that holds the
+    /// time of an event of its own, and the clock was set back since. Decide again.
     #[error("the transaction's snapshot is too old")]
     TooOld,
     /// It costs more than its budget, and the rule denies. Make it smaller.
@@ -420,7 +423,8 @@ pub enum TxError<E = Infallible> {
         /// The commit that stored it.
         commit: CommitNo,
     },
-    /// An inline projection refused the event, failed or panicked on it.
+    /// An inline projection refused the event, failed or panicked on it; or it made other rows of the same event, folded again on
+    /// the same rows, and the transaction had read them.
     #[error("projection `{projection}` refused event {index} of the transaction: {why}")]
     Fold {
         /// The projection.

@@ -442,13 +442,43 @@ pub(crate) struct Step<'a> {
     pub scratch: &'a mut Delta,
 }
 
+/// A table that notes which rows a fold looks at.
+struct Noting<'a> {
+    table: Layered<'a>,
+    looked_at: RefCell<&'a mut Vec<KeyRange>>,
+}
+
+impl Table for Noting<'_> {
+    fn id(&self) -> [u8; 4] {
+        self.table.id()
+    }
+
+    fn at(&self) -> At {
+        self.table.at()
+    }
+
+    fn limits(&self) -> Limits {
+        self.table.limits()
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<RowVersion>, FoldError> {
+        self.looked_at.borrow_mut().push(KeyRange::of(key));
+        self.table.get(key)
+    }
+
+    fn scan(&self, range: &KeyRange) -> Result<Vec<RowEntry>, FoldError> {
+        self.looked_at.borrow_mut().push(range.clone());
+        self.table.scan(range)
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>) {
+        self.table.put(key, value);
+    }
+}
+
 impl Registered {
-    /// Folds one event. A panic is the fold's refusal, and stays in here.
-    pub fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), FoldFailure> {
-        if let Code::Kept(keeper) = &self.code {
-            return keeper.fold(raw, step).map_err(FoldFailure::Storage);
-        }
-        let mut table = Layered {
+    fn table<'a>(&self, step: &'a mut Step<'_>) -> Layered<'a> {
+        Layered {
             id: self.id,
             at: step.at,
             limits: step.limits,
@@ -456,7 +486,28 @@ impl Registered {
             group: step.group,
             scratch: step.scratch,
             trouble: RefCell::new(None),
-        };
+        }
+    }
+
+    /// Folds one event that it has folded before, and adds to `looked_at` the rows that the fold reads.
+    pub fn fold_noting(
+        &self,
+        raw: &RawRef<'_>,
+        step: &mut Step<'_>,
+        looked_at: &mut Vec<KeyRange>,
+    ) -> Result<(), StorageError> {
+        let mut noting = Noting { table: self.table(step), looked_at: RefCell::new(looked_at) };
+        // A refusal was heard when it was folded for the commit.
+        let _ = self.fold_on(raw, &mut noting);
+        noting.table.trouble.into_inner().map_or(Ok(()), Err)
+    }
+
+    /// Folds one event. A panic is the fold's refusal, and stays in here.
+    pub fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), FoldFailure> {
+        if let Code::Kept(keeper) = &self.code {
+            return keeper.fold(raw, step).map_err(FoldFailure::Storage);
+        }
+        let mut table = self.table(step);
         let folded = self.fold_on(raw, &mut table);
         if let Some(trouble) = table.trouble.into_inner() {
             return Err(FoldFailure::Storage(trouble));

@@ -8,6 +8,7 @@
 
 pub(crate) mod prepare;
 pub(crate) mod reads;
+pub(crate) mod speculative;
 
 use crate::error::{AppendError, Conflict, StorageError};
 use crate::event::Codec;
@@ -23,6 +24,7 @@ use crate::state::keys::{KeyIndex, KeyUse, Moment};
 use crate::state::layer::{Direction, Layer, Layers, Span};
 use crate::state::overlay::Delta;
 use prepare::Prepared;
+use reads::Reads;
 use std::mem;
 use std::sync::Arc;
 
@@ -78,15 +80,16 @@ impl<'a> Group<'a> {
     ///
     /// What is committed is moved out of the request; the rest of it stays, for the caller's thread to free.
     pub fn decide(&self, request: &mut Prepared, now: Timestamp) -> Result<Decision, AppendError> {
-        let now = self.moment(now);
+        let now = self.moment(now, &request.reads);
         if let Some(answer) = self.recall(request, now)? {
             return Ok(Decision::Replay(answer));
         }
         self.check_versions(request)?;
         self.check_reads(&request.reads)?;
+        self.check_own_events(&request.reads, now)?;
         let mut draft = self.sequence(request, now)?;
         self.declare(&mut draft);
-        self.fold(&mut draft)?;
+        self.fold(&mut draft, &request.reads)?;
         Ok(Decision::Commit(Box::new(draft)))
     }
 
@@ -117,8 +120,9 @@ impl<'a> Group<'a> {
     }
 
     /// A clock that runs backwards never takes the store with it.
-    fn moment(&self, now: Timestamp) -> Moment {
-        Moment { time: now.max(self.time), keys: self.keys_used }
+    fn moment(&self, now: Timestamp, reads: &Reads) -> Moment {
+        let time = reads.speculation.commit_time(self.time, now.max(self.time));
+        Moment { time, keys: self.keys_used }
     }
 
     fn next_commit(&self) -> CommitNo {
@@ -232,13 +236,16 @@ impl<'a> Group<'a> {
         draft.delta.layouts.clone_from(&draft.commit.layouts);
     }
 
-    /// Folds the events into the inline projections and what guards keep, asks the invariants, and digests what that changed.
-    fn fold(&self, draft: &mut Draft) -> Result<(), AppendError> {
+    /// Folds the events into the inline projections and what guards keep, compares what the transaction read of its own events,
+    /// asks the invariants, and digests what changed.
+    fn fold(&self, draft: &mut Draft, reads: &Reads) -> Result<(), AppendError> {
         if self.rules.projections.is_empty() {
             return Ok(());
         }
         let stalls = &self.rules.projections.stalls;
-        for (index, event) in draft.commit.events.iter().enumerate() {
+        let mut speculative = reads.speculation.reads.as_slice();
+        for index in 0..draft.commit.events.len() {
+            let event = &draft.commit.events[index];
             let position = Position(draft.commit.first.0 + index as u64);
             let mut step = Step {
                 at: At { commit: draft.commit.commit, position, time: draft.commit.time },
@@ -255,6 +262,7 @@ impl<'a> Group<'a> {
                 FoldFailure::Storage(error) => AppendError::Storage(error),
             })?;
             self.rules.guards.fold(stalls, &raw, index, &mut step)?;
+            self.check_own_rows(reads, &mut speculative, index + 1, draft)?;
         }
         self.rules.guards.check_rows(
             stalls,

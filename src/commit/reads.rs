@@ -5,6 +5,7 @@
 //!   something there or took it away.
 //! - The caller's thread asks up to what it can see, the writer only about what came since.
 
+use super::speculative::Speculation;
 use super::{Group, event_at};
 use crate::error::{AppendError, Conflict, StorageError};
 use crate::log::{Head, Log};
@@ -37,8 +38,8 @@ pub(crate) enum What {
 }
 
 impl What {
-    /// For whoever is told that it changed, and made only then: nearly every read still holds.
-    fn words(&self) -> String {
+    /// Names it in a conflict. Made only then: nearly every read still holds.
+    pub fn words(&self) -> String {
         match self {
             Self::Events(_, None) => "the append's condition".to_owned(),
             Self::Events(_, Some(query)) => format!("events: {query}"),
@@ -56,6 +57,8 @@ pub(crate) struct Reads {
     pub snapshot: (CommitNo, Position),
     /// Up to here none of them has changed.
     pub checked: (CommitNo, Position),
+    /// Reads that saw own events as well.
+    pub speculation: Speculation,
 }
 
 /// What changed first under one of the reads.
@@ -68,7 +71,13 @@ impl Reads {
     /// Of a decision at this head.
     pub fn at(head: &Head) -> Self {
         let stands = (head.commit, head.position);
-        Self { all: Vec::new(), snapshot: stands, checked: stands }
+        Self { snapshot: stands, checked: stands, ..Self::default() }
+    }
+
+    /// Forgets them: nothing is a condition any more.
+    pub fn clear(&mut self) {
+        self.all.clear();
+        self.speculation.reads.clear();
     }
 
     /// Asks about what came since the last look, up to the head of `published`. For the caller's thread.

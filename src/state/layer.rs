@@ -60,6 +60,19 @@ impl KeyRange {
         }
     }
 
+    /// The table its keys are of, if it begins with a key.
+    pub fn table(&self) -> Option<[u8; 4]> {
+        match &self.lower {
+            Bound::Included(key) | Bound::Excluded(key) => key.first_chunk().copied(),
+            Bound::Unbounded => None,
+        }
+    }
+
+    /// The range of one key.
+    pub fn of(key: &[u8]) -> Self {
+        Self { lower: Bound::Included(key.to_vec()), upper: Bound::Included(key.to_vec()) }
+    }
+
     /// The rest of the range, once everything up to `key` was seen.
     pub fn continue_past(&mut self, key: &[u8], direction: Direction) {
         match direction {

@@ -25,6 +25,7 @@ pub struct Trial {
     rows: AllRows,
     own: Vec<Fact>,
     reads: Vec<Read>,
+    guesses: Vec<Guess>,
     failed: Option<Failed>,
 }
 
@@ -35,6 +36,67 @@ enum Read {
     /// Both included.
     Seats((u32, u32), (u32, u32)),
     Events(Ask),
+}
+
+/// What it was told of its own events, after how many of them. It must be told the same if it runs where it commits.
+#[derive(Debug, Clone)]
+struct Guess {
+    after: usize,
+    look: Look,
+    told: String,
+}
+
+/// How it looked.
+#[derive(Debug, Clone, Copy)]
+enum Look {
+    Row(RowName),
+    Seats((u32, u32), (u32, u32), Which),
+    /// At events, which have a position.
+    Events,
+}
+
+impl Look {
+    /// Whether this event changes rows of the projection.
+    fn may_see(self, fact: &Fact) -> bool {
+        let money = matches!(fact, Fact::Opened(..) | Fact::Took(..) | Fact::Got(..));
+        let booking = matches!(fact, Fact::Reserved(..) | Fact::Freed(..));
+        match self {
+            Self::Row(RowName::Balance(_)) => money,
+            Self::Row(RowName::Count(_)) => money || booking,
+            Self::Row(RowName::Seat(..)) | Self::Seats(..) => booking,
+            Self::Events => true,
+        }
+    }
+
+    fn told(self, rows: &AllRows) -> String {
+        match self {
+            Self::Row(name) => row(rows, name),
+            Self::Seats(from, to, which) => line(seats(rows, from, to, which)),
+            Self::Events => String::new(),
+        }
+    }
+}
+
+fn row(rows: &AllRows, name: RowName) -> String {
+    match name {
+        RowName::Balance(account) => line(rows.balances.get(&account).map(|row| row.0)),
+        RowName::Seat(show, seat) => line(rows.seats.get(&(show, seat)).map(|row| row.0)),
+        RowName::Count(kind) => line(rows.counts.get(kind).map(|row| row.0)),
+    }
+}
+
+fn seats(rows: &AllRows, from: (u32, u32), to: (u32, u32), which: Which) -> Vec<((u32, u32), u32)> {
+    let within = rows.seats.iter().filter(|(key, _)| from <= **key && **key <= to);
+    let mut found: Vec<_> = within.map(|(key, row)| (*key, row.0)).collect();
+    match which {
+        Which::All => {}
+        Which::First(limit) => found.truncate(limit),
+        Which::Last(limit) => {
+            found.reverse();
+            found.truncate(limit);
+        }
+    }
+    found
 }
 
 /// Why an operation fails.
@@ -68,7 +130,7 @@ pub enum Ending {
     Swallowed,
     /// Each of these events changed what was read.
     Conflict(Vec<u64>),
-    /// What it stood on is too old to tell.
+    /// What it stood on is too old to tell, or its time cannot be that of a commit any more.
     TooOld,
     /// What a request would be told.
     Said(Verdict),
@@ -121,6 +183,7 @@ impl Trial {
             rows: model.rows.clone(),
             own: Vec::new(),
             reads: Vec::new(),
+            guesses: Vec::new(),
             failed: None,
         }
     }
@@ -183,16 +246,16 @@ impl Trial {
         Ok(match step {
             Step::Row(name) => {
                 self.reads.push(Read::Row(*name));
-                self.row(*name)
+                self.look(Look::Row(*name))
             }
-            Step::PeekRow(name) => self.row(*name),
+            Step::PeekRow(name) => row(&self.rows, *name),
             Step::Seats(from, to, which) => line(self.seats(*from, *to, *which)),
             Step::Stream(account) => {
                 let ask = Ask::stream(format!("money/{account}"));
                 let found = self.events(model, &ask).into_iter();
                 let found = found.map(|(position, version, fact)| (position, version, fact.clone()));
                 let found = line(found.collect::<Vec<_>>());
-                self.reads.push(Read::Events(ask));
+                self.rest_on(model, &ask);
                 found
             }
             Step::Query(ask) => {
@@ -202,11 +265,15 @@ impl Trial {
             Step::PeekQuery(ask) => self.places(model, ask),
             Step::Narrow(ask) => {
                 self.reads = vec![Read::Events(ask.clone())];
+                self.guesses.clear();
                 line(())
             }
             Step::Append(fact) => line(self.append(model, fact.clone())?),
             Step::Transfer(from, to, cents, number) => {
-                self.reads.extend([from, to].map(|account| Read::Row(RowName::Balance(*account))));
+                for account in [from, to].map(|account| RowName::Balance(*account)) {
+                    self.reads.push(Read::Row(account));
+                    self.look(Look::Row(account));
+                }
                 let balance = |account| self.rows.balances.get(account).map(|row| row.0);
                 let (has, other) = (balance(from), balance(to));
                 if has.is_none_or(|has| has < *cents) || other.is_none() {
@@ -226,7 +293,7 @@ impl Trial {
             Step::Claim(name, by) => {
                 let ask = Ask::tagged(format!("name:{name}"));
                 let taken = !self.events(model, &ask).is_empty();
-                self.reads.push(Read::Events(ask));
+                self.rest_on(model, &ask);
                 if taken {
                     return Err(Stop::Refused("taken"));
                 }
@@ -251,31 +318,25 @@ impl Trial {
         })
     }
 
-    fn row(&self, name: RowName) -> String {
-        match name {
-            RowName::Balance(account) => line(self.rows.balances.get(&account).map(|row| row.0)),
-            RowName::Seat(show, seat) => line(self.rows.seats.get(&(show, seat)).map(|row| row.0)),
-            RowName::Count(kind) => line(self.rows.counts.get(kind).map(|row| row.0)),
+    /// Looks, and rests on what it is told if its own events may have a part in it.
+    fn look(&mut self, look: Look) -> String {
+        let told = look.told(&self.rows);
+        if self.own.iter().any(|fact| look.may_see(fact)) {
+            self.guesses.push(Guess { after: self.own.len(), look, told: told.clone() });
         }
+        told
     }
 
     /// Rests on what was looked at: up to the last row, if there may be more.
     fn seats(&mut self, from: (u32, u32), to: (u32, u32), which: Which) -> Vec<((u32, u32), u32)> {
-        let within = self.rows.seats.iter().filter(|(key, _)| from <= **key && **key <= to);
-        let mut found: Vec<_> = within.map(|(key, row)| (*key, row.0)).collect();
+        let found = seats(&self.rows, from, to, which);
         let (mut lowest, mut highest) = (from, to);
         match which {
-            Which::All => {}
-            Which::First(limit) => {
-                found.truncate(limit);
-                highest = if found.len() == limit { found[limit - 1].0 } else { to };
-            }
-            Which::Last(limit) => {
-                found.reverse();
-                found.truncate(limit);
-                lowest = if found.len() == limit { found[limit - 1].0 } else { from };
-            }
+            Which::First(limit) if found.len() == limit => highest = found[limit - 1].0,
+            Which::Last(limit) if found.len() == limit => lowest = found[limit - 1].0,
+            _ => {}
         }
+        self.look(Look::Seats(from, to, which));
         self.reads.push(Read::Seats(lowest, highest));
         found
     }
@@ -314,6 +375,11 @@ impl Trial {
         let there = model.answer(ask, self.head).len();
         if ask.backwards || ask.limit.is_none_or(|limit| there < limit) {
             self.reads.push(Read::Events(ask.clone()));
+            // Where its own events will stand is part of the answer, and whether they are in the range.
+            let past = ask.up_to.is_some_and(|up_to| up_to <= self.head);
+            if !past && self.own.iter().any(|fact| ask.matches(fact)) {
+                self.look(Look::Events);
+            }
         }
     }
 
@@ -326,6 +392,25 @@ impl Trial {
         folded.map_err(|projection| Stop::Failed(Failed::Fold(projection, index)))?;
         self.own.push(fact);
         Ok(())
+    }
+
+    /// Whether it would be told the same of its own events if it ran on `model` as it is, at this time; or which projection
+    /// refuses one of them.
+    fn tells_the_same(&self, model: &Model, micros: u64) -> Result<bool, (&'static str, usize)> {
+        let moved = (model.position(), micros) != (self.head, self.row_time);
+        if moved && self.guesses.iter().any(|guess| matches!(guess.look, Look::Events)) {
+            return Ok(false);
+        }
+        let mut rows = model.rows.clone();
+        for (index, fact) in self.own.iter().enumerate() {
+            let folded = rows.fold(fact, model.position() + 1 + index as u64, micros);
+            folded.map_err(|projection| (projection, index))?;
+            let mut here = self.guesses.iter().filter(|guess| guess.after == index + 1);
+            if here.any(|guess| guess.look.told(&rows) != guess.told) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The events up to `through` that changed what it rests on.
@@ -401,13 +486,23 @@ impl Model {
         if !changed.is_empty() {
             return Ending::Conflict(changed);
         }
-        let micros = self.time(now);
+        // A row that holds the time of its event was read with the time at which the decision began.
+        let times = self.time(Timestamp::from_micros(0))..=self.time(now);
+        let guessed = !trial.guesses.is_empty() && times.contains(&trial.row_time);
+        let micros = if guessed { trial.row_time } else { *times.end() };
         if let Some(verdict) = self.recall(&request, micros) {
             return Ending::Said(verdict);
         }
-        match trial.changed(self, self.position()) {
-            changed if changed.is_empty() => Ending::Said(self.apply(&request, Some(answer), micros)),
-            changed => Ending::Conflict(changed),
+        let changed = trial.changed(self, self.position());
+        if !changed.is_empty() {
+            return Ending::Conflict(changed);
+        }
+        let between: Vec<u64> = (trial.head + 1..=self.position()).collect();
+        match trial.tells_the_same(self, micros) {
+            Ok(true) => Ending::Said(self.apply(&request, Some(answer), micros)),
+            Ok(false) if between.is_empty() => Ending::TooOld,
+            Ok(false) => Ending::Conflict(between),
+            Err((projection, index)) => Ending::Said(Verdict::Fold(projection, index)),
         }
     }
 
@@ -423,7 +518,7 @@ impl Model {
             }
             (Ending::Refused(must), Err(TxError::Refused(why))) => must == why,
             (Ending::Failed(failed), Err(error)) => failed.is(error),
-            (Ending::Swallowed, Err(TxError::Swallowed(_))) => true,
+            (Ending::Swallowed, Err(TxError::Swallowed(_))) | (Ending::TooOld, Err(TxError::TooOld)) => true,
             (Ending::Conflict(changed), Err(TxError::Conflict(conflict))) => {
                 let Conflict { position, type_name, stream, snapshot, .. } = &**conflict;
                 changed.contains(&position.get())

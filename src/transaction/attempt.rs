@@ -122,6 +122,8 @@ pub(crate) struct Work {
     origin: Origin,
     running: Arc<Running>,
     tries: u32,
+    /// Only alone with the writer can what it read hold.
+    needs_writer: bool,
     at: &'static Location<'static>,
 }
 
@@ -183,7 +185,8 @@ impl Work {
         let now = parts.clock().now().max(parts.current.read().board.load().head.time);
         let meter = Meter::new(&shared.budget, &request.label, now.into());
         let running = shared.registry.begin(meter, parts.clock().monotonic());
-        Ok(Self { shared, request, origin: Origin { now, seed, drawn: 0 }, running, tries: 0, at })
+        let origin = Origin { now, seed, drawn: 0 };
+        Ok(Self { shared, request, origin, running, tries: 0, needs_writer: false, at })
     }
 
     /// One try: decides, commits.
@@ -281,12 +284,16 @@ impl Work {
         }
         let view = parts.views.take(parts.current, &reader);
         self.running.meter.lock().begin();
+        let mut reads = Reads::at(&view.head());
+        // Fresh in each try: once a later commit has come between, an older time is none that a commit may have.
+        let now = if self.tries == 0 { self.origin.now } else { parts.clock().now() };
+        reads.speculation.time = now.max(view.head().time);
         Ok(Tx {
             parts: parts.clone(),
             request: self.request.clone(),
             running: self.running.clone(),
             inside: None,
-            reads: RefCell::new(Reads::at(&view.head())),
+            reads: RefCell::new(reads),
             view,
             reader,
             origin: self.origin.clone(),
@@ -355,12 +362,14 @@ impl Work {
             Retry::UpTo(times) | Retry::Optimistic(times) => self.tries < times,
         };
         let again = more && matches!(error, TxError::Conflict(_) | TxError::TooOld);
+        self.needs_writer |= matches!(error, TxError::Conflict(conflict) if conflict.needs_writer);
         self.tries += u32::from(again);
         again
     }
 
     pub fn holds_the_writer(&self) -> bool {
-        matches!(self.request.retry, Retry::UpTo(times) if self.tries > 0 && self.tries >= times.min(HELD_AFTER))
+        let after = if self.needs_writer { 1 } else { HELD_AFTER };
+        matches!(self.request.retry, Retry::UpTo(times) if self.tries > 0 && self.tries >= times.min(after))
     }
 
     /// Steps back for a random while, longer after each conflict.

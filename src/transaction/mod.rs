@@ -4,6 +4,8 @@
 //!   with the order of commits for the serial order. One that writes nothing is never refused.
 //! - Its writes stay in a scratch layer of its own until the commit. Inline projections are folded on it at once, so that rows
 //!   reflect its own events; they are folded again, for good, by the writer.
+//! - What a tracked read saw of its own events holds at the commit, byte for byte, or is a conflict: also what their folds took
+//!   from other rows, and a position or a time in it.
 //! - What may differ between two tries (time, ids, randomness) is drawn once.
 
 pub(crate) mod attempt;
@@ -16,12 +18,13 @@ pub use inside::{ActiveTx, TxState, outside_tx};
 use crate::commit::declaration;
 use crate::commit::prepare::Desk;
 use crate::commit::reads::{Read, Reads, What};
+use crate::commit::speculative::{SpeculativeRead, own_rows};
 use crate::error::{Fault, TxError};
 use crate::event::{self, Event, EventSet, KeyRef, Raw, Sequenced};
 use crate::key;
 use crate::order::{Position, Timestamp};
 use crate::own::Own;
-use crate::projection::{At, FoldFailure, Projection, Step, key_range, row_key};
+use crate::projection::{At, FoldFailure, Projection, Registered, Step, key_range, row_key};
 use crate::query::{self, Query, QueryItem};
 use crate::request::{Committed, Request};
 use crate::state::layer::{Direction, KeyRange, RowEntry, RowKey, Span};
@@ -95,7 +98,8 @@ impl std::fmt::Debug for Tx<'_> {
 // ---- reading ----
 
 impl Tx<'_> {
-    /// The row under `key`, if there is one, with what this transaction did to it.
+    /// The row under `key`, if there is one, with what this transaction did to it. That is a condition as well: if the row comes
+    /// out otherwise when its events are folded at the commit, it is a conflict.
     ///
     /// # Errors
     ///
@@ -163,8 +167,9 @@ impl Tx<'_> {
 
     /// The events that match, in the query's order and up to its limit, and those this transaction appended.
     ///
-    /// New matches are the condition. Its own events stand where they would if nothing came between: their positions and stream
-    /// versions are sure only once it is committed.
+    /// New matches are the condition. If its own events are among the answer, so are their positions, stream versions and time:
+    /// then any commit that comes between is a conflict, and the next try has the writer held. [`peek_query`](Self::peek_query)
+    /// shows them without that.
     ///
     /// # Errors
     ///
@@ -226,7 +231,7 @@ impl Tx<'_> {
                 let why = "a condition has no limit and no range".to_owned();
                 return Err(TxError::Invalid { what: "query", why });
             }
-            self.reads.borrow_mut().all.clear();
+            self.reads.borrow_mut().clear();
             self.track_events(query, at)?;
             Ok(((), 0))
         })
@@ -268,6 +273,7 @@ impl Tx<'_> {
             let range = key_range::<P>(id, keys).map_err(invalid)?;
             let found = self.layered(|layers| layers.rows(&range, direction, limit))?;
             let seen = seen(range, direction, &found, limit);
+            self.speculate(id, || What::Rows(seen.clone(), P::NAME), at);
             self.track(What::Rows(seen, P::NAME), Span::EVERYTHING, at)?;
             let decode = |(key, version): &RowEntry| {
                 let row = view::decode_row::<P>(version)?.row;
@@ -296,9 +302,12 @@ impl Tx<'_> {
             // Events before the snapshot never change: what they fill, nothing that comes can change.
             let filled = found.len() >= limit && !query.is_backwards();
             let past = query.range().1.is_some_and(|up_to| up_to <= head.position);
-            let mut own = self.own_events::<E>(&query)?;
+            let (mut own, any_own) = self.own_events::<E>(&query)?;
             let backwards = query.is_backwards();
             if tracked && !filled && !past {
+                if any_own {
+                    self.speculate_on_events(&query, at);
+                }
                 self.track_events(query, at)?;
             }
             match backwards {
@@ -315,20 +324,20 @@ impl Tx<'_> {
         })
     }
 
-    /// What this transaction appended and the query means.
-    fn own_events<E: EventSet>(&self, query: &Query) -> Result<Vec<Sequenced<E>>, TxError> {
+    /// The events this transaction appended that match, and whether any does wherever it stands.
+    fn own_events<E: EventSet>(&self, query: &Query) -> Result<(Vec<Sequenced<E>>, bool), TxError> {
         let families: Vec<_> = E::families().iter().map(event::Family::name).collect();
         let (after, up_to) = query.range();
-        let mut found = Vec::new();
+        let (mut found, mut any) = (Vec::new(), false);
         for (index, raw) in self.events.iter().enumerate() {
             let position = self.own_position(index);
             let wanted = families.is_empty() || families.contains(&raw.family());
             let borrowed = raw.borrowed();
-            if !wanted
-                || position <= after
-                || up_to.is_some_and(|up_to| position > up_to)
-                || !query::matches(query, raw.type_name(), raw.stream(), borrowed.tags())
-            {
+            if !wanted || !query::matches(query, raw.type_name(), raw.stream(), borrowed.tags()) {
+                continue;
+            }
+            any = true;
+            if position <= after || up_to.is_some_and(|up_to| position > up_to) {
                 continue;
             }
             let cause = |cause| crate::error::ReadError::Decode { position, cause };
@@ -337,10 +346,11 @@ impl Tx<'_> {
             let before = self.view.published()?.read(&[], |layers| layers.stream_version(stream))?;
             let earlier =
                 self.events[..=index].iter().filter(|earlier| earlier.stream() == raw.stream()).count();
-            let (stream_version, recorded_at) = (before + earlier as u64, self.now());
+            let stream_version = before + earlier as u64;
+            let recorded_at = self.reads.borrow().speculation.time.into();
             found.push(Sequenced { event, position, stream_version, recorded_at });
         }
-        Ok(found)
+        Ok((found, any))
     }
 
     /// Where an event of its own would stand if nothing came between.
@@ -356,12 +366,41 @@ impl Tx<'_> {
         words: fn(&[u8]) -> String,
         at: &'static Location<'static>,
     ) -> Result<(), TxError> {
+        let table = *key.first_chunk().expect("a row key begins with its table");
+        self.speculate(table, || What::Row(key.clone(), words), at);
         let known = |read: &Read| matches!(&read.what, What::Row(other, _) if other == key);
         // A row is often read again after an event of one's own; the last read is where it stands then.
         if self.reads.borrow().all.iter().rev().take(8).any(known) {
             return Ok(());
         }
         self.track(What::Row(key.clone(), words), Span::EVERYTHING, at)
+    }
+
+    /// Notes what a read of a table saw of the transaction's own events, if any was folded into it.
+    fn speculate(&self, table: [u8; 4], what: impl FnOnce() -> What, at: &'static Location<'static>) {
+        let folds = |projection: &Registered| {
+            projection.id == table && self.events.iter().any(|raw| projection.wants(raw.family()))
+        };
+        if self.events.is_empty() || !self.reader.rules.projections.all.iter().any(folds) {
+            return;
+        }
+        let (what, folded) = (what(), self.events.len());
+        let reads = &mut self.reads.borrow_mut().speculation.reads;
+        let known = |read: &SpeculativeRead| match (&read.what, &what) {
+            (What::Row(one, _), What::Row(other, _)) => one == other && read.folded == folded,
+            _ => false,
+        };
+        if !reads.iter().rev().take(8).any(known) {
+            let own = own_rows(&what, &self.scratch);
+            reads.push(SpeculativeRead { what, own, folded, at });
+        }
+    }
+
+    /// Notes that a query returned own events, with guessed positions and a guessed time.
+    fn speculate_on_events(&self, query: &Query, at: &'static Location<'static>) {
+        let what = What::Events(Plan::new(query, &self.reader.terms), Some(query.clone()));
+        let read = SpeculativeRead { what, own: Vec::new(), folded: self.events.len(), at };
+        self.reads.borrow_mut().speculation.reads.push(read);
     }
 
     fn track_events(&self, query: Query, at: &'static Location<'static>) -> Result<(), TxError> {
@@ -436,7 +475,7 @@ impl Tx<'_> {
         let at = At {
             commit: published.head.commit.next(),
             position: self.own_position(index),
-            time: self.origin.now.max(published.head.time),
+            time: self.reads.borrow().speculation.time,
         };
         let rules = &*self.reader.rules;
         if !rules.guards.is_empty() {
@@ -476,7 +515,15 @@ impl Tx<'_> {
     #[track_caller]
     pub fn once(&mut self, flag: &str) -> Result<bool, Fault> {
         let at = Location::caller();
-        let taken: Vec<Sequenced<Own>> = self.read_events(QueryItem::stream::<Own>(flag).into(), true, at)?;
+        let query = Query::from(QueryItem::stream::<Own>(flag));
+        let takes = |raw: &Raw| {
+            query::matches(&query, raw.type_name(), raw.stream(), raw.borrowed().tags())
+        };
+        // Its own event is no read: where that will stand is nobody's concern here.
+        if self.events.iter().any(takes) {
+            return self.operate(at, |_| Ok((false, 1)));
+        }
+        let taken: Vec<Sequenced<Own>> = self.read_events(query, true, at)?;
         if !taken.is_empty() {
             return Ok(false);
         }
@@ -512,7 +559,7 @@ impl Tx<'_> {
         drawn
     }
 
-    /// The position of the snapshot.
+    /// The position of the snapshot. It is no condition: other commits may come between.
     pub fn position(&self) -> Position {
         self.view.position()
     }
