@@ -261,6 +261,17 @@ pub enum AppendError {
     /// Of a transaction: its snapshot is older than the changes that are kept. Read again, decide again.
     #[error("the snapshot is too old to tell whether its rows have changed")]
     TooOld,
+    /// The position is beyond the last event: it was kept for another store, or for a later copy of this one. Find out which
+    /// before anything rests on it.
+    #[error(
+        "position {position} is beyond the last event, {head}: it is of another store, or of a later copy of this one"
+    )]
+    BeyondHead {
+        /// As it was given.
+        position: Position,
+        /// The last event that is there to be read.
+        head: Position,
+    },
     /// The stream is not at the expected version. Read again, decide again.
     #[error("stream {stream} is at version {is}, expected {expected}")]
     WrongVersion {
@@ -393,6 +404,17 @@ pub enum TxError<E = Infallible> {
     /// time of an event of its own, and the clock was set back since. Decide again.
     #[error("the transaction's snapshot is too old")]
     TooOld,
+    /// The position is beyond the last event: it was kept for another store, or for a later copy of this one. Find out which
+    /// before anything rests on it.
+    #[error(
+        "position {position} is beyond the last event, {head}: it is of another store, or of a later copy of this one"
+    )]
+    BeyondHead {
+        /// As it was given.
+        position: Position,
+        /// The last event that is there to be read.
+        head: Position,
+    },
     /// It costs more than its budget, and the rule denies. Make it smaller.
     #[error("`{rule}`: {used}, the limit is {limit}")]
     Budget {
@@ -549,6 +571,7 @@ impl<E> TxError<E> {
             Self::Refused(why) => TxError::Refused(map(why)),
             Self::Conflict(conflict) => TxError::Conflict(conflict),
             Self::TooOld => TxError::TooOld,
+            Self::BeyondHead { position, head } => TxError::BeyondHead { position, head },
             Self::Budget { rule, used, limit } => TxError::Budget { rule, used, limit },
             Self::Nested { outer } => TxError::Nested { outer },
             Self::KeyReused { part, commit } => TxError::KeyReused { part, commit },
@@ -576,6 +599,7 @@ impl<E> From<AppendError> for TxError<E> {
         match error {
             AppendError::Conflict(conflict) => Self::Conflict(conflict),
             AppendError::TooOld => Self::TooOld,
+            AppendError::BeyondHead { position, head } => Self::BeyondHead { position, head },
             // A transaction expects no version: what it read is its condition.
             error @ AppendError::WrongVersion { .. } => {
                 Self::Invalid { what: "transaction", why: error.to_string() }
@@ -606,6 +630,7 @@ impl<E> From<ReadError> for TxError<E> {
             ReadError::Unregistered(missing) => Self::Unregistered(missing),
             ReadError::Invalid { what, why } => Self::Invalid { what, why },
             ReadError::ViewExpired { .. } => Self::TooOld,
+            ReadError::BeyondHead { position, head } => Self::BeyondHead { position, head },
             ReadError::Closed => Self::Closed,
             ReadError::Storage(error) => Self::Storage(error),
             error => Self::Read(error),
@@ -686,6 +711,17 @@ pub enum ReadError {
         name: String,
         /// Those there are.
         known: Vec<String>,
+    },
+    /// The position is beyond the last event: it was kept for another store, or for a later copy of this one. Find out which
+    /// before anything rests on it.
+    #[error(
+        "position {position} is beyond the last event, {head}: it is of another store, or of a later copy of this one"
+    )]
+    BeyondHead {
+        /// As it was given.
+        position: Position,
+        /// The last event that is there to be read.
+        head: Position,
     },
     /// The projection's code failed on an event, when its rows were folded again or behind the writer. Mend the code and open
     /// again; raise its version if rows folded before would come out otherwise.

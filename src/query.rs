@@ -213,13 +213,13 @@ impl Query {
         self
     }
 
-    /// Only events behind this position.
+    /// Only events behind this position. One that is beyond the last event is refused where the query is asked.
     pub fn after(mut self, position: Position) -> Self {
         self.after = position;
         self
     }
 
-    /// Only events up to this position, itself included.
+    /// Only events up to this position, itself included. It may be beyond the last event.
     pub fn up_to(mut self, position: Position) -> Self {
         self.up_to = Some(position);
         self

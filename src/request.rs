@@ -350,7 +350,8 @@ impl Append {
         self
     }
 
-    /// Refuses with `Conflict` if an event after `after` matches; with `None`, if any event matches.
+    /// Refuses with `Conflict` if an event after `after` matches; with `None`, if any event matches. With `BeyondHead` if there
+    /// is no event at `after` yet: the condition would not see what comes up to there.
     pub fn fail_if_events_match(mut self, query: impl Into<Query>, after: Option<Position>) -> Self {
         self.conditions.push(AppendCondition { fail_if_events_match: query.into(), after });
         self

@@ -961,7 +961,7 @@ impl Store {
         }
     }
 
-    fn reader(&self) -> Arc<Reader> {
+    pub(crate) fn reader(&self) -> Arc<Reader> {
         self.inner.current.read().clone()
     }
 
@@ -993,6 +993,10 @@ impl Store {
     /// assert!(payments.try_next().is_pending());
     /// store.append(Append::event(Paid { cents: 900 }))?;
     /// assert!(matches!(payments.try_next(), Poll::Ready(Some(Ok(paid))) if paid.event.cents == 900));
+    ///
+    /// // Example: a position of another store, or of a later copy, is refused: what comes up to there would be missed.
+    /// let mut refused = store.subscribe::<Paid>(Query::all(), Position::new(7));
+    /// assert!(matches!(refused.next(), Some(Err(ReadError::BeyondHead { head, .. })) if head.get() == 2));
     ///
     /// // Example: what has an end cannot be followed.
     /// let mut refused = store.subscribe::<Paid>(Query::all().limit(1), Position::START);

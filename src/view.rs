@@ -263,7 +263,8 @@ impl View {
     ///
     /// # Errors
     ///
-    /// Each item is a result; after an error there is no further one.
+    /// Each item is a result; after an error there is no further one. `BeyondHead` if it asks for events after a position that
+    /// this view does not reach: a reader that kept the position would miss what comes before it.
     pub fn query<E: EventSet>(&self, query: impl Into<Query>) -> Events<E> {
         Events::new(self.current.clone(), self.head, query.into())
     }
@@ -598,6 +599,9 @@ impl<E: EventSet> Events<E> {
         let plan = failed.is_none().then(|| Plan::new(&query, &reader.terms));
         let direction = if query.is_backwards() { Direction::Backward } else { Direction::Forward };
         let (after, up_to) = query.range();
+        let beyond = after > head.position;
+        let failed =
+            failed.or(beyond.then_some(ReadError::BeyondHead { position: after, head: head.position }));
         let through = up_to.map_or(head.position, |up_to| up_to.min(head.position));
         Self {
             current,

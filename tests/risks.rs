@@ -1636,20 +1636,31 @@ fn positions_at_the_edges_are_answered_without_a_panic() {
                 let first = after.get().saturating_add(1);
                 let must: Vec<u64> = if all { (first..=up_to.get().min(head)).collect() } else { Vec::new() };
                 let query = query.after(after).up_to(up_to);
+                if after.get() > head {
+                    let refused = store.view().unwrap().query::<Raw>(query).next();
+                    assert!(matches!(refused, Some(Err(ReadError::BeyondHead { .. }))), "{refused:?}");
+                    continue;
+                }
                 assert_eq!(positions(&store, query.clone()), must, "{after} {up_to}");
                 let backwards: Vec<u64> = must.into_iter().rev().collect();
                 assert_eq!(positions(&store, query.backwards()), backwards, "{after} {up_to}");
             }
         }
         for (index, query) in (0..).zip(queries()) {
-            let matches = positions(&store, query.clone().after(after)).first().copied();
+            let is_beyond = after > store.stats().position;
+            let behind = query.clone().after(if is_beyond { Position::START } else { after });
+            let matches = positions(&store, behind).first().copied();
             let append = opened(1000 + number * 10 + index).fail_if_events_match(query, Some(after));
             match (store.append(append), matches) {
+                (Err(AppendError::BeyondHead { position, head }), _) => {
+                    assert!(is_beyond);
+                    assert_eq!((position, head), (after, store.stats().position));
+                }
                 (Err(AppendError::Conflict(conflict)), Some(first)) => {
                     let position = conflict.position;
                     assert_eq!(position.get(), first)
                 }
-                (Ok(committed), None) => assert!(!committed.replayed),
+                (Ok(committed), None) => assert!(!committed.replayed && !is_beyond),
                 (answer, matches) => panic!("{after}: {answer:?}, {matches:?}"),
             }
         }

@@ -1391,7 +1391,14 @@ impl Sim {
     }
 
     fn compare_query(&mut self, view: &View, head: u64) -> Outcome {
-        let ask = self.workload.ask(&self.model);
+        let mut ask = self.workload.ask(&self.model);
+        if ask.after > head {
+            let refused = view.query::<Raw>(ask.query()).next();
+            ensure(matches!(refused, Some(Err(ReadError::BeyondHead { .. }))), || {
+                format!("{ask:?} at {head} is not refused: {refused:?}")
+            })?;
+            ask.after = head;
+        }
         let must = self.model.answer(&ask, head);
         let mut is = Vec::new();
         for event in view.query::<Raw>(ask.query()) {

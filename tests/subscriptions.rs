@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{Bank, Dice, deposit, fresh_disk, open, setup, simulated, small};
 use tallystone::error::{AppendError, ReadError};
 use tallystone::event::Raw;
@@ -32,11 +32,13 @@ fn drain<E: EventSet>(subscription: &mut Subscription<E>) -> Vec<u64> {
 #[test]
 fn sixteen_subscribers_see_each_event_once_and_in_order_while_others_write() {
     const EVENTS: u64 = 2_000;
+    const BEFORE: u64 = 400;
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::create(dir.path().join("bank"), setup().options(small())).expect("a fresh store");
+    (0..BEFORE).for_each(|_| drop(store.append(deposit(1, 1)).expect("good")));
     thread::scope(|scope| {
         for index in 0..16 {
-            // By the log, and by the index; some from the start, some from the middle of what is to come.
+            // By the log, and by the index; some from the start, some from the middle of what is there.
             let (query, after) = match index % 4 {
                 0 | 1 => (Query::all(), index * 20),
                 2 => (QueryItem::family::<Bank>().into(), index * 20),
@@ -62,15 +64,15 @@ fn sixteen_subscribers_see_each_event_once_and_in_order_while_others_write() {
             let store = store.clone();
             scope.spawn(move || {
                 // The last event is of branch 1, so that all of them have an end.
-                for number in 0..EVENTS / 4 {
+                for number in 0..(EVENTS - BEFORE) / 4 {
                     store.append(deposit((2 * number + 1 - (writer + number) % 2) as u32, 1)).expect("good");
                 }
             });
         }
         scope.spawn(|| {
             // Whoever follows branch 1 alone may wait behind the last event of branch 0.
-            let mut all = store.subscribe::<Raw>(Query::all(), Position::new(EVENTS - 1));
-            all.next().expect("open").expect("readable");
+            let mut all = store.subscribe::<Raw>(Query::all(), Position::START);
+            all.nth(EVENTS as usize - 1).expect("open").expect("readable");
             store.append(deposit(1, 1)).expect("good");
         });
     });
@@ -93,6 +95,7 @@ fn a_subscription_gives_what_a_query_of_everything_would_however_it_is_cut_into_
             ]
         };
         let after = Position::new(dice.roll(20));
+        (0..after.get()).for_each(|_| drop(store.append(deposit(1, 1)).expect("good")));
         let mut subscriptions = queries().map(|query| (store.subscribe::<Bank>(query, after), Vec::new()));
         for _ in 0..60 {
             for _ in 0..dice.roll(4) {
@@ -116,16 +119,68 @@ fn a_subscription_gives_what_a_query_of_everything_would_however_it_is_cut_into_
     }
 }
 
+/// The next event is committed as soon as the last one was heard, while the subscriber looks, or begins to listen. One who
+/// listened only after looking would sleep through some of them.
 #[test]
-fn a_subscription_from_beyond_the_head_waits_for_what_stands_behind_it() {
+fn a_commit_between_look_and_sleep_wakes_the_subscriber() {
+    const ROUNDS: u64 = 5_000;
+    let store = Store::in_memory(setup()).expect("a fresh store");
+    let heard = AtomicU64::new(0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                while heard.load(Ordering::Acquire) < round {
+                    thread::yield_now();
+                }
+                store.append(deposit(1, 1)).expect("good");
+            }
+        });
+        let mut subscription = store.subscribe::<Raw>(Query::all(), Position::START);
+        let (mut dice, me) = (Dice::new(1), Waker::from(Arc::new(Unpark(thread::current()))));
+        for round in 1..=ROUNDS {
+            (0..dice.roll(2_000)).for_each(|_| std::hint::spin_loop());
+            let next = match round % 2 {
+                0 => subscription.next_timeout(Duration::from_secs(20)),
+                _ => loop {
+                    match subscription.poll_next(&mut Context::from_waker(&me)) {
+                        Poll::Pending => {
+                            let began = Instant::now();
+                            thread::park_timeout(Duration::from_secs(20));
+                            if began.elapsed() >= Duration::from_secs(20) {
+                                break Poll::Pending;
+                            }
+                        }
+                        ready => break ready,
+                    }
+                },
+            };
+            let Poll::Ready(Some(Ok(event))) = next else {
+                heard.store(u64::MAX, Ordering::Release);
+                panic!("event {round} went by unheard: {next:?}")
+            };
+            assert_eq!(event.position.get(), round);
+            heard.store(round, Ordering::Release);
+        }
+    });
+}
+
+#[test]
+fn a_subscription_from_beyond_the_head_is_refused() {
     let store = open(&fresh_disk(1)).expect("a fresh store");
-    let mut subscription = store.subscribe::<Bank>(Query::all(), Position::new(3));
-    for _ in 0..3 {
-        store.append(deposit(1, 1)).expect("good");
-        assert!(subscription.try_next().is_pending());
+    let ask = |after| [Query::all(), Query::all().after(after)];
+    for after in [1, 2, u64::MAX] {
+        let after = Position::new(after);
+        for (query, from) in ask(after).into_iter().zip([after, Position::START]) {
+            let mut subscription = store.subscribe::<Bank>(query, from);
+            let Some(Err(ReadError::BeyondHead { position, head })) = subscription.next() else {
+                panic!("a backup would be followed from where another log ended")
+            };
+            assert_eq!((position, head), (after, Position::START));
+            assert!(matches!(subscription.try_next(), Poll::Ready(None)));
+        }
     }
-    store.append(deposit(1, 1)).expect("good");
-    assert_eq!(drain(&mut subscription), [4]);
+    let last = store.append(deposit(1, 1)).expect("good").receipt.last;
+    assert!(store.subscribe::<Bank>(Query::all(), last).try_next().is_pending());
 }
 
 #[test]

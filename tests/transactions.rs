@@ -378,6 +378,43 @@ fn a_query_up_to_a_position_is_changed_by_events_up_to_it_only() {
     }
 }
 
+#[test]
+fn a_filled_backward_query_conflicts_with_a_newer_match() {
+    for (cell, held) in [(1, false), (2, true)] {
+        let store = with(&[(1, 10), (1, 11)]);
+        let mut tx = store.begin("newest").unwrap();
+        let newest = Query::from(QueryItem::stream::<Cell>(&1)).backwards().limit(1);
+        assert_eq!(tx.query::<Cell>(newest).unwrap()[0].position.get(), 2);
+        tx.append(Cell::Set { cell: 3, value: 1 }).unwrap();
+        filled(store.clone(), &[(cell, 5)]);
+        assert_eq!(tx.commit(()).is_ok(), held, "cell {cell} is set at position 3");
+    }
+}
+
+#[test]
+fn a_query_after_a_position_beyond_the_head_is_refused() {
+    let store = with(&[(1, 10)]);
+    let ask = |after| Query::all().after(Position::new(after));
+    let mut tx = store.begin("later copy").unwrap();
+    assert_eq!(tx.query::<Cell>(ask(1)).unwrap().len(), 0);
+    let refused = tx.query::<Cell>(ask(2)).unwrap_err();
+    let is = |error: &TxError| match error {
+        TxError::BeyondHead { position, head } => (position.get(), head.get()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(is(refused.cause()), (2, 1));
+    assert_eq!(
+        tx.append(Cell::Set { cell: 1, value: 1 }).unwrap_err().cause().to_string(),
+        refused.to_string()
+    );
+    let peeked =
+        store.transact("later copy", |tx| -> Decision<usize> { Ok(tx.peek_query::<Cell>(ask(7))?.len()) });
+    assert_eq!(is(&peeked.unwrap_err()), (7, 1));
+    // The end of a range may be still to come.
+    let ahead = Query::all().up_to(Position::new(9));
+    assert_eq!(store.view().unwrap().query::<Cell>(ahead).count(), 1);
+}
+
 // ---- seed 001: short, small transactions ----
 
 #[test]

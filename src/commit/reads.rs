@@ -85,6 +85,11 @@ impl Reads {
         if self.all.is_empty() {
             return Ok(());
         }
+        // Nothing that is there can be after it, and neither is what comes next: such a condition never fails.
+        let (position, head) = (self.all.iter().map(|read| read.within.after).max(), published.head.position);
+        if let Some(position) = position.filter(|position| *position > head) {
+            return Err(AppendError::BeyondHead { position, head });
+        }
         let Some(history) = self.history(published) else { return Err(AppendError::TooOld) };
         let changed = published.read(&[], |layers| self.changed(layers, &history))?;
         match changed {

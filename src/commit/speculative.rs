@@ -118,7 +118,9 @@ impl Group<'_> {
             What::Events(..) => None,
         };
         let projection = self.rules.projections.all.iter().find(|projection| Some(projection.id) == table);
-        let Some(projection) = projection else { return self.changed_under(reads, read, position.next(), true) };
+        let Some(projection) = projection else {
+            return self.changed_under(reads, read, position.next(), true);
+        };
         if draft.commit.commit == commit.next() && draft.commit.time == reads.speculation.time {
             let why = format!(
                 "{} came out otherwise when the same events were folded again on the same rows: a fold is a function \

@@ -11,7 +11,7 @@ use super::twin::{Odd, Ran, Twin};
 use super::workload::{self, Balances, Counts, Request, Seats, Trails, Workload};
 use super::{ImagePolicy, Random, SimClock, SimEntropy};
 use crate::disk::{Clock, Disk, Platform};
-use crate::error::TxError;
+use crate::error::{ReadError, TxError};
 use crate::event::Raw;
 use crate::log::hostile::{self, SMALL};
 use crate::log::record::{Commit, StoredEvent};
@@ -347,7 +347,12 @@ impl Run {
         let view = self.store().view().expect("the store is open");
         let head = self.model.position();
         assert_eq!(view.position().get(), head, "the head is the model's");
-        let ask = self.workload.ask(&self.model);
+        let mut ask = self.workload.ask(&self.model);
+        if ask.after > head {
+            let refused = view.query::<Raw>(ask.query()).next();
+            assert!(matches!(refused, Some(Err(ReadError::BeyondHead { .. }))), "{ask:?}: {refused:?}");
+            ask.after = head;
+        }
         for (query, must) in
             [(Query::all(), (1..=head).collect()), (ask.query(), self.model.answer(&ask, head))]
         {

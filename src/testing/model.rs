@@ -81,6 +81,8 @@ pub enum Verdict {
     },
     /// Broken by the event at this position.
     Conflict(u64),
+    /// A condition begins after this position, and the last event is at the other.
+    BeyondHead(u64, u64),
     /// The stream is at this version.
     WrongVersion {
         /// Which.
@@ -194,7 +196,7 @@ impl Model {
     /// What is answered at once, without the writer.
     pub fn at_once(&self, request: &Request, now: Timestamp) -> Option<Verdict> {
         let refused = self.over_limits(request).or_else(|| self.recall(request, self.time(now)));
-        refused.or_else(|| self.conflict(request, 0))
+        refused.or_else(|| self.beyond_head(request)).or_else(|| self.conflict(request, 0))
     }
 
     /// The store's time in microseconds.
@@ -303,6 +305,11 @@ impl Model {
         })
     }
 
+    fn beyond_head(&self, request: &Request) -> Option<Verdict> {
+        let after = request.conditions.iter().filter_map(|(_, after)| *after).max()?;
+        (after > self.position()).then(|| Verdict::BeyondHead(after, self.position()))
+    }
+
     /// The first event behind `seen` that breaks a condition.
     fn conflict(&self, request: &Request, seen: u64) -> Option<Verdict> {
         request.conditions.iter().find_map(|(ask, after)| {
@@ -335,6 +342,9 @@ impl Model {
                 let asked =
                     request.expected.iter().any(|(stream, version)| (stream, version) == (named, expected));
                 (stream, is, *last) == (named, found, at.map(|at| at.get())) && asked
+            }
+            (Verdict::BeyondHead(after, last), Err(AppendError::BeyondHead { position, head })) => {
+                (*after, *last) == (position.get(), head.get())
             }
             (Verdict::KeyReused(by, differs), Err(AppendError::KeyReused { part, commit })) => {
                 commit.get() == *by && part == differs

@@ -106,6 +106,8 @@ pub enum Failed {
     Fold(&'static str, usize),
     /// A limit.
     TooLarge(&'static str),
+    /// A query begins after this position, which its snapshot does not reach.
+    BeyondHead(u64),
 }
 
 /// Why a decision stops.
@@ -257,6 +259,9 @@ impl Trial {
                 let found = line(found.collect::<Vec<_>>());
                 self.rest_on(model, &ask);
                 found
+            }
+            Step::Query(ask) | Step::PeekQuery(ask) if ask.after > self.head => {
+                return Err(Stop::Failed(Failed::BeyondHead(ask.after)));
             }
             Step::Query(ask) => {
                 self.rest_on(model, ask);
@@ -433,6 +438,7 @@ impl Failed {
                 (name, at) == (projection, index)
             }
             (Self::TooLarge(limit), TxError::TooLarge { what, .. }) => limit == what,
+            (Self::BeyondHead(after), TxError::BeyondHead { position, .. }) => position.get() == *after,
             _ => false,
         }
     }

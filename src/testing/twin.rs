@@ -68,7 +68,10 @@ impl Ran {
                     return Ok(Ending::TooOld);
                 }
                 let ending = model.conclude(&trial, plan, &decided, before.position(), *now);
-                if matches!(ending, Ending::Conflict(_) | Ending::TooOld) && plan.retry != Retry::Never && known {
+                if matches!(ending, Ending::Conflict(_) | Ending::TooOld)
+                    && plan.retry != Retry::Never
+                    && known
+                {
                     return Err(format!("{plan:?} was not tried again: {answer:?}"));
                 }
                 (Some(trial), ending)
@@ -76,7 +79,8 @@ impl Ran {
             [first, second] => {
                 let (trial, decided) = Trial::run(before, plan, time, first)?;
                 let ending = model.clone().conclude(&trial, plan, &decided, before.position(), *now);
-                if !matches!(ending, Ending::Conflict(_) | Ending::TooOld) && !trial.may_be_too_old(*flushed) {
+                if !matches!(ending, Ending::Conflict(_) | Ending::TooOld) && !trial.may_be_too_old(*flushed)
+                {
                     return Err(format!("{plan:?} was tried again, and must end {ending:?}"));
                 }
                 self.compare_chance(first, second)?;

@@ -516,9 +516,7 @@ impl Tx<'_> {
     pub fn once(&mut self, flag: &str) -> Result<bool, Fault> {
         let at = Location::caller();
         let query = Query::from(QueryItem::stream::<Own>(flag));
-        let takes = |raw: &Raw| {
-            query::matches(&query, raw.type_name(), raw.stream(), raw.borrowed().tags())
-        };
+        let takes = |raw: &Raw| query::matches(&query, raw.type_name(), raw.stream(), raw.borrowed().tags());
         // Its own event is no read: where that will stand is nobody's concern here.
         if self.events.iter().any(takes) {
             return self.operate(at, |_| Ok((false, 1)));
