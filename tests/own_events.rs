@@ -1,12 +1,15 @@
 //! Reads that see what a transaction's own events have done: they hold at the commit, or the decision is made again.
 
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tallystone::disk::Platform;
 use tallystone::prelude::*;
 use tallystone::request::{Request, Retry};
+use tallystone::testing::model::Model;
+use tallystone::testing::serial::Serial;
+use tallystone::testing::workload::{self, Fact, ON_PURPOSE, Workload};
 use tallystone::testing::{SimClock, SimDisk, SimEntropy};
 use tallystone::transaction::TxEvent;
 
@@ -477,4 +480,60 @@ fn a_fold_that_is_no_function_is_named_and_not_retried() {
     assert_eq!((projection, index), ("whims", 1));
     assert!(why.starts_with("row 7 of `whims` came out otherwise"), "{why}");
     assert_eq!(told.lock().unwrap()[0].attempts, 1);
+}
+
+// ---- every committed decision, alone ----
+
+/// Decisions of four threads, beside two that append what their folds look at. Each is made again alone, in the order of commits.
+#[test]
+fn decisions_of_many_threads_come_to_the_same_alone() {
+    quiet();
+    let each: u64 = std::env::var("DECISIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(250);
+    let store = Store::in_memory(workload::setup(tallystone::Options::default())).unwrap();
+    let mut base = Model::new(tallystone::Options::default());
+    for account in 0..5 {
+        store.append(workload::Request::of([Fact::Opened(account, 1 << 40)]).append()).unwrap();
+        base.rows.balances.insert(account, (1 << 40, 0));
+    }
+    let (serial, ended) = (Mutex::new(Serial::default()), AtomicBool::new(false));
+    let decide = |seed: u64| {
+        let mut workload = Workload::new(seed);
+        for _ in 0..each {
+            let (plan, mut told) = (workload.plan(&base), Vec::new());
+            let answer = store.transact(plan.work(), |tx| {
+                told.clear();
+                plan.run(tx, &mut told)
+            });
+            serial.lock().unwrap().note(&plan, &told, &answer);
+        }
+    };
+    let interfere = || {
+        for number in (0..40 * each as u32).take_while(|_| !ended.load(Ordering::Relaxed)) {
+            let freed = workload::Request::of([Fact::Freed(number % 3, number / 3 % 13)]);
+            store.append(freed.append()).unwrap();
+            std::thread::yield_now();
+        }
+    };
+    let (decide, interfere) = (&decide, &interfere);
+    std::thread::scope(|scope| {
+        let deciders: Vec<_> = (0..4).map(|seed| scope.spawn(move || decide(seed))).collect();
+        (0..2).for_each(|_| drop(scope.spawn(interfere)));
+        deciders.into_iter().for_each(|decider| decider.join().unwrap());
+        ended.store(true, Ordering::Relaxed);
+    });
+    let replayed = serial.into_inner().unwrap().replay(&store).unwrap_or_else(|why| panic!("{why}"));
+    let transactions = store.stats().transactions;
+    println!("{replayed:?}, {transactions:?}");
+    assert!(replayed.committed > each && replayed.read_only > 0, "{replayed:?}");
+    assert!(transactions.conflicts_len > 0 && transactions.holds_len > 0, "{transactions:?}");
+}
+
+/// Some folds of the workload panic, and the store catches it.
+fn quiet() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.to_string().contains(ON_PURPOSE) {
+            usual(panic);
+        }
+    }));
 }

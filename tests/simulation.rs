@@ -23,9 +23,10 @@ use tallystone::testing::checks;
 use tallystone::testing::decision::{Plan, Step, Which};
 use tallystone::testing::findings::{self, FRESHNESS, Pager, Rest, Says};
 use tallystone::testing::model::{AllRows, Model, RowName, Verdict};
+use tallystone::testing::serial::{Replayed, Serial};
 use tallystone::testing::twin::{Odd, Ran, Twin};
 use tallystone::testing::workload::{
-    self, Ask, Balances, Counts, Fact, Item, ON_PURPOSE, Request, Seats, Trails, Workload,
+    self, Ask, Balances, Counts, Fact, Item, ON_PURPOSE, Prices, Request, Seats, Trails, Workload,
 };
 use tallystone::testing::{Fault, Faults, ImagePolicy, Random, SimClock, SimDisk, SimEntropy};
 use tallystone::transaction::Decision;
@@ -224,6 +225,8 @@ struct Sim {
     pager: Pager,
     /// A copy of `checks.redb` from before.
     old_checks: Option<Vec<u8>>,
+    /// The decisions, to be made again alone.
+    serial: Serial,
     tally: Tally,
     trail: Vec<String>,
 }
@@ -289,6 +292,7 @@ impl Sim {
             pager: Pager::default(),
             old_checks: None,
             followers: followers(),
+            serial: Serial::default(),
             tally: Tally::default(),
             trail: Vec::new(),
             random,
@@ -732,6 +736,7 @@ impl Sim {
                     let ending = ran.compare(&before, &mut self.model, true).or_else(wrong)?;
                     self.tally.note(ending.name());
                     self.tally.add("tx tried again", u64::from(ran.tries.len() > 1));
+                    self.serial.note_ran(&ran);
                 }
             }
         }
@@ -854,6 +859,7 @@ impl Sim {
             Err(error) if is_of_the_disk(error) => self.trouble("commit", error),
             _ => {
                 let ending = ended.compare(&mut self.model, now, flushed, true).or_else(wrong)?;
+                self.serial.note(&ended.plan, &ended.told, &ended.answer);
                 self.tally.note(ending.name());
                 Ok(())
             }
@@ -1420,7 +1426,10 @@ impl Sim {
         let counts = view.rows::<Counts>(..).with_positions();
         let counts = counts.map(|row| row.map(|(key, row)| (key, (row.row, row.changed_at.get()))));
         let counts: BTreeMap<_, _> = counts.collect::<Result<_, _>>().map_err(read)?;
-        let is = AllRows { balances, seats, counts };
+        let prices = view.rows::<Prices>(..).with_positions();
+        let prices = prices.map(|row| row.map(|(key, row)| (key, (row.row, row.changed_at.get()))));
+        let prices: BTreeMap<_, _> = prices.collect::<Result<_, _>>().map_err(read)?;
+        let is = AllRows { balances, seats, counts, prices };
         ensure(is == *rows, || format!("rows\n  must be {rows:?}\n  are {is:?}"))
     }
 
@@ -1588,6 +1597,12 @@ impl Sim {
         let files = self.disk.files().iter().filter(|path| is_behind(path)).count();
         ensure(files == 1, || format!("{files} files behind"))?;
         self.compare_chance()?;
+        let Replayed { committed, read_only, copied, left_out } =
+            self.serial.replay(self.store()).or_else(wrong)?;
+        self.tally.add("decided again alone", committed);
+        self.tally.add("read again alone", read_only);
+        self.tally.add("copied beside them", copied);
+        self.tally.add("not decided again", left_out);
         let stats = self.disk.stats();
         ensure(stats.syncs_after_failed_sync == 0, || "a sync after a failed sync".to_owned())?;
         for (fault, count) in &stats.faults {

@@ -6,8 +6,8 @@
 
 use super::model::{Model, RowName};
 use super::workload::{
-    ACCOUNTS, Ask, Balances, CAPACITY, CURSED_SEAT, Counts, Fact, Money, NAMES, Name, Note, Request, SEATS,
-    SHOWS, Seats, Workload, draw_retention, flag,
+    ACCOUNTS, Ask, Balances, CAPACITY, CURSED_SEAT, Counts, Fact, Money, NAMES, Name, Note, Prices, Request,
+    SEATS, SHOWS, Seats, Workload, draw_retention, flag,
 };
 use crate::error::TxError;
 use crate::event::{Raw, Sequenced};
@@ -26,6 +26,8 @@ pub enum Step {
     Row(RowName),
     /// Reads seats from here to there, both included, which may be the wrong way round.
     Seats((u32, u32), (u32, u32), Which),
+    /// Reads prices from here to there, both included.
+    Prices((u32, u32), (u32, u32)),
     /// Reads the events of an account.
     Stream(u32),
     /// Reads events.
@@ -88,9 +90,12 @@ impl Step {
             Self::Row(RowName::Balance(account)) => line(tx.row::<Balances>(account)?),
             Self::Row(RowName::Seat(show, seat)) => line(tx.row::<Seats>(&(*show, *seat))?),
             Self::Row(RowName::Count(kind)) => line(tx.row::<Counts>(*kind)?),
+            Self::Row(RowName::Price(show, seat)) => line(tx.row::<Prices>(&(*show, *seat))?),
             Self::PeekRow(RowName::Balance(account)) => line(tx.peek_row::<Balances>(account)?),
             Self::PeekRow(RowName::Seat(show, seat)) => line(tx.peek_row::<Seats>(&(*show, *seat))?),
             Self::PeekRow(RowName::Count(kind)) => line(tx.peek_row::<Counts>(*kind)?),
+            Self::PeekRow(RowName::Price(show, seat)) => line(tx.peek_row::<Prices>(&(*show, *seat))?),
+            Self::Prices(from, to) => line(tx.rows::<Prices>(*from..=*to)?),
             Self::Seats(from, to, Which::All) => line(tx.rows::<Seats>(*from..=*to)?),
             Self::Seats(from, to, Which::First(limit)) => line(tx.first_rows::<Seats>(*from..=*to, *limit)?),
             Self::Seats(from, to, Which::Last(limit)) => line(tx.last_rows::<Seats>(*from..=*to, *limit)?),
@@ -266,7 +271,7 @@ impl Workload {
         let (account, other) = (self.below(ACCOUNTS) as u32, self.below(ACCOUNTS) as u32);
         let (show, who) = (self.below(SHOWS) as u32, self.below(4) as u32);
         let transfer = Step::Transfer(account, other, self.below(200) as i64, number);
-        match self.below(13) {
+        match self.below(15) {
             0 => vec![transfer],
             1 => vec![Step::Stream(account), transfer, Step::Row(RowName::Balance(account))],
             2 => vec![Step::Book(show, who)],
@@ -299,6 +304,17 @@ impl Workload {
                 let (read, ask) = (self.read(model), self.ask_items(model));
                 vec![read, Step::Narrow(ask), note, self.read(model)]
             }
+            12 | 13 => {
+                let seat = self.below(u64::from(CURSED_SEAT)) as u32;
+                let (first, last) = ((show, 0), (show, u32::MAX));
+                // What these find depends on what the fold of its own event has found.
+                let found = match self.below(4) {
+                    0 => Step::Prices(first, last),
+                    1 => Step::Row(RowName::Count("reserved")),
+                    _ => Step::Row(RowName::Price(show, seat)),
+                };
+                vec![Step::Append(Fact::Reserved(show, seat, who)), found, note]
+            }
             _ => (0..2 + self.below(5))
                 .flat_map(|_| match self.random.chance(0.7) {
                     true => vec![self.read(model)],
@@ -309,7 +325,12 @@ impl Workload {
     }
 
     fn read(&mut self, model: &Model) -> Step {
-        match self.below(10) {
+        match self.below(12) {
+            10 => Step::Row(RowName::Price(self.below(SHOWS) as u32, self.below(SEATS) as u32)),
+            11 => {
+                let show = self.below(SHOWS) as u32;
+                Step::Prices((show, self.below(SEATS) as u32), (show, u32::MAX))
+            }
             0 => Step::Row(RowName::Balance(self.below(ACCOUNTS) as u32)),
             1 | 2 => self.seat(),
             3 => Step::Row(RowName::Count(KINDS[self.below(5) as usize])),

@@ -7,8 +7,9 @@ use super::checks::{self, Finding, Verdict};
 use super::decision::Plan;
 use super::findings::{self, FRESHNESS, Pager, Rest, Says};
 use super::model::{AllRows, Model};
+use super::serial::Serial;
 use super::twin::{Odd, Ran, Twin};
-use super::workload::{self, Balances, Counts, Request, Seats, Trails, Workload};
+use super::workload::{self, Balances, Counts, Prices, Request, Seats, Trails, Workload};
 use super::{ImagePolicy, Random, SimClock, SimEntropy};
 use crate::disk::{Clock, Disk, Platform};
 use crate::error::{ReadError, TxError};
@@ -167,6 +168,8 @@ fn run_ops(bytes: &[u8]) -> BTreeMap<&'static str, u64> {
     run.clock.advance(checks::LONGEST + Duration::from_secs(1));
     run.audit();
     assert_eq!(findings::forgotten(&run.model, Clock::now(&run.clock)), [""; 0]);
+    let replayed = run.serial.replay(run.store()).unwrap_or_else(|why| panic!("{why}"));
+    *run.endings.entry("tx replayed alone").or_default() += replayed.committed + replayed.read_only;
     run.endings
 }
 
@@ -180,6 +183,7 @@ struct Run {
     workload: Workload,
     endings: BTreeMap<&'static str, u64>,
     pager: Pager,
+    serial: Serial,
 }
 
 impl Run {
@@ -204,8 +208,10 @@ impl Run {
         let requests = Random::from_bytes_and_seed(requests, random.below(1 << 16));
         let (model, workload) = (Model::new(options.clone()), Workload::drawn_from(requests));
         let retentions = Random::new(random.below(1 << 16));
-        let (endings, pager) = (BTreeMap::new(), Pager::default());
-        let mut run = Self { disk, clock, options, store: None, model, retentions, workload, endings, pager };
+        let (endings, pager, serial) = (BTreeMap::new(), Pager::default(), Serial::default());
+        let store = None;
+        let mut run =
+            Self { disk, clock, options, store, model, retentions, workload, endings, pager, serial };
         run.open();
         run
     }
@@ -298,6 +304,7 @@ impl Run {
         if let Some(ran) = ran {
             let ending = ran.compare(&before, &mut self.model, true);
             self.note(ending.unwrap_or_else(|why| panic!("{why}")).name());
+            self.serial.note_ran(&ran);
         }
         self.take_over();
     }
@@ -327,6 +334,7 @@ impl Run {
                 7 => drop(open.swap_remove(one)),
                 8..10 => {
                     let (ended, now) = (open.swap_remove(one).commit(), Clock::now(&self.clock));
+                    self.serial.note(&ended.plan, &ended.told, &ended.answer);
                     let flushed = store.stats().flushed_commit.get();
                     let ending = ended.compare(&mut self.model, now, flushed, true);
                     self.note(ending.unwrap_or_else(|why| panic!("{why}")).name());
@@ -373,6 +381,7 @@ impl Run {
             balances: rows::<Balances>(&view),
             seats: rows::<Seats>(&view),
             counts: rows::<Counts>(&view),
+            prices: rows::<Prices>(&view),
         };
         assert!(rows == self.model.rows, "rows are {rows:?}, must be {:?}", self.model.rows);
         // Behind it may be, wrong never.
@@ -429,6 +438,7 @@ mod tests {
             "tx read only",
             "tx refused",
             "tx replayed",
+            "tx replayed alone",
             "tx too old",
         ] {
             assert!(endings.get(ending) > Some(&0), "{ending} never came about");

@@ -14,6 +14,8 @@ pub mod fuzz;
 pub mod model;
 mod random;
 #[cfg(feature = "testing")]
+pub mod serial;
+#[cfg(feature = "testing")]
 pub mod trial;
 #[cfg(feature = "testing")]
 pub mod twin;

@@ -37,6 +37,8 @@ pub enum RowName {
     Seat(u32, u32),
     /// Of `Counts`, by kind.
     Count(&'static str),
+    /// Of `Prices`, by show and seat.
+    Price(u32, u32),
 }
 
 /// A commit.
@@ -67,6 +69,8 @@ pub struct AllRows {
     pub seats: BTreeMap<(u32, u32), (u32, u64)>,
     /// `Counts`.
     pub counts: BTreeMap<String, ((u64, u64, u64), u64)>,
+    /// `Prices`.
+    pub prices: BTreeMap<(u32, u32), ((u64, u64), u64)>,
 }
 
 /// What the answer must be.
@@ -413,21 +417,21 @@ impl AllRows {
         position: u64,
         micros: u64,
     ) -> Result<Vec<RowName>, &'static str> {
-        let (kind, changed) = match *fact {
+        let (kind, mut changed) = match *fact {
             Fact::Opened(account, cents) => {
                 let row = self.balances.entry(account).or_default();
                 *row = (row.0 + cents, position);
-                ("opened", Some(RowName::Balance(account)))
+                ("opened", vec![RowName::Balance(account)])
             }
             Fact::Took(account, cents, _) => {
                 let row = self.balances.get_mut(&account).filter(|row| row.0 >= cents).ok_or("balances")?;
                 *row = (row.0 - cents, position);
-                ("took", Some(RowName::Balance(account)))
+                ("took", vec![RowName::Balance(account)])
             }
             Fact::Got(account, cents, _) => {
                 let row = self.balances.get_mut(&account).ok_or("balances")?;
                 *row = (row.0 + cents, position);
-                ("got", Some(RowName::Balance(account)))
+                ("got", vec![RowName::Balance(account)])
             }
             Fact::Reserved(show, seat, who) => {
                 let taken = self.seats.keys().filter(|key| key.0 == show).count();
@@ -435,11 +439,16 @@ impl AllRows {
                     return Err("seats");
                 }
                 self.seats.insert((show, seat), (who, position));
-                ("reserved", Some(RowName::Seat(show, seat)))
+                let cost = self.prices.get(&(show, u32::MAX)).map_or(0, |row| row.0.0);
+                let before = self.prices.range((show, 0)..(show, u32::MAX)).count() as u64;
+                self.prices.insert((show, seat), ((cost, before), position));
+                ("reserved", vec![RowName::Seat(show, seat), RowName::Price(show, seat)])
             }
-            // Where nobody sits, nothing changes.
+            // Where nobody sits, no seat changes.
             Fact::Freed(show, seat) => {
-                ("freed", self.seats.remove(&(show, seat)).map(|_| RowName::Seat(show, seat)))
+                self.prices.insert((show, u32::MAX), ((u64::from(seat), 0), position));
+                let left = self.seats.remove(&(show, seat)).map(|_| RowName::Seat(show, seat));
+                ("freed", left.into_iter().chain([RowName::Price(show, u32::MAX)]).collect())
             }
             Fact::Claimed(..) | Fact::Note(..) | Fact::Told(..) | Fact::Once(_) | Fact::Own(_) => {
                 return Ok(Vec::new());
@@ -447,6 +456,7 @@ impl AllRows {
         };
         let (row, changed_at) = self.counts.entry(kind.to_owned()).or_default();
         (*row, *changed_at) = ((row.0 + 1, position, micros), position);
-        Ok(changed.into_iter().chain([RowName::Count(kind)]).collect())
+        changed.push(RowName::Count(kind));
+        Ok(changed)
     }
 }

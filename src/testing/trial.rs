@@ -35,6 +35,7 @@ enum Read {
     Row(RowName),
     /// Both included.
     Seats((u32, u32), (u32, u32)),
+    Prices((u32, u32), (u32, u32)),
     Events(Ask),
 }
 
@@ -51,6 +52,7 @@ struct Guess {
 enum Look {
     Row(RowName),
     Seats((u32, u32), (u32, u32), Which),
+    Prices((u32, u32), (u32, u32)),
     /// At events, which have a position.
     Events,
 }
@@ -63,7 +65,8 @@ impl Look {
         match self {
             Self::Row(RowName::Balance(_)) => money,
             Self::Row(RowName::Count(_)) => money || booking,
-            Self::Row(RowName::Seat(..)) | Self::Seats(..) => booking,
+            Self::Row(RowName::Seat(..) | RowName::Price(..)) => booking,
+            Self::Seats(..) | Self::Prices(..) => booking,
             Self::Events => true,
         }
     }
@@ -72,6 +75,10 @@ impl Look {
         match self {
             Self::Row(name) => row(rows, name),
             Self::Seats(from, to, which) => line(seats(rows, from, to, which)),
+            Self::Prices(from, to) => {
+                let all = rows.prices.iter().filter(|(key, _)| from <= **key && **key <= to);
+                line(all.map(|(key, row)| (*key, row.0)).collect::<Vec<_>>())
+            }
             Self::Events => String::new(),
         }
     }
@@ -82,6 +89,7 @@ fn row(rows: &AllRows, name: RowName) -> String {
         RowName::Balance(account) => line(rows.balances.get(&account).map(|row| row.0)),
         RowName::Seat(show, seat) => line(rows.seats.get(&(show, seat)).map(|row| row.0)),
         RowName::Count(kind) => line(rows.counts.get(kind).map(|row| row.0)),
+        RowName::Price(show, seat) => line(rows.prices.get(&(show, seat)).map(|row| row.0)),
     }
 }
 
@@ -163,6 +171,10 @@ impl Read {
             Self::Row(name) => event.changed.contains(name),
             Self::Seats(from, to) => event.changed.iter().any(|name| match name {
                 RowName::Seat(show, seat) => (*from..=*to).contains(&(*show, *seat)),
+                _ => false,
+            }),
+            Self::Prices(from, to) => event.changed.iter().any(|name| match name {
+                RowName::Price(show, seat) => (*from..=*to).contains(&(*show, *seat)),
                 _ => false,
             }),
             Self::Events(ask) => {
@@ -252,6 +264,10 @@ impl Trial {
             }
             Step::PeekRow(name) => row(&self.rows, *name),
             Step::Seats(from, to, which) => line(self.seats(*from, *to, *which)),
+            Step::Prices(from, to) => {
+                self.reads.push(Read::Prices(*from, *to));
+                self.look(Look::Prices(*from, *to))
+            }
             Step::Stream(account) => {
                 let ask = Ask::stream(format!("money/{account}"));
                 let found = self.events(model, &ask).into_iter();

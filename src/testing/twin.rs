@@ -149,6 +149,8 @@ pub struct Ended {
     pub plan: Plan,
     /// What it came to.
     pub answer: Answered,
+    /// What its steps were told.
+    pub told: Vec<String>,
     trial: Trial,
     decided: Result<u64, Stop>,
 }
@@ -205,7 +207,7 @@ impl<'s> Twin<'s> {
             Err(Stop::Refused(why)) => Err(TxError::Refused(*why)),
             _ => tx.commit(answer(&told)).map_err(|error| error.map_refusal(|never| match never {})),
         };
-        Ended { plan, answer, trial, decided }
+        Ended { plan, answer, told, trial, decided }
     }
 }
 
@@ -222,7 +224,7 @@ impl Ended {
         flushed: u64,
         known: bool,
     ) -> Result<Ending, String> {
-        let Self { plan, answer, trial, decided } = self;
+        let Self { plan, answer, trial, decided, .. } = self;
         if matches!(answer, Err(TxError::TooOld)) && trial.may_be_too_old(flushed) {
             return Ok(Ending::TooOld);
         }

@@ -241,6 +241,29 @@ impl Projection for Seats {
     }
 }
 
+/// What a seat costs, and how many rows of its show there were before it: folds that read other rows. Who frees a seat sets what
+/// the show costs from then on, in the row of the seat `u32::MAX`.
+#[derive(Debug)]
+pub struct Prices;
+
+impl Projection for Prices {
+    const NAME: &'static str = "prices";
+    type Event = Booking;
+    type Key = (u32, u32);
+    type Row = (u64, u64);
+
+    fn fold(event: &Booking, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Booking::Reserved { show, seat, .. } => {
+                let cost = rows.get(&(*show, u32::MAX))?.map_or(0, |(cost, _)| cost);
+                let before = rows.range((*show, 0)..(*show, u32::MAX))?.len() as u64;
+                rows.put((*show, *seat), (cost, before))
+            }
+            Booking::Freed { show, seat } => rows.put((*show, u32::MAX), (u64::from(*seat), 0)),
+        }
+    }
+}
+
 /// How many of each kind: count, the last one's position, its time in microseconds.
 #[derive(Debug)]
 pub struct Counts;
@@ -291,6 +314,7 @@ impl Projection for Trails {
 /// A setup with all families and projections of this file.
 pub fn setup(options: Options) -> Setup {
     let setup = Setup::new().options(options).inline::<Balances>().inline::<Seats>().inline::<Counts>();
+    let setup = setup.inline::<Prices>();
     let setup = setup.behind::<Trails>();
     // Simulated time stands still or leaps: no measure of a decision.
     setup.events::<Name>().events::<Note>().budget(Budget::safe().observe())
