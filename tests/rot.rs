@@ -291,6 +291,15 @@ impl Trial {
         Self { store: Store::open(STORE, setup(disk)).expect("it opens again"), ..self }
     }
 
+    /// Damage that no read met so far is found, and is gone after a recovery.
+    fn verify(&mut self) {
+        while let Some(bad) = self.store.verify().expect("it can be read").first_bad {
+            assert!(bad.what.contains("damaged"), "{bad:?}");
+            self.recover();
+            self.catch_up();
+        }
+    }
+
     fn catch_up(&mut self) {
         while !caught_up(&self.store) {
             self.recover();
@@ -499,10 +508,10 @@ fn rot(trials: u64, rows: u32, seed: u64) -> BTreeMap<(String, Kind), Counts> {
                 trial = trial.reopened(&disk);
                 trial.run();
             }
-            // A derived file that is not usable is removed.
+            // A derived file that is not usable is removed. So is the scratch file of `verify`, so ask before.
             let rebuilt = disk.stats().call(Op::Remove) > removed;
             if number % 40 == 0 {
-                assert_eq!(trial.store.verify().expect("it can be read").first_bad, None);
+                trial.verify();
             }
             trial.store.close();
             trial.errors > 0 || rebuilt
@@ -547,7 +556,7 @@ fn rot_below_a_hundred_rows_gives_no_wrong_answer() {
 
 #[test]
 fn rot_below_a_hundred_thousand_rows_gives_no_wrong_answer() {
-    campaign(24, 0.3, 100_000);
+    campaign(16, 0.3, 100_000);
 }
 
 #[test]
