@@ -14,7 +14,7 @@ use crate::log::Head;
 use crate::log::record::Record;
 use crate::order::Position;
 use crate::projection::{self, Projection, Registered, Stall};
-use crate::recovery::{self, Again, Look, Recovery, Shadow, stop};
+use crate::recovery::{self, Again, Declared, Look, Recovery, Shadow, stop};
 use crate::setup::Task;
 use crate::state::Published;
 use crate::state::layer::{KeyRange, RowEntry, RowKey, RowVersion};
@@ -206,14 +206,8 @@ impl Fold<'_> {
             tables.claim(log.store());
         }
         let mut stalls = BTreeMap::new();
-        let mut shadow = Shadow {
-            recovery: self.recovery,
-            task: Task::Verify,
-            projections: vec![self.projection],
-            rows: Published::on(Arc::new(Base::Empty), Head::empty(log.store()), Arc::default()),
-            stalls: &mut stalls,
-            mismatch: None,
-        };
+        let rows = Published::on(Arc::new(Base::Empty), Head::empty(log.store()), Arc::default());
+        let mut shadow = Shadow::new(self.recovery, Task::Verify, vec![self.projection], rows, &mut stalls);
         let walked = log.check(&mut |page, head| {
             // Committed since, or not folded yet.
             if head.commit > self.end.commit || !shadow.stalls.is_empty() {
@@ -234,6 +228,7 @@ impl Fold<'_> {
 /// Compares what commits change with what is on record of it, and with what they change the next time.
 struct Witness {
     id: [u8; 4],
+    declared: Declared,
     /// The first commit with a digest of this projection: from here on, the log says what changed.
     recorded: Option<Position>,
     /// The first commit that changed rows otherwise, by its digest.
@@ -245,7 +240,8 @@ struct Witness {
 
 impl Witness {
     fn new(id: [u8; 4]) -> Self {
-        Self { id, recorded: None, otherwise: None, unrecorded: None, unstable: None }
+        let declared = Declared::default();
+        Self { id, declared, recorded: None, otherwise: None, unrecorded: None, unstable: None }
     }
 
     fn look(
@@ -256,12 +252,14 @@ impl Witness {
     ) -> Result<(), StorageError> {
         let id = u32::from_be_bytes(self.id);
         let now = projection::digests(changes).into_iter().find(|fold| fold.projection == id);
-        let logged = record.folds().find(|fold| fold.projection == id);
+        let now = now.map(|fold| fold.digest);
+        self.declared.follow(record);
+        let logged = self.declared.logged(record, self.id);
         if logged.is_some() {
             self.recorded.get_or_insert(record.first());
         }
         match (logged, now) {
-            (Some(logged), now) if now.as_ref() != Some(&logged) => {
+            (Some(logged), now) if now != logged => {
                 self.otherwise.get_or_insert(record.first());
             }
             (None, Some(_)) if self.recorded.is_some() => {

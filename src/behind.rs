@@ -639,20 +639,11 @@ impl Follower {
             Some(Side { rows: Arc::new(rows), file: Some((tables, named.clone())), unflushed: 0 })
         });
         if let Some(side) = side
-            && self.is_of_this_log(&side.rows.head)?
+            && self.following.log.has(&side.rows.head)?
         {
             return Ok(Some(side));
         }
         Ok(files.remove(&named))
-    }
-
-    fn is_of_this_log(&self, head: &Head) -> Result<bool, Failed> {
-        let end = self.following.board.load().head;
-        if head.commit.0 == 0 || head.commit >= end.commit {
-            return Ok(head.commit.0 == 0 || *head == end);
-        }
-        let page = self.following.log.read(Seek::Commit(head.commit.next()), end.commit, 0)?;
-        Ok(page.before() == Some(head.hash))
     }
 
     /// Begins to fold from the first commit, in a file beside what there is.

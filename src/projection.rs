@@ -14,12 +14,13 @@ use crate::misfit::panic_text;
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::state::Published;
 use crate::state::layer::{Direction, KeyRange, Layers, RowEntry, RowVersion};
-use crate::state::overlay::Delta;
+use crate::state::overlay::{Delta, InlineSet};
+use crate::state::tables::Divergence;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::TypeId;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -384,8 +385,11 @@ pub(crate) enum FoldFailure {
 pub(crate) struct Projections {
     pub all: Vec<Registered>,
     by_family: HashMap<String, Vec<usize>>,
+    ids: InlineSet,
     /// Those that a rebuild could not fold, by id.
     pub stalls: BTreeMap<[u8; 4], Stall>,
+    /// Those whose rows are not what the log says of them, by id.
+    pub divergences: BTreeMap<[u8; 4], Divergence>,
 }
 
 /// Where a projection stopped, and why.
@@ -403,12 +407,19 @@ impl Projections {
                 by_family.entry(family.name().to_owned()).or_default().push(index);
             }
         }
-        Self { all, by_family, stalls: BTreeMap::new() }
+        let ids: BTreeSet<u32> = all.iter().map(|projection| u32::from_be_bytes(projection.id)).collect();
+        let (stalls, divergences) = (BTreeMap::new(), BTreeMap::new());
+        Self { all, by_family, ids: ids.into_iter().collect(), stalls, divergences }
     }
 
     /// The registered form of `P`.
     pub fn get<P: Projection>(&self) -> Option<&Registered> {
         self.all.iter().find(|projection| projection.type_id == TypeId::of::<P>())
+    }
+
+    /// The ids of all of them, rising, as the log declares them.
+    pub fn ids(&self) -> &InlineSet {
+        &self.ids
     }
 
     pub fn is_empty(&self) -> bool {

@@ -2,8 +2,17 @@
 //!
 //! - It folds, it never decides again: no key, version or condition is looked at.
 //! - A rebuild is a recovery from commit 0. It flushes as it goes, so one that is killed goes on where it stood.
+//! - Everything that can refuse has been asked before: nothing is flushed by code that does not open the store.
+//! - A flush names the projections whose rows are those of its head and of the code in the log. What is not named is folded from
+//!   the first commit by the next open, so that rows of two codes are never served as one.
 //! - A projection whose rows the code would make otherwise is stale, and folded again from the first commit. One that fails
 //!   there is stalled at a named position; it never keeps the store from opening.
+
+mod declared;
+mod divergence;
+
+pub(crate) use declared::Declared;
+pub(crate) use divergence::Divergences;
 
 use crate::commit::Rules;
 use crate::commit::prepare::EventTerms;
@@ -15,11 +24,11 @@ use crate::projection::{self, At, FoldFailure, Projections, Registered, Stall, S
 use crate::setup::{Progress, ProgressSink, Task};
 use crate::state::flush;
 use crate::state::keys::{KeyIndex, KeyUse, Moment};
-use crate::state::layer::{Direction, Span};
 use crate::state::overlay::Delta;
 use crate::state::tables::{Base, StoredProjection, Tables};
 use crate::state::term::Terms;
 use crate::state::{self, Layouts, Published};
+use divergence::mismatch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -39,6 +48,8 @@ pub(crate) struct Recovered {
     pub tables: Option<Tables>,
     /// Projections that cannot be folded, by id.
     pub stalls: BTreeMap<[u8; 4], Stall>,
+    /// Projections whose rows are not those that the log speaks of.
+    pub divergences: Divergences,
 }
 
 /// Why there is nothing to serve.
@@ -71,21 +82,25 @@ impl Recovery<'_> {
     pub fn run(&self, tables: Option<Tables>) -> Result<Recovered, Failure> {
         let mut tables = tables;
         let mut stale = self.unknown(tables.as_ref());
+        let mut divergences = Divergences::new();
         if let Some(tables) = &mut tables {
-            self.forget_old(tables, &stale)?;
+            let (ours, others) = self.divergences(tables)?;
+            divergences = ours;
+            stale.extend(others);
+            self.forget_old(tables, &stale, &divergences)?;
         }
         loop {
-            let mut tail = Tail::new(self, tables.take(), stale.clone())?;
+            let mut tail = Tail::new(self, tables.take(), stale.clone(), divergences.clone())?;
             tail.follow_log()?;
-            self.check_families(&tail.published)?;
             if tail.found_stale.is_empty() {
                 return self.finish(tail);
             }
             // What was folded of them so far is the old code's and the new code's: neither's.
+            divergences.retain(|id, _| !tail.found_stale.contains(id));
             stale.append(&mut tail.found_stale);
             tables = tail.tables;
             if let Some(tables) = &mut tables {
-                let kept = self.stored_but(&stale);
+                let kept = self.stored_but(&stale, &divergences);
                 stale.iter().try_for_each(|id| tables.forget_rows(*id, &kept))?;
             }
         }
@@ -101,8 +116,13 @@ impl Recovery<'_> {
     }
 
     /// Removes rows of projections that are gone, of another version, or half-built.
-    fn forget_old(&self, tables: &mut Tables, stale: &BTreeSet<[u8; 4]>) -> Result<(), StorageError> {
-        let kept = self.stored_but(stale);
+    fn forget_old(
+        &self,
+        tables: &mut Tables,
+        stale: &BTreeSet<[u8; 4]>,
+        divergences: &Divergences,
+    ) -> Result<(), StorageError> {
+        let kept = self.stored_but(stale, divergences);
         let mut old: BTreeSet<[u8; 4]> = tables.meta().projections.iter().map(|stored| stored.id).collect();
         old.retain(|id| !kept.iter().any(|kept| kept.id == *id));
         old.extend(stale);
@@ -110,40 +130,17 @@ impl Recovery<'_> {
     }
 
     /// The registered projections whose rows are those of the head.
-    fn stored_but(&self, left_out: &BTreeSet<[u8; 4]>) -> Vec<StoredProjection> {
+    fn stored_but(&self, left_out: &BTreeSet<[u8; 4]>, divergences: &Divergences) -> Vec<StoredProjection> {
         let kept = self.rules.projections.all.iter().filter(|projection| !left_out.contains(&projection.id));
-        kept.map(StoredProjection::from).collect()
-    }
-
-    /// Refuses types the code lacks or would misread.
-    fn check_families(&self, published: &Published) -> Result<(), Failure> {
-        let (missing, wrong) = self.rules.families.compare(&published.layouts, |type_name| {
-            let term = self.terms.type_name(type_name);
-            let span = Span { after: Position::START, through: published.head.position };
-            let limit = 100_000;
-            match published.read(&[], |layers| layers.positions(term, span, Direction::Forward, limit)) {
-                Ok(found) if found.len() == limit => {
-                    format!("{limit} events or more, the first at {}", found[0])
-                }
-                Ok(found) if !found.is_empty() => {
-                    format!("{} events, the first at {}", found.len(), found[0])
-                }
-                _ => "no event that can be read".to_owned(),
-            }
-        });
-        match (missing.is_empty(), wrong.is_empty()) {
-            (true, true) => Ok(()),
-            (true, false) => Err(Failure::Refused(OpenError::Setup(wrong))),
-            (false, _) => Err(Failure::Refused(OpenError::Missing(missing))),
-        }
+        kept.map(|projection| stored(projection, divergences)).collect()
     }
 
     /// Folds stale projections from the first commit, and puts all of it together.
     fn finish(&self, tail: Tail<'_>) -> Result<Recovered, Failure> {
-        let Tail { mut published, keys, mut tables, stale, mut stalls, .. } = tail;
+        let Tail { mut published, keys, mut tables, stale, mut stalls, mut divergences, .. } = tail;
         if !stale.is_empty() {
             let tables = tables.as_mut().expect("only stored rows can be stale");
-            let kept = self.stored_but(&left_out(&stale, &stalls));
+            let kept = self.stored_but(&left_out(&stale, &stalls), &divergences);
             // The rows below belong to one head: bring the rest there first.
             let at = published.keys;
             let base = flush::flush(tables, &keys, &published.active, &published.head, at, &kept)?;
@@ -155,14 +152,8 @@ impl Recovery<'_> {
                 .iter()
                 .filter(|projection| stale.contains(&projection.id))
                 .collect();
-            let mut shadow = Shadow {
-                recovery: self,
-                task: Task::Project,
-                projections: folded,
-                rows: Published::on(published.base.clone(), published.head, Arc::default()),
-                stalls: &mut stalls,
-                mismatch: None,
-            };
+            let rows = Published::on(published.base.clone(), published.head, Arc::default());
+            let mut shadow = Shadow::new(self, Task::Project, folded, rows, &mut stalls);
             let end = published.head;
             self.log
                 .walk(&Head::empty(self.log.store()), &mut |page, head| {
@@ -175,11 +166,12 @@ impl Recovery<'_> {
                     Ok(())
                 })
                 .map_err(unstop)?;
-            let all = self.stored_but(&left_out(&BTreeSet::new(), shadow.stalls));
+            divergences.append(&mut shadow.divergences);
+            let all = self.stored_but(&left_out(&BTreeSet::new(), shadow.stalls), &divergences);
             let base = flush::flush(tables, &keys, &shadow.rows.active, &end, at, &all)?;
             published = Published::on(base, end, published.layouts);
         }
-        Ok(Recovered { published, keys, tables, stalls })
+        Ok(Recovered { published, keys, tables, stalls, divergences })
     }
 
     fn report(&self, task: Task, before: u64, now: u64) {
@@ -226,12 +218,18 @@ fn left_out(stale: &BTreeSet<[u8; 4]>, stalls: &BTreeMap<[u8; 4], Stall>) -> BTr
 /// The projections that a flush names in the state.
 pub(crate) fn kept(projections: &Projections) -> Vec<StoredProjection> {
     let kept = projections.all.iter().filter(|projection| !projections.stalls.contains_key(&projection.id));
-    kept.map(StoredProjection::from).collect()
+    kept.map(|projection| stored(projection, &projections.divergences)).collect()
+}
+
+fn stored(projection: &Registered, divergences: &Divergences) -> StoredProjection {
+    let divergence = divergences.get(&projection.id).cloned();
+    StoredProjection { divergence, ..StoredProjection::from(projection) }
 }
 
 impl From<&Registered> for StoredProjection {
     fn from(projection: &Registered) -> Self {
-        Self { name: projection.title(), version: projection.version, id: projection.id }
+        let (name, version, id) = (projection.title(), projection.version, projection.id);
+        Self { name, version, id, divergence: None }
     }
 }
 
@@ -244,11 +242,11 @@ struct Tail<'a> {
     /// Not folded here: their turn comes when the rest is at the head.
     stale: BTreeSet<[u8; 4]>,
     found_stale: BTreeSet<[u8; 4]>,
+    divergences: Divergences,
     stalls: BTreeMap<[u8; 4], Stall>,
     /// Derived state is built from nothing: there is no older row that a fold could contradict.
     from_nothing: bool,
-    /// A layout that the code would misread: nothing is folded any more.
-    misread: bool,
+    declared: Declared,
 }
 
 impl<'a> Tail<'a> {
@@ -256,6 +254,7 @@ impl<'a> Tail<'a> {
         recovery: &'a Recovery<'a>,
         tables: Option<Tables>,
         stale: BTreeSet<[u8; 4]>,
+        divergences: Divergences,
     ) -> Result<Self, Failure> {
         let keys = KeyIndex::new();
         let mut layouts = Layouts::new();
@@ -269,10 +268,21 @@ impl<'a> Tail<'a> {
         };
         base.each_key(|term, commit| keys.insert(term, commit))?;
         let from_nothing = head.commit.0 == 0;
-        let misread = !recovery.rules.families.compare(&layouts, |_| String::new()).1.is_empty();
+        let declared = Declared(base.inline().map(Into::into));
         let published = Published::on(Arc::new(base), head, Arc::new(layouts));
         let (found_stale, stalls) = (BTreeSet::new(), BTreeMap::new());
-        Ok(Self { recovery, published, keys, tables, stale, found_stale, stalls, from_nothing, misread })
+        Ok(Self {
+            recovery,
+            published,
+            keys,
+            tables,
+            stale,
+            found_stale,
+            divergences,
+            stalls,
+            from_nothing,
+            declared,
+        })
     }
 
     fn follow_log(&mut self) -> Result<(), Failure> {
@@ -313,10 +323,8 @@ impl<'a> Tail<'a> {
         if record.layouts().next().is_none() {
             return;
         }
-        let declared: Vec<LayoutDecl> = record.layouts().map(LayoutDecl::from).collect();
+        let declared = record.layouts().map(LayoutDecl::from);
         state::declare(Arc::make_mut(&mut self.published.layouts), declared);
-        let families = &self.recovery.rules.families;
-        self.misread = !families.compare(&self.published.layouts, |_| String::new()).1.is_empty();
     }
 
     /// Everything the commit changed: index, key, rows.
@@ -324,33 +332,34 @@ impl<'a> Tail<'a> {
         let keys_used = self.published.keys + group.keys_used;
         let mut scratch = index(record, self.recovery.terms, keys_used);
         scratch.layouts = record.layouts().map(LayoutDecl::from).collect();
-        if self.misread {
-            return Ok(scratch);
-        }
-        let skipped = |projection: &&Registered| {
-            !self.stale.contains(&projection.id) && !self.stalls.contains_key(&projection.id)
+        scratch.inline = record.inline().map(Into::into);
+        self.declared.follow(record);
+        let is_folded = |projection: &&Registered| {
+            let id = &projection.id;
+            !self.stale.contains(id) && !self.found_stale.contains(id) && !self.stalls.contains_key(id)
         };
-        let projections: Vec<_> = self.recovery.rules.projections.all.iter().filter(skipped).collect();
+        let projections: Vec<_> = self.recovery.rules.projections.all.iter().filter(is_folded).collect();
         let failed =
             refold(record, &projections, &self.recovery.rules.limits, &self.published, group, &mut scratch)?;
-        for (id, stall) in failed {
-            match self.from_nothing {
-                true => drop(self.stalls.insert(id, stall)),
-                false => drop(self.found_stale.insert(id)),
-            }
-        }
-        if !self.from_nothing {
-            self.found_stale.extend(mismatch(record, &projections, &scratch));
+        let differs = mismatch(record, &projections, &scratch, &self.declared);
+        if self.from_nothing {
+            self.stalls.extend(failed);
+            let layers = (&self.published, group, &scratch);
+            self.recovery.note_divergences(&differs, record, layers, &mut self.divergences)?;
+        } else {
+            self.found_stale.extend(failed.into_iter().map(|(id, _)| id).chain(differs));
         }
         Ok(scratch)
     }
 
     fn flush(&mut self) -> Result<(), StorageError> {
         let Some(tables) = &mut self.tables else { return Ok(()) };
-        if self.misread {
-            return Ok(());
+        // Killed after this, the next open may have other code: it must not go on from these rows.
+        let mut mixed: BTreeSet<_> = self.stale.union(&self.found_stale).copied().collect();
+        if self.from_nothing {
+            mixed.extend(self.divergences.keys());
         }
-        let kept = self.recovery.stored_but(&left_out(&self.stale, &self.stalls));
+        let kept = self.recovery.stored_but(&left_out(&mixed, &self.stalls), &self.divergences);
         let Published { head, keys: at, .. } = self.published;
         let base = flush::flush(tables, &self.keys, &self.published.active, &head, at, &kept)?;
         self.published = Published::on(base, self.published.head, self.published.layouts.clone());
@@ -414,13 +423,6 @@ pub(crate) fn refold(
     Ok(failed)
 }
 
-/// Projections whose rows this code changes otherwise than the code that committed.
-fn mismatch(record: &Record<'_>, projections: &[&Registered], scratch: &Delta) -> Vec<[u8; 4]> {
-    let now = projection::digests(scratch);
-    let logged = record.folds().filter(|fold| !now.contains(fold)).map(|fold| fold.projection.to_be_bytes());
-    logged.filter(|id| projections.iter().any(|projection| projection.id == *id)).collect()
-}
-
 /// Rows folded from the first commit, beside what is served.
 pub(crate) struct Shadow<'a> {
     pub recovery: &'a Recovery<'a>,
@@ -430,6 +432,8 @@ pub(crate) struct Shadow<'a> {
     pub stalls: &'a mut BTreeMap<[u8; 4], Stall>,
     /// The first commit whose digest says that other code folded it.
     pub mismatch: Option<(Position, [u8; 4])>,
+    declared: Declared,
+    divergences: Divergences,
 }
 
 /// Is shown a commit and what it changes, and may have it folded again on the same rows.
@@ -438,7 +442,19 @@ pub(crate) type Look<'a> = dyn FnMut(&Record<'_>, &Delta, &mut Again<'_>) -> Res
 /// What a commit changes, folded once more.
 pub(crate) type Again<'a> = dyn FnMut() -> Result<Delta, StorageError> + 'a;
 
-impl Shadow<'_> {
+impl<'a> Shadow<'a> {
+    /// Projections that are folded on `rows`, from the first commit.
+    pub fn new(
+        recovery: &'a Recovery<'a>,
+        task: Task,
+        projections: Vec<&'a Registered>,
+        rows: Published,
+        stalls: &'a mut BTreeMap<[u8; 4], Stall>,
+    ) -> Self {
+        let (declared, divergences) = (Declared::default(), Divergences::new());
+        Self { recovery, task, projections, rows, stalls, mismatch: None, declared, divergences }
+    }
+
     pub fn follow(&mut self, page: &Page, head: &Head) -> Result<(), LogError> {
         self.follow_and(page, head, &mut |_, _, _| Ok(()))
     }
@@ -466,8 +482,13 @@ impl Shadow<'_> {
                 fold(&mut scratch).map(|_| scratch)
             };
             look(&record, &scratch, &mut again).map_err(stop)?;
-            if self.mismatch.is_none() {
-                self.mismatch = mismatch(&record, &running, &scratch).first().map(|id| (record.first(), *id));
+            self.declared.follow(&record);
+            let differs = mismatch(&record, &running, &scratch, &self.declared);
+            if let Some(id) = differs.first() {
+                self.mismatch.get_or_insert((record.first(), *id));
+                let layers = (&self.rows, &group, &scratch);
+                let noted = self.recovery.note_divergences(&differs, &record, layers, &mut self.divergences);
+                noted.map_err(stop)?;
             }
             self.stalls.extend(failed);
             group.absorb(scratch);

@@ -1,5 +1,7 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
+mod opening;
+
 use crate::alert;
 use crate::audit::{self, Audit, Scratch};
 use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
@@ -13,7 +15,7 @@ use crate::event::EventSet;
 use crate::idempotency;
 use crate::log::memory::MemoryLog;
 use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
-use crate::log::{Head, Log, StoreId};
+use crate::log::{Log, StoreId};
 use crate::order::{CommitNo, Position};
 use crate::projection::{Limits, Projection};
 use crate::query::Query;
@@ -21,7 +23,6 @@ use crate::recovery::{self, Failure, Recovered, Recovery};
 use crate::request::{Append, Committed, Durability, Receipt, Request, Retention};
 use crate::setup::Setup;
 use crate::state::bell::Bell;
-use crate::state::tables::Tables;
 use crate::state::term::Terms;
 use crate::state::{Board, Published, flush, scrub};
 use crate::subscription::Subscription;
@@ -35,6 +36,7 @@ use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
 use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
+use opening::{Files, fresh_tables, new_tables, open_files, open_tables};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -207,14 +209,6 @@ enum Looked {
     New(Box<Prepared>),
 }
 
-/// What a store is made of.
-struct Files {
-    log: Arc<dyn Log>,
-    /// `None` where state lives in memory.
-    tables: Option<Tables>,
-    cut: Option<CutTail>,
-}
-
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.inner.place.as_ref().map(|place| &place.path);
@@ -285,7 +279,7 @@ impl Store {
     pub fn in_memory(setup: Setup) -> Result<Self, OpenError> {
         check(&setup)?;
         let log = Arc::new(MemoryLog::new(new_id(&setup.platform)));
-        Self::start(None, setup, Files { log, tables: None, cut: None })
+        Self::start(None, setup, Files { log, state: None, rebuild: false, cut: None })
     }
 
     fn open_locked(place: Place, setup: Setup) -> Result<Self, OpenError> {
@@ -329,6 +323,7 @@ impl Store {
             keys: reader.keys.fork(),
             tables: None,
             stalls: reader.rules.projections.stalls.clone(),
+            divergences: reader.rules.projections.divergences.clone(),
         };
         let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
         let behind = reader.behind.iter().map(|behind| behind.standing()).collect();
@@ -486,54 +481,6 @@ fn log_options(setup: &Setup) -> LogOptions {
     }
 }
 
-/// The log and derived state. `durable` is what this process knows to be durable, if it had the store open before.
-fn open_files(place: &Place, setup: &Setup, durable: Option<(StoreId, Head)>) -> Result<Files, OpenError> {
-    sync_names(place)?;
-    let mut tables = open_tables(place, setup)?;
-    let meta = tables.meta();
-    let known = durable.or_else(|| (meta.commit > 0).then(|| (StoreId(meta.store), meta.head())));
-    let options = log_options(setup);
-    let (log, opened) = SegmentLog::open(&place.platform.disk, &place.path.join(LOG), options, known)?;
-    if !tables.claim(log.store()) {
-        drop(tables);
-        tables = fresh_tables(place, setup)?;
-        tables.claim(log.store());
-    }
-    Ok(Files { log: Arc::new(log), tables: Some(tables), cut: opened.cut.map(CutTail::from) })
-}
-
-fn open_tables(place: &Place, setup: &Setup) -> Result<Tables, OpenError> {
-    let path = place.path.join(STATE);
-    let trouble = |error| trouble(&place.path, error);
-    let file = match place.platform.disk.open(&path, Access::Write) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh_tables(place, setup),
-        Err(error) => return Err(trouble(error)),
-    };
-    match Tables::open(STATE, file, setup.options.state_cache_bytes)? {
-        Some(tables) => Ok(tables),
-        None => fresh_tables(place, setup),
-    }
-}
-
-/// An empty `state.redb` in place of whatever is there.
-fn fresh_tables(place: &Place, setup: &Setup) -> Result<Tables, OpenError> {
-    let tables = new_tables(place, STATE, setup.options.state_cache_bytes)?;
-    // Without its name all of it would be folded again after a power cut.
-    place.platform.disk.sync_dir(&place.path).map_err(|error| trouble(&place.path, error))?;
-    Ok(tables)
-}
-
-fn new_tables(place: &Place, name: &str, cache_bytes: usize) -> Result<Tables, OpenError> {
-    let (path, trouble) = (place.path.join(name), |error| trouble(&place.path, error));
-    remove_if_there(place, name)?;
-    let file = place.platform.disk.create_new(&path).map_err(trouble)?;
-    match Tables::open(name, file, cache_bytes)? {
-        Some(tables) => Ok(tables),
-        None => Err(StorageError::new(TroubleKind::State, format!("a fresh {name} is damaged")).into()),
-    }
-}
-
 fn remove_if_there(place: &Place, name: &str) -> Result<(), OpenError> {
     match place.platform.disk.remove(&place.path.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(trouble(&place.path, error)),
@@ -548,7 +495,7 @@ fn start(
     lasting: &Lasting,
     files: Files,
 ) -> Result<(Arc<Reader>, Engine), OpenError> {
-    let Files { log, tables, cut } = files;
+    let Files { log, state, rebuild, cut } = files;
     let options = &setup.options;
     let terms = Terms::new(log.store());
     let guards = setup.guards(&terms);
@@ -567,12 +514,18 @@ fn start(
         overlay_bytes_max: options.overlay_bytes_max,
         progress: setup.progress.clone(),
     };
+    recovery.check_families(state.as_ref())?;
+    drop(state);
+    let open = |place| match rebuild {
+        true => fresh_tables(place, setup, log.store()),
+        false => open_tables(place, setup, log.store()),
+    };
+    let tables = place.map(open).transpose()?;
     let recovered = match (recovery.run(tables), place) {
         (Ok(recovered), _) => recovered,
         (Err(Failure::Refused(error)), _) => return Err(error),
         (Err(Failure::Unusable), Some(place)) => {
-            let mut fresh = fresh_tables(place, setup)?;
-            fresh.claim(log.store());
+            let fresh = fresh_tables(place, setup, log.store())?;
             recovery.run(Some(fresh)).map_err(|failure| match failure {
                 Failure::Refused(error) => error,
                 Failure::Unusable => rebuilt_in_vain(),
@@ -581,6 +534,7 @@ fn start(
         (Err(Failure::Unusable), None) => return Err(rebuilt_in_vain()),
     };
     rules.projections.stalls = recovered.stalls.clone();
+    rules.projections.divergences = recovered.divergences.clone();
     launch(
         place,
         setup,
@@ -1257,11 +1211,8 @@ impl Store {
         reader.health.poison(StorageError::new(TroubleKind::Io, "the store is being recovered"));
         self.inner.engine.write().stop();
         self.inner.lasting.views.let_go();
-        if damaged {
-            remove_if_there(place, STATE)?;
-        }
         let durable = (reader.log.store(), reader.board.load().head);
-        let files = open_files(place, &self.inner.setup, Some(durable))?;
+        let files = Files { rebuild: damaged, ..open_files(place, &self.inner.setup, Some(durable))? };
         let inner = &self.inner;
         let (reader, engine) = start(Some(place), &inner.setup, &inner.lasting, files)?;
         *inner.engine.write() = engine;

@@ -166,14 +166,8 @@ fn walk_log(
         tables.claim(store);
     }
     let end = published.head;
-    let mut shadow = Shadow {
-        recovery,
-        task: Task::Verify,
-        projections: running(recovery),
-        rows: Published::on(Arc::new(Base::Empty), Head::empty(store), Arc::default()),
-        stalls: &mut stalls,
-        mismatch: None,
-    };
+    let rows = Published::on(Arc::new(Base::Empty), Head::empty(store), Arc::default());
+    let mut shadow = Shadow::new(recovery, Task::Verify, running(recovery), rows, &mut stalls);
     shadow.projections.extend(behind.iter().map(|(behind, _)| &behind.projection));
     let mut bad = None;
     let walked = reader.log.check(&mut |page, head| {

@@ -22,7 +22,7 @@ use crate::request::{Committed, Durability, Receipt, Retention};
 use crate::state::Published;
 use crate::state::keys::{KeyIndex, KeyUse, Moment};
 use crate::state::layer::{Direction, Layer, Layers, Span};
-use crate::state::overlay::Delta;
+use crate::state::overlay::{Delta, InlineSet};
 use prepare::Prepared;
 use reads::Reads;
 use std::mem;
@@ -53,6 +53,8 @@ pub(crate) struct Group<'a> {
     time: Timestamp,
     /// Commits with a key so far.
     keys_used: u64,
+    /// The inline projections that the log has declared.
+    inline: Option<InlineSet>,
 }
 
 /// What was decided of a request. Nothing has changed yet.
@@ -72,8 +74,8 @@ pub(crate) struct Draft {
 impl<'a> Group<'a> {
     pub fn new(rules: &'a Rules, log: &'a dyn Log, keys: &'a KeyIndex, published: Arc<Published>) -> Self {
         let (position, time, keys_used) = (published.head.position, published.head.time, published.keys);
-        let (delta, commits) = (Delta::default(), Vec::new());
-        Self { rules, log, keys, published, delta, commits, position, time, keys_used }
+        let (delta, commits, inline) = (Delta::default(), Vec::new(), published.inline());
+        Self { rules, log, keys, published, delta, commits, position, time, keys_used, inline }
     }
 
     /// Decides one request against the state and the group so far. Everything that can refuse happens here, in this order.
@@ -101,6 +103,9 @@ impl<'a> Group<'a> {
         self.position = commit.last();
         self.time = commit.time;
         self.keys_used += delta.keys_used;
+        if delta.inline.is_some() {
+            self.inline.clone_from(&delta.inline);
+        }
         self.delta.absorb(delta);
         let receipt =
             Receipt::new(commit.commit, commit.first, commit.last(), commit.time, self.rules.durability);
@@ -221,11 +226,13 @@ impl<'a> Group<'a> {
             response: append.response.take().map(|bytes| Payload { codec: 0, bytes }),
             events,
             folds: Vec::new(),
+            inline: None,
         };
         Ok(Draft { commit, delta })
     }
 
-    /// Puts the layout of each type into the log before, or with, its first payload.
+    /// Puts the layout of each type into the log before, or with, its first payload; and the inline projections, where they are
+    /// others than before.
     fn declare(&self, draft: &mut Draft) {
         for event in &draft.commit.events {
             let known = [&self.delta.layouts[..], &draft.commit.layouts];
@@ -234,6 +241,11 @@ impl<'a> Group<'a> {
             draft.commit.layouts.extend(new);
         }
         draft.delta.layouts.clone_from(&draft.commit.layouts);
+        let inline = self.rules.projections.ids();
+        if self.inline.as_deref().unwrap_or_default() != &**inline {
+            draft.commit.inline = Some(inline.to_vec());
+            draft.delta.inline = Some(inline.clone());
+        }
     }
 
     /// Folds the events into the inline projections and what guards keep, compares what the transaction read of its own events,

@@ -107,6 +107,15 @@ pub(crate) trait Log: Send + Sync + fmt::Debug {
         self.walk(&Head::empty(self.store()), step)
     }
 
+    /// Whether a group of this log ends with exactly `head`, or nothing is before it. Reads one record.
+    fn has(&self, head: &Head) -> Result<bool, LogError> {
+        let end = self.head();
+        if head.commit.0 == 0 || head.commit >= end.commit {
+            return Ok(*head == end || *head == Head::empty(self.store()));
+        }
+        Ok(self.read(Seek::Commit(head.commit.next()), end.commit, 0)?.before() == Some(head.hash))
+    }
+
     /// Bytes kept, files held.
     fn size(&self) -> LogSize;
 

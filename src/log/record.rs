@@ -28,9 +28,10 @@
 //!   3 key      scope str · key str · (part name str · digest 16)*
 //!   4 response codec u8 · bytes
 //!   5 events   event+                          as many as the body says
-//!   6 folds    (projection u32 · digest u64)+  of the row changes of each inline projection
+//!   6 folds    (projection u32 · digest u64)+  of the row changes of each inline projection that changed a row
 //!   7 kept     rule u8 · limit u64             how long the key is; without it, for ever
 //!     rule 1: until this time;  rule 2: until so many commits of the log have a key
+//!   8 inline   count u16 · projection u32*     rising; the inline projections from this commit on, if they are others than before
 //! event    := type name str · schema u16 · codec u8 · stream str · stream version u64 · tags · data len u32 · data
 //! tags     := count u16 · str*
 //! str      := len u32 · utf8
@@ -61,6 +62,7 @@ const RESPONSE: u8 = 4;
 const EVENTS: u8 = 5;
 const FOLDS: u8 = 6;
 const KEPT: u8 = 7;
+const INLINE: u8 = 8;
 
 const UNTIL_TIME: u8 = 1;
 const UNTIL_KEYS: u8 = 2;
@@ -80,6 +82,9 @@ pub(crate) struct Commit {
     pub response: Option<Payload>,
     pub events: Vec<StoredEvent>,
     pub folds: Vec<Fold>,
+    /// Inline projections from here on, rising; `None` if they are those of the commit before. A digest that one of them lacks
+    /// says that it changed no row.
+    pub inline: Option<Vec<u32>>,
 }
 
 /// How the payload of a type and schema is laid out.
@@ -186,6 +191,13 @@ impl Commit {
             section(out, KEPT, true, |out| {
                 out.push(rule);
                 out.extend_from_slice(&limit.to_le_bytes());
+            });
+        }
+        if let Some(inline) = &self.inline {
+            section(out, INLINE, true, |out| {
+                let count = u16::try_from(inline.len()).expect("a setup has fewer than 65,536 projections");
+                out.extend_from_slice(&count.to_le_bytes());
+                inline.iter().for_each(|projection| out.extend_from_slice(&projection.to_le_bytes()));
             });
         }
     }
@@ -345,6 +357,7 @@ pub(crate) struct Record<'a> {
     events: &'a [u8],
     folds: &'a [u8],
     kept: Kept,
+    inline: Option<&'a [u8]>,
 }
 
 /// A layout, in place.
@@ -417,8 +430,9 @@ impl<'a> Record<'a> {
         let mut reader = Reader { bytes: body, at: 0 };
         let fixed = Fixed::read(&mut reader)?;
         let (layouts, events, folds): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
-        let kept = Kept::Forever;
-        let mut record = Self { fixed, label: "", layouts, key: None, response: None, events, folds, kept };
+        let (kept, inline) = (Kept::Forever, None);
+        let mut record =
+            Self { fixed, label: "", layouts, key: None, response: None, events, folds, kept, inline };
         let mut kind_before = 0;
         while !reader.is_done() {
             let at = reader.at;
@@ -475,6 +489,10 @@ impl<'a> Record<'a> {
                 if !reader.is_done() {
                     return Err(Malformed { at: reader.at, what: "more than a rule" });
                 }
+            }
+            INLINE => {
+                self.inline = Some(content);
+                reader.inline()?;
             }
             _ => return Err(Malformed { at: 0, what: "unknown section, of a later version" }),
         }
@@ -536,6 +554,11 @@ impl<'a> Record<'a> {
         std::iter::from_fn(move || (!reader.is_done()).then(|| reader.fold().expect(DECODED)))
     }
 
+    /// Ids of the inline projections from this commit on, if the commit declares them.
+    pub fn inline(&self) -> Option<Vec<u32>> {
+        self.inline.map(|content| Reader { bytes: content, at: 0 }.inline().expect(DECODED))
+    }
+
     /// An owned copy.
     pub fn to_commit(self) -> Commit {
         Commit {
@@ -548,6 +571,7 @@ impl<'a> Record<'a> {
             response: self.response.map(PayloadRef::to_payload),
             events: self.events().map(EventRef::to_event).collect(),
             folds: self.folds().collect(),
+            inline: self.inline(),
         }
     }
 }
@@ -683,6 +707,15 @@ impl<'a> Reader<'a> {
 
     fn fold(&mut self) -> Result<Fold, Malformed> {
         Ok(Fold { projection: self.u32()?, digest: self.u64()? })
+    }
+
+    fn inline(&mut self) -> Result<Vec<u32>, Malformed> {
+        let count = self.u16()?;
+        let ids = (0..count).map(|_| self.u32()).collect::<Result<Vec<_>, _>>()?;
+        if !self.is_done() || !ids.is_sorted_by(|one, next| one < next) {
+            return Err(Malformed { at: 0, what: "no rising list of projections" });
+        }
+        Ok(ids)
     }
 
     fn kept(&mut self) -> Result<Kept, Malformed> {

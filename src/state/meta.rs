@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// A file with another number is rebuilt from the log.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Where derived state stands. Written with every flush, in the same redb transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(crate) struct StateMeta {
     pub rows: Sum,
     pub layouts: Vec<StoredLayout>,
     pub projections: Vec<StoredProjection>,
+    /// The inline projections that the log declared last, up to the commit.
+    pub inline: Option<Vec<u32>>,
 }
 
 /// Which chunks of keys a lane has: a missing one is noticed.
@@ -56,6 +58,27 @@ pub(crate) struct StoredProjection {
     pub version: u32,
     /// First bytes of all its row keys.
     pub id: [u8; 4],
+    /// Its rows are not those that the log speaks of.
+    pub divergence: Option<Divergence>,
+}
+
+/// The first commit that the code of some rows folds otherwise than the log says, and what it makes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Divergence {
+    pub commit: u64,
+    /// Of what the code changes in `rows`; `None` if it changes nothing.
+    pub digest: Option<u64>,
+    /// Some of the rows that it changes, as they were before the commit.
+    pub rows: Vec<StoredRow>,
+}
+
+/// A row as it was at some commit, with its full key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredRow {
+    pub key: Vec<u8>,
+    pub commit: u64,
+    pub position: u64,
+    pub value: Vec<u8>,
 }
 
 /// How many rows a table has, how long they are, and an order-free sum of their seals.
@@ -105,6 +128,7 @@ impl StateMeta {
             rows: Sum::default(),
             layouts: Vec::new(),
             projections: Vec::new(),
+            inline: None,
         }
     }
 

@@ -12,6 +12,7 @@ pub(crate) mod keys;
 pub(crate) mod layer;
 mod meta;
 pub(crate) mod overlay;
+pub(crate) mod peek;
 pub(crate) mod scrub;
 mod sealed;
 pub(crate) mod search;
@@ -26,7 +27,7 @@ use crate::sync::RwLock;
 use bell::Bell;
 use keys::Moment;
 use layer::{History, Layer, Layers};
-use overlay::Overlay;
+use overlay::{InlineSet, Overlay};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tables::Base;
@@ -65,6 +66,13 @@ impl Published {
         let active = Arc::new(Overlay::after(head.commit));
         let keys = base.keys();
         Self { head, keys, base, frozen: None, active, recent: None, layouts }
+    }
+
+    /// The inline projections that the log declared last. `None`: it never did.
+    pub fn inline(&self) -> Option<InlineSet> {
+        let frozen = || self.frozen.as_ref().and_then(|frozen| frozen.inline());
+        let base = || self.base.inline().map(InlineSet::from);
+        self.active.inline().or_else(frozen).or_else(base)
     }
 
     /// The moment of the head.

@@ -14,6 +14,7 @@ use crate::sync::{Mutex, RwLock};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeBounds;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The positions of one term, rising.
@@ -60,7 +61,12 @@ pub(crate) struct Delta {
     /// Commits with a key.
     pub keys_used: u64,
     pub layouts: Vec<LayoutDecl>,
+    /// The inline projections, if they were declared anew.
+    pub inline: Option<InlineSet>,
 }
+
+/// Ids of inline projections, rising.
+pub(crate) type InlineSet = Arc<[u32]>;
 
 impl Delta {
     pub fn post(&mut self, term: Term, first_version: u64, position: Position) {
@@ -95,6 +101,7 @@ impl Delta {
         self.keys.extend(newer.keys);
         self.keys_used += newer.keys_used;
         self.layouts.extend(newer.layouts);
+        self.inline = newer.inline.or_else(|| self.inline.take());
     }
 }
 
@@ -161,6 +168,7 @@ pub(crate) struct Overlay {
     in_order: Mutex<InOrder>,
     keys: Mutex<Vec<(Term, KeyUse)>>,
     layouts: Mutex<Vec<LayoutDecl>>,
+    inline: Mutex<Option<InlineSet>>,
     /// What it holds, estimated: moved by the writer, read by its pacing and by `stats`.
     bytes: AtomicUsize,
 }
@@ -242,6 +250,7 @@ impl Overlay {
             in_order: Mutex::default(),
             keys: Mutex::new(self.keys.lock().clone()),
             layouts: Mutex::new(self.layouts.lock().clone()),
+            inline: Mutex::new(self.inline()),
             bytes: AtomicUsize::new(self.bytes()),
         }
     }
@@ -276,7 +285,15 @@ impl Overlay {
         self.keys.lock().extend(delta.keys);
         bytes += delta.layouts.iter().map(|decl| 64 + decl.layout.len()).sum::<usize>();
         self.layouts.lock().extend(delta.layouts);
+        if delta.inline.is_some() {
+            *self.inline.lock() = delta.inline;
+        }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The inline projections that were declared last in here.
+    pub fn inline(&self) -> Option<InlineSet> {
+        self.inline.lock().clone()
     }
 
     /// Every term with its positions.
@@ -298,7 +315,7 @@ impl Overlay {
         rows.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let mut keys = self.keys.lock().clone();
         keys.sort_unstable_by_key(|(term, used)| (used.lane, used.commit, *term));
-        Drained { postings, rows, keys, layouts: self.layouts.lock().clone() }
+        Drained { postings, rows, keys, layouts: self.layouts.lock().clone(), inline: self.inline() }
     }
 }
 
@@ -330,11 +347,13 @@ fn in_batches<T>(entries: impl IntoIterator<Item = T>, mut put: impl FnMut(&mut 
 }
 
 /// An overlay's content in the order in which redb likes it.
+#[derive(Default)]
 pub(crate) struct Drained {
     pub postings: Vec<(Term, Postings)>,
     pub rows: Vec<RowEntry>,
     pub keys: Vec<(Term, KeyUse)>,
     pub layouts: Vec<LayoutDecl>,
+    pub inline: Option<InlineSet>,
 }
 
 fn visible(versions: &[RowVersion], through: CommitNo) -> Option<&RowVersion> {

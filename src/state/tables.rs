@@ -41,7 +41,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-pub(crate) use super::meta::StoredProjection;
+pub(crate) use super::meta::{Divergence, StoredProjection, StoredRow};
 
 const POSTINGS: TableDefinition<&[u8; 24], &[u8]> = TableDefinition::new("postings");
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
@@ -142,6 +142,14 @@ impl Drop for Guarded {
     }
 }
 
+/// `None` in place of what is damaged.
+fn usable(opened: Result<Option<Tables>, StorageError>) -> Result<Option<Tables>, StorageError> {
+    match opened {
+        Err(error) if error.is_rebuildable() => Ok(None),
+        opened => opened,
+    }
+}
+
 /// Derived state on disk. Owned by the flusher, its only writer.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -157,10 +165,18 @@ impl Tables {
     pub fn open(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
         let opened = Blocks::open(name, file).map_err(trouble).map_err(|error| error.of(name));
         let opened = opened.and_then(|blocks| Self::open_blocks(name, Arc::new(blocks), cache_bytes));
-        match opened {
-            Err(error) if error.is_rebuildable() => Ok(None),
-            opened => opened,
-        }
+        let compacted = opened.and_then(|opened| {
+            let Some(mut tables) = opened else { return Ok(None) };
+            guard(&tables.file.clone(), || tables.compact())?;
+            Ok(Some(tables))
+        });
+        usable(compacted)
+    }
+
+    /// Opens the file without giving back its free space.
+    pub fn look(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
+        let opened = Blocks::open(name, file).map_err(trouble).map_err(|error| error.of(name));
+        usable(opened.and_then(|blocks| Self::open_blocks(name, Arc::new(blocks), cache_bytes)))
     }
 
     fn open_blocks(
@@ -185,12 +201,7 @@ impl Tables {
             let body = unseal("meta", b"state", bytes.value())?;
             let meta: StateMeta = codec::decode(body).map_err(|_| damaged("the head does not decode"))?;
             drop((bytes, table, read));
-            if !meta.is_of_this_format() {
-                return Ok(None);
-            }
-            let mut tables = Self { file, db, meta };
-            tables.compact()?;
-            Ok(Some(tables))
+            Ok(meta.is_of_this_format().then_some(Self { file, db, meta }))
         })
     }
 
@@ -251,6 +262,9 @@ impl Tables {
         let mut expired = Vec::new();
         meta.projections = projections.to_vec();
         meta.declare(&drained.layouts);
+        if let Some(inline) = drained.inline {
+            meta.inline = Some(inline.to_vec());
+        }
         guard(&self.file, || {
             let mut write = self.db.begin_write().map_err(trouble)?;
             write.set_durability(Durability::Immediate).map_err(trouble)?;
@@ -454,6 +468,14 @@ impl Base {
         match self {
             Self::Empty => 0,
             Self::Snapshot(snapshot) => snapshot.meta.keys_used,
+        }
+    }
+
+    /// The inline projections that the log declared last, up to its own commit.
+    pub fn inline(&self) -> Option<&[u32]> {
+        match self {
+            Self::Empty => None,
+            Self::Snapshot(snapshot) => snapshot.meta.inline.as_deref(),
         }
     }
 

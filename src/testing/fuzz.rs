@@ -101,6 +101,7 @@ fn small_log(disk: &SimDisk) -> Vec<Vec<u8>> {
             response: None,
             events: vec![event],
             folds: Vec::new(),
+            inline: None,
         };
         log.append(&head, &[commit]).expect("an honest disk takes it");
     }

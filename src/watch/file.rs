@@ -183,7 +183,7 @@ impl CheckFile {
         let Some(head) = saving.latest.filter(|head| head.commit.0 > 0) else { return Ok(()) };
         let mut rows = saving.rows;
         rows.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let drained = Drained { rows, postings: Vec::new(), keys: Vec::new(), layouts: Vec::new() };
+        let drained = Drained { rows, ..Drained::default() };
         let stored: Vec<_> = checks.iter().map(stored).collect();
         // Who was further may be gone: a check that was removed, or is judged anew.
         let before = self.tables.meta().head();
@@ -306,7 +306,8 @@ impl Saving {
 }
 
 fn stored(check: &Check) -> StoredProjection {
-    StoredProjection { name: check.id().to_owned(), version: check.version, id: id_of(check) }
+    let (name, version, id) = (check.id().to_owned(), check.version, id_of(check));
+    StoredProjection { name, version, id, divergence: None }
 }
 
 fn id_of(check: &Check) -> [u8; 4] {

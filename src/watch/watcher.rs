@@ -330,7 +330,7 @@ impl Watcher {
             let checks = &self.ground.checks;
             let mut saved = checks.iter().map(|check| file.load(check)).collect::<Result<Vec<_>, _>>()?;
             for (header, ..) in saved.iter().flatten() {
-                if !self.is_of_this_log(&header.head())? {
+                if !self.ground.reader.log.has(&header.head())? {
                     // Of another history, and what it says of keys is too: none of it may be read again.
                     file = CheckFile::create(files, self.ground.reader.log.store())?;
                     saved = checks.iter().map(|_| None).collect();
@@ -362,15 +362,6 @@ impl Watcher {
     fn anew(&self, check: &Check) -> Watched {
         let head = Head::empty(self.ground.reader.log.store());
         Watched { head, ..Watched::new(check, Book::new(check.rule, self.ground.files.is_some())) }
-    }
-
-    fn is_of_this_log(&self, head: &Head) -> Result<bool, StorageError> {
-        let (log, end) = (&self.ground.reader.log, self.ground.reader.board.load().head);
-        if head.commit.0 == 0 || head.commit >= end.commit {
-            return Ok(head.commit.0 == 0 || *head == end);
-        }
-        let page = log.read(Seek::Commit(head.commit.next()), end.commit, 0)?;
-        Ok(page.before() == Some(head.hash))
     }
 
     pub fn finish(mut self) {

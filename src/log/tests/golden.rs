@@ -59,6 +59,7 @@ fn bare(commit: u64, first: u64, time: u64) -> Commit {
         response: None,
         events: Vec::new(),
         folds: Vec::new(),
+        inline: None,
     }
 }
 
@@ -73,6 +74,7 @@ fn groups() -> Vec<Vec<Commit>> {
         response: Some(Payload { codec: 2, bytes: br#"{"ok":true}"#.to_vec() }),
         events: vec![account(1), money(1)],
         folds: vec![Fold { projection: 1, digest: 0x0102_0304_0506_0708 }, Fold { projection: 2, digest: 9 }],
+        inline: None,
         ..bare(1, 1, 1_700_000_000_000_000)
     };
     let silent = bare(2, 3, 1_700_000_000_000_000);

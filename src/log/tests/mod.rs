@@ -66,6 +66,7 @@ fn commit(before: &Head, events: usize, salt: u64) -> Commit {
         response: salt.is_multiple_of(3).then(|| Payload { codec: 2, bytes: salt.to_string().into() }),
         events: (0..events).map(event).collect(),
         folds: vec![Fold { projection: 3, digest: salt }],
+        inline: salt.is_multiple_of(5).then(|| (0..salt as u32 % 4).collect()),
     }
 }
 

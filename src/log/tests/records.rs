@@ -4,7 +4,7 @@ use super::super::hostile;
 use super::super::record::{Commit, Fold, Kept, KeyPart, LayoutDecl, Payload, Record, StoredEvent, check};
 use super::STORE;
 use crate::order::{CommitNo, Position, Timestamp};
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -51,9 +51,11 @@ fn commit() -> impl Strategy<Value = Commit> {
         (any::<u8>(), vec(any::<u8>(), 0..20)).prop_map(|(codec, bytes)| Payload { codec, bytes }),
     );
     let fold = (any::<u32>(), any::<u64>()).prop_map(|(projection, digest)| Fold { projection, digest });
-    let parts =
-        (text(), vec(layout(), 0..3), option::of(key()), response, vec(event(), 0..4), vec(fold, 0..3));
-    (numbers, parts).prop_map(|((commit, first, time), (label, layouts, key, response, events, folds))| {
+    let inline = option::of(btree_set(any::<u32>(), 0..3).prop_map(Vec::from_iter));
+    let folded = (vec(fold, 0..3), inline);
+    let parts = (text(), vec(layout(), 0..3), option::of(key()), response, vec(event(), 0..4), folded);
+    (numbers, parts).prop_map(|((commit, first, time), (label, layouts, key, response, events, folded))| {
+        let (folds, inline) = folded;
         Commit {
             commit: CommitNo(commit),
             first: Position(first),
@@ -64,6 +66,7 @@ fn commit() -> impl Strategy<Value = Commit> {
             response,
             events,
             folds,
+            inline,
         }
     })
 }

@@ -1,0 +1,84 @@
+//! The files of a store, opened in an order that lets every refusal come first.
+//!
+//! Derived state is looked at without changing it, the log is made good, and the types in it are compared with the code. Only then
+//! is `state.redb` opened for writing.
+
+use super::{CutTail, Place, STATE, log_options, remove_if_there, sync_names, trouble};
+use crate::disk::Access;
+use crate::error::{OpenError, StorageError, TroubleKind};
+use crate::log::segments::SegmentLog;
+use crate::log::{Head, Log, StoreId};
+use crate::setup::Setup;
+use crate::state::peek::peek;
+use crate::state::tables::Tables;
+use std::io;
+use std::sync::Arc;
+
+/// The log of a store, and what is known of its derived state before that is opened.
+pub(super) struct Files {
+    pub log: Arc<dyn Log>,
+    /// `state.redb` as it stands, not to be written; `None` if there is none that is usable.
+    pub state: Option<Tables>,
+    /// Derived state was found damaged: it is built anew.
+    pub rebuild: bool,
+    pub cut: Option<CutTail>,
+}
+
+/// Opens the log, and makes good what a crash left of it. `durable` is what this process knows to be durable, if it had the store
+/// open before.
+pub(super) fn open_files(
+    place: &Place,
+    setup: &Setup,
+    durable: Option<(StoreId, Head)>,
+) -> Result<Files, OpenError> {
+    sync_names(place)?;
+    let state = peek_state(place)?;
+    let flushed = state.as_ref().map(Tables::meta).filter(|meta| meta.commit > 0);
+    let known = durable.or_else(|| flushed.map(|meta| (StoreId(meta.store), meta.head())));
+    let options = log_options(setup);
+    let (log, opened) = SegmentLog::open(&place.platform.disk, &place.path.join(super::LOG), options, known)?;
+    let state = state.filter(|state| state.meta().store == log.store().0);
+    Ok(Files { log: Arc::new(log), state, rebuild: false, cut: opened.cut.map(CutTail::from) })
+}
+
+fn peek_state(place: &Place) -> Result<Option<Tables>, OpenError> {
+    match place.platform.disk.open(&place.path.join(STATE), Access::Read) {
+        Ok(file) => Ok(peek(STATE, file)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(trouble(&place.path, error)),
+    }
+}
+
+/// Derived state of this store, as it stands or empty.
+pub(super) fn open_tables(place: &Place, setup: &Setup, store: StoreId) -> Result<Tables, OpenError> {
+    let file = match place.platform.disk.open(&place.path.join(STATE), Access::Write) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return fresh_tables(place, setup, store),
+        Err(error) => return Err(trouble(&place.path, error)),
+    };
+    if let Some(mut tables) = Tables::open(STATE, file, setup.options.state_cache_bytes)?
+        && tables.claim(store)
+    {
+        return Ok(tables);
+    }
+    fresh_tables(place, setup, store)
+}
+
+/// An empty `state.redb` in place of whatever is there.
+pub(super) fn fresh_tables(place: &Place, setup: &Setup, store: StoreId) -> Result<Tables, OpenError> {
+    let mut tables = new_tables(place, STATE, setup.options.state_cache_bytes)?;
+    // Without its name all of it would be folded again after a power cut.
+    place.platform.disk.sync_dir(&place.path).map_err(|error| trouble(&place.path, error))?;
+    tables.claim(store);
+    Ok(tables)
+}
+
+pub(super) fn new_tables(place: &Place, name: &str, cache_bytes: usize) -> Result<Tables, OpenError> {
+    let (path, trouble) = (place.path.join(name), |error| trouble(&place.path, error));
+    remove_if_there(place, name)?;
+    let file = place.platform.disk.create_new(&path).map_err(trouble)?;
+    match Tables::open(name, file, cache_bytes)? {
+        Some(tables) => Ok(tables),
+        None => Err(StorageError::new(TroubleKind::State, format!("a fresh {name} is damaged")).into()),
+    }
+}

@@ -1,0 +1,4 @@
+//! Opening a store: with other code, with a tail that is gone, cut at any operation.
+
+mod codes;
+mod mixtures;
