@@ -63,8 +63,8 @@ pub struct Audit<K, R> {
     /// folded behind the writer it is read off those that differ, the first 1,000 of them, which know only what changed them
     /// last: so it may have been an earlier event of these rows.
     ///
-    /// A commit without a digest counts as one that changed nothing, if there are earlier digests and rows differ. In a store that
-    /// was open for a while without the projection in its setup, it may be a commit of that time.
+    /// In commits of a version that did not declare the inline projections, one without a digest counts as one that changed
+    /// nothing, if there are earlier digests and rows differ.
     pub diverged_at: Option<Position>,
     /// The first event that changed rows in two ways when it was folded twice on the same rows: a fold that asks for more than its
     /// event and its rows, such as a clock, a random number, or the order of a hash map. No rebuild of it can be relied on.

@@ -696,7 +696,7 @@ pub(crate) struct Files {
 }
 
 /// The folder's name, in the store's directory.
-const DIR: &str = "behind";
+pub(crate) const DIR: &str = "behind";
 
 /// A file's name, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

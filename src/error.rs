@@ -174,6 +174,24 @@ pub enum OpenError {
         /// What was found.
         what: String,
     },
+    /// The log lacks commits that were durable: it ends before a head that is known, or has another history there. Put the rest of
+    /// the log back. Or go on without it, with [`Setup::accept_lost_tail`](crate::Setup::accept_lost_tail), which goes on record;
+    /// or remove everything but `log/`, if this log is what is to be served.
+    #[error("{} ends at commit {commit} (position {position}), but {known_by} knows {} commit {known_commit} (position {known_position}) to be durable: put the rest of the log back, or go on without it by `.accept_lost_tail(CommitNo::new({commit}))` in the setup", .path.display(), other(.commit, .known_commit))]
+    TailLost {
+        /// The log.
+        path: PathBuf,
+        /// Its last commit.
+        commit: CommitNo,
+        /// Its last event.
+        position: Position,
+        /// The commit that was durable.
+        known_commit: CommitNo,
+        /// The last event up to that.
+        known_position: Position,
+        /// The file that says so, or "this process".
+        known_by: String,
+    },
     /// Written by a later version of this crate. Files are untouched.
     #[error("the store has format {is}, this version knows {known}")]
     NewerFormat {
@@ -191,6 +209,11 @@ pub enum OpenError {
     /// The disk.
     #[error("the store could not be opened: {0}")]
     Storage(#[from] StorageError),
+}
+
+/// A commit that the log has too, with another history.
+fn other(end: &CommitNo, known: &CommitNo) -> &'static str {
+    if known <= end { "another" } else { "a later" }
 }
 
 fn join(missing: &[Missing]) -> String {

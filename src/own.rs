@@ -49,11 +49,24 @@ pub(crate) enum Own {
     Unreachable { source: String, kind: String, why: String },
     /// The sink has taken an alert of violations that nobody has seen to, as one of this severity: by activation and subject.
     Escalated { check: String, severity: String, of: Vec<(u64, String)> },
+    /// The log goes on after the commit `end`, without a tail of which a later head was known to be durable.
+    TailLost {
+        end_commit: u64,
+        end_position: u64,
+        end_hash: [u8; 32],
+        known_commit: u64,
+        known_position: u64,
+        /// Zeros if it is not known.
+        known_hash: [u8; 32],
+        known_by: String,
+    },
 }
 
 impl Own {
     /// The type of [`Own::Complete`]: who looks for nothing else need not decode the others.
     pub const COMPLETE: &str = "tallystone.Complete";
+    /// The type of [`Own::TailLost`].
+    pub const TAIL_LOST: &str = "tallystone.TailLost";
 }
 
 /// What a check found.
@@ -92,6 +105,7 @@ impl Event for Own {
         match self {
             Self::Once { flag } => flag.clone(),
             Self::Passed => "time".to_owned(),
+            Self::TailLost { end_commit, .. } => format!("log:{end_commit}"),
             Self::Applied { consumer, .. } => format!("consumer:{consumer}"),
             Self::Complete { check, .. }
             | Self::Alerted { check, .. }

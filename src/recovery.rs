@@ -268,7 +268,7 @@ impl<'a> Tail<'a> {
         };
         base.each_key(|term, commit| keys.insert(term, commit))?;
         let from_nothing = head.commit.0 == 0;
-        let declared = Declared(base.inline().map(Into::into));
+        let declared = Declared(base.inline());
         let published = Published::on(Arc::new(base), head, Arc::new(layouts));
         let (found_stale, stalls) = (BTreeSet::new(), BTreeMap::new());
         Ok(Self {

@@ -12,6 +12,7 @@ use crate::evidence::{Evidence, Hashes, Sources};
 use crate::guard::{self, Guards};
 use crate::layout::Layout;
 use crate::options::Options;
+use crate::order::CommitNo;
 use crate::own::Own;
 use crate::projection::{Projection, Projections, Registered};
 use crate::request::Retention;
@@ -45,6 +46,8 @@ pub struct Setup {
     pub(crate) platform: Platform,
     /// No threads: everything happens on the caller's, in one order.
     pub(crate) lockstep: bool,
+    /// The commit at which the log may end although a later one is known.
+    pub(crate) accepted_end: Option<CommitNo>,
 }
 
 /// Told of each transaction once.
@@ -95,6 +98,7 @@ impl Setup {
             on_tx: None,
             platform: Platform::real(),
             lockstep: false,
+            accepted_end: None,
         }
     }
 
@@ -217,6 +221,60 @@ impl Setup {
     /// It is for keys used from now on: those in the log are kept as was decided when they were used.
     pub fn retention(mut self, retention: Retention) -> Self {
         self.retention = retention;
+        self
+    }
+
+    /// Goes on with a log that ends at this commit, although a later one is known to have been durable: for a person who has
+    /// looked at [`OpenError::TailLost`](crate::error::OpenError::TailLost), which names the commit.
+    ///
+    /// The loss is recorded in the log, and [`Store::verify`](crate::Store::verify) lists it. Derived state that knew more is built
+    /// again; keys of the lost commits are free, and their positions are given to other events. A log that ends anywhere else is
+    /// refused as without it, so this may stay in the setup.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use std::{fs, path::Path};
+    /// # use tallystone::prelude::*;
+    /// # use tallystone::error::OpenError;
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Paid { cents: u64 }
+    /// # impl Event for Paid {
+    /// #     const FAMILY: &str = "payment";
+    /// #     type Id = ();
+    /// #     fn id(&self) {}
+    /// # }
+    /// # fn copy(from: &Path, to: &Path) {
+    /// #     let _ = fs::remove_dir_all(to);
+    /// #     fs::create_dir(to).unwrap();
+    /// #     for entry in fs::read_dir(from).unwrap() {
+    /// #         let entry = entry.unwrap();
+    /// #         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (path, backup) = (dir.path().join("store"), dir.path().join("backup"));
+    /// let setup = || Setup::new().events::<Paid>();
+    /// let store = Store::create(&path, setup())?;
+    /// store.append(Append::event(Paid { cents: 500 }))?;
+    /// store.close();
+    /// copy(&path.join("log"), &backup);
+    /// let store = Store::open(&path, setup())?;
+    /// store.append(Append::event(Paid { cents: 900 }))?;
+    /// store.close();
+    ///
+    /// // Example: somebody puts the older log back, beside derived state that knows better.
+    /// copy(&backup, &path.join("log"));
+    /// let Err(OpenError::TailLost { commit, known_commit, .. }) = Store::open(&path, setup()) else { panic!() };
+    /// assert_eq!((commit.get(), known_commit.get()), (1, 2));
+    ///
+    /// let store = Store::open(&path, setup().accept_lost_tail(commit))?;
+    /// assert_eq!(store.verify()?.lost_tails[0].known_commit, known_commit);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn accept_lost_tail(mut self, end: CommitNo) -> Self {
+        self.accepted_end = Some(end);
         self
     }
 

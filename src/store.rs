@@ -1,5 +1,6 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
+mod durable;
 mod opening;
 
 use crate::alert;
@@ -36,6 +37,7 @@ use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
 use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
+use durable::remember;
 use opening::{Files, fresh_tables, new_tables, open_files, open_tables};
 use std::convert::Infallible;
 use std::future::Future;
@@ -229,6 +231,7 @@ impl Store {
     /// - `Setup`: the setup contradicts itself or the log; each sentence says what to change.
     /// - `Missing`: types that are in the log and not in the setup, all of them.
     /// - `Corrupt`: acknowledged events do not read back. Nothing was changed; restore a backup.
+    /// - `TailLost`: the log ends before what is known to be durable. Nothing was changed; restore it, or accept the loss.
     /// - `NewerFormat`: use a later version of this crate.
     pub fn open(path: impl AsRef<Path>, setup: Setup) -> Result<Self, OpenError> {
         check(&setup)?;
@@ -1212,7 +1215,13 @@ impl Store {
         self.inner.engine.write().stop();
         self.inner.lasting.views.let_go();
         let durable = (reader.log.store(), reader.board.load().head);
-        let files = Files { rebuild: damaged, ..open_files(place, &self.inner.setup, Some(durable))? };
+        let files = open_files(place, &self.inner.setup, Some(durable)).inspect_err(|error| {
+            if matches!(error, OpenError::TailLost { .. } | OpenError::Corrupt { .. }) {
+                // The next process does not know what this one does.
+                remember(place, durable);
+            }
+        })?;
+        let files = Files { rebuild: damaged, ..files };
         let inner = &self.inner;
         let (reader, engine) = start(Some(place), &inner.setup, &inner.lasting, files)?;
         *inner.engine.write() = engine;

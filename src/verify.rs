@@ -5,9 +5,11 @@
 
 use crate::behind::Behind;
 use crate::error::{ReadError, StorageError};
-use crate::log::record::{Kept, Record};
+use crate::event::EventSet;
+use crate::log::record::{EventRef, Kept, Record};
 use crate::log::{Head, LogError, Page};
 use crate::order::{CommitNo, Position};
+use crate::own::Own;
 use crate::projection::Registered;
 use crate::recovery::{self, Recovery, Shadow, stop};
 use crate::setup::Task;
@@ -40,6 +42,45 @@ pub struct VerifyReport {
     /// Rows were folded by other code than today's, from this position on, and their projection's version was not raised. The
     /// rows served are today's.
     pub folded_otherwise: Option<(String, Position)>,
+    /// Tails that the log has lost, and goes on without because [`Setup::accept_lost_tail`](crate::Setup::accept_lost_tail) said so.
+    pub lost_tails: Vec<LostTail>,
+}
+
+/// Commits that were durable once, and are not in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LostTail {
+    /// The event that records it.
+    pub recorded_at: Position,
+    /// The commit after which the log goes on.
+    pub commit: CommitNo,
+    /// The last event up to it.
+    pub position: Position,
+    /// The latest commit that was known to be durable.
+    pub known_commit: CommitNo,
+    /// The last event up to that.
+    pub known_position: Position,
+    /// The file that said so, or "this process".
+    pub known_by: String,
+}
+
+impl LostTail {
+    fn of(event: EventRef<'_>) -> Option<Self> {
+        let (position, raw) = (event.position, event.raw().ok()?);
+        match Own::decode(&raw).ok()? {
+            Own::TailLost { end_commit, end_position, known_commit, known_position, known_by, .. } => {
+                Some(Self {
+                    recorded_at: position,
+                    commit: CommitNo(end_commit),
+                    position: Position(end_position),
+                    known_commit: CommitNo(known_commit),
+                    known_position: Position(known_position),
+                    known_by,
+                })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Something wrong, and where.
@@ -218,6 +259,9 @@ fn look_at(
         report.commits += 1;
         for event in record.events() {
             report.events += 1;
+            if event.type_name == Own::TAIL_LOST {
+                report.lost_tails.extend(LostTail::of(event));
+            }
             let version = streams.entry(reader.terms.stream(event.stream)).or_default();
             *version += 1;
             if *version != event.stream_version {

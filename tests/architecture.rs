@@ -41,7 +41,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("waiting", &["check", "order", "own", "projection"]),
     ("alert", &["check", "episode", "sync"]),
     // the path of a commit
-    ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "evidence", "guard", "layout", "options", "own", "projection", "request",
+    ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "evidence", "guard", "layout", "options", "order", "own", "projection", "request",
         "state", "upcast", "waiting"]),
     ("commit", &["error", "event", "guard", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
         "state"]),
@@ -53,12 +53,12 @@ const TABLE: &[(&str, &[&str])] = &[
         "request", "state", "sync", "value", "writer"]),
     ("transaction", &["budget", "codec", "commit", "disk", "error", "event", "idempotency", "key", "layout", "options",
         "order", "own", "projection", "query", "request", "setup", "state", "sync", "view", "writer"]),
-    ("verify", &["behind", "error", "log", "order", "projection", "recovery", "setup", "state", "view"]),
+    ("verify", &["behind", "error", "event", "log", "order", "own", "projection", "recovery", "setup", "state", "view"]),
     ("audit", &["behind", "codec", "error", "key", "log", "order", "projection", "recovery", "setup", "state", "verify", "view"]),
     ("subscription", &["error", "event", "order", "query", "state", "sync", "view", "writer"]),
     ("watch", &["alert", "check", "codec", "commit", "disk", "episode", "error", "event", "evidence", "key", "log", "misfit", "options", "order", "own", "projection",
         "query", "request", "state", "sync", "view", "waiting", "writer"]),
-    ("store", &["alert", "audit", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "projection", "query",
+    ("store", &["alert", "audit", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "own", "projection", "query",
         "recovery", "request", "setup", "state", "subscription", "sync", "transaction", "verify", "view", "watch", "writer"]),
     // beside it
     ("outside", &["check", "error", "event", "key", "order", "projection", "query", "store", "view"]),

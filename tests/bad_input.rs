@@ -288,7 +288,7 @@ fn the_state_of_another_store_is_rebuilt() {
 }
 
 #[test]
-fn derived_state_ahead_of_an_older_log_is_rebuilt() {
+fn older_log_beside_newer_state_is_refused_until_accepted() {
     let (_dir, path) = closed();
     let old = content(&path.join("log"));
     let store = Store::open(&path, setup()).expect("opens");
@@ -301,7 +301,15 @@ fn derived_state_ahead_of_an_older_log_is_rebuilt() {
         fs::remove_file(name).expect("removed");
     }
     old.iter().for_each(|(name, bytes)| fs::write(name, bytes).expect("put back"));
-    all_there(&path);
+    let before = content(&path.join("log"));
+    let refused = Store::open(&path, setup());
+    let Err(OpenError::TailLost { commit, known_commit, known_by, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((known_commit.get() - commit.get(), known_by.as_str()), (10, "`state.redb`"));
+    assert_eq!(content(&path.join("log")), before, "a refusal changes nothing");
+    let store = Store::open(&path, setup().accept_lost_tail(commit)).expect("it is accepted");
+    assert_eq!(store.verify().expect("looked at").lost_tails[0].commit, commit);
 }
 
 // ---- requests ----

@@ -739,7 +739,7 @@ fn a_file_that_is_lost_damaged_old_or_foreign_is_rebuilt() {
 /// 1. A copy of the store goes its own way from commit 100 on. 2. The file of the one lies below the log of the other, at a
 ///    commit that both have. The events differ, the numbers do not.
 #[test]
-fn risk_04_a_file_of_another_history_is_rebuilt() {
+fn risk_04_file_of_another_history_is_rebuilt_once_accepted() {
     let disk = fresh_disk(9);
     let store = open(behind(&disk));
     some(&store, &mut Dice::new(9), 50);
@@ -760,7 +760,9 @@ fn risk_04_a_file_of_another_history_is_rebuilt() {
             named(&to, "trails").pop().expect("its file"),
             &from.read_file(&file).expect("its file"),
         );
-        let store = open(behind(&to));
+        let refused = Store::open(Path::new(STORE), behind(&to));
+        let Err(OpenError::TailLost { commit, .. }) = refused else { panic!("{refused:?}") };
+        let store = open(behind(&to).accept_lost_tail(commit));
         assert!(store.stats().behind[0].rebuilding.is_some(), "it is noticed");
         checked_whole::<Trails>(&store);
     }

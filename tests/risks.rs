@@ -217,7 +217,7 @@ fn risk_03_nothing_unsynced_reaches_derived_state() {
 }
 
 #[test]
-fn risk_04_state_of_another_log_or_another_time_is_rebuilt() {
+fn risk_04_state_of_another_time_is_rebuilt_or_refused() {
     let (lab, other) = (Lab::seeded(1), Lab::seeded(2));
     let (store, rich) = (lab.create(), other.create());
     for number in 0..60 {
@@ -245,7 +245,10 @@ fn risk_04_state_of_another_log_or_another_time_is_rebuilt() {
         lab.disk.remove(&path).unwrap();
     }
     log.iter().for_each(|(path, bytes)| lab.disk.write_file(path, bytes));
-    let store = lab.open();
+    let refused = lab.try_open();
+    let Err(OpenError::TailLost { commit, known_commit, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!((commit.get(), known_commit.get()), (60, 90));
+    let store = Store::open(STORE, lab.setup().accept_lost_tail(commit)).unwrap();
     assert_eq!((balance(&store, 1), store.stats().keys_len), (Some(60), 60));
     assert!(!store.append(opened(70)).unwrap().replayed, "its commit is not in this log");
     assert_sound(&store);

@@ -2090,7 +2090,9 @@ fn look_at_rotten(sim: &mut Sim) -> Outcome<Rotten> {
     let setup = sim.setup();
     match Store::open(STORE, setup) {
         Ok(store) => sim.store = Some(store),
-        Err(OpenError::Corrupt { .. } | OpenError::NewerFormat { .. }) => return Ok(Rotten::NotOpened),
+        Err(OpenError::Corrupt { .. } | OpenError::TailLost { .. } | OpenError::NewerFormat { .. }) => {
+            return Ok(Rotten::NotOpened);
+        }
         Err(OpenError::Storage(error)) if error.is_corruption() => return Ok(Rotten::NotOpened),
         Err(error) => return wrong(format!("open: {error} ({error:?})")),
     }

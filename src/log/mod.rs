@@ -249,6 +249,9 @@ pub(crate) enum LogError {
     /// Not a log of ours.
     #[error("{0}")]
     NotALog(String),
+    /// A head that was known to be durable is later than the log's end.
+    #[error("the log ends at commit {}, and commit {} was durable", .end.commit, .known.commit)]
+    EndsEarly { end: Head, known: Head },
     /// The caller's head is not the log's.
     #[error("the log is at commit {is}, not at {expected}")]
     NotAtHead { is: CommitNo, expected: CommitNo },

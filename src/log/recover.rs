@@ -5,12 +5,14 @@
 //!   cache and not on the disk. It is copied to a segment of its own, which is synced, named, and made durable
 //!   before the old copy is cut off. A seal, a trailer, a following segment, or the caller, can prove that it was synced.
 //! - Bytes that are no group are a torn tail only if nothing speaks of a time after them; else they are damage.
+//! - A log that ends before a head that is known from outside is refused, unless the caller accepts its end.
 //! - What is cut off is kept beside the log, and reported.
 //! - A crash at any point here leaves what the next open makes good in the same way: of two copies of a commit, the
 //!   one in the later segment counts; a copy that takes the name of its original is `.replacing` until that is gone,
 //!   and counts instead of it.
 
 use super::group::{self, GroupHead};
+use super::record::Record;
 use super::segment::{HEADER, Header, HeaderFault, Marks, TRAILER, Trailer};
 use super::segments::{self, Known, LogOptions, NEXT, Place, Segment, Writer};
 use super::window::Window;
@@ -27,6 +29,35 @@ use std::sync::atomic::AtomicBool;
 /// A side file that is not complete yet.
 const CUT_CREATING: &str = "cut.creating";
 
+/// What is known of a log from outside it.
+#[derive(Default)]
+pub(crate) struct KnownLog<'a> {
+    /// Heads that were durable for certain, each in the log of its store: of another store's log it says nothing.
+    pub durable: Vec<(StoreId, Head)>,
+    /// Whether the log may end at this head, with this last commit, although it is known to have gone on.
+    pub accepts: Option<&'a Accepts<'a>>,
+}
+
+/// Is asked about an end of a log.
+pub(crate) type Accepts<'a> = dyn Fn(StoreId, &Head, Option<&Record<'_>>) -> bool + 'a;
+
+impl From<Option<(StoreId, Head)>> for KnownLog<'_> {
+    fn from(durable: Option<(StoreId, Head)>) -> Self {
+        Self { durable: durable.into_iter().collect(), accepts: None }
+    }
+}
+
+impl KnownLog<'_> {
+    fn latest(&self, store: StoreId) -> Option<Head> {
+        let ours = self.durable.iter().filter(|(of, _)| *of == store);
+        ours.map(|(_, head)| *head).max_by_key(|head| head.commit)
+    }
+
+    fn proves(&self, store: StoreId, end: &Head) -> bool {
+        self.durable.iter().any(|(of, head)| *of == store && head == end)
+    }
+}
+
 /// What opening found and did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Opened {
@@ -36,6 +67,8 @@ pub(crate) struct Opened {
     pub rewritten: Option<CommitNo>,
     /// Segments that got their marks and trailer only now.
     pub finished: Vec<CommitNo>,
+    /// The log itself tells that it went on, and its end was accepted.
+    pub ends_early: bool,
 }
 
 /// A torn tail: a group of which nothing was promised.
@@ -88,13 +121,15 @@ struct Plan {
     torn: Option<(u64, u64)>,
     /// All its groups are known to have been synced.
     proven: bool,
+    /// The segment is finished or was cut off, and its end was accepted: nothing may be written to it.
+    ends_early: bool,
 }
 
 pub(super) fn recover(
     disk: &Arc<dyn Disk>,
     dir: &Path,
     options: &LogOptions,
-    known_durable: Option<(StoreId, Head)>,
+    known: &KnownLog<'_>,
 ) -> Result<Recovered, LogError> {
     let names = names(disk.as_ref(), dir)?;
     let mut found = survey(disk.as_ref(), dir, &names)?;
@@ -104,12 +139,11 @@ pub(super) fn recover(
         unfinished.push(finished_or_scanned(&pair[0], &pair[1])?);
     }
     let last = found.pop().expect("a log has a segment");
-    let known_durable = known_durable.filter(|(of, _)| *of == store).map(|(_, head)| head);
-    let plan = plan(&last, known_durable)?;
+    let plan = plan(&last, known)?;
 
     let place = Place { disk: disk.clone(), dir: dir.to_owned(), store };
     tidy(&place, &names)?;
-    let mut opened = Opened::default();
+    let mut opened = Opened { ends_early: plan.ends_early, ..Opened::default() };
     let mut segments = Vec::new();
     for (found, scanned) in found.into_iter().zip(unfinished) {
         segments.push(Arc::new(finish_if_scanned(&place, found, scanned, &mut opened)?));
@@ -286,37 +320,56 @@ pub(super) fn scan(
 }
 
 /// Looks at the end of the log and decides what it is.
-fn plan(last: &Found, known_durable: Option<Head>) -> Result<Plan, LogError> {
+fn plan(last: &Found, known: &KnownLog<'_>) -> Result<Plan, LogError> {
     let scanned = scan(last.file.as_ref(), last.len, &last.header, None)?;
-    let (commit, position) = (scanned.head.commit.next(), scanned.head.position.next());
-    if let Some(trailer) = last.trailer {
-        let what = match trailer.end == scanned.head {
-            true => format!("the segment that starts at commit {commit} is missing"),
-            false => "no valid group here, in a finished segment".to_owned(),
-        };
-        return Err(LogError::damaged(commit, position, &what));
-    }
-    if last.len < last.header.size {
-        return Err(LogError::damaged(commit, position, "the last segment file was cut off"));
+    let (store, end) = (last.header.store, scanned.head);
+    let (commit, position) = (end.commit.next(), end.position.next());
+    if last.trailer.is_some_and(|trailer| trailer.end != end) {
+        return Err(LogError::damaged(commit, position, "no valid group here, in a finished segment"));
     }
     let rest = scanned.end + if scanned.sealed { group::HEAD as u64 } else { 0 };
-    let torn = last_used(last, rest)?.map(|end| (rest, end - rest));
-    if torn.is_some() {
-        if known_durable.is_some_and(|known| known.commit >= commit) {
-            return Err(LogError::damaged(
-                commit,
-                position,
-                "no valid group here, and its commit was durable",
-            ));
-        }
-        if let Some(later) = spoken_of(last, rest, &scanned.head)? {
-            let what =
-                format!("no valid group here, and one written after it starts at commit {}", later.first);
-            return Err(LogError::damaged(commit, position, &what));
-        }
+    let torn = match last.trailer {
+        Some(_) => None,
+        None => last_used(last, rest)?.map(|end| (rest, end - rest)),
+    };
+    if torn.is_some()
+        && let Some(later) = spoken_of(last, rest, &end)?
+    {
+        let what = format!("no valid group here, and one written after it starts at commit {}", later.first);
+        return Err(LogError::damaged(commit, position, &what));
     }
-    let proven = scanned.sealed || scanned.last.is_none() || known_durable == Some(scanned.head);
-    Ok(Plan { last: scanned, torn, proven })
+    let ends_early = last.trailer.is_some() || last.len < last.header.size;
+    let latest = known.latest(store).filter(|known| known.commit > end.commit);
+    if (ends_early || latest.is_some()) && !is_accepted(last, &scanned, known)? {
+        let damaged = |what: &str| {
+            let way = format!("`.accept_lost_tail(CommitNo::new({}))` goes on without it", end.commit);
+            LogError::damaged(commit, position, &format!("{what}; {way}"))
+        };
+        return Err(match latest {
+            _ if last.trailer.is_some() => {
+                damaged(&format!("the segment that starts at commit {commit} is missing"))
+            }
+            _ if ends_early => damaged("the last segment file was cut off"),
+            Some(_) if torn.is_some() => damaged("no valid group here, and its commit was durable"),
+            Some(known) => LogError::EndsEarly { end, known },
+            None => unreachable!("one of them is so"),
+        });
+    }
+    let proven = scanned.sealed || scanned.last.is_none() || known.proves(store, &end);
+    Ok(Plan { proven: proven || last.trailer.is_some(), last: scanned, torn, ends_early })
+}
+
+/// Whether the log may end there.
+fn is_accepted(last: &Found, scanned: &Scanned, known: &KnownLog<'_>) -> Result<bool, LogError> {
+    let Some(accepts) = known.accepts else { return Ok(false) };
+    let store = last.header.store;
+    let Some((from, before)) = scanned.last else { return Ok(accepts(store, &scanned.head, None)) };
+    let mut bytes = vec![0; (scanned.end - from) as usize];
+    last.file.read_at(from, &mut bytes)?;
+    let mut body = 0..0;
+    let verified = group::verify(store, &before, &bytes, |found| body = found.body);
+    let record = verified.ok().and_then(|_| Record::decode(&bytes[body]).ok());
+    Ok(accepts(store, &scanned.head, record.as_ref()))
 }
 
 /// The end of the last byte from `from` on that is not zero.
@@ -406,7 +459,7 @@ fn take_over(
     if let Some((from, len)) = plan.torn {
         opened.cut = Some(keep_cut(place, &last, head.commit.next(), from, len)?);
     }
-    let writer = match plan.proven && plan.torn.is_none() {
+    let writer = match plan.proven && plan.torn.is_none() && !plan.ends_early {
         true => as_it_is(place, last, plan.last)?,
         false => as_a_copy(place, options, last, plan, segments, opened)?,
     };

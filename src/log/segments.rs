@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub(crate) use super::recover::{Cut, Opened};
+pub(crate) use super::recover::{Cut, KnownLog, Opened};
 
 /// A segment that has no name yet.
 pub(super) const NEXT: &str = "next.creating";
@@ -203,18 +203,21 @@ impl SegmentLog {
 
     /// Opens the log in `dir`, makes good what a crash left, and says what that was.
     ///
-    /// `known_durable` is a head that was durable for certain in the log of that store, from outside this log; of another
-    /// store's log it says nothing. Damage up to it is no torn tail, and where the log ends with exactly it the last group is served as it is, so that readers of an earlier open in this
-    /// process find all of theirs in its place. A log that ends before it is for the caller to judge.
+    /// Where it ends with exactly a head that is known to be durable, the last group is served as it is, so that readers of an
+    /// earlier open in this process find all of theirs in its place.
     ///
     /// Nothing is changed on the disk when this fails, except by an error of the disk itself.
-    pub fn open(
+    ///
+    /// # Errors
+    ///
+    /// `EndsEarly`, `Corrupt` for damage up to a head that is known, unless `known` accepts the end; and what else is wrong with it.
+    pub fn open<'a>(
         disk: &Arc<dyn Disk>,
         dir: &Path,
         options: LogOptions,
-        known_durable: Option<(StoreId, Head)>,
+        known: impl Into<KnownLog<'a>>,
     ) -> Result<(Self, Opened), LogError> {
-        let recovered = recover::recover(disk, dir, &options, known_durable)?;
+        let recovered = recover::recover(disk, dir, &options, &known.into())?;
         let shared = Shared { head: recovered.head, segments: Arc::new(recovered.segments) };
         let log = Self {
             place: recovered.place,

@@ -71,8 +71,7 @@ impl Published {
     /// The inline projections that the log declared last. `None`: it never did.
     pub fn inline(&self) -> Option<InlineSet> {
         let frozen = || self.frozen.as_ref().and_then(|frozen| frozen.inline());
-        let base = || self.base.inline().map(InlineSet::from);
-        self.active.inline().or_else(frozen).or_else(base)
+        self.active.inline().or_else(frozen).or_else(|| self.base.inline())
     }
 
     /// The moment of the head.

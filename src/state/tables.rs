@@ -20,7 +20,7 @@ use super::blocks::Blocks;
 use super::keys::KeyUse;
 use super::layer::{Direction, KeyRange, Layer, RowEntry, RowVersion, Span};
 use super::meta::{StateMeta, Sum};
-use super::overlay::{Drained, Postings};
+use super::overlay::{Drained, InlineSet, Postings};
 use super::sealed::{
     LANES_BY_TIME, damaged, decode_chunk, decode_keys, decode_row, encode_chunk, encode_keys, encode_row,
     posting_key, seal, unseal,
@@ -241,6 +241,7 @@ impl Tables {
                 rows: read.open_table(ROWS).map_err(trouble)?,
                 keys: read.open_table(KEYS).map_err(trouble)?,
                 meta: self.meta.clone(),
+                inline: self.meta.inline.as_deref().map(InlineSet::from),
             })))
         })
     }
@@ -447,6 +448,7 @@ pub(crate) struct Snapshot {
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
     keys: ReadOnlyTable<(u8, u64), &'static [u8]>,
     meta: StateMeta,
+    inline: Option<InlineSet>,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -472,10 +474,10 @@ impl Base {
     }
 
     /// The inline projections that the log declared last, up to its own commit.
-    pub fn inline(&self) -> Option<&[u32]> {
+    pub fn inline(&self) -> Option<InlineSet> {
         match self {
             Self::Empty => None,
-            Self::Snapshot(snapshot) => snapshot.meta.inline.as_deref(),
+            Self::Snapshot(snapshot) => snapshot.inline.clone(),
         }
     }
 

@@ -1,12 +1,14 @@
 //! The files of a store, opened in an order that lets every refusal come first.
 //!
-//! Derived state is looked at without changing it, the log is made good, and the types in it are compared with the code. Only then
+//! Derived state is looked at without changing it, the log is held against what it knows and made good, and the types in it are compared with the code. Only then
 //! is `state.redb` opened for writing.
 
-use super::{CutTail, Place, STATE, log_options, remove_if_there, sync_names, trouble};
+use super::durable::KnownHeads;
+use super::{CutTail, LOG, Place, STATE, log_options, remove_if_there, sync_names, trouble};
 use crate::disk::Access;
 use crate::error::{OpenError, StorageError, TroubleKind};
-use crate::log::segments::SegmentLog;
+use crate::log::record::Record;
+use crate::log::segments::{KnownLog, SegmentLog};
 use crate::log::{Head, Log, StoreId};
 use crate::setup::Setup;
 use crate::state::peek::peek;
@@ -33,11 +35,18 @@ pub(super) fn open_files(
 ) -> Result<Files, OpenError> {
     sync_names(place)?;
     let state = peek_state(place)?;
-    let flushed = state.as_ref().map(Tables::meta).filter(|meta| meta.commit > 0);
-    let known = durable.or_else(|| flushed.map(|meta| (StoreId(meta.store), meta.head())));
-    let options = log_options(setup);
-    let (log, opened) = SegmentLog::open(&place.platform.disk, &place.path.join(super::LOG), options, known)?;
-    let state = state.filter(|state| state.meta().store == log.store().0);
+    let known = KnownHeads::gather(place, state.as_ref(), durable)?;
+    let accepts = |store: StoreId, end: &Head, last: Option<&Record<'_>>| {
+        setup.accepted_end == Some(end.commit) || known.is_accepted_by(store, end, last)
+    };
+    let (disk, dir) = (&place.platform.disk, place.path.join(LOG));
+    let known_log = KnownLog { durable: known.heads(), accepts: Some(&accepts) };
+    let opened = SegmentLog::open(disk, &dir, log_options(setup), known_log);
+    let (log, opened) = opened.map_err(|error| known.explain(place, error))?;
+    known.settle(place, setup, &log, opened.ends_early)?;
+    // What was removed tells nothing any more.
+    let is_of_this_log = |state: &Tables| log.has(&state.meta().head()).unwrap_or(false);
+    let state = state.filter(is_of_this_log);
     Ok(Files { log: Arc::new(log), state, rebuild: false, cut: opened.cut.map(CutTail::from) })
 }
 

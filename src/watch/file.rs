@@ -32,7 +32,8 @@ use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const FILE: &str = "checks.redb";
+/// Its name, in the store's directory.
+pub(crate) const FILE: &str = "checks.redb";
 
 /// Where the file is.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ mod watcher;
 
 pub(crate) use delivery::DeliveryQueue;
 pub(crate) use dog::Dog;
-pub(crate) use file::Files;
+pub(crate) use file::{FILE, Files};
 #[cfg(feature = "rules")]
 pub(crate) use folder::Folders;
 #[cfg(feature = "rules")]

@@ -1,9 +1,9 @@
 //! Damage: the right bytes, or a refusal that names the place, or a cut of a last group that nothing proves.
 
 use super::super::group::HEAD;
-use super::super::record::Commit;
+use super::super::record::{Commit, Record};
 use super::super::segment::{FORMAT, HEADER};
-use super::super::segments::{LogOptions, Opened, SegmentLog};
+use super::super::segments::{KnownLog, LogOptions, Opened, SegmentLog};
 use super::super::{Head, Log, LogError, Seek};
 use super::disk::MapDisk;
 use super::only_numbered;
@@ -199,13 +199,11 @@ fn a_missing_segment_is_named() {
         disk.delete(&segment(first));
         let (commit, what) = corrupt_at(opened(&disk));
         assert_eq!(commit, first);
-        assert_eq!(
-            what,
-            match index {
-                0 => format!("the first segment is missing: the log starts at commit {}", names[1]),
-                _ => format!("the segment that starts at commit {first} is missing"),
-            }
-        );
+        let expected = match index {
+            0 => format!("the first segment is missing: the log starts at commit {}", names[1]),
+            _ => format!("the segment that starts at commit {first} is missing"),
+        };
+        assert!(what.starts_with(&expected), "{what}");
     }
 }
 
@@ -531,11 +529,43 @@ fn what_stands_in_the_way_of_the_next_segment_is_removed() {
 }
 
 #[test]
-fn a_log_that_is_behind_what_is_known_opens_for_the_caller_to_judge() {
+fn log_that_ends_before_a_known_head_is_refused_unless_accepted() {
     let (disk, commits) = grown(7);
-    let (log, opened) = SegmentLog::open(&disk.shared(), dir(), SMALL, only_numbered(99)).unwrap();
-    assert_eq!(log.head().commit.0, commits.len() as u64);
+    let (before, last) = (disk.files(), commits.len() as u64);
+    let open = |accepted: u64| {
+        let accepts = |_, end: &Head, record: Option<&Record<'_>>| {
+            assert_eq!(record.map(Record::commit), Some(end.commit));
+            end.commit.0 == accepted
+        };
+        let durable = Vec::from_iter(only_numbered(99));
+        SegmentLog::open(&disk.shared(), dir(), SMALL, KnownLog { durable, accepts: Some(&accepts) })
+    };
+    let refused = open(last - 1).map(|(log, _)| log.head());
+    assert!(
+        matches!(refused, Err(LogError::EndsEarly { end, known }) if (end.commit.0, known.commit.0) == (last, 99))
+    );
+    assert_eq!(disk.files(), before, "nothing is changed");
+    let (log, opened) = open(last).unwrap();
+    assert_eq!((log.head().commit.0, opened.ends_early), (last, false));
     assert!(opened.rewritten.is_some(), "another history proves nothing");
+}
+
+#[test]
+fn log_without_its_last_segments_is_refused_unless_accepted() {
+    let (disk, commits) = grown(7);
+    let removed = *names(&disk).last().unwrap();
+    disk.delete(&segment(removed));
+    assert_eq!(corrupt_at(opened(&disk)).0, removed);
+    let accepts = |_, end: &Head, _: Option<&Record<'_>>| end.commit.0 == removed - 1;
+    let known = || KnownLog { durable: Vec::new(), accepts: Some(&accepts) };
+    let (log, opened) = SegmentLog::open(&disk.shared(), dir(), SMALL, known()).unwrap();
+    assert!(opened.ends_early);
+    let kept = &commits[..removed as usize - 1];
+    assert_eq!(served(&log).unwrap(), kept);
+    let more = fill(&log, &[2; 9], 3);
+    drop(log);
+    let log = super::open(&disk).unwrap();
+    assert_eq!(served(&log).unwrap(), [kept, &more].concat());
 }
 
 #[test]

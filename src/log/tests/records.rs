@@ -151,8 +151,22 @@ fn refused(change: impl FnOnce(&mut Vec<u8>)) -> &'static str {
 
 #[test]
 fn an_unknown_section_is_refused_and_not_skipped() {
-    let what = refused(|body| body.extend([8, 1, 0, 0, 0, 42]));
+    let what = refused(|body| body.extend([9, 1, 0, 0, 0, 42]));
     assert_eq!(what, "unknown section, of a later version");
+}
+
+#[test]
+fn inline_projections_have_one_spelling() {
+    let inline = |content: &[u8]| {
+        refused(|body| {
+            body.extend([8, content.len() as u8, 0, 0, 0]);
+            body.extend(content);
+        })
+    };
+    for wrong in [&[2, 0, 1, 0, 0, 0, 1, 0, 0, 0][..], &[2, 0, 2, 0, 0, 0, 1, 0, 0, 0], &[0, 0, 7]] {
+        assert_eq!(inline(wrong), "no rising list of projections");
+    }
+    assert_eq!(inline(&[1, 0, 7]), "ends too early");
 }
 
 #[test]
