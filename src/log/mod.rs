@@ -11,6 +11,7 @@ mod event;
 mod group;
 mod segment;
 mod window;
+mod descriptors;
 mod recover;
 pub(crate) mod segments;
 pub(crate) mod memory;

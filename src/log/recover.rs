@@ -6,11 +6,13 @@
 //!   before the old copy is cut off. A seal, a trailer, a following segment, or the caller, can prove that it was synced.
 //! - Bytes that are no group are a torn tail only if nothing speaks of a time after them; else they are damage.
 //! - A log that ends before a head that is known from outside is refused, unless the caller accepts its end.
+//! - A last segment that is nearly empty is copied whole, so that a process that dies again and again does not leave one each time.
 //! - What is cut off is kept beside the log, and reported.
 //! - A crash at any point here leaves what the next open makes good in the same way: of two copies of a commit, the
 //!   one in the later segment counts; a copy that takes the name of its original is `.replacing` until that is gone,
 //!   and counts instead of it.
 
+use super::descriptors::{Descriptors, SegmentFile};
 use super::group::{self, GroupHead};
 use super::record::Record;
 use super::segment::{HEADER, Header, HeaderFault, Marks, TRAILER, Trailer};
@@ -93,7 +95,7 @@ pub(super) struct Recovered {
 /// A segment file as it stands.
 struct Found {
     header: Header,
-    file: Box<dyn File>,
+    file: Arc<SegmentFile>,
     len: u64,
     trailer: Option<Trailer>,
 }
@@ -132,7 +134,8 @@ pub(super) fn recover(
     known: &KnownLog<'_>,
 ) -> Result<Recovered, LogError> {
     let names = names(disk.as_ref(), dir)?;
-    let mut found = survey(disk.as_ref(), dir, &names)?;
+    let descriptors = Descriptors::new(disk.clone());
+    let mut found = survey(&descriptors, disk.as_ref(), dir, &names)?;
     let store = found[0].header.store;
     let mut unfinished = Vec::new();
     for pair in found.windows(2) {
@@ -141,7 +144,7 @@ pub(super) fn recover(
     let last = found.pop().expect("a log has a segment");
     let plan = plan(&last, known)?;
 
-    let place = Place { disk: disk.clone(), dir: dir.to_owned(), store };
+    let place = Place { disk: disk.clone(), dir: dir.to_owned(), store, descriptors };
     tidy(&place, &names)?;
     let mut opened = Opened { ends_early: plan.ends_early, ..Opened::default() };
     let mut segments = Vec::new();
@@ -178,7 +181,12 @@ fn replacing(first: CommitNo) -> String {
 }
 
 /// Reads the header of every segment, in order of commits.
-fn survey(disk: &dyn Disk, dir: &Path, names: &Names) -> Result<Vec<Found>, LogError> {
+fn survey(
+    descriptors: &Arc<Descriptors>,
+    disk: &dyn Disk,
+    dir: &Path,
+    names: &Names,
+) -> Result<Vec<Found>, LogError> {
     let mut paths: BTreeMap<_, _> =
         names.segments.iter().map(|&first| (first, segments::name(first))).collect();
     // A copy was whole and durable before it got this name, and may have been written to since.
@@ -192,7 +200,13 @@ fn survey(disk: &dyn Disk, dir: &Path, names: &Names) -> Result<Vec<Found>, LogE
     }
     let mut found: Vec<Found> = Vec::with_capacity(paths.len());
     for (first, name) in paths {
-        let segment = look(disk, &dir.join(&name), &name, first)?;
+        let path = dir.join(segments::name(first));
+        let file = match names.replacing.contains(&first) {
+            // It gets its name later: until then nobody opens it by that.
+            true => descriptors.held(path, disk.open(&dir.join(&name), Access::Read)?),
+            false => descriptors.on_demand(path),
+        };
+        let segment = look(file, &name, first)?;
         let store = found.first().map_or(segment.header.store, |first| first.header.store);
         if segment.header.store != store {
             return Err(at_start(first, &format!("segment {name} is of another store")));
@@ -209,10 +223,10 @@ fn store_of(found: &[Found]) -> super::StoreId {
     found[0].header.store
 }
 
-fn look(disk: &dyn Disk, path: &Path, name: &str, first: CommitNo) -> Result<Found, LogError> {
-    let file = disk.open(path, Access::Read)?;
+fn look(segment: Arc<SegmentFile>, name: &str, first: CommitNo) -> Result<Found, LogError> {
+    let file = segment.get()?;
     let len = file.len()?;
-    let header = match read(file.as_ref(), len, 0, HEADER)?.map(|bytes| Header::decode(&bytes)) {
+    let header = match read(&*file, len, 0, HEADER)?.map(|bytes| Header::decode(&bytes)) {
         Some(Ok(header)) if header.before.commit.next() == first => header,
         Some(Err(HeaderFault::Foreign)) => {
             return Err(LogError::NotALog(format!("{name} is not a log segment")));
@@ -229,11 +243,11 @@ fn look(disk: &dyn Disk, path: &Path, name: &str, first: CommitNo) -> Result<Fou
         None => return Err(at_start(first, &format!("{name} is too short for its header"))),
     };
     let trailer = match len.checked_sub(TRAILER as u64) {
-        Some(at) => read(file.as_ref(), len, at, TRAILER)?,
+        Some(at) => read(&*file, len, at, TRAILER)?,
         None => None,
     };
     let trailer = trailer.and_then(|bytes| Trailer::decode(&bytes, &header, len));
-    Ok(Found { header, file, len, trailer })
+    Ok(Found { header, file: segment, len, trailer })
 }
 
 /// A few bytes at `offset`, if the file has them.
@@ -257,7 +271,7 @@ fn finished_or_scanned(this: &Found, next: &Found) -> Result<Option<Scanned>, Lo
     if trailer.is_some() {
         return Ok(None);
     }
-    let scanned = scan(this.file.as_ref(), this.len, &this.header, Some(next.first()))?;
+    let scanned = scan(&*this.file.get()?, this.len, &this.header, Some(next.first()))?;
     if scanned.head == next.header.before {
         return Ok(Some(scanned));
     }
@@ -321,7 +335,7 @@ pub(super) fn scan(
 
 /// Looks at the end of the log and decides what it is.
 fn plan(last: &Found, known: &KnownLog<'_>) -> Result<Plan, LogError> {
-    let scanned = scan(last.file.as_ref(), last.len, &last.header, None)?;
+    let scanned = scan(&*last.file.get()?, last.len, &last.header, None)?;
     let (store, end) = (last.header.store, scanned.head);
     let (commit, position) = (end.commit.next(), end.position.next());
     if last.trailer.is_some_and(|trailer| trailer.end != end) {
@@ -365,7 +379,7 @@ fn is_accepted(last: &Found, scanned: &Scanned, known: &KnownLog<'_>) -> Result<
     let store = last.header.store;
     let Some((from, before)) = scanned.last else { return Ok(accepts(store, &scanned.head, None)) };
     let mut bytes = vec![0; (scanned.end - from) as usize];
-    last.file.read_at(from, &mut bytes)?;
+    last.file.get()?.read_at(from, &mut bytes)?;
     let mut body = 0..0;
     let verified = group::verify(store, &before, &bytes, |found| body = found.body);
     let record = verified.ok().and_then(|_| Record::decode(&bytes[body]).ok());
@@ -374,7 +388,8 @@ fn is_accepted(last: &Found, scanned: &Scanned, known: &KnownLog<'_>) -> Result<
 
 /// The end of the last byte from `from` on that is not zero.
 fn last_used(found: &Found, from: u64) -> io::Result<Option<u64>> {
-    let mut window = Window::new(found.file.as_ref(), found.len);
+    let file = found.file.get()?;
+    let mut window = Window::new(&*file, found.len);
     let (mut at, mut used) = (from, None);
     while at < window.len() {
         let piece = window.piece(at)?;
@@ -389,7 +404,8 @@ fn last_used(found: &Found, from: u64) -> io::Result<Option<u64>> {
 /// A group head at or behind `from` that could only be written when the group at `from` was durable.
 fn spoken_of(found: &Found, from: u64, before: &Head) -> io::Result<Option<GroupHead>> {
     let (store, commit) = (found.header.store, before.commit.next());
-    let mut window = Window::new(found.file.as_ref(), found.len);
+    let file = found.file.get()?;
+    let mut window = Window::new(&*file, found.len);
     // The head of the torn group itself may be whole: then what it says it holds is content, whatever it looks like.
     let own = window.get(from, group::HEAD)?.and_then(GroupHead::decode);
     let own = own.filter(|head| head.follows(store, before));
@@ -429,21 +445,24 @@ fn finish_if_scanned(
     scanned: Option<Scanned>,
     opened: &mut Opened,
 ) -> Result<Segment, LogError> {
-    let Found { header, file, trailer, .. } = found;
-    let (marks, end) = match scanned {
-        None => (None, trailer.map_or(0, |trailer| u64::from(trailer.groups_end))),
+    let Found { header, file, trailer, len } = found;
+    let (marks, end, len) = match scanned {
+        None => (None, trailer.map_or(0, |trailer| u64::from(trailer.groups_end)), len),
         Some(scanned) => {
             opened.finished.push(header.before.commit.next());
-            finish(place, &header, &scanned.marks, &scanned.head, scanned.end)?;
-            (Some(scanned.marks), scanned.end)
+            let len = finish(place, &header, &scanned.marks, &scanned.head, scanned.end)?;
+            (Some(scanned.marks), scanned.end, len)
         }
     };
-    Ok(Segment { header, file: file.into(), trailer, known: RwLock::new(Known { marks, end }) })
+    Ok(Segment { header, file, len: len.into(), trailer, known: RwLock::new(Known { marks, end }) })
 }
 
-fn finish(place: &Place, header: &Header, marks: &Marks, end: &Head, at: u64) -> Result<(), LogError> {
+/// Ends a segment, and returns how long it is then.
+fn finish(place: &Place, header: &Header, marks: &Marks, end: &Head, at: u64) -> Result<u64, LogError> {
     let file = segments::open_for_writing(place, header.before.commit.next())?;
-    segments::finish(file.as_ref(), at, &marks.encode(place.store, end, at as u32))
+    let tail = marks.encode(place.store, end, at as u32);
+    segments::finish(file.as_ref(), at, &tail)?;
+    Ok(at + tail.len() as u64)
 }
 
 /// Makes the last segment one that may be appended to: as it is, or by starting a new one.
@@ -470,10 +489,11 @@ fn take_over(
 fn as_it_is(place: &Place, last: Found, scanned: Scanned) -> Result<Writer, LogError> {
     let file = segments::open_for_writing(place, last.first())?;
     let Scanned { marks, end, sealed, .. } = scanned;
-    Ok(writer(segment(last.header, file, marks, end), end, last.len, sealed))
+    writer(place, last.header, file, (marks, end), last.len, sealed)
 }
 
-/// Starts a new segment with a copy of the last group, or with nothing if that group is proven.
+/// Goes on in a copy of what may not have been synced, or of nothing if all is proven: in a new segment, or, where the last one is
+/// nearly empty, in one that replaces it. So opens that follow one another make no segment each.
 fn as_a_copy(
     place: &Place,
     options: &LogOptions,
@@ -483,49 +503,67 @@ fn as_a_copy(
     opened: &mut Opened,
 ) -> Result<Writer, LogError> {
     let Scanned { head, end, marks: mut before_it, last: group, .. } = plan.last;
-    let (from, before) = group.filter(|_| !plan.proven).unwrap_or((end, head));
-    let mut group = vec![0; (end - from) as usize];
-    last.file.read_at(from, &mut group)?;
+    let unproven = group.filter(|_| !plan.proven);
+    opened.rewritten = unproven.map(|(_, before)| before.commit.next());
+    let is_nearly_empty = end <= options.size(0, 0) / 2 && last.trailer.is_none();
+    let (from, before) = match is_nearly_empty {
+        true => (HEADER as u64, last.header.before),
+        false => unproven.unwrap_or((end, head)),
+    };
+    let mut groups = vec![0; (end - from) as usize];
+    last.file.get()?.read_at(from, &mut groups)?;
     // As small as allowed: an open neither writes many zeros nor fails for want of room, if that can be helped.
-    let header = Header { store: place.store, before, size: options.size(0, group.len() as u64) };
-    let marks = copied_marks(&header, &group, &head)?;
-    if !group.is_empty() {
-        opened.rewritten = Some(before.commit.next());
-    }
-    replace(place, &last, &header, &head, &group)?;
+    let header = Header { store: place.store, before, size: options.size(0, groups.len() as u64) };
+    let marks = copied_marks(&header, &groups, &head)?;
+    replace(place, &last, &header, &head, &groups)?;
     if before.commit.next() != last.first() {
         before_it.truncate(from);
-        finish(place, &last.header, &before_it, &before, from)?;
+        let len = finish(place, &last.header, &before_it, &before, from)?;
         opened.finished.push(last.first());
-        segments.push(segment(last.header, last.file, before_it, from));
+        let known = RwLock::new(Known { marks: Some(before_it), end: from });
+        let (header, file) = (last.header, last.file);
+        segments.push(Arc::new(Segment { header, file, len: len.into(), trailer: None, known }));
     }
     let file = segments::open_for_writing(place, before.commit.next())?;
-    let end = (HEADER + group.len()) as u64;
-    Ok(writer(segment(header, file, marks, end), end, header.size, true))
+    let end = (HEADER + groups.len()) as u64;
+    writer(place, header, file, (marks, end), header.size, true)
 }
 
-/// Verifies a group once more before it is copied: the original will be gone.
-fn copied_marks(header: &Header, group: &[u8], head: &Head) -> Result<Marks, LogError> {
-    let mut marks = Marks::new(header.before);
-    if group.is_empty() {
-        return Ok(marks);
+/// Verifies groups once more before they are copied: the originals will be gone.
+fn copied_marks(header: &Header, groups: &[u8], head: &Head) -> Result<Marks, LogError> {
+    let (mut marks, mut after, mut at) = (Marks::new(header.before), header.before, 0);
+    while at < groups.len() {
+        let size = groups[at..].get(..group::HEAD).and_then(GroupHead::decode).map(|head| head.size());
+        let group = size.and_then(|size| groups.get(at..at + size));
+        let base = (HEADER + at) as u64;
+        let verified = group.and_then(|group| {
+            group::verify(header.store, &after, group, |found| marks.note_found(&found, base)).ok()
+        });
+        let Some((verified, group)) = verified.zip(group) else { break };
+        (after, at) = (verified, at + group.len());
     }
-    let after =
-        group::verify(header.store, &header.before, group, |found| marks.note_found(&found, HEADER as u64));
-    if after.as_ref() != Ok(head) {
-        let (commit, position) = (header.before.commit.next(), header.before.position.next());
-        return Err(LogError::damaged(commit, position, "the last group reads differently each time"));
+    if !groups.is_empty() && (after != *head || at != groups.len()) {
+        let (commit, position) = (after.commit.next(), after.position.next());
+        return Err(LogError::damaged(commit, position, "the last groups read differently each time"));
     }
     Ok(marks)
 }
 
-fn segment(header: Header, file: Box<dyn File>, marks: Marks, end: u64) -> Arc<Segment> {
+/// A segment that is written to, with its marks and where its groups end.
+fn writer(
+    place: &Place,
+    header: Header,
+    file: Box<dyn File>,
+    (marks, end): (Marks, u64),
+    size: u64,
+    sealed: bool,
+) -> Result<Writer, LogError> {
     let known = RwLock::new(Known { marks: Some(marks), end });
-    Arc::new(Segment { header, file: file.into(), trailer: None, known })
-}
-
-fn writer(segment: Arc<Segment>, end: u64, size: u64, sealed: bool) -> Writer {
-    Writer { segment, end, size, sealed, next: None, buffer: Vec::new(), poisoned: false }
+    let path = place.path(&segments::name(header.before.commit.next()));
+    let held = place.descriptors.held(path, file);
+    let file = held.get()?;
+    let segment = Arc::new(Segment { header, file: held, len: size.into(), trailer: None, known });
+    Ok(Writer { segment, file, end, size, sealed, next: None, buffer: Vec::new(), poisoned: false })
 }
 
 /// Starts a segment with a copy of `group`, which ends at `head`. It may replace the segment `last`.
@@ -548,7 +586,7 @@ fn replace(place: &Place, last: &Found, header: &Header, head: &Head, group: &[u
 /// Copies a torn tail to a side file, once.
 fn keep_cut(place: &Place, last: &Found, at: CommitNo, from: u64, len: u64) -> Result<Cut, LogError> {
     let mut bytes = vec![0; len as usize];
-    last.file.read_at(from, &mut bytes)?;
+    last.file.get()?.read_at(from, &mut bytes)?;
     let names = place.disk.list(&place.dir)?;
     let mut name = format!("cut-{:020}", at.0);
     let mut number = 1;

@@ -8,6 +8,7 @@
 //! - A trailer is written only after the segment that follows has its name for good: a last segment with a trailer
 //!   tells that one is missing.
 
+use super::descriptors::{Descriptors, SegmentFile};
 use super::group::{self, GroupHead, Walk};
 use super::record::Commit;
 use super::recover;
@@ -21,7 +22,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub(crate) use super::recover::{Cut, KnownLog, Opened};
 
@@ -101,6 +102,7 @@ pub(super) struct Place {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub store: StoreId,
+    pub descriptors: Arc<Descriptors>,
 }
 
 impl Place {
@@ -118,7 +120,9 @@ struct Shared {
 #[derive(Debug)]
 pub(super) struct Segment {
     pub header: Header,
-    pub file: Arc<dyn File>,
+    pub file: Arc<SegmentFile>,
+    /// Length of the file.
+    pub len: AtomicU64,
     /// As it was found at open, for marks that are still on the disk.
     pub trailer: Option<Trailer>,
     pub known: RwLock<Known>,
@@ -159,18 +163,20 @@ impl Segment {
     fn load_marks(&self) -> Result<Marks, LogError> {
         if let Some(trailer) = &self.trailer {
             let mut bytes = vec![0; trailer.marks_size()];
-            self.file.read_at(u64::from(trailer.groups_end), &mut bytes)?;
+            self.file.get()?.read_at(u64::from(trailer.groups_end), &mut bytes)?;
             if let Some(marks) = Marks::decode(&bytes, &self.header, trailer) {
                 return Ok(marks);
             }
         }
         let end = self.known.read().end;
-        Ok(recover::scan(self.file.as_ref(), end, &self.header, None)?.marks)
+        Ok(recover::scan(&*self.file.get()?, end, &self.header, None)?.marks)
     }
 }
 
 pub(super) struct Writer {
     pub segment: Arc<Segment>,
+    /// Its file.
+    pub file: Arc<dyn File>,
     /// Where the next group goes. A seal may stand there.
     pub end: u64,
     /// Zeroed up to here.
@@ -194,7 +200,8 @@ impl SegmentLog {
         options: &LogOptions,
     ) -> Result<(), LogError> {
         disk.create_dir(dir)?;
-        let place = Place { disk: disk.clone(), dir: dir.to_owned(), store };
+        let descriptors = Descriptors::new(disk.clone());
+        let place = Place { disk: disk.clone(), dir: dir.to_owned(), store, descriptors };
         let header = Header { store, before: Head::empty(store), size: options.size(0, 0) };
         let file = disk.create_new(&place.path(NEXT))?;
         write_zeros(file.as_ref(), 0, header.size, &AtomicBool::new(false))?;
@@ -237,8 +244,8 @@ impl SegmentLog {
         // From here on the disk is touched: until all of it is done, nothing is known.
         writer.poisoned = true;
         self.make_room(writer, head, buffer.len() as u64)?;
-        writer.segment.file.write_at(writer.end, &buffer)?;
-        writer.segment.file.sync_data()?;
+        writer.file.write_at(writer.end, &buffer)?;
+        writer.file.sync_data()?;
         // What went into a file that was removed under us is on no disk. Asked before the reply, for each group.
         if !self.place.disk.stands(&self.place.path(&name(writer.segment.first())))? {
             return Err(io::Error::new(
@@ -283,28 +290,32 @@ impl SegmentLog {
     /// Makes an empty segment large enough: a next one would have the same name.
     fn grow(&self, writer: &mut Writer, need: u64) -> Result<(), LogError> {
         let size = self.options.size(writer.size, need);
-        write_zeros(writer.segment.file.as_ref(), writer.size, size, &AtomicBool::new(false))?;
-        writer.segment.file.sync_data()?;
+        write_zeros(&*writer.file, writer.size, size, &AtomicBool::new(false))?;
+        writer.file.sync_data()?;
+        writer.segment.len.store(size, Ordering::Relaxed);
         writer.size = size;
         Ok(())
     }
 
     /// Starts the next segment, then finishes the one before it.
     fn roll(&self, writer: &mut Writer, head: &Head, need: u64) -> Result<(), LogError> {
-        let wanted = self.options.size(writer.size.saturating_mul(2), need);
-        let (file, ready) = self.take_next(writer, wanted)?;
-        let size = ready.max(self.options.size(ready, need));
-        write_zeros(file.as_ref(), ready, size, &AtomicBool::new(false))?;
+        let (file, size) = self.take_next(writer, need)?;
         let header = Header { store: self.place.store, before: *head, size };
-        start(&self.place, file.as_ref(), &header, &[], &name(head.commit.next()))?;
-        let known = Known { marks: Some(Marks::new(*head)), end: HEADER as u64 };
-        let segment = Segment { header, file: file.into(), trailer: None, known: RwLock::new(known) };
+        let name = name(head.commit.next());
+        start(&self.place, file.as_ref(), &header, &[], &name)?;
+        let known = RwLock::new(Known { marks: Some(Marks::new(*head)), end: HEADER as u64 });
+        let file = self.place.descriptors.held(self.place.path(&name), file);
+        let full_file = std::mem::replace(&mut writer.file, file.get()?);
+        let segment = Segment { header, file, len: AtomicU64::new(size), trailer: None, known };
         let full = std::mem::replace(&mut writer.segment, Arc::new(segment));
         (writer.end, writer.size) = (HEADER as u64, size);
         self.show(writer.segment.clone());
         let (end, tail) =
             full.with_marks(|marks, end| (end, marks.encode(self.place.store, head, end as u32)))?;
-        finish(full.file.as_ref(), end, &tail)
+        finish(&*full_file, end, &tail)?;
+        full.len.store(end + tail.len() as u64, Ordering::Relaxed);
+        full.file.let_go();
+        Ok(())
     }
 
     /// Lets readers find a new segment.
@@ -315,19 +326,35 @@ impl SegmentLog {
         shared.segments = Arc::new(segments);
     }
 
-    fn take_next(&self, writer: &mut Writer, size: u64) -> Result<(Box<dyn File>, u64), LogError> {
-        if let Some(Ok(Ok(ready))) = writer.next.take().map(JoinHandle::join) {
-            return Ok(ready);
+    /// A zeroed file with room for a group of this size, under the name of the next segment.
+    fn take_next(&self, writer: &mut Writer, need: u64) -> Result<(Box<dyn File>, u64), LogError> {
+        if let Some(Ok(Ok((file, ready)))) = writer.next.take().map(JoinHandle::join) {
+            let size = ready.max(self.options.size(ready, need));
+            write_zeros(file.as_ref(), ready, size, &AtomicBool::new(false))?;
+            return Ok((file, size));
         }
         // Not prepared, or not successfully: the disk may have been full then. Try now that it is needed.
+        let mut size = self.options.size(writer.size.saturating_mul(2), need);
+        loop {
+            match self.zeroed_next(size) {
+                // Where there is no room for a large one, there may be for a smaller one.
+                Err(error) if is_full(&error) && size > self.options.size(0, need) => {
+                    size = self.options.size(size / 2, need);
+                }
+                zeroed => return Ok((zeroed?, size)),
+            }
+        }
+    }
+
+    fn zeroed_next(&self, size: u64) -> io::Result<Box<dyn File>> {
         let path = self.place.path(NEXT);
         match self.place.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let file = self.place.disk.create_new(&path)?;
         write_zeros(file.as_ref(), 0, size, &AtomicBool::new(false))?;
-        Ok((file, size))
+        Ok(file)
     }
 
     /// Once the segment is half full, has the next one prepared. If that fails, it is made when it is needed.
@@ -341,7 +368,10 @@ impl SegmentLog {
         let size = self.options.size(writer.size.saturating_mul(2), 0);
         let stop = self.stop.clone();
         let prepare = move || {
-            write_zeros(file.as_ref(), 0, size, &stop)?;
+            write_zeros(file.as_ref(), 0, size, &stop).inspect_err(|_| {
+                // What was written of it may be the room that a smaller one needs.
+                let _ = file.set_len(0);
+            })?;
             file.sync_data()?;
             Ok((file, size))
         };
@@ -377,7 +407,7 @@ impl SegmentLog {
             return Err(LogError::damaged(commit.next(), position.next(), "no record where one must be"));
         };
         let mut page = vec![0; (stop - start) as usize];
-        read_exactly(segment.file.as_ref(), start, &mut page, commit, first)?;
+        read_exactly(&*segment.file.get()?, start, &mut page, commit, first)?;
         let before = Head {
             commit: CommitNo(commit.0 - 1),
             position: Position(first.0 - 1),
@@ -485,7 +515,7 @@ impl Log for SegmentLog {
 
     fn size(&self) -> LogSize {
         let (_, segments) = self.snapshot();
-        let bytes = segments.iter().map(|segment| segment.file.len().unwrap_or(0)).sum();
+        let bytes = segments.iter().map(|segment| segment.len.load(Ordering::Relaxed)).sum();
         LogSize { files: segments.len() as u64, bytes }
     }
 
@@ -499,8 +529,8 @@ impl Log for SegmentLog {
             return Ok(());
         }
         writer.poisoned = true;
-        writer.segment.file.write_at(writer.end, &group::seal(self.place.store, &self.head()))?;
-        writer.segment.file.sync_data()?;
+        writer.file.write_at(writer.end, &group::seal(self.place.store, &self.head()))?;
+        writer.file.sync_data()?;
         writer.poisoned = false;
         writer.sealed = true;
         Ok(())
@@ -516,7 +546,8 @@ impl SegmentLog {
         step: &mut dyn FnMut(&Page, &Head) -> Result<(), LogError>,
     ) -> Result<Head, LogError> {
         let (limit, store) = (segment.known.read().end, self.place.store);
-        let mut window = Window::new(segment.file.as_ref(), limit);
+        let file = segment.file.get()?;
+        let mut window = Window::new(&*file, limit);
         let header = window.get(0, HEADER)?.map(Header::decode);
         if header != Some(Ok(segment.header)) || segment.header.before != head {
             return Err(LogError::damaged(
@@ -566,6 +597,11 @@ fn read_exactly(
         io::ErrorKind::UnexpectedEof => LogError::damaged(commit, position, "the segment file was cut off"),
         _ => error.into(),
     })
+}
+
+/// The disk has no room.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn poisoned() -> LogError {
