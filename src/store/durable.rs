@@ -58,7 +58,9 @@ impl KnownHeads {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(trouble(&place.path, error)),
         };
-        let behind_files = behind_files.into_iter().map(|name| (format!("{}/{name}", behind::DIR), behind.join(&name), name));
+        let behind_files = behind_files
+            .into_iter()
+            .map(|name| (format!("{}/{name}", behind::DIR), behind.join(&name), name));
         let checks = (watch::FILE.to_owned(), checks, watch::FILE.to_owned());
         for (told_by, path, name) in [checks].into_iter().chain(behind_files) {
             // What cannot be read tells nothing: whoever needs it finds that out, and builds it again.

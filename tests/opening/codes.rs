@@ -105,6 +105,19 @@ impl<const CODE: u8> Projection for Total<CODE> {
     }
 }
 
+/// The same rows under another version.
+pub struct Raised;
+impl Projection for Raised {
+    const NAME: &str = "total";
+    const VERSION: u32 = 2;
+    type Event = Account;
+    type Key = u32;
+    type Row = u64;
+    fn fold(event: &Account, rows: &mut Rows<Self>) -> Folded {
+        rows.update(event.id(), |row| *row += 1)
+    }
+}
+
 /// Payments of an account, behind the writer.
 pub struct Payments;
 impl Projection for Payments {
@@ -157,6 +170,15 @@ pub fn program<const CODE: u8>() -> Setup {
     let huge =
         about("small").invariant::<(Total<CODE>,)>(|_, (total,)| total.is_some_and(|total| *total > 1 << 40));
     beside::<CODE>().inline::<Total<CODE>>().inline::<Notes>().invariant(huge)
+}
+
+/// Nothing is folded, checked or guarded.
+pub fn bare_events() -> Setup {
+    Setup::new().events::<Account>().events::<Note>()
+}
+
+pub fn raised() -> Setup {
+    beside::<RIGHT>().inline::<Raised>().inline::<Notes>()
 }
 
 pub fn right() -> Setup {

@@ -2,4 +2,6 @@
 
 mod codes;
 mod mixtures;
+mod segments;
+mod sweep;
 mod tails;

@@ -37,7 +37,7 @@ impl Lab {
 }
 
 fn nothing() -> Drained {
-    Drained { postings: Vec::new(), rows: Vec::new(), keys: Vec::new(), layouts: Vec::new() }
+    Drained { postings: Vec::new(), rows: Vec::new(), keys: Vec::new(), layouts: Vec::new(), inline: None }
 }
 
 fn row(key: u64, value: Option<&[u8]>) -> RowEntry {
