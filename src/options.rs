@@ -1,5 +1,8 @@
 //! Sizes and waits: every limit with its unit, checked once at open.
 
+const APPEND_BYTES_MAX: usize = 32 << 20;
+const KEY_BYTES_MAX: usize = 4096;
+
 /// Limits and sizes. Bytes are bytes, `_ms` are milliseconds, `_len` counts items.
 ///
 /// ```
@@ -126,8 +129,31 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What contradicts itself, one sentence each.
+    /// Lists what is wrong, one sentence for each option.
     pub(crate) fn check(&self) -> Vec<String> {
+        let mut wrong = self.out_of_range();
+        let is_wrong = |name: &str| wrong.iter().any(|sentence| sentence.contains(&format!(".{name} ")));
+        let mut contradicts = Vec::new();
+        // An option that is wrong itself sets no bound for another.
+        let mut at_least = |name: &str, is: usize, bound: &str, low: usize, high: usize| {
+            if is < low && !is_wrong(name) && !is_wrong(bound) {
+                contradicts.push(format!("options.{name} is {is}, allowed are {low} ({bound}) to {high}"));
+            }
+        };
+        let Self { event_bytes_max, append_bytes_max, .. } = *self;
+        at_least("append_bytes_max", append_bytes_max, "event_bytes_max", event_bytes_max, APPEND_BYTES_MAX);
+        at_least("queue_bytes_max", self.queue_bytes_max, "append_bytes_max", append_bytes_max, 1 << 40);
+        at_least("key_bytes_max", self.key_bytes_max, "key_bytes_min", self.key_bytes_min, KEY_BYTES_MAX);
+        let (gap, jump) = (self.clock_gap_ms_max as usize, self.clock_jump_ms_max as usize);
+        at_least("clock_gap_ms_max", gap, "clock_jump_ms_max", jump, usize::MAX);
+        let (most, least) = (self.segment_bytes_max as usize, self.segment_bytes_min as usize);
+        at_least("segment_bytes_max", most, "segment_bytes_min", least, 1 << 40);
+        wrong.append(&mut contradicts);
+        wrong
+    }
+
+    /// Lists the options that are outside their own range, one sentence each.
+    fn out_of_range(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut within = |name: &str, is: u64, low: u64, high: u64| {
             if !(low..=high).contains(&is) {
@@ -136,26 +162,26 @@ impl Options {
         };
         within("event_bytes_max", self.event_bytes_max as u64, 1, 16 << 20);
         within("append_events_max", self.append_events_max as u64, 1, 1 << 16);
-        within("append_bytes_max", self.append_bytes_max as u64, self.event_bytes_max as u64, 32 << 20);
+        within("append_bytes_max", self.append_bytes_max as u64, 1, APPEND_BYTES_MAX as u64);
         within("stream_bytes_max", self.stream_bytes_max as u64, 1, 4096);
         within("type_bytes_max", self.type_bytes_max as u64, 1, 4096);
         within("tag_bytes_max", self.tag_bytes_max as u64, 1, 4096);
         within("tags_len_max", self.tags_len_max as u64, 0, 1024);
-        within("key_bytes_min", self.key_bytes_min as u64, 1, self.key_bytes_max as u64);
-        within("key_bytes_max", self.key_bytes_max as u64, 1, 4096);
+        within("key_bytes_min", self.key_bytes_min as u64, 1, KEY_BYTES_MAX as u64);
+        within("key_bytes_max", self.key_bytes_max as u64, 1, KEY_BYTES_MAX as u64);
         within("fingerprint_parts_max", self.fingerprint_parts_max as u64, 1, 1024);
         within("response_bytes_max", self.response_bytes_max as u64, 0, 16 << 20);
         within("row_key_bytes_max", self.row_key_bytes_max as u64, 1, 64 << 10);
         within("row_bytes_max", self.row_bytes_max as u64, 1, 16 << 20);
         within("queue_len_max", self.queue_len_max as u64, 1, 1 << 20);
-        within("queue_bytes_max", self.queue_bytes_max as u64, self.append_bytes_max as u64, 1 << 40);
+        within("queue_bytes_max", self.queue_bytes_max as u64, 1, 1 << 40);
         within("queue_wait_ms_max", self.queue_wait_ms_max, 0, 3_600_000);
         within("hold_ms_max", self.hold_ms_max, 1, 60_000);
         within("clock_jump_ms_max", self.clock_jump_ms_max, 1, u64::MAX);
-        within("clock_gap_ms_max", self.clock_gap_ms_max, self.clock_jump_ms_max, u64::MAX);
+        within("clock_gap_ms_max", self.clock_gap_ms_max, 1, u64::MAX);
         within("group_len_max", self.group_len_max as u64, 1, 1 << 20);
         within("group_bytes_max", self.group_bytes_max as u64, 1, 64 << 20);
-        within("segment_bytes_min", self.segment_bytes_min, 4096, self.segment_bytes_max);
+        within("segment_bytes_min", self.segment_bytes_min, 4096, 1 << 40);
         within("segment_bytes_max", self.segment_bytes_max, 4096, 1 << 40);
         within("overlay_bytes_max", self.overlay_bytes_max as u64, 4096, 1 << 40);
         within("overlay_age_ms_max", self.overlay_age_ms_max, 1, 3_600_000);
@@ -168,5 +194,75 @@ impl Options {
         within("view_age_ms_max", self.view_age_ms_max, 1, 3_600_000);
         within("page_bytes", self.page_bytes as u64, 4096, 256 << 20);
         wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Set = fn(&mut Options, u64);
+
+    /// Every option, as a function that sets it.
+    fn all() -> Vec<(&'static str, Set)> {
+        macro_rules! options {
+            ($($name:ident)*) => { vec![$((stringify!($name), |options, value| options.$name = value as _)),*] };
+        }
+        options! {
+            event_bytes_max append_events_max append_bytes_max stream_bytes_max type_bytes_max tag_bytes_max tags_len_max
+            key_bytes_min key_bytes_max fingerprint_parts_max response_bytes_max row_key_bytes_max row_bytes_max
+            queue_len_max queue_bytes_max queue_wait_ms_max hold_ms_max clock_jump_ms_max clock_gap_ms_max group_len_max
+            group_bytes_max segment_bytes_max segment_bytes_min overlay_bytes_max overlay_age_ms_max state_cache_bytes
+            scrub_every_ms check_keys_max check_overdue_ms alert_every_ms view_age_ms_max page_bytes
+        }
+    }
+
+    #[test]
+    fn an_option_out_of_range_is_the_one_named() {
+        let fields = format!("{:?}", Options::default()).matches(": ").count();
+        assert_eq!(all().len(), fields, "an option is missing above");
+        let mut refused = 0;
+        for (name, set) in all() {
+            for value in [0, 1 << 50] {
+                let mut options = Options::default();
+                set(&mut options, value);
+                let wrong = options.check();
+                // Another one is named only if this one is its bound.
+                let own = format!("options.{name} is {value}, allowed are ");
+                let other = wrong.iter().find(|wrong| {
+                    !wrong.starts_with(&own) && !wrong.contains(&format!(" {value} ({name}) to "))
+                });
+                assert_eq!(other, None, "{name} = {value}");
+                assert!(wrong.len() <= 1, "{wrong:?}");
+                refused += wrong.len();
+            }
+        }
+        assert!(refused > all().len(), "only {refused} values were refused");
+    }
+
+    #[test]
+    fn every_allowed_range_has_values() {
+        for (name, set) in all() {
+            let mut options = Options::default();
+            set(&mut options, 1 << 50);
+            let Some(sentence) = options.check().pop() else { continue };
+            let high = sentence
+                .rsplit(' ')
+                .next()
+                .and_then(|high| high.parse().ok())
+                .expect("it ends with the limit");
+            let mut options = Options::default();
+            set(&mut options, high);
+            let wrong = options.check();
+            assert!(wrong.iter().all(|wrong| !wrong.contains(&format!(".{name} "))), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_bound_set_by_another_option_names_it() {
+        let mut options = Options::default();
+        options.event_bytes_max = 16 << 20;
+        let says = "options.append_bytes_max is 8388608, allowed are 16777216 (event_bytes_max) to 33554432";
+        assert_eq!(options.check(), [says]);
     }
 }
