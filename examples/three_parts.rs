@@ -13,6 +13,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tallystone::check::{About, Check, Severity};
@@ -42,22 +44,37 @@ impl Event for Product {
 
 const QUARTER: Duration = Duration::from_secs(15 * 60);
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match three_parts() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("three_parts: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn three_parts() -> Result<()> {
     let (half, cuts) = sell_at_every_cut(|store| {
         store.append(Append::event(Sold { product: 7 }))?;
         store.append(Append::event(Billed { product: 7, cents: 500 }))?;
         Ok(())
     })?;
-    println!(
+    writeln!(
+        io::stdout(),
         "cause: the power is cut at {cuts} calls; at {} of them, a product is sold and not billed",
         half.len()
-    );
+    )?;
 
     let (none, cuts) = sell_at_every_cut(|store| {
         store.append(Append::events([Sold { product: 7 }, Billed { product: 7, cents: 500 }]))?;
         Ok(())
     })?;
-    println!("prevention: as one commit, the power is cut at {cuts} calls; at {} of them", none.len());
+    writeln!(
+        io::stdout(),
+        "prevention: as one commit, the power is cut at {cuts} calls; at {} of them",
+        none.len()
+    )?;
 
     let (disk, clock) = half.into_iter().next().ok_or("nothing was ever lost")?;
     let store = Store::open("/shop", setup(&disk, &clock).check(billed()))?;
@@ -75,11 +92,12 @@ fn main() -> Result<()> {
     let late = found(&store)?;
     // On record first, and then somebody is told.
     (0..4).for_each(|_| store.step());
-    println!(
+    writeln!(
+        io::stdout(),
         "detection: what is left of one cut; {in_time} violations while the bill may still come, {late} after that:"
-    );
+    )?;
     for violation in store.checks().open()? {
-        println!("{}", store.checks().explain(&violation)?);
+        writeln!(io::stdout(), "{}", store.checks().explain(&violation)?)?;
     }
     if (none.len(), in_time, late) == (0, 0, 1) { Ok(()) } else { Err("it is not as it must be".into()) }
 }
@@ -131,8 +149,9 @@ fn setup(disk: &SimDisk, clock: &SimClock) -> Setup {
         clock: Arc::new(clock.clone()),
         entropy: Arc::new(SimEntropy::new(1)),
     };
-    Setup::new().events::<Product>().platform(platform).lockstep().alerts(|alert| {
-        println!("alert: {alert}");
-        Ok::<_, String>(())
-    })
+    Setup::new()
+        .events::<Product>()
+        .platform(platform)
+        .lockstep()
+        .alerts(|alert| writeln!(io::stdout(), "alert: {alert}"))
 }

@@ -390,19 +390,81 @@ fn long_names_fit_and_absurd_ones_are_refused() {
 // ---- repositories of other kinds ----
 
 #[test]
-fn shallow_clone_starts_at_its_root() {
+fn shallow_history_is_refused_and_its_first_commit_named() {
     let (origin, repo) = (Repo::new(), Repo::new());
     for n in 1..6 {
         origin.write("a", lines(n)).write(format!("f{n}"), lines(1)).commit();
     }
     let url = format!("file://{}", origin.path().display());
     repo.git(["pull", "--quiet", "--depth", "2", &url, "main"]);
-    repo.audit_kept().agrees(figures(2, 2 + 7, 0, 6, 0));
-    // Deepened, it goes on from where it was.
-    origin.write("a", lines(9)).commit();
-    repo.git(["pull", "--quiet", "--unshallow", &url, "main"]);
-    repo.audit_kept().agrees(figures(3, 3 + 8, 1, 6, 0));
-    repo.audit(&[]).agrees(figures(6, 6 + 11, 0, 6, 0));
+    let cut = repo.git(["rev-list", "--max-parents=0", "HEAD"]);
+    repo.audit_kept().could_not_run(&format!("shallow: it is cut off at commit {cut}"));
+    repo.git(["fetch", "--quiet", "--unshallow", &url, "main"]);
+    repo.audit_kept().agrees(figures(5, 5 + 9, 0, 6, 0));
+}
+
+/// Cut off on a side that a merge brought in: its first parents are all there.
+#[test]
+fn shallow_side_of_a_merge_does_not_matter() {
+    let (side, repo) = (Repo::new(), Repo::new());
+    repo.write("a", lines(1)).commit();
+    (1..4).for_each(|n| drop(side.write("b", lines(n)).commit()));
+    let url = format!("file://{}", side.path().display());
+    repo.git(["fetch", "--quiet", "--depth", "1", &url, "main"]);
+    repo.git(["merge", "--quiet", "--allow-unrelated-histories", "--message", "both", "FETCH_HEAD"]);
+    assert_eq!(repo.git(["rev-parse", "--is-shallow-repository"]), "true");
+    repo.audit(&[]).agrees(figures(2, 2 + 2, 0, 2, 0));
+}
+
+#[test]
+fn names_that_look_like_options_are_names() {
+    let repo = Repo::new();
+    for name in ["--all", "-n1", "HEAD", "--", "-"] {
+        repo.write(name, lines(2));
+    }
+    let first = repo.commit();
+    // A file that is called as a commit is, and a branch as an option.
+    repo.write(&first, lines(1)).commit();
+    repo.git(["update-ref", "refs/heads/--exists", "HEAD"]);
+    repo.git(["symbolic-ref", "HEAD", "refs/heads/--exists"]);
+    repo.audit(&[]).agrees(figures(2, 2 + 6, 0, 6, 0));
+    let run = repo.audit(&["--drop", "2"]);
+    assert_eq!((run.code, run.figures().violations), (Some(1), 1), "{run:?}");
+    assert!(run.out.contains(&format!("by git: {first}")), "{run:?}");
+    repo.git(["symbolic-ref", "HEAD", "refs/heads/--unborn"]);
+    repo.audit(&[]).agrees(figures(0, 0, 0, 0, 0));
+}
+
+#[test]
+fn commits_around_a_gap_are_named() {
+    let repo = Repo::new();
+    let before = repo.write("a", lines(1)).commit();
+    repo.write("a", lines(2)).commit();
+    let after = repo.write("a", lines(3)).commit();
+    let run = repo.audit(&["--drop", "2"]);
+    let gap = format!("a change after commit {before} and before commit {after} is not in the events");
+    assert!(run.code == Some(1) && run.out.contains(&gap), "{run:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn full_standard_output_is_no_success() {
+    let repo = Repo::new();
+    repo.write("a", lines(1)).commit();
+    for args in [&["--help"][..], &[]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = repo.audit_command().args(args).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("standard output cannot be written: No space left on device"), "{said}");
+    }
+    for name in ["billing_audit", "three_parts"] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = Command::new(example(name)).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("No space left on device"), "{name}: {said}");
+        assert!(!said.contains("panicked"), "{name}: {said}");
+    }
 }
 
 #[test]

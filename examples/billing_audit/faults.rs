@@ -1,8 +1,8 @@
 //! Every way to go wrong, one after another, each in a shop of its own.
 
-use crate::Result;
 use crate::sales::{QUARTER, Sale};
 use crate::world::{Fault, World};
+use crate::{Result, say};
 use tallystone::watch::Violation;
 
 /// A fault, the rule that is to catch it, and the product it is about.
@@ -30,13 +30,13 @@ const FAULTY: u64 = 7;
 pub fn run() -> Result<(usize, usize)> {
     let mut caught = 0;
     for (fault, rule) in ALL {
-        println!("\n== {fault:?}");
+        say(&format!("\n== {fault:?}"))?;
         match inject(fault, rule)? {
             Some(world) => {
                 caught += 1;
                 tell(&world, rule)?;
             }
-            None => println!("NOT CAUGHT: no violation of {rule} names it"),
+            None => say(&format!("NOT CAUGHT: no violation of {rule} names it"))?,
         }
     }
     Ok((ALL.len(), caught))
@@ -99,10 +99,10 @@ fn is_about(world: &World, found: &Violation, fault: Fault) -> Result<bool> {
 
 fn tell(world: &World, rule: &str) -> Result<()> {
     for alert in world.alerts().iter().filter(|alert| alert.check == rule).take(1) {
-        println!("alert: {alert}");
+        say(&format!("alert: {alert}"))?;
     }
     for found in world.store.checks().of(rule)?.iter().take(1) {
-        println!("{}", world.store.checks().explain(found)?);
+        say(&world.store.checks().explain(found)?.to_string())?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ mod world;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Whatever keeps the audit from running ends it.
@@ -35,12 +35,15 @@ const USAGE: &str = "usage: billing_audit [--histories N]
 const COULD_NOT_RUN: u8 = 2;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<_> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     if args.iter().any(|arg| arg == "--help") {
-        println!("{USAGE}");
-        return ExitCode::SUCCESS;
+        return ended(say(USAGE).map(|()| true));
     }
-    match parse(&args).and_then(audit) {
+    ended(parse(&args).and_then(audit))
+}
+
+fn ended(all_well: Result<bool>) -> ExitCode {
+    match all_well {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -48,6 +51,13 @@ fn main() -> ExitCode {
             ExitCode::from(COULD_NOT_RUN)
         }
     }
+}
+
+/// Writes to standard output. What could not be said was not found out by anybody: an error, and no success.
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.map_err(|error| format!("standard output cannot be written: {error}").into())
 }
 
 fn parse(args: &[String]) -> Result<u64> {
@@ -68,6 +78,6 @@ fn audit(histories: u64) -> Result<bool> {
     bar.set_style(ProgressStyle::with_template("{pos}/{len} histories without a fault {wide_bar} {eta}")?);
     let wrong = histories::run(histories, |done| bar.set_position(done))?;
     bar.finish_and_clear();
-    println!("\nbilling_audit: {injected} faults injected, {caught} caught, {wrong} false");
+    say(&format!("\nbilling_audit: {injected} faults injected, {caught} caught, {wrong} false"))?;
     Ok(injected == caught && wrong == 0)
 }

@@ -82,8 +82,8 @@ pub struct File {
     pub lines: i64,
     /// What the last change left; `None` if it took the file away.
     pub content: Option<Content>,
-    /// The first commit that started from something else than the change before it had left.
-    pub gap: Option<String>,
+    /// The first commit that started from something else than the change before it had left, and the commit of that change.
+    pub gap: Option<(String, Option<String>)>,
     /// The commits that touched it last, newest first.
     pub commits: Vec<String>,
 }
@@ -93,6 +93,7 @@ pub const COMMITS_LEN: usize = 3;
 
 impl Projection for Files {
     const NAME: &str = "files";
+    const VERSION: u32 = 2;
     type Event = Claim;
     type Key = String;
     type Row = File;
@@ -110,7 +111,7 @@ impl File {
     fn apply(&mut self, commit: &str, change: &Change) {
         self.path.clone_from(&change.path);
         if self.content != change.before {
-            self.gap.get_or_insert_with(|| commit.to_owned());
+            self.gap.get_or_insert_with(|| (commit.to_owned(), self.commits.first().cloned()));
         }
         self.lines += change.added as i64 - change.removed as i64;
         self.content = change.after.clone();

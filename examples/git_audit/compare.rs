@@ -184,8 +184,15 @@ impl fmt::Display for Violation {
             write!(f, "; content {:o} {} by its events", claimed.mode, claimed.object)?;
             write!(f, ", {:o} {} in the tree", found.mode, found.object)?;
         }
-        if let Some(commit) = gap {
-            write!(f, "; a change before commit {commit} is not in the events")?;
+        match gap {
+            Some((commit, Some(before))) => {
+                write!(
+                    f,
+                    "; a change after commit {before} and before commit {commit} is not in the events"
+                )?;
+            }
+            Some((commit, None)) => write!(f, "; a change before commit {commit} is not in the events")?,
+            None => {}
         }
         touched(f, "events", &commits)?;
         touched(f, "git", &self.touched)

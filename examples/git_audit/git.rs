@@ -63,16 +63,33 @@ impl Repository {
         Ok(head.map(into_text))
     }
 
+    /// The commit at which the first-parent history of `tip` is cut off, in a shallow repository.
+    pub fn shallow(&self, tip: &str) -> Result<Option<String>> {
+        let is_shallow = ask(self.git(["rev-parse", "--is-shallow-repository"]))?;
+        if is_shallow.is_none_or(|said| said != "true") {
+            return Ok(None);
+        }
+        let file = ask(self.git(["rev-parse", "--path-format=absolute", "--git-path", "shallow"]))?;
+        let file = file.ok_or("git does not say where its shallow commits are")?;
+        let cut = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let root =
+            ask(self.git(["rev-list", "--first-parent", "--max-parents=0", "--max-count=1", tip, "--"]))?;
+        let root = root.map(into_text);
+        // One that is cut off elsewhere only, behind a merge, is whole for an audit of first parents.
+        Ok(root.filter(|root| cut.lines().any(|commit| commit == root)))
+    }
+
     /// HEAD names a branch, and there is no such branch.
     fn is_unborn(&self) -> Result<bool> {
         let Some(branch) = ask(self.git(["symbolic-ref", "--quiet", "HEAD"]))? else { return Ok(false) };
-        let exists = self.git([OsStr::new("show-ref"), OsStr::new("--exists"), &branch]).output()?;
+        let exists =
+            self.git([OsStr::new("show-ref"), OsStr::new("--exists"), OsStr::new("--"), &branch]).output()?;
         Ok(exists.status.code() == Some(2))
     }
 
     /// How many commits the first-parent history of `tip` has after `known`; `None` if `known` is not in it.
     pub fn count(&self, tip: &str, known: Option<&str>) -> Result<Option<u64>> {
-        let mut commits = Output::of(self.git(["rev-list", "--first-parent", tip]))?;
+        let mut commits = Output::of(self.git(["rev-list", "--first-parent", tip, "--"]))?;
         let (mut count, mut line) = (0, Vec::new());
         while commits.read(b'\n', &mut line)? {
             if known.is_some_and(|known| line == known.as_bytes()) {
@@ -88,7 +105,7 @@ impl Repository {
     /// The last `count` commits of the first-parent history of `tip`, oldest first, each compared with its first parent.
     pub fn commits(&self, tip: &str, count: u64) -> Result<Commits<'_>> {
         let count = format!("--max-count={count}");
-        let mut list = Output::of(self.git(["rev-list", "--first-parent", "--reverse", &count, tip]))?;
+        let mut list = Output::of(self.git(["rev-list", "--first-parent", "--reverse", &count, tip, "--"]))?;
         let mut diff = self.git(DIFF);
         diff.args(["--stdin", "--always", "--diff-merges=first-parent"]).stdin(list.hand_over());
         Ok(Commits { changes: Changes::of(self, diff)?, list, next: None, started: false })
@@ -99,7 +116,7 @@ impl Repository {
         let nothing =
             ask(self.git(["hash-object", "-t", "tree", "--stdin"]))?.ok_or("git has no empty tree")?;
         let mut diff = self.git(DIFF);
-        diff.arg(nothing).arg(commit);
+        diff.arg(nothing).arg(commit).arg("--");
         Changes::of(self, diff)
     }
 

@@ -54,6 +54,13 @@ pub fn run(
 ) -> Result<Outcome> {
     let known = store.view()?.row::<Imported>(&())?;
     let Some(tip) = repository.head()? else { return nothing_committed(known) };
+    if let Some(commit) = repository.shallow(&tip)? {
+        return Err(format!(
+            "the history is shallow: it is cut off at commit {commit}, and what came before cannot be audited; fetch it all \
+             (git fetch --unshallow), then run this again"
+        )
+        .into());
+    }
     let count = offered(repository, &tip, known.as_ref())?;
     bar.set_length(count);
     let mut import = Import::new(store, tamper)?;

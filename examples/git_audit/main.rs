@@ -12,7 +12,8 @@
 //!
 //! - The last line says it all: `git_audit: C commits, E events, R replayed, F files agree, V violations`. C and E are
 //!   what the store holds of the history; R counts the appends of this run that were in it already.
-//! - Exit status 0: no violation. 1: violations, each named. 2: it could not run; nothing is said about the files.
+//! - Exit status 0: no violation. 1: violations, each named. 2: it could not run, or not say what it found. A shallow history cannot be
+//!   audited as a whole, so it is not audited.
 
 mod claims;
 mod compare;
@@ -25,7 +26,8 @@ use import::{Outcome, Tamper};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tallystone::prelude::*;
@@ -44,10 +46,13 @@ const COULD_NOT_RUN: u8 = 2;
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
     if args.iter().any(|arg| arg == "--help") {
-        println!("{USAGE}");
-        return ExitCode::SUCCESS;
+        return ended(say(USAGE).map(|()| 0));
     }
-    match Args::parse(args).and_then(audit) {
+    ended(Args::parse(args).and_then(audit))
+}
+
+fn ended(violations: Result<usize>) -> ExitCode {
+    match violations {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
@@ -55,6 +60,13 @@ fn main() -> ExitCode {
             ExitCode::from(COULD_NOT_RUN)
         }
     }
+}
+
+/// Writes to standard output. What could not be said was not found out by anybody: an error, and no success.
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    written.map_err(|error| format!("standard output cannot be written: {error}").into())
 }
 
 /// Imports, closes, opens again, compares. The number of violations.
@@ -98,26 +110,28 @@ fn report(
     imported: &Outcome,
     compared: &compare::Report,
 ) -> Result<usize> {
+    let mut said = String::new();
     for commit in &imported.disagree {
-        println!(
-            "violation: commit {commit}: its changes in the store are not those that were offered again"
-        );
+        let why = "its changes in the store are not those that were offered again";
+        writeln!(said, "violation: commit {commit}: {why}")?;
     }
     for violation in &compared.violations {
-        println!("violation: {violation}");
+        writeln!(said, "violation: {violation}")?;
     }
     let Progress { commits, .. } = view.row::<Imported>(&())?.unwrap_or_default();
     // The claims; what the check has put on record comes on top.
     let (events, replayed) = (view.stream_version::<Claim>(HISTORY)?, imported.replayed);
     let violations = compared.violations.len() + imported.disagree.len();
-    println!("repository  {}", repository.dir().display());
-    println!("commit      {}", imported.tip.as_deref().unwrap_or("none yet"));
-    println!("read        {} commits, {} file changes", imported.read, imported.changes);
-    println!("agree       {} files, {} lines", compared.agree, compared.lines);
-    println!(
+    writeln!(said, "repository  {}", repository.dir().display())?;
+    writeln!(said, "commit      {}", imported.tip.as_deref().unwrap_or("none yet"))?;
+    writeln!(said, "read        {} commits, {} file changes", imported.read, imported.changes)?;
+    writeln!(said, "agree       {} files, {} lines", compared.agree, compared.lines)?;
+    write!(
+        said,
         "git_audit: {commits} commits, {events} events, {replayed} replayed, {} files agree, {violations} violations",
         compared.agree
-    );
+    )?;
+    say(&said)?;
     Ok(violations)
 }
 
