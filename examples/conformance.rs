@@ -17,9 +17,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
+use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tallystone::Options;
 use tallystone::check::{Check, Definition};
@@ -35,9 +37,27 @@ const FAMILY: &str = "log";
 /// The type that closes a case; no type of a log is called so.
 const CLOSED: &str = "log.(case closed)";
 
-fn main() -> Result<()> {
+const COULD_NOT_RUN: u8 = 2;
+
+fn main() -> ExitCode {
+    match judge() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("conformance: could not run: {error}");
+            ExitCode::from(COULD_NOT_RUN)
+        }
+    }
+}
+
+/// Names the file that an error is about.
+fn about<E: Display>(path: &Path) -> impl Fn(E) -> String {
+    move |error| format!("{}: {error}", path.display())
+}
+
+fn judge() -> Result<()> {
     let arguments = Arguments::parse()?;
-    let spec: Spec = serde_json::from_reader(File::open(&arguments.spec)?)?;
+    let spec = File::open(&arguments.spec).map_err(about(&arguments.spec))?;
+    let spec: Spec = serde_json::from_reader(BufReader::new(spec)).map_err(about(&arguments.spec))?;
     let shape = Shape::of(&arguments.log)?;
     eprintln!("{} events, told up to {} ms late", shape.events, shape.late_ms);
     let checks = spec.checks(&arguments, &shape)?;
@@ -63,8 +83,9 @@ fn main() -> Result<()> {
     }
     let report = report(&store, &spec, &arguments)?;
     store.close();
-    println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(())
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{}", serde_json::to_string_pretty(&report)?).and_then(|()| out.flush());
+    Ok(written.map_err(|error| format!("standard output cannot be written: {error}"))?)
 }
 
 // ---- what it is asked ----
@@ -80,8 +101,9 @@ struct Arguments {
 impl Arguments {
     fn parse() -> Result<Self> {
         let (mut log, mut spec, mut closed, mut live, mut store) = (None, None, false, false, None);
-        let mut arguments = std::env::args().skip(1);
+        let mut arguments = std::env::args_os().skip(1);
         while let Some(argument) = arguments.next() {
+            let argument = argument.to_string_lossy().into_owned();
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
                 "--log" => log = Some(value()?.into()),
@@ -89,7 +111,7 @@ impl Arguments {
                 "--store" => store = Some(value()?.into()),
                 "--live" => live = true,
                 "--mode" => {
-                    closed = match value()?.as_str() {
+                    closed = match &*value()?.to_string_lossy() {
                         "open" => false,
                         "closed" => true,
                         other => return Err(format!("--mode is open or closed, not {other}").into()),
@@ -163,6 +185,7 @@ impl Constraint {
             "n": self.n.or(counts.then_some(1)),
             "tied": self.corr.iter().map(|name| attribute(name)).collect::<Vec<_>>(),
             "families": [FAMILY],
+            "expects": [format!("{FAMILY}.*")],
             "time": "ts",
             "lateness": format!("{}ms", shape.late_ms),
             "unbounded": unbounded,
@@ -248,16 +271,16 @@ fn stream(case: &str) -> String {
     format!("{FAMILY}/{case}")
 }
 
-fn lines(path: &PathBuf) -> Result<impl Iterator<Item = Result<(Line, i64)>> + use<>> {
-    let file = BufReader::with_capacity(1 << 20, File::open(path)?);
+fn lines(path: &Path) -> Result<impl Iterator<Item = Result<(Line, i64)>> + use<>> {
+    let file = BufReader::with_capacity(1 << 20, File::open(path).map_err(about(path))?);
     let zipped = path.extension().is_some_and(|extension| extension == "gz");
     let read: Box<dyn Read> = if zipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    let lines = BufReader::with_capacity(1 << 20, read).lines().enumerate();
-    Ok(lines.map(|(number, line)| {
-        let line: Line =
-            serde_json::from_str(&line?).map_err(|error| format!("line {}: {error}", number + 1))?;
-        let millis =
-            millis_of(&line.ts).ok_or_else(|| format!("line {}: no time: {}", number + 1, line.ts))?;
+    let (lines, path) = (BufReader::with_capacity(1 << 20, read).lines().zip(1..), path.to_owned());
+    Ok(lines.map(move |(line, number)| {
+        let at = |error: &dyn Display| format!("{}, line {number}: {error}", path.display());
+        let line = line.map_err(|error| at(&error))?;
+        let line: Line = serde_json::from_str(&line).map_err(|error| at(&error))?;
+        let millis = millis_of(&line.ts).ok_or_else(|| at(&format!("there is no such time: {}", line.ts)))?;
         Ok((line, millis))
     }))
 }
@@ -273,7 +296,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(path: &PathBuf) -> Result<Self> {
+    fn of(path: &Path) -> Result<Self> {
         let mut shape = Shape { events: 0, horizon_ms: i64::MIN, late_ms: 0, cases: Vec::new() };
         let mut known = std::collections::HashSet::new();
         for line in lines(path)? {
@@ -289,49 +312,90 @@ impl Shape {
     }
 }
 
-/// `2013-06-17T22:00:00.000Z` as milliseconds since 1970.
+/// `2013-06-17T22:00:00.000Z` as milliseconds since 1970. `None` for what no calendar or clock has.
 fn millis_of(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let mut date = date.rsplitn(3, '-').map(str::parse::<i64>);
-    let (day, month, year) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let mut date = date.splitn(3, '-').map(|part| number(part, 9999));
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     let mut time = time.splitn(3, ':');
-    let (hour, minute) = (time.next()?.parse::<i64>().ok()?, time.next()?.parse::<i64>().ok()?);
-    let (second, part) = match time.next()? {
-        second if second.contains('.') => second.split_once('.')?,
-        second => (second, "0"),
-    };
+    let (hour, minute) = (number(time.next()?, 23)?, number(time.next()?, 59)?);
+    let (second, part) = time.next().map(|second| second.split_once('.').unwrap_or((second, "0")))?;
+    let (second, _) = (number(second, 59)?, part.parse::<u64>().ok().filter(|_| !part.starts_with('+'))?);
     let millis = format!("{part:0<3}").get(..3)?.parse::<i64>().ok()?;
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let february = 28 + i64::from(is_leap);
+    let days = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    if day < 1 || day > *days.get(usize::try_from(month - 1).ok()?)? {
+        return None;
+    }
     // Days since 1970, by Howard Hinnant's `days_from_civil`.
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let of_era = year.rem_euclid(400);
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(((days * 24 + hour) * 60 + minute) * 60_000 + second.parse::<i64>().ok()? * 1000 + millis)
+    Some(((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000 + millis)
+}
+
+/// Digits alone, up to a limit.
+fn number(text: &str, limit: i64) -> Option<i64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && *number <= limit)
 }
 
 /// Appends what the store lacks of the log, and then that its cases are complete, if they are.
 fn append_log(store: &Store, arguments: &Arguments, shape: &Shape) -> Result<()> {
-    let there = logged(store)?;
-    eprintln!("{there} events are there");
+    let view = store.view()?;
+    let mut logged = view.query::<Raw>(Query::all()).filter(|event| match event {
+        Ok(event) => event.event.family() == FAMILY,
+        Err(_) => true,
+    });
     let mut batch = Batch { store, events: Vec::new() };
     let said_every = (shape.events / 20).clamp(1, 100_000);
+    let mut there = 0;
     for (number, read) in (1..).zip(lines(&arguments.log)?) {
         let (line, millis) = read?;
-        if number > there {
-            batch.push(line.event(millis))?;
-            if number % said_every == 0 {
-                eprintln!("imported {number} of {} events", shape.events);
+        let event = line.event(millis);
+        match logged.next().transpose()? {
+            Some(stored) => {
+                is_the_same(&stored.event, &event, || format!("line {number} of the log"))?;
+                there += 1;
             }
+            None => batch.push(event)?,
+        }
+        if number == there + 1 {
+            eprintln!("{there} events are there");
+        }
+        if number > there && number % said_every == 0 {
+            eprintln!("imported {number} of {} events", shape.events);
         }
     }
-    if arguments.closed {
-        let payload = json!({ "ts": shape.horizon_ms });
-        for case in shape.cases.iter().skip(there.saturating_sub(shape.events) as usize) {
-            batch.push(Raw::json(CLOSED, stream(case), Tags::none(), &payload))?;
+    if there == shape.events {
+        eprintln!("{there} events are there");
+    }
+    let payload = json!({ "ts": shape.horizon_ms });
+    for case in &shape.cases {
+        let closes = Raw::json(CLOSED, stream(case), Tags::none(), &payload);
+        match logged.next().transpose()? {
+            Some(stored) if arguments.closed => is_the_same(&stored.event, &closes, || format!("the end of case {case}"))?,
+            Some(_) => return Err("the store is that of a log whose cases are closed: say --mode closed, or name another --store".into()),
+            None if arguments.closed => batch.push(closes)?,
+            None => break,
         }
+    }
+    if logged.next().is_some() {
+        return Err("the store has more events than the log: it is that of another log".into());
     }
     batch.flush()
+}
+
+/// Refuses a store that was begun with another log.
+fn is_the_same(stored: &Raw, event: &Raw, what: impl Fn() -> String) -> Result<()> {
+    let parts = |raw: &Raw| (raw.type_name().to_owned(), raw.stream().to_owned(), raw.data().to_vec());
+    match parts(stored) == parts(event) {
+        true => Ok(()),
+        false => Err(format!("the store is that of another log: {} is not what it has there", what()).into()),
+    }
 }
 
 struct Batch<'s> {
@@ -352,15 +416,6 @@ impl Batch<'_> {
         }
         Ok(())
     }
-}
-
-/// How many events of the log are in the store, those that close cases included.
-fn logged(store: &Store) -> Result<u64> {
-    let mut count = 0;
-    for event in store.view()?.query::<Raw>(Query::all()) {
-        count += u64::from(event?.event.family() == FAMILY);
-    }
-    Ok(count)
 }
 
 fn instant(millis: i64) -> SystemTime {

@@ -193,6 +193,88 @@ fn generated(dir: &Path, seed: u64, events: usize) -> (PathBuf, PathBuf, Vec<Eve
 
 // ---- what is shown ----
 
+/// A log of one event at this time, and a spec.
+fn one_event(dir: &Path, name: &str, case: &str, ts: &str) -> Call {
+    let (log, spec) = (dir.join(format!("{name}.jsonl")), dir.join("spec.json"));
+    let line = json!({ "seq": 0, "case": case, "idx": 0, "type": "a", "ts": ts, "attrs": {} });
+    std::fs::write(&log, format!("{line}\n")).expect("written");
+    std::fs::write(&spec, r#"{"constraints":[{"id":"one","template":"absence","A":"a","n":2}]}"#)
+        .expect("written");
+    Call { log, spec, mode: Mode::Open, live: false }
+}
+
+fn could_not_run(command: &mut Command) -> String {
+    let ended = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!((ended.status.code(), ended.stdout.len()), (Some(2), 0), "{said}");
+    let last = said.lines().last().and_then(|line| line.strip_prefix("conformance: could not run: "));
+    last.unwrap_or_else(|| panic!("{said}")).to_owned()
+}
+
+#[test]
+fn a_date_that_no_calendar_has_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for ts in ["2024-02-29T23:59:59.999Z", "2000-02-29T00:00:00Z", "1969-12-31T23:59:59.9Z"] {
+        one_event(dir.path(), "log", "1", ts).document(None);
+    }
+    for ts in [
+        "2023-02-29T00:00:00Z",
+        "1900-02-29T00:00:00Z",
+        "2023-04-31T00:00:00Z",
+        "2023-13-01T00:00:00Z",
+        "2023-00-01T00:00:00Z",
+        "2023-01-00T00:00:00Z",
+        "2023-01-01T24:00:00Z",
+        "2023-01-01T00:60:00Z",
+        "2023-01-01T00:00:60Z",
+        "2023-01-01T00:00:-1Z",
+        "2023-01-01T+1:00:00Z",
+        "2023-01-01T00:00:00.+1Z",
+        "2023-01-01T00:00:00",
+        "2023-01-01",
+        "-2023-01-01T00:00:00Z",
+        "",
+    ] {
+        let said = could_not_run(&mut one_event(dir.path(), "log", "1", ts).command(None));
+        assert!(said.ends_with(&format!("log.jsonl, line 1: there is no such time: {ts}")), "{said}");
+    }
+}
+
+#[test]
+fn a_store_of_another_log_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, time) = (dir.path().join("store"), "2024-01-01T00:00:00Z");
+    let first = one_event(dir.path(), "first", "1", time);
+    let document = first.document(Some(&store));
+    assert_eq!(first.document(Some(&store)), document, "it goes on from what is there");
+    let said = could_not_run(&mut one_event(dir.path(), "other", "2", time).command(Some(&store)));
+    assert!(said.contains("another log: line 1"), "{said}");
+    let empty = one_event(dir.path(), "empty", "1", time);
+    std::fs::write(&empty.log, "").expect("written");
+    let said = could_not_run(&mut empty.command(Some(&store)));
+    assert!(said.contains("more events than the log"), "{said}");
+    let closed = Call { mode: Mode::Closed, ..one_event(dir.path(), "first", "1", time) };
+    closed.document(Some(&store));
+    closed.document(Some(&store));
+    let said = could_not_run(&mut first.command(Some(&store)));
+    assert!(said.contains("say --mode closed"), "{said}");
+}
+
+#[test]
+fn what_keeps_it_from_running_is_a_message() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let call = one_event(dir.path(), "log", "1", "2024-01-01T00:00:00Z");
+    let missing = Call { log: dir.path().join("none"), spec: call.spec.clone(), ..call };
+    let said = could_not_run(&mut missing.command(None));
+    assert!(said.ends_with("none: No such file or directory (os error 2)"), "{said}");
+    let call = one_event(dir.path(), "log", "1", "2024-01-01T00:00:00Z");
+    let said = could_not_run(call.command(None).arg("--mode"));
+    assert_eq!(said, "--mode needs a value");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("it is there");
+    let ended = call.command(None).stdout(full).output().expect("it starts");
+    assert_eq!(ended.status.code(), Some(2), "{}", String::from_utf8_lossy(&ended.stderr));
+}
+
 #[test]
 fn killed_and_resumed_it_says_what_it_says_uninterrupted_and_what_brute_force_says() {
     let room = tempfile::tempdir().expect("room");
