@@ -51,6 +51,10 @@ impl fmt::Display for Alert {
 }
 
 /// What a sink answers: nothing, or whether it has taken the alert.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say whether the alert was taken",
+    label = "a sink returns `()`, or a `Result` whose error can be shown"
+)]
 pub trait Delivery {
     /// Why it has not.
     ///

@@ -29,6 +29,11 @@ pub use crate::upcast::Upcasts;
 /// readable, and the order of variants means nothing. `untagged`, `tag`, `flatten` and `skip_serializing_if` are
 /// refused: the stored bytes have no field names. A field that is added, dropped, renamed or retyped needs a step in
 /// [`upcasts`](Event::upcasts); without one a store that holds the older payload is not opened.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "an event is a serde enum or struct with `impl Event`",
+    note = "derive `Serialize` and `Deserialize`, then `impl Event for {Self}` with `FAMILY`, `Id` and `id()`"
+)]
 pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The first half of each type name and stream; neither `.` nor `/` in it.
     const FAMILY: &'static str;
@@ -54,6 +59,11 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 pub(crate) const TODAY: u16 = 0;
 
 /// What a fold, a query or a check may read: one family, several ([`any_of!`](crate::any_of)), or [`Raw`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event, nor a set of events",
+    label = "here is one type with `impl Event`, an enum made by `any_of!`, or `Raw`",
+    note = "one family: `impl Event for {Self}`; several: `tallystone::any_of! {{ enum Name {{ First(First), Second(Second) }} }}`"
+)]
 pub trait EventSet: Sized + Send + Sync + 'static {
     /// The families in it; none stands for any event, unread.
     fn families() -> Vec<Family>;
@@ -74,6 +84,7 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     fn encode(&self) -> Result<Raw, DecodeError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Event> EventSet for E {
     fn families() -> Vec<Family> {
         vec![Family::of::<E>()]

@@ -28,11 +28,22 @@ use std::fmt::Write;
 
 /// Ids of streams and keys of rows: any serde value with an order, newtypes and enums included. Rows are kept in that
 /// order, which must be the derived one; floats and maps have none.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the id of a stream or the key of a row",
+    label = "a key has `Serialize`, `Deserialize`, `Ord`, `Clone`, `Send` and `Sync`",
+    note = "derive `Serialize, Deserialize, PartialEq, Eq, PartialOrd, Ord, Clone` on it; floats and maps have no order"
+)]
 pub trait Key: Serialize + DeserializeOwned + Ord + Clone + Send + Sync + 'static {}
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Ord + Clone + Send + Sync + 'static> Key for T {}
 
 /// What may stand for a key where one is looked up: the key itself, or `str` for `String`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not stand for a key of type `{K}`",
+    label = "the key here is `{K}`",
+    note = "pass `&{K}`; for a `String`, a `&str` will do"
+)]
 pub trait KeyRef<K>: Serialize {}
 
 impl<K: Key> KeyRef<K> for K {}

@@ -33,6 +33,11 @@ pub type Folded = Result<(), FoldError>;
 /// One table, its key, its row, and the fold that fills it. A type, not a value: a fold has no state to hide.
 ///
 /// Change `fold`, `Key` or `Row`, and raise `VERSION`: rows of another version are folded again from the log.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a projection",
+    label = "a projection is a type with `impl Projection`",
+    note = "an empty struct will do: `impl Projection for {Self}` with `NAME`, `Event`, `Key`, `Row` and `fold`"
+)]
 pub trait Projection: Sized + Send + Sync + 'static {
     /// Its name, unique in the store.
     const NAME: &'static str;

@@ -53,6 +53,11 @@ use std::time::{Duration, SystemTime};
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a source outside",
+    label = "a source has `impl Outside`",
+    note = "there are `outside::CsvFile`, `JsonLines` and `SqliteQuery`, each with a feature of its own, and `outside::rows_of`"
+)]
 pub trait Outside: Send + Sync + 'static {
     /// What a row is found by: the key of the rows it is compared with.
     type Key: Key;

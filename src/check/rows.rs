@@ -12,6 +12,11 @@ use std::fmt::{self, Display, Write};
 use std::marker::PhantomData;
 
 /// Projections with one kind of key, whose rows are looked at side by side: a tuple of one, two or three.
+#[diagnostic::on_unimplemented(
+    message = "rows of `{Self}` cannot be looked at side by side",
+    label = "here is a tuple of one, two or three projections with the same key",
+    note = "for one, write `(Name,)`"
+)]
 pub trait Join: 'static {
     /// The key that they share.
     type Key: Key;
