@@ -1,6 +1,9 @@
 //! What can go wrong, grouped by the call that can fail. A variant is something the caller does differently.
 //!
-//! Messages carry names, positions and sizes, never payloads.
+//! - Messages carry names, positions and sizes, never payloads.
+//! - `Display` is whole: it names the operating system's cause, once. So `source()` is `None` throughout: a report that prints a chain
+//!   of sources (as `anyhow` does) repeats nothing. For code that asks, [`StorageError::io_error`] has the cause itself.
+//! - [`Error`] prints the same as `Debug`, for that is what `main` prints.
 
 use crate::order::{CommitNo, Position};
 use crate::request::Append;
@@ -88,6 +91,34 @@ impl StorageError {
         self.0.kind == TroubleKind::Closed
     }
 
+    /// Returns the operating system's error. `None` for damage, and for what no call to it has caused.
+    ///
+    /// ```no_run
+    /// # use tallystone::prelude::*;
+    /// # fn show(error: &tallystone::error::StorageError) {
+    /// match error.io_error().and_then(std::io::Error::raw_os_error) {
+    ///     Some(code) => eprintln!("errno {code}"),
+    ///     None => eprintln!("{error}"),
+    /// }
+    /// # }
+    /// ```
+    pub fn io_error(&self) -> Option<&io::Error> {
+        let mut cause: &(dyn StdError + 'static) = &**self.0.source.as_ref()?;
+        loop {
+            if let Some(storage) = cause.downcast_ref::<Self>() {
+                return storage.io_error();
+            }
+            if let Some(error) = cause.downcast_ref::<io::Error>() {
+                // One that only carries another of ours is no call that failed.
+                return match error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+                    Some(storage) => storage.io_error(),
+                    None => Some(error),
+                };
+            }
+            cause = cause.source()?;
+        }
+    }
+
     /// The disk is full, or a quota is used up.
     pub fn is_no_space(&self) -> bool {
         self.0.kind == TroubleKind::NoSpace
@@ -96,15 +127,24 @@ impl StorageError {
 
 impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.what)
+        f.write_str(&self.0.what)?;
+        let mut told = self.0.what.clone();
+        let mut cause = self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static));
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many errors name their cause in their own text.
+            if !told.contains(&text) {
+                write!(f, ": {text}")?;
+                told.push_str(&text);
+            }
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
-impl StdError for StorageError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as &(dyn StdError + 'static))
-    }
-}
+/// Without a source: `Display` has named the cause.
+impl StdError for StorageError {}
 
 /// What the program uses and the store was not told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,10 +199,12 @@ pub enum OpenError {
         why: String,
     },
     /// The directory may not be written.
-    #[error("the store at {} may not be written", .path.display())]
+    #[error("the store at {} may not be written: {why}", .path.display())]
     ReadOnly {
         /// The store.
         path: PathBuf,
+        /// The operating system's reason.
+        why: String,
     },
     /// Events that were acknowledged do not read back. Restore a backup; nothing was cut or changed.
     #[error("damaged at position {position} (commit {commit}): {what}")]
@@ -208,7 +250,13 @@ pub enum OpenError {
     Setup(Vec<String>),
     /// The disk.
     #[error("the store could not be opened: {0}")]
-    Storage(#[from] StorageError),
+    Storage(StorageError),
+}
+
+impl From<StorageError> for OpenError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error)
+    }
 }
 
 /// A commit that the log has too, with another history.
@@ -393,11 +441,16 @@ pub enum AppendError {
     #[error("the store is closed")]
     Closed(Box<Append>),
     /// An earlier write failed. The append is given back untouched; `Store::recover`, then try again.
-    #[error("an earlier write failed; call recover()")]
-    Poisoned(Box<Append>),
+    #[error("an earlier write failed; call recover(): {cause}")]
+    Poisoned {
+        /// The append, untouched.
+        append: Box<Append>,
+        /// The failure that stopped the store.
+        cause: StorageError,
+    },
     /// The commit may or may not be there: its write or sync failed. `Store::recover`, then ask again with the same key.
-    #[error("the outcome of the write is not known")]
-    Unknown,
+    #[error("the outcome of the write is not known: {0}")]
+    Unknown(StorageError),
     /// The disk, before anything was written.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -407,7 +460,10 @@ impl AppendError {
     /// The same append may succeed later, without a change. After `Poisoned` and `Unknown`, `recover()` first; after
     /// `ClockJumped`, somebody has to look at the clock.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Overloaded(_) | Self::ClockJumped { .. } | Self::Poisoned(_) | Self::Unknown)
+        matches!(
+            self,
+            Self::Overloaded(_) | Self::ClockJumped { .. } | Self::Poisoned { .. } | Self::Unknown(_)
+        )
     }
 }
 
@@ -418,7 +474,7 @@ impl AppendError {
 #[non_exhaustive]
 pub enum TxError<E = Infallible> {
     /// The decision said no. Nothing is stored under the key, and a retry decides again.
-    #[error("refused")]
+    #[error("refused: {0:?}")]
     Refused(E),
     /// What was read has changed, and retries are used up or forbidden. Decide again.
     #[error(transparent)]
@@ -548,11 +604,11 @@ pub enum TxError<E = Infallible> {
         holder: Option<String>,
     },
     /// The commit may or may not be there: its write or sync failed. `Store::recover`, then ask again with the same key.
-    #[error("the outcome of the write is not known")]
-    Unknown,
+    #[error("the outcome of the write is not known: {0}")]
+    Unknown(StorageError),
     /// An earlier write failed. `Store::recover`, then try again.
-    #[error("an earlier write failed; call recover()")]
-    Poisoned,
+    #[error("an earlier write failed; call recover(): {0}")]
+    Poisoned(StorageError),
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -575,8 +631,8 @@ impl<E> TxError<E> {
                 | Self::TooOld
                 | Self::Overloaded { .. }
                 | Self::ClockJumped { .. }
-                | Self::Poisoned
-                | Self::Unknown
+                | Self::Poisoned(_)
+                | Self::Unknown(_)
         )
     }
 
@@ -609,8 +665,8 @@ impl<E> TxError<E> {
             Self::Read(error) => TxError::Read(error),
             Self::Swallowed(fault) => TxError::Swallowed(fault),
             Self::Overloaded { waited, holder } => TxError::Overloaded { waited, holder },
-            Self::Unknown => TxError::Unknown,
-            Self::Poisoned => TxError::Poisoned,
+            Self::Unknown(cause) => TxError::Unknown(cause),
+            Self::Poisoned(cause) => TxError::Poisoned(cause),
             Self::Closed => TxError::Closed,
             Self::Storage(error) => TxError::Storage(error),
         }
@@ -640,8 +696,8 @@ impl<E> From<AppendError> for TxError<E> {
             AppendError::ClockJumped { ahead, limit } => Self::ClockJumped { ahead, limit },
             AppendError::Overloaded(_) => Self::Overloaded { waited: Duration::ZERO, holder: None },
             AppendError::Closed(_) => Self::Closed,
-            AppendError::Poisoned(_) => Self::Poisoned,
-            AppendError::Unknown => Self::Unknown,
+            AppendError::Poisoned { cause, .. } => Self::Poisoned(cause),
+            AppendError::Unknown(cause) => Self::Unknown(cause),
             AppendError::Storage(error) => Self::Storage(error),
         }
     }
@@ -831,8 +887,11 @@ impl FoldError {
     }
 }
 
-/// Any of them, for `main` and for callers who only pass it on.
-#[derive(Debug, ThisError)]
+/// Any of them, for `main` and for callers who only pass it on. Its `Debug` is its message.
+///
+/// A domain's refusal does not become one by `?`: it is an answer that the caller has to look at. So a decision that refuses
+/// nothing needs no annotation, and [`TxError::into_error`] is there for the other.
+#[derive(ThisError)]
 #[non_exhaustive]
 pub enum Error {
     /// From `open` and `create`.
@@ -843,7 +902,7 @@ pub enum Error {
     Append(#[from] AppendError),
     /// From `transact` and `commit`; a refusal of the domain in words.
     #[error(transparent)]
-    Tx(TxError<String>),
+    Tx(TxError<Refusal>),
     /// From an operation of a transaction.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -858,8 +917,51 @@ pub enum Error {
     Decode(#[from] DecodeError),
 }
 
-impl<E: fmt::Debug> From<TxError<E>> for Error {
-    fn from(error: TxError<E>) -> Self {
-        Self::Tx(error.map_refusal(|why| format!("{why:?}")))
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A domain's refusal, in the words of its `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// Only for what refuses nothing. With an implementation for every `E`, nothing would say which `E` a closure that ends in
+// `Ok(())` has, and `transact(..)?` would need a type that means nothing.
+impl From<TxError> for Error {
+    fn from(error: TxError) -> Self {
+        Self::Tx(error.map_refusal(|never| match never {}))
+    }
+}
+
+impl<E: fmt::Debug> TxError<E> {
+    /// Turns it into an [`Error`], a refusal in words: for `main`, and for callers who only pass it on.
+    ///
+    /// ```
+    /// # use tallystone::prelude::*;
+    /// # use tallystone::transaction::refuse;
+    /// # #[derive(Debug)]
+    /// # struct Full { places: u32 }
+    /// let store = Store::in_memory(Setup::new())?;
+    /// let full = store.transact("seat", |_| refuse::<(), _>(Full { places: 0 }));
+    /// let error = full.map_err(TxError::into_error).unwrap_err();
+    /// assert_eq!(error.to_string(), "refused: Full { places: 0 }");
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn into_error(self) -> Error {
+        Error::Tx(self.map_refusal(|why| Refusal(format!("{why:?}"))))
     }
 }

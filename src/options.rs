@@ -213,7 +213,7 @@ mod tests {
             key_bytes_min key_bytes_max fingerprint_parts_max response_bytes_max row_key_bytes_max row_bytes_max
             queue_len_max queue_bytes_max queue_wait_ms_max hold_ms_max clock_jump_ms_max clock_gap_ms_max group_len_max
             group_bytes_max segment_bytes_max segment_bytes_min overlay_bytes_max overlay_age_ms_max state_cache_bytes
-            scrub_every_ms check_keys_max check_overdue_ms alert_every_ms view_age_ms_max page_bytes
+            scrub_every_ms check_keys_max check_overdue_ms alert_every_ms alert_deadline_ms view_age_ms_max page_bytes
         }
     }
 

@@ -143,6 +143,8 @@ struct Engine {
     /// Those who read sources outside.
     pullers: Pullers,
     stopped: bool,
+    /// Kept for the clock, which calls it when it was moved by hand.
+    _on_move: Arc<dyn Fn() + Send + Sync>,
     /// What opening cut off.
     cut: Option<CutTail>,
 }
@@ -411,7 +413,7 @@ fn exists(error: OpenError, path: &Path) -> OpenError {
 fn trouble(path: &Path, error: io::Error) -> OpenError {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            OpenError::ReadOnly { path: path.to_owned() }
+            OpenError::ReadOnly { path: path.to_owned(), why: error.to_string() }
         }
         _ => StorageError::io(format!("{} could not be read or written", path.display()), error).into(),
     }
@@ -665,8 +667,21 @@ fn launch(
     };
     let pullers = Pullers::start(&checks, setup.lockstep).map_err(no_thread)?;
     let checks = Watching::start(checks, setup.lockstep).map_err(no_thread)?;
+    let on_move = on_move(bells.head.clone(), checks.watch.clone(), &pullers);
+    setup.platform.clock.wake_on_move(Arc::downgrade(&on_move));
     let (bells, behind) = (bells.clone(), followers);
-    Ok((reader, Engine { door, bells, threads, scrub, behind, checks, pullers, stopped: false, cut }))
+    let (stopped, _on_move) = (false, on_move);
+    Ok((reader, Engine { door, bells, threads, scrub, behind, checks, pullers, stopped, _on_move, cut }))
+}
+
+/// Wakes all threads that wait for a time.
+fn on_move(head: Arc<Bell>, watch: Arc<Watch>, pullers: &Pullers) -> Arc<dyn Fn() + Send + Sync> {
+    let pull = pullers.waker();
+    Arc::new(move || {
+        head.ring();
+        watch.leash.tug();
+        pull();
+    })
 }
 
 /// Where checks come from that are not in the setup.
@@ -763,7 +778,10 @@ impl Store {
         let reader = self.reader();
         match reader.health.state() {
             State::Closed => return Err(AppendError::Closed(Box::new(append))),
-            State::Poisoned => return Err(AppendError::Poisoned(Box::new(append))),
+            State::Poisoned => {
+                let cause = reader.health.poisoned_by();
+                return Err(AppendError::Poisoned { append: Box::new(append), cause });
+            }
             State::Well => {}
         }
         let options = &self.inner.setup.options;
@@ -835,13 +853,19 @@ impl Store {
     /// let store = Store::in_memory(Setup::new().inline::<Balances>())?;
     /// store.append(Append::event(Account::Got { to: 1, cents: 500 }))?;
     /// let request = Request::new("pay").key("customer/1", "order-17", &(1, 2, 300));
-    /// let paid = store.transact(request.clone(), |tx| pay(tx, 1, 2, 300))?;
-    /// let again = store.transact(request, |tx| pay(tx, 1, 2, 300))?;
+    /// let paid = store.transact(request.clone(), |tx| pay(tx, 1, 2, 300)).map_err(TxError::into_error)?;
+    /// let again = store.transact(request, |tx| pay(tx, 1, 2, 300)).map_err(TxError::into_error)?;
     /// assert_eq!((paid.response, again.response, again.replayed), (200, 200, true));
     ///
     /// // Example: the domain says no, and nothing is written.
     /// let refused = store.transact("pay", |tx| pay(tx, 1, 2, 300));
     /// assert!(matches!(refused, Err(TxError::Refused(TooLittle { has: 200 }))));
+    ///
+    /// // Example: a decision that refuses nothing, in place.
+    /// store.transact("gift", |tx| {
+    ///     tx.append(Account::Got { to: 2, cents: 5 })?;
+    ///     Ok(())
+    /// })?;
     /// # Ok(())
     /// # }
     /// ```

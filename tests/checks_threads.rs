@@ -4,12 +4,14 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
-use tallystone::check::{About, Severity};
+use tallystone::check::{About, Outside, PullError, Pulled, Severity};
+use tallystone::disk::Platform;
 use tallystone::event::Raw;
 use tallystone::prelude::*;
+use tallystone::testing::SimClock;
 use tallystone::watch::{State, Violation};
 
 const THREADS: u32 = 64;
@@ -279,5 +281,49 @@ fn what_sixty_four_threads_made_is_found_once_and_as_a_naive_rule_finds_it() {
         settle(&store);
         assert_eq!((all(&store), recorded(&store)), (on_record.clone(), once));
         store.close();
+    }
+}
+
+/// A deadline an hour ahead, and a source that is pulled once a day, on the store's own threads.
+#[test]
+fn a_clock_that_the_test_moves_is_heard_by_the_threads() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let (clock, (told, alerts), (pulled, pulls)) = (SimClock::default(), mpsc::channel(), mpsc::channel());
+    let closes = About { id: "closes", ..ABOUT }.response(opened, closed).within(HOUR);
+    let agrees =
+        About { id: "agrees", ..ABOUT }.outside::<Doors, _>(Nothing(pulled), |ours, _| ours.is_none());
+    let setup = Setup::new()
+        .inline::<Doors>()
+        .platform(Platform { clock: Arc::new(clock.clone()), ..Platform::real() })
+        .check(closes)
+        .check(agrees.every(24 * HOUR).for_longer_than(72 * HOUR))
+        .alerts(move |alert| told.send(alert.check.clone()).unwrap_or_default());
+    let store = Store::in_memory(setup).expect("it opens");
+    store.append(Append::event(Opened { case: 1 })).expect("it is taken");
+    assert!(store.checks().wait_for(store.stats().position, PATIENCE));
+    pulls.recv_timeout(PATIENCE).expect("the first pull is at once");
+    clock.advance(HOUR + Duration::from_secs(1));
+    assert_eq!(alerts.recv_timeout(PATIENCE).as_deref(), Ok("closes"));
+    // The clock tells them all, of each move.
+    for _ in 0..3 {
+        clock.advance(24 * HOUR);
+        pulls.recv_timeout(PATIENCE).expect("its day is over");
+    }
+}
+
+const ABOUT: About =
+    About { id: "", severity: Severity::Page, owner: "desk", means: "Left open.", remedy: "close it" };
+
+/// A source without rows, which tells when it is pulled.
+struct Nothing(mpsc::Sender<()>);
+
+impl Outside for Nothing {
+    type Key = u32;
+    type Row = bool;
+
+    fn pull(&self) -> Result<Pulled<u32, bool>, PullError> {
+        let _ = self.0.send(());
+        Ok(Pulled::new(Vec::new()))
     }
 }

@@ -247,7 +247,7 @@ fn a_guard_that_could_never_refuse_does_not_open() {
 
 fn rule(guard: bool, kind: &str) -> String {
     format!(
-        "[check.paid-once]\nkind = \"{kind}\"\nn = 2\nwhen = \"payment.Paid\"\nkey = \"order.id\"\nguard = {guard}\n\
+        "expects = [\"payment.Paid\"]\n[check.paid-once]\nkind = \"{kind}\"\nn = 2\nwhen = \"payment.Paid\"\nkey = \"order.id\"\nguard = {guard}\n\
          severity = \"page\"\nowner = \"payments\"\nmeans = \"An order is paid twice.\"\nremedy = \"1 pay back\"\n"
     )
 }
@@ -273,7 +273,7 @@ fn a_guard_is_declared_in_a_file_by_one_line() {
     }
     let never = tallystone::check::rules::parse(&rule(true, "existence"), "rules.toml");
     let error = never.expect_err("nothing could be refused").to_string();
-    assert!(error.starts_with("rules.toml:6:9: `guard`: no event violates `existence`"), "{error}");
+    assert!(error.starts_with("rules.toml:7:9: `guard`: no event violates `existence`"), "{error}");
 }
 
 /// Fields of payloads without names are read by the layouts of the log, and those of a type that is new by what is about to be
@@ -462,7 +462,7 @@ fn a_refusal_that_rests_on_an_unsynced_neighbour_waits_for_the_sync() {
     store.step();
     assert_eq!(refused(durable.wait()), refusal("never-two-open", "case/9", &[Position::new(1)], 0));
     let answers = [neighbour.wait(), resting.wait()];
-    assert!(matches!(answers, [Err(AppendError::Unknown), Err(AppendError::Unknown)]), "{answers:?}");
+    assert!(matches!(answers, [Err(AppendError::Unknown(_)), Err(AppendError::Unknown(_))]), "{answers:?}");
     disk.plan(Faults::none());
     store.recover().expect("it recovers");
     let is_open = events(&store).contains(&Opened { case: 1 });

@@ -264,7 +264,7 @@ fn risk_04_state_of_another_store_says_nothing_about_what_is_durable() {
     let foreign = other.disk.read_file(STATE).unwrap();
     (0..30).for_each(|number| drop(store.append(opened(number)).unwrap()));
     lab.disk.plan(Faults::none().at(lab.disk.op_count() + 1, Fault::ShortWrite));
-    assert!(matches!(store.append(note(1, 900)), Err(AppendError::Unknown)));
+    assert!(matches!(store.append(note(1, 900)), Err(AppendError::Unknown(_))));
     lab.kill(store);
     lab.disk.write_file(STATE, &foreign);
     let store = lab.open();
@@ -275,7 +275,7 @@ fn risk_04_state_of_another_store_says_nothing_about_what_is_durable() {
     let store = lab.open();
     (30..59).for_each(|number| drop(store.append(opened(number)).unwrap()));
     lab.fail_sync(Fault::SyncErrorKeepsNew);
-    assert!(matches!(store.append(opened(59)), Err(AppendError::Unknown)));
+    assert!(matches!(store.append(opened(59)), Err(AppendError::Unknown(_))));
     lab.kill(store);
     lab.disk.write_file(STATE, &foreign);
     let store = lab.open();
@@ -316,7 +316,7 @@ fn risk_06_readers_never_go_past_the_head() {
         (0..5).for_each(|number| drop(store.append(opened(number)).unwrap()));
         let before = store.view().unwrap();
         lab.fail_sync(fault);
-        assert!(matches!(store.append(opened(5)), Err(AppendError::Unknown)), "{fault:?}");
+        assert!(matches!(store.append(opened(5)), Err(AppendError::Unknown(_))), "{fault:?}");
         for view in [before, store.view().unwrap()] {
             let all: Vec<_> = view.query::<Raw>(Query::all()).map(Result::unwrap).collect();
             assert_eq!((all.len(), view.position().get()), (5, 5), "{fault:?}");
@@ -337,7 +337,7 @@ fn risk_07_a_failed_group_leaves_nothing_under_the_numbers_that_are_used_again()
     store.append(opened(0)).unwrap();
     lab.fail_sync(Fault::SyncErrorShowsOld);
     let lost = [ask(Request::of([Fact::Opened(7, 777)])), ask(Request::of([Fact::Reserved(1, 1, 1)]))];
-    assert!(group(&store, lost).iter().all(|answer| matches!(answer, Err(AppendError::Unknown))));
+    assert!(group(&store, lost).iter().all(|answer| matches!(answer, Err(AppendError::Unknown(_)))));
     store.recover().unwrap();
     let receipt = store.append(ask(Request::of([Fact::Opened(2, 5)]))).unwrap().receipt;
     assert_eq!((receipt.commit.get(), receipt.first.get()), (2, 2));
@@ -363,7 +363,7 @@ fn risk_08_an_answer_that_rests_on_an_unsynced_neighbour_is_unknown_with_it() {
     let all = [claim(1), claim(2), claim(1), other_body, by_condition].map(ask);
     lab.fail_sync(Fault::SyncErrorShowsOld);
     for answer in group(&store, all.clone()) {
-        assert!(matches!(answer, Err(AppendError::Unknown)), "{answer:?}");
+        assert!(matches!(answer, Err(AppendError::Unknown(_))), "{answer:?}");
     }
     store.recover().unwrap();
     let answers = group(&store, all);
@@ -383,7 +383,7 @@ fn risk_08_a_refusal_by_what_is_published_need_not_wait() {
     lab.fail_sync(Fault::SyncError);
     let answers = group(&store, [refused, opened(2)]);
     assert!(matches!(answers[0], Err(AppendError::WrongVersion { is: 1, .. })), "{answers:?}");
-    assert!(matches!(answers[1], Err(AppendError::Unknown)));
+    assert!(matches!(answers[1], Err(AppendError::Unknown(_))));
 }
 
 /// A group is written, and its sync fails or never comes: the page cache has it, the disk has not. The next open finds it whole
@@ -399,7 +399,7 @@ fn risk_09_a_retry_after_kill_between_write_and_sync_is_never_lost() {
                 let mut store = lab.create();
                 (0..before).for_each(|number| drop(store.append(opened(number)).unwrap()));
                 lab.fail_sync(fault);
-                assert!(matches!(store.append(opened(100)), Err(AppendError::Unknown)));
+                assert!(matches!(store.append(opened(100)), Err(AppendError::Unknown(_))));
                 if in_process {
                     store.recover().unwrap();
                 } else {
@@ -441,15 +441,15 @@ fn risk_11_poison_refuses_gives_back_and_keeps_what_was_published() {
     lab.fail_sync(Fault::SyncError);
     let answers = group(&store, (5..11).map(opened));
     // Two were in flight; the other groups never started.
-    assert!(answers[..2].iter().all(|answer| matches!(answer, Err(AppendError::Unknown))), "{answers:?}");
+    assert!(answers[..2].iter().all(|answer| matches!(answer, Err(AppendError::Unknown(_)))), "{answers:?}");
     let handed_back =
-        |answer: &Result<Committed, AppendError>| matches!(answer, Err(AppendError::Poisoned(_)));
+        |answer: &Result<Committed, AppendError>| matches!(answer, Err(AppendError::Poisoned { .. }));
     assert!(answers[2..].iter().all(handed_back), "{answers:?}");
     assert!(handed_back(&store.append(opened(20))) && store.stats().poisoned.is_some());
     assert_eq!((balance(&store, 1), positions(&store, Query::all()).len()), (Some(5), 5));
     store.recover().unwrap();
     for answer in answers.into_iter().skip(2) {
-        let Err(AppendError::Poisoned(append)) = answer else { unreachable!("checked above") };
+        let Err(AppendError::Poisoned { append, .. }) = answer else { unreachable!("checked above") };
         store.append(*append).unwrap();
     }
     store.append(opened(5)).unwrap();
@@ -525,8 +525,8 @@ fn risk_11_a_panic_on_the_writer_is_unknown_and_nobody_hangs() {
     let store = Store::create(STORE, workload::setup(small()).platform(platform)).unwrap();
     store.append(opened(1)).unwrap();
     panics.store(true, Ordering::Relaxed);
-    assert!(matches!(store.append(opened(2)), Err(AppendError::Unknown)));
-    assert!(matches!(store.append(opened(3)), Err(AppendError::Poisoned(_))));
+    assert!(matches!(store.append(opened(2)), Err(AppendError::Unknown(_))));
+    assert!(matches!(store.append(opened(3)), Err(AppendError::Poisoned { .. })));
     store.recover().unwrap();
     store.append(opened(2)).unwrap();
     assert_eq!(balance(&store, 1), Some(2));
@@ -567,7 +567,7 @@ fn risk_11_a_panic_between_two_groups_hangs_nobody() {
             });
         }
     });
-    assert!(matches!(store.append(opened(99_999)), Err(AppendError::Poisoned(_))));
+    assert!(matches!(store.append(opened(99_999)), Err(AppendError::Poisoned { .. })));
     store.recover().unwrap();
     store.append(opened(99_999)).unwrap();
     assert_sound(&store);
@@ -645,7 +645,7 @@ fn risk_17_damage_that_comes_while_the_store_is_open_is_found_behind_it() {
         std::thread::yield_now();
     }
     assert!(store.stats().damaged.is_some(), "it says what it found");
-    assert!(matches!(store.append(opened(7)), Err(AppendError::Poisoned(_))));
+    assert!(matches!(store.append(opened(7)), Err(AppendError::Poisoned { .. })));
     store.recover().unwrap();
     assert_eq!(store.stats().commit.get(), 4_000, "rebuilt from the log");
     assert_eq!(store.verify().unwrap().first_bad, None);
@@ -914,7 +914,7 @@ fn risk_22_a_torn_group_is_cut_whole_kept_aside_and_never_called_damage() {
         let policy = [ImagePolicy::Sectors, ImagePolicy::Torn, ImagePolicy::Random][seed as usize % 3];
         lab.fail_sync(Fault::SyncError);
         let answers = group(&store, (4..9).map(|number| note(number, 200).key("", format!("key-{number}"))));
-        assert!(answers.iter().all(|answer| matches!(answer, Err(AppendError::Unknown))));
+        assert!(answers.iter().all(|answer| matches!(answer, Err(AppendError::Unknown(_)))));
         lab.cut(store, policy);
         let store = lab.open();
         let head = store.stats().commit.get();
@@ -1435,11 +1435,11 @@ fn a_recover_that_fails_may_be_called_again() {
     let store = lab.create();
     store.append(opened(1)).unwrap();
     lab.fail_sync(Fault::SyncErrorKeepsNew);
-    assert!(matches!(store.append(opened(2)), Err(AppendError::Unknown)));
+    assert!(matches!(store.append(opened(2)), Err(AppendError::Unknown(_))));
     for _ in 0..3 {
         lab.disk.plan(Faults::none().from(lab.disk.op_count() + 1, Fault::AnyError));
         assert!(matches!(store.recover(), Err(OpenError::Storage(_))));
-        assert!(matches!(store.append(opened(3)), Err(AppendError::Poisoned(_))));
+        assert!(matches!(store.append(opened(3)), Err(AppendError::Poisoned { .. })));
         assert_eq!(balance(&store, 1), Some(1), "what was published stays readable");
     }
     lab.disk.plan(Faults::none());
@@ -1456,7 +1456,7 @@ fn a_view_from_before_a_recover_expires_and_speaks_of_no_damage() {
     (0..100).for_each(|number| drop(store.append(opened(number)).unwrap()));
     let view = store.view().unwrap();
     lab.fail_sync(Fault::SyncError);
-    assert!(matches!(store.append(opened(100)), Err(AppendError::Unknown)));
+    assert!(matches!(store.append(opened(100)), Err(AppendError::Unknown(_))));
     store.recover().unwrap();
     assert!(matches!(view.row::<Balances>(&1), Err(ReadError::ViewExpired { .. })));
     assert_eq!(view.query::<Raw>(Query::all()).count(), 100);
@@ -1536,7 +1536,7 @@ fn writers_that_recover_by_themselves_lose_and_double_nothing() {
                         let committed = loop {
                             match store.append(opened(key)) {
                                 Ok(committed) => break committed,
-                                Err(AppendError::Unknown | AppendError::Poisoned(_) | AppendError::Storage(_)) => {
+                                Err(AppendError::Unknown(_) | AppendError::Poisoned { .. } | AppendError::Storage(_)) => {
                                     broken.fetch_add(1, Ordering::Relaxed);
                                     // It may fail too, and then the next one tries.
                                     let recovered = store.recover();

@@ -402,7 +402,7 @@ impl Trial {
                     }
                     Err(TxError::Storage(error)) => read(Err(ReadError::Storage(error))),
                     Err(TxError::Read(error)) => read(Err(error)),
-                    Err(TxError::Poisoned) => Err(Damaged),
+                    Err(TxError::Poisoned(_)) => Err(Damaged),
                     Err(error) => panic!("{error:?}"),
                 }
             }
@@ -443,7 +443,7 @@ impl Trial {
     fn failed(&mut self, account: u32, version: u64, error: Option<AppendError>) -> Result<(), Damaged> {
         match error {
             Some(AppendError::Storage(error)) => assert!(error.is_rebuildable(), "{error:?}"),
-            Some(AppendError::Poisoned(_)) => {}
+            Some(AppendError::Poisoned { .. }) => {}
             other => panic!("account {account} at {version}: {other:?}"),
         }
         Err(Damaged)

@@ -677,14 +677,14 @@ impl Sim {
         for (commit, at_once, request) in asked {
             let answer = commit.wait();
             match &answer {
-                Err(AppendError::Unknown) => {
+                Err(AppendError::Unknown(_)) => {
                     let held = unknown.get_or_insert_with(|| Unknown::beside(&self.model));
                     held.with.decide(&request, seen, now);
                     held.requests.push(request);
                     ended = true;
                     continue;
                 }
-                Err(AppendError::Poisoned(_)) => {
+                Err(AppendError::Poisoned { .. }) => {
                     ensure(self.faults() > self.mark, || "poisoned without a fault".to_owned())?;
                     ended = true;
                     continue;
@@ -722,7 +722,7 @@ impl Sim {
         }
         if let Some((ran, before)) = ran.zip(before) {
             match &ran.answer {
-                Err(TxError::Unknown) => {
+                Err(TxError::Unknown(_)) => {
                     let held = unknown.get_or_insert_with(|| Unknown::beside(&self.model));
                     ran.compare(&before, &mut held.with, false).or_else(wrong)?;
                     held.plan = Some(ran.plan);
@@ -850,7 +850,7 @@ impl Sim {
             self.tally.note("cut in a commit of a transaction");
         }
         match &ended.answer {
-            Err(TxError::Unknown) => {
+            Err(TxError::Unknown(_)) => {
                 let mut unknown = Unknown::beside(&self.model);
                 ended.compare(&mut unknown.with, now, flushed, false).or_else(wrong)?;
                 unknown.plan = Some(ended.plan);
@@ -1128,7 +1128,9 @@ impl Sim {
         self.say(format!("acknowledged {} at {}", violation.check, violation.activation));
         match self.store().checks().acknowledge(violation, "somebody") {
             Ok(_) => drop(self.take_over()?),
-            Err(error @ (AppendError::Unknown | AppendError::Poisoned(_) | AppendError::Storage(_))) => {
+            Err(
+                error @ (AppendError::Unknown(_) | AppendError::Poisoned { .. } | AppendError::Storage(_)),
+            ) => {
                 return self.trouble("acknowledge", error);
             }
             Err(error) => return wrong(format!("acknowledge: {error}")),
@@ -1503,7 +1505,7 @@ impl Sim {
                         })?;
                     }
                     Err(TxError::Storage(error)) => return self.trouble("retry", error),
-                    Err(TxError::Poisoned) => return Ok(()),
+                    Err(TxError::Poisoned(_)) => return Ok(()),
                     Err(error) => return wrong(format!("the retry of commit {commit}: {error}")),
                 }
                 continue;
@@ -1513,7 +1515,7 @@ impl Sim {
                     format!("the retry of commit {commit} is {again:?}")
                 })?,
                 Err(AppendError::Storage(error)) => return self.trouble("retry", error),
-                Err(AppendError::Poisoned(_)) => return Ok(()),
+                Err(AppendError::Poisoned { .. }) => return Ok(()),
                 Err(error) => return wrong(format!("the retry of commit {commit}: {error}")),
             }
         }
@@ -1618,7 +1620,7 @@ impl Sim {
 /// Before the commit, or instead of it.
 fn is_of_the_disk<E>(error: &TxError<E>) -> bool {
     match error {
-        TxError::Storage(_) | TxError::Poisoned => true,
+        TxError::Storage(_) | TxError::Poisoned(_) => true,
         TxError::Swallowed(fault) => is_of_the_disk(fault.cause()),
         _ => false,
     }

@@ -286,7 +286,7 @@ fn risk_06_nothing_un_synced_is_delivered_and_recovery_leaves_no_gap_and_no_repe
         let mut seen = [vec![subscriptions[0].next().unwrap().unwrap().position.get()], Vec::new()];
         disk.plan(Faults::none().at(disk.op_count() + 1, fault));
         let key = Append::event(Bank::Deposited { account: 1, cents: 2 }).key("", "again");
-        assert!(matches!(store.append(key.clone()), Err(AppendError::Unknown)), "{fault:?}");
+        assert!(matches!(store.append(key.clone()), Err(AppendError::Unknown(_))), "{fault:?}");
         for (subscription, seen) in subscriptions.iter_mut().zip(&mut seen) {
             seen.extend(drain(subscription));
             assert!(subscription.next_timeout(NO_TIME).is_pending(), "a poisoned store is waited for");
@@ -313,7 +313,7 @@ fn a_page_that_a_poisoned_store_could_not_read_is_no_gap() {
         (0..30).for_each(|_| drop(store.append(deposit(1, 1)).expect("good")));
         let mut subscription = store.subscribe::<Bank>(query, Position::START);
         disk.plan(Faults::none().at(disk.op_count() + 1, Fault::WriteError));
-        assert!(matches!(store.append(deposit(1, 1)), Err(AppendError::Unknown)));
+        assert!(matches!(store.append(deposit(1, 1)), Err(AppendError::Unknown(_))));
         let read = disk.read_count() + 1;
         disk.plan(Faults::none().at(read, Fault::ReadError));
         assert!(subscription.try_next().is_pending());
@@ -330,7 +330,7 @@ fn a_recovery_wakes_those_who_wait() {
     let mut subscription = store.subscribe::<Bank>(Query::all(), Position::START);
     // Its write went through and its sync failed: recovery finds it.
     disk.plan(Faults::none().at(disk.op_count() + 2, Fault::SyncErrorKeepsNew));
-    assert!(matches!(store.append(deposit(1, 1)), Err(AppendError::Unknown)));
+    assert!(matches!(store.append(deposit(1, 1)), Err(AppendError::Unknown(_))));
     thread::scope(|scope| {
         let waiter = scope.spawn(|| subscription.next());
         store.recover().expect("the disk is well again");

@@ -11,7 +11,7 @@ use crate::order::Timestamp;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// What stands at a path. Symbolic links are not followed.
@@ -89,6 +89,9 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> Timestamp;
     /// Time since some fixed moment of this run. It never jumps.
     fn monotonic(&self) -> Duration;
+    /// Keeps `wake`, and calls it each time the clock was moved by hand, as long as its owner lives. A clock that runs by itself
+    /// needs none: the store's threads sleep for as long as it takes to the next deadline.
+    fn wake_on_move(&self, _wake: Weak<dyn Fn() + Send + Sync>) {}
 }
 
 /// Random bytes, taken from outside.

@@ -257,7 +257,7 @@ pub(crate) enum LogError {
     #[error("the log is at commit {is}, not at {expected}")]
     NotAtHead { is: CommitNo, expected: CommitNo },
     /// The disk.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 

@@ -2,60 +2,89 @@
 //!
 //! - The wall clock may jump and freeze; the monotonic clock only ever advances.
 //! - Clones share their state: a test keeps one and hands the other to the store.
+//! - Each move wakes the threads of the stores that use the clock: what is due by then is done without a sleep.
 
 use super::random::Random;
 use crate::disk::{Clock, Entropy};
 use crate::order::Timestamp;
 use crate::sync::Mutex;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// A clock that stands still until it is told otherwise.
 #[derive(Debug, Clone)]
-pub struct SimClock(Arc<Mutex<Time>>);
+pub struct SimClock(Arc<Shared>);
 
-#[derive(Debug)]
+struct Shared {
+    time: Mutex<Time>,
+    wakes: Mutex<Vec<Weak<dyn Fn() + Send + Sync>>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.time.fmt(f)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
 struct Time {
     wall: Timestamp,
     ran: Duration,
     frozen: bool,
 }
 
+impl Shared {
+    fn of(time: Time) -> Arc<Self> {
+        Arc::new(Self { time: Mutex::new(time), wakes: Mutex::default() })
+    }
+
+    fn wake(&self) {
+        let mut wakes = self.wakes.lock();
+        wakes.retain(|wake| wake.strong_count() > 0);
+        let alive: Vec<_> = wakes.iter().filter_map(Weak::upgrade).collect();
+        drop(wakes);
+        alive.iter().for_each(|wake| wake());
+    }
+}
+
 impl SimClock {
     /// A clock whose wall shows `start`, with nothing run yet.
     pub fn new(start: Timestamp) -> Self {
-        Self(Arc::new(Mutex::new(Time { wall: start, ran: Duration::ZERO, frozen: false })))
+        Self(Shared::of(Time { wall: start, ran: Duration::ZERO, frozen: false }))
     }
 
     /// Another clock, which goes on from where this one stands.
     pub fn fork(&self) -> Self {
-        let Time { wall, ran, frozen } = *self.0.lock();
-        Self(Arc::new(Mutex::new(Time { wall, ran, frozen })))
+        Self(Shared::of(*self.0.time.lock()))
     }
 
     /// Lets time pass, on the wall too unless it is frozen.
     pub fn advance(&self, by: Duration) {
-        let mut time = self.0.lock();
+        let mut time = self.0.time.lock();
         time.ran += by;
         if !time.frozen {
             let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
             time.wall = Timestamp::from_micros(time.wall.micros().saturating_add(micros));
         }
+        drop(time);
+        self.0.wake();
     }
 
     /// Sets the wall clock, forward or back. No time passes.
     pub fn jump(&self, to: Timestamp) {
-        self.0.lock().wall = to;
+        self.0.time.lock().wall = to;
+        self.0.wake();
     }
 
     /// Holds the wall clock where it is; the monotonic clock goes on.
     pub fn freeze(&self) {
-        self.0.lock().frozen = true;
+        self.0.time.lock().frozen = true;
     }
 
     /// Lets the wall clock move again, from where it was held.
     pub fn thaw(&self) {
-        self.0.lock().frozen = false;
+        self.0.time.lock().frozen = false;
     }
 }
 
@@ -68,11 +97,15 @@ impl Default for SimClock {
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        self.0.lock().wall
+        self.0.time.lock().wall
     }
 
     fn monotonic(&self) -> Duration {
-        self.0.lock().ran
+        self.0.time.lock().ran
+    }
+
+    fn wake_on_move(&self, wake: Weak<dyn Fn() + Send + Sync>) {
+        self.0.wakes.lock().push(wake);
     }
 }
 

@@ -183,7 +183,7 @@ impl<'s> Twin<'s> {
                 self.refused = Some(stop).filter(|stop| matches!(stop, Stop::Refused(_)));
             }
             (
-                Err(error @ (TxError::Storage(_) | TxError::Poisoned | TxError::Closed | TxError::TooOld)),
+                Err(error @ (TxError::Storage(_) | TxError::Poisoned(_) | TxError::Closed | TxError::TooOld)),
                 _,
             ) => return Err(Odd::Store(error)),
             (is, must) => {

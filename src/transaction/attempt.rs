@@ -30,8 +30,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// What may be stored as an answer.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored as an answer",
+    label = "an answer has `Serialize` and `Deserialize`, owns what it holds, and is `Send`",
+    note = "return what a retry is to get; `()` if there is nothing"
+)]
 pub trait Answer: Serialize + DeserializeOwned + Send + 'static {}
 
+#[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Answer for T {}
 
 /// What the transactions of a store share.
@@ -279,7 +285,7 @@ impl Work {
         let reader = parts.current.read().clone();
         match reader.health.state() {
             State::Closed => return Err(TxError::Closed),
-            State::Poisoned => return Err(TxError::Poisoned),
+            State::Poisoned => return Err(TxError::Poisoned(reader.health.poisoned_by())),
             State::Well => {}
         }
         let view = parts.views.take(parts.current, &reader);

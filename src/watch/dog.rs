@@ -22,7 +22,6 @@ use crate::sync::deadline;
 use crate::view::Reader;
 use crate::writer::Door;
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -491,10 +490,7 @@ fn of_check(watch: &Watch, check: &str) -> Option<Described> {
     let owner = checks.iter().find(|one| one.id() == check).map(|one| one.about.owner.clone());
     let stats = stats.iter().find(|stats| stats.check == check);
     let why = match stats.and_then(|stats| stats.trouble.as_ref()) {
-        Some(Trouble(error)) => match error.source() {
-            Some(cause) => format!("has stopped: {error}: {cause}"),
-            None => format!("has stopped: {error}"),
-        },
+        Some(Trouble(error)) => format!("has stopped: {error}"),
         None => "does not move, and there is something to judge".to_owned(),
     };
     Some(Described {

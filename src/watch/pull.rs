@@ -178,6 +178,12 @@ impl Pullers {
         Some(Order { shared, number })
     }
 
+    /// Returns a function that has all of them look at the clock again.
+    pub fn waker(&self) -> impl Fn() + Send + Sync + 'static {
+        let all = self.all.clone();
+        move || all.iter().for_each(|shared| shared.bell.ring())
+    }
+
     /// Pulls what is due, on the calling thread, if there are no threads for it.
     pub fn step(&self) {
         for puller in self.lockstep.lock().iter_mut() {
@@ -261,8 +267,10 @@ impl Puller {
 
     fn run(mut self) {
         let shared = self.shared.clone();
-        while let Some(patience) = self.turn() {
+        loop {
+            // Listen before the look: a clock that moves in between is heard.
             let listener = shared.bell.listen();
+            let Some(patience) = self.turn() else { return };
             if shared.stop.load(Ordering::Relaxed) {
                 return;
             }

@@ -43,8 +43,13 @@ pub(crate) struct Handed {
 }
 
 impl Handed {
-    pub fn unknown() -> Self {
-        Self { answer: Err(AppendError::Unknown), spent: None }
+    fn unknown(cause: StorageError) -> Self {
+        Self { answer: Err(AppendError::Unknown(cause)), spent: None }
+    }
+
+    /// Answers a request that the writer took and dropped: it panicked.
+    pub fn unanswered() -> Self {
+        Self::unknown(StorageError::new(TroubleKind::Io, "the writer panicked"))
     }
 
     pub fn open(self) -> Answered {
@@ -324,7 +329,7 @@ impl Writer {
 
     /// Serves one request, and whoever comes behind it, on the thread that brought it.
     fn serve_alone(&mut self, request: Box<Prepared>) -> Answered {
-        let (reply, answer) = slot(Handed::unknown);
+        let (reply, answer) = slot(Handed::unanswered);
         match self.health.state() {
             State::Closed => hand_back_closed((request, reply)),
             _ => drop(self.guarded(|writer| {
@@ -371,7 +376,8 @@ impl Writer {
         // Who has withdrawn was told so.
         group.retain(|(_, reply)| reply.take());
         if self.health.is_poisoned() {
-            return group.into_iter().for_each(hand_back);
+            let cause = self.health.poisoned_by();
+            return group.into_iter().for_each(|waiting| hand_back(waiting, cause.clone()));
         }
         // If this panics, the group's replies answer `Unknown` as they drop.
         match self.commit(group) {
@@ -415,8 +421,9 @@ impl Writer {
         let head = match self.log.append(&published.head, group.commits()) {
             Ok(head) => head,
             Err(error) => {
-                answers.into_iter().for_each(|(reply, ..)| reply.send(Handed::unknown()));
-                return Err(error.into());
+                let cause = StorageError::from(error);
+                answers.into_iter().for_each(|(reply, ..)| reply.send(Handed::unknown(cause.clone())));
+                return Err(cause);
             }
         };
         let (delta, commits) = group.into_parts();
@@ -571,9 +578,13 @@ impl Writer {
             }
             true
         });
-        let hand_back = if self.health.is_poisoned() { hand_back } else { hand_back_closed };
+        let poisoned = self.health.is_poisoned().then(|| self.health.poisoned_by());
+        let back = |waiting| match &poisoned {
+            Some(cause) => hand_back(waiting, cause.clone()),
+            None => hand_back_closed(waiting),
+        };
         let inbox = &self.inbox;
-        let drain = || std::iter::from_fn(|| inbox.try_next_append()).for_each(hand_back);
+        let drain = || std::iter::from_fn(|| inbox.try_next_append()).for_each(back);
         // A poisoned store lets nobody in either, and may be recovered.
         self.health.let_nobody_in(drain);
         // Its thread ends with its last job.
@@ -590,8 +601,9 @@ fn refuse((request, reply): queue::Waiting, Jump { ahead, limit }: Jump) {
     reply.send(Handed { answer, spent: Some((request, None)) });
 }
 
-fn hand_back((request, reply): queue::Waiting) {
-    reply.send(Handed::from(Err(AppendError::Poisoned(Box::new(request.append)))));
+fn hand_back((request, reply): queue::Waiting, cause: StorageError) {
+    let append = Box::new(request.append);
+    reply.send(Handed::from(Err(AppendError::Poisoned { append, cause })));
 }
 
 fn hand_back_closed((request, reply): queue::Waiting) {

@@ -3,7 +3,7 @@
 use super::Handed;
 use super::reply::{Answer, Reply, slot};
 use crate::commit::prepare::Prepared;
-use crate::error::{AppendError, StorageError};
+use crate::error::{AppendError, StorageError, TroubleKind};
 use crate::sync::{Mutex, Receiver, RwLock, Select, Sender, TryRecvError, TrySendError, bounded};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -45,7 +45,10 @@ impl Outbox {
         let _gate = self.health.gate.read();
         match self.health.state() {
             State::Well => {}
-            State::Poisoned => return Err(AppendError::Poisoned(Box::new(request.append))),
+            State::Poisoned => {
+                let cause = self.health.poisoned_by();
+                return Err(AppendError::Poisoned { append: Box::new(request.append), cause });
+            }
             State::Closed => return Err(AppendError::Closed(Box::new(request.append))),
         }
         let bytes = request.bytes;
@@ -53,7 +56,7 @@ impl Outbox {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(AppendError::Overloaded(Box::new(request.append)));
         }
-        let (reply, answer) = slot(Handed::unknown);
+        let (reply, answer) = slot(Handed::unanswered);
         let message = Message::Append(request, reply);
         let sent = match self.send.try_send(message) {
             Err(TrySendError::Full(message)) if !patience.is_zero() => self
@@ -66,7 +69,7 @@ impl Outbox {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             let Message::Append(request, reply) = message else { unreachable!("an append was sent") };
             // Nobody waits on this slot: the request goes back by hand.
-            reply.send(Handed::unknown());
+            reply.send(Handed::unanswered());
             let append = Box::new(request.append);
             if full { AppendError::Overloaded(append) } else { AppendError::Closed(append) }
         })
@@ -220,6 +223,11 @@ impl Health {
 
     pub fn damage(&self) -> Option<StorageError> {
         self.damage.lock().clone()
+    }
+
+    /// Returns the cause, of a store that is poisoned.
+    pub fn poisoned_by(&self) -> StorageError {
+        self.trouble().unwrap_or_else(|| StorageError::new(TroubleKind::Io, "the cause is not known"))
     }
 
     /// Why it is poisoned.
