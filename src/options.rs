@@ -260,8 +260,7 @@ mod tests {
 
     #[test]
     fn a_bound_set_by_another_option_names_it() {
-        let mut options = Options::default();
-        options.event_bytes_max = 16 << 20;
+        let options = Options { event_bytes_max: 16 << 20, ..Options::default() };
         let says = "options.append_bytes_max is 8388608, allowed are 16777216 (event_bytes_max) to 33554432";
         assert_eq!(options.check(), [says]);
     }

@@ -3,6 +3,7 @@
 use crate::alert::{self, Alert, Delivery};
 use crate::budget::{Budget, TxEvent};
 use crate::check::outside::Evidence as Compared;
+use crate::check::vocabulary::{Misnamed, Vocabulary};
 use crate::check::{Check, Fault, Invariant};
 use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
@@ -338,13 +339,16 @@ impl Setup {
                 }
             }
         }
+        let names = if self.checks.is_empty() { Vocabulary::default() } else { self.vocabulary() };
         for (index, check) in self.checks.iter().enumerate() {
             wrong.extend(check.faults().iter().map(Fault::to_string));
             let named = |name: &str| {
                 let mut all = projections.iter().filter(|projection| projection.name == name);
                 all.next().map(|found| Registered::clone(found))
             };
-            if let Err(why) = check.lens.find(&named) {
+            if let Err(Misnamed { field, why, .. }) = check.lens.compare(&names) {
+                wrong.push(format!("check `{}`: `{field}`: {why}", check.id()));
+            } else if let Err(why) = check.lens.find(&named) {
                 wrong.push(format!("check `{}`: {why}", check.id()));
             }
             if self.checks[..index].iter().any(|other| other.id() == check.id()) {
@@ -421,6 +425,11 @@ impl Setup {
         let folded = self.all_projections().flat_map(|projection| projection.families.iter());
         let checked = self.checks.iter().flat_map(|check| check.lens.registers());
         self.families.iter().chain(folded).copied().chain(checked).chain([Family::of::<Own>()])
+    }
+
+    /// Names that the store knows, for checks that are declared by name.
+    pub(crate) fn vocabulary(&self) -> Vocabulary {
+        Vocabulary::new(self.all_families(), self.inline.iter().chain(&self.behind).cloned())
     }
 
     pub(crate) fn families(&self) -> Families {

@@ -690,7 +690,8 @@ fn rules(setup: &Setup) -> Option<Arc<Mutex<dyn watch::Origin>>> {
     if !setup.rule_folders.is_empty() {
         let Platform { disk, clock, .. } = setup.platform.clone();
         let projections = setup.inline.iter().chain(&setup.behind).cloned().collect();
-        let folders = watch::Folders::new(disk, clock, &setup.rule_folders, &setup.checks, projections);
+        let (folders, names) = (&setup.rule_folders, setup.vocabulary());
+        let folders = watch::Folders::new(disk, clock, folders, &setup.checks, projections, names);
         return Some(Arc::new(Mutex::new(folders)));
     }
     let _ = setup;

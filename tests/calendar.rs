@@ -216,7 +216,7 @@ fn lengths_beyond_the_calendar_never_end_and_stop_no_check() {
 fn another_zone_or_unit_is_another_definition_and_another_spelling_is_none() {
     let hash = |within: &str, zone: Option<&str>| {
         let definition = json!({
-            "id": "paid", "kind": "response", "when": "fine.Notified", "then": "fine.Paid", "within": within, "zone": zone,
+            "id": "paid", "kind": "response", "expects": ["fine.*"], "when": "fine.Notified", "then": "fine.Paid", "within": within, "zone": zone,
             "severity": "note", "owner": "fines", "means": "It was paid late.", "remedy": "1 look",
         });
         let definition: Definition = serde_json::from_value(definition).expect("it is a definition");
@@ -267,7 +267,7 @@ fn the_fines_log_has_no_late_penalty_by_the_calendar_and_the_figure_of_the_oracl
     );
     let check = |id: &str, zone: Option<&str>| {
         let definition = json!({
-            "id": id, "kind": "response", "when": format!("log.{NOTIFIED}"), "then": format!("log.{PENALTY}"), "within": "60d",
+            "id": id, "kind": "response", "expects": ["log.*"], "when": format!("log.{NOTIFIED}"), "then": format!("log.{PENALTY}"), "within": "60d",
             "zone": zone, "time": "ts", "severity": "note", "owner": "tests", "means": "No penalty came.", "remedy": "1 look",
         });
         let definition: Definition = serde_json::from_value(definition).expect("it is a definition");

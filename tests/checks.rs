@@ -235,7 +235,7 @@ fn a_check_that_panics_cannot_tell_and_the_others_go_on() {
 fn times_at_the_ends_of_what_a_number_holds_stop_no_check() {
     let check = |kind: &str| {
         let definition = serde_json::json!({
-            "id": kind, "kind": kind, "when": "log.A", "then": "log.B", "within": "1d", "time": "at", "severity": "note",
+            "id": kind, "kind": kind, "expects": ["log.*"], "when": "log.A", "then": "log.B", "within": "1d", "time": "at", "severity": "note",
             "owner": "o", "means": "m", "remedy": "r",
         });
         let definition: Definition = serde_json::from_value(definition).expect("it is one");

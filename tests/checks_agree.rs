@@ -59,6 +59,7 @@ fn check(index: usize, def: &Def, mode: Mode, late_ms: i64) -> Check {
         "zone": (def.calendar.is_some() && has_window).then_some("Europe/Rome"),
         "tied": def.corr.iter().map(|name| format!("attrs.{name}")).collect::<Vec<_>>(),
         "families": ["log"],
+        "expects": ["log.*"],
         "time": "ts",
         "lateness": format!("{late_ms}ms"),
         "closed_by": (mode == Mode::Closed).then_some(CLOSED),

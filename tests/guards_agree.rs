@@ -65,6 +65,7 @@ fn definition(def: &Def, manner: Manner, guard: bool) -> Value {
         "within": millis(def.window.map_or(def.lasting, |window| window.hi)),
         "tied": def.corr.iter().map(|name| format!("attrs.{name}")).collect::<Vec<_>>(),
         "families": ["log"],
+        "expects": ["log.*"],
         "time": manner.by_events.map(|_| "ts"),
         "lateness": millis(manner.by_events),
         "closed_by": manner.closes.then(|| format!("log.{CLOSED}")),

@@ -415,7 +415,7 @@ fn what_is_no_file_of_rules_is_named_and_only_a_dot_hides_it() {
         [
             is("a.tml", Some((1, 1))),
             is("b.TOML", Some((1, 1))),
-            is("e.toml", None),
+            is("e.toml", Some((1, 1))),
             is("f.toml", Some((1, 3)))
         ]
     );
@@ -508,5 +508,190 @@ fn a_real_folder_is_read_on_the_thread_of_the_checks() {
                 .as_ref()
                 .is_some_and(|error| error.what.contains("not a regular file"))
         );
+    }
+}
+
+/// Orders by their state: paid or not, and how often shipped.
+struct Orders;
+
+#[derive(Clone, Serialize, Deserialize)]
+struct OrderState {
+    paid: bool,
+    shipped: u32,
+}
+
+impl Projection for Orders {
+    const NAME: &'static str = "orders";
+    type Event = Order;
+    type Key = u32;
+    type Row = OrderState;
+
+    fn fold(event: &Order, rows: &mut Rows<Self>) -> Folded {
+        rows.put(event.id(), OrderState { paid: matches!(event, Order::Paid { .. }), shipped: 0 })
+    }
+}
+
+/// A rule with these lines, and what every rule has.
+fn with(lines: &str) -> String {
+    format!("[check.r]\n{lines}\nseverity = \"ticket\"\nowner = \"o\"\nmeans = \"m\"\nremedy = \"r\"\n")
+}
+
+const RESPONSE: &str = "kind = \"response\"\nwithin = \"1h\"\n";
+
+/// Rules whose names are wrong where `@` stands, and what is said of them.
+const MISNAMED: &[(&str, &str)] = &[
+    (
+        "when = @'order.Placd'\nthen = 'order.Paid'",
+        "no event type `order.Placd`; did you mean `order.Placed`?",
+    ),
+    ("when = 'order.Placed'\nthen = ['order.Paid', @'ordr.Shipped']", "did you mean `order.Shipped`?"),
+    (
+        "when = { type = 'order.Placed', where = { @'ordr' = 1 } }\nthen = 'order.Paid'",
+        "no field `ordr`: nothing is called `ordr` there; did you mean `order`?",
+    ),
+    (
+        "when = { type = 'order.Placed', where = { @order = '7' } }\nthen = 'order.Paid'",
+        "`order` is u32, and never \"7\"",
+    ),
+    ("when = 'order.Placed'\nthen = 'order.Paid'\nkey = @'order.id'", "no field `order.id`"),
+    ("when = 'order.Placed'\nthen = 'order.Paid'\ntied = ['order', @'sum']", "no field `sum`"),
+    (
+        "when = 'order.Placed'\nthen = 'order.Paid'\nfamilies = [@'oder']",
+        "no family `oder`; did you mean `order`?",
+    ),
+    (
+        "when = 'order.Placed'\nthen = 'order.Paid'\nescalate = [{ above = 5, amount = @'cents', severity = 'page' }]",
+        "no field `cents`",
+    ),
+    (
+        "kind = 'rows'\nwrong = [{ row = @'oders', exists = true }]",
+        "no projection `oders`; did you mean `orders`?",
+    ),
+    ("kind = 'rows'\nwrong = [{ row = 'orders', where = { @payd = true } }]", "did you mean `paid`?"),
+    ("kind = 'rows'\nwrong = [{ row = 'orders', where = { @paid = 1 } }]", "`paid` is bool, and never 1"),
+    ("kind = 'rows'\nwrong = [{ row = 'orders', above = { @paid = 1 } }]", "`paid` is bool, and no number"),
+    ("kind = 'rows'\nwrong = [{ row = 'orders', differs = { shipped = @'payd' } }]", "no field `payd`"),
+    ("kind = 'balances'\nadds = [{ when = 'order.Paid', field = @'cents' }]", "no field `cents`"),
+];
+
+#[test]
+fn a_name_that_the_store_does_not_know_is_refused_where_it_stands() {
+    for (lines, says) in MISNAMED {
+        let kind = if lines.contains("kind") { "" } else { "kind = 'response'\n" };
+        let marked = with(&format!("within = '1h'\n{kind}{lines}"));
+        let (before, after) = marked.split_once('@').expect("it is marked");
+        let place = (before.matches('\n').count() + 1, before.rsplit('\n').next().map_or(0, str::len) + 1);
+        let (disk, clock) = (SimDisk::new(1), SimClock::default());
+        disk.create_dir(Path::new(FOLDER)).expect("nothing is there");
+        disk.write_file(at("r.toml"), format!("{before}{after}").as_bytes());
+        let bench = Bench::on(&disk, &clock, |setup| setup.inline::<Orders>());
+        let error = bench.rules()[0].error.clone().unwrap_or_else(|| panic!("it is taken: {lines}"));
+        assert_eq!((error.line, error.column), place, "{error}\n{lines}");
+        assert!(error.what.contains(says), "{error}");
+        bench.pass(Duration::ZERO);
+        assert_eq!(bench.open(), [file("r.toml")]);
+    }
+}
+
+#[test]
+fn a_misspelt_edit_leaves_the_older_rule_and_stays_a_finding() {
+    let bench = Bench::new(&[("r.toml", &owned("paid-first", "Paid"))]);
+    bench.write("r.toml", &owned("paid-first", "Payed"));
+    bench.pass(PERIOD);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(PERIOD);
+    assert_eq!(bench.open(), [seen("paid-first"), file("r.toml")]);
+    // After a restart nothing stands for it, and that is still open.
+    let bench = bench.reopen();
+    bench.pass(PERIOD);
+    assert!(bench.open().contains(&file("r.toml")), "{:?}", bench.open());
+    bench.write("r.toml", &owned("paid-first", "Paid"));
+    bench.pass(PERIOD);
+    assert_eq!(bench.open(), [seen("paid-first")]);
+}
+
+#[test]
+fn types_that_only_raw_appends_bring_are_declared() {
+    let rule = with(&format!(
+        "{RESPONSE}when = {{ type = \"mail.Sent\", where = {{ to = \"Ann\" }} }}\nthen = \"order.Paid\""
+    ));
+    for (expects, is_taken) in [
+        ("", false),
+        ("expects = [\"mail.Sent\"]\n", true),
+        ("expects = [\"mail.*\"]\n", true),
+        ("expects = [\"mail.Read\", \"post.*\"]\n", false),
+    ] {
+        let bench = Bench::new(&[("r.toml", &format!("{expects}{rule}"))]);
+        assert_eq!(bench.rules()[0].error.is_none(), is_taken, "{expects}");
+    }
+    let of_rule =
+        with(&format!("{RESPONSE}when = \"mail.Sent\"\nthen = \"order.Paid\"\nexpects = [\"mail.Sent\"]"));
+    assert_eq!(Bench::new(&[("r.toml", &of_rule)]).rules()[0].error, None);
+}
+
+#[test]
+fn an_emptied_file_is_no_removed_one() {
+    for emptied in ["", "\n\n", "# it was here\n", "[check]\n", "expects = [\"a.B\"]\n"] {
+        let bench = Bench::new(&[("r.toml", &owned("paid-first", "Paid"))]);
+        bench.write("r.toml", emptied);
+        bench.pass(PERIOD);
+        bench.append(Order::Shipped { order: 1 });
+        bench.pass(PERIOD);
+        assert_eq!(bench.open(), [seen("paid-first"), file("r.toml")], "{emptied:?}");
+    }
+    let whole = owned("paid-first", "Paid");
+    for cut in (1..whole.trim_end().len()).step_by(9) {
+        let bench = Bench::new(&[("r.toml", &whole)]);
+        bench.write("r.toml", &whole[..cut]);
+        bench.pass(PERIOD);
+        assert!(bench.rules()[0].error.is_some(), "{}", &whole[..cut]);
+    }
+}
+
+#[test]
+fn an_edit_of_escalate_alone_is_taken() {
+    let escalates = |to: &str| {
+        let more = format!("owner = \"warehouse\"\nescalate = [{{ after = \"1h\", severity = \"{to}\" }}]");
+        rule("paid-first", "Paid", &more).replace("\"ticket\"", "\"note\"")
+    };
+    let bench = Bench::new(&[("r.toml", &escalates("ticket"))]);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(PERIOD);
+    bench.write("r.toml", &escalates("page"));
+    bench.pass(PERIOD);
+    bench.told();
+    bench.pass(Duration::from_secs(3700));
+    let told = bench.told();
+    assert!(told.iter().any(|alert| alert.severity == Severity::Page), "{told:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_whose_name_is_not_utf_8_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = std::ffi::OsStr::from_bytes(b"r\xff.toml");
+    std::fs::write(dir.path().join(name), owned("paid-first", "Paid")).expect("it is written");
+    let setup = Setup::new().events::<Order>().check_folder(dir.path()).lockstep();
+    let store = Store::in_memory(setup).expect("it opens");
+    let [listed] = &store.checks().rules()[..] else { panic!("one file is listed") };
+    let error = listed.error.as_ref().expect("it cannot be read");
+    assert!(error.what.contains("its name is not UTF-8"), "{error}");
+}
+
+#[test]
+fn a_check_by_field_names_is_compared_in_the_setup_too() {
+    for (when, says) in [
+        (
+            "order.Placd",
+            "check `r`: `when`: there is no event type `order.Placd`; did you mean `order.Placed`?",
+        ),
+        ("order.Placed", ""),
+    ] {
+        let text = with(&format!("{RESPONSE}when = \"{when}\"\nthen = \"order.Paid\""));
+        let check = tallystone::check::rules::parse(&text, "r.toml").expect("it is well formed").remove(0);
+        let opened = Store::in_memory(Setup::new().events::<Order>().check(check));
+        let said = opened.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.contains(says) && said.is_empty() == says.is_empty(), "{said}");
     }
 }

@@ -110,7 +110,7 @@ fn one_definition_finds_the_same_of_typed_events_and_of_json_in_rust_and_as_data
 fn a_retraction_is_found_where_events_say_their_own_time() {
     let at = |time: u64| json!({ "at": 1000 * time });
     let definition = json!({
-        "id": "answered", "kind": "response", "when": "log.Asked", "then": "log.Answered", "within": "10s", "time": "at",
+        "id": "answered", "kind": "response", "expects": ["log.*"], "when": "log.Asked", "then": "log.Answered", "within": "10s", "time": "at",
         "severity": "note", "owner": "o", "means": "m", "remedy": "r",
     });
     let definition: Definition = serde_json::from_value(definition).expect("it is one");
@@ -199,7 +199,7 @@ fn draw_check(random: &mut Random, kind: &str) -> Check {
     let targets = !["existence", "absence", "exactly", "init", "end"].contains(&kind);
     let counts = ["existence", "absence", "exactly"].contains(&kind);
     let mut definition = json!({
-        "id": kind, "kind": kind, "when": "log.A", "families": ["log"], "unbounded": true, "severity": "note", "owner": "o",
+        "id": kind, "kind": kind, "expects": ["log.*"], "when": "log.A", "families": ["log"], "unbounded": true, "severity": "note", "owner": "o",
         "means": "m", "remedy": "r",
     });
     let mut put = |name: &str, is: bool, value: Value| {

@@ -4,6 +4,7 @@ use super::calendar::Bucket;
 use super::data::{Selector, key_at, key_text_at, parse_time, time_at};
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
+use super::vocabulary::{Misnamed, Vocabulary, number, path};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::zone::Zone;
 use super::{Check, Clocked, Described, Fault, Severity, time_of};
@@ -79,6 +80,9 @@ pub struct SumsRule {
     /// How late an event may be told, after one with a later time.
     #[serde(default)]
     pub lateness: Option<String>,
+    /// Types that only raw appends bring, as in [`Definition::expects`](super::Definition::expects).
+    #[serde(default)]
+    pub expects: Vec<String>,
     /// Who is told how soon.
     pub severity: Severity,
     /// Who sees to it.
@@ -274,6 +278,23 @@ impl Lens for Summed {
         let roles = Roles::default().with(Roles::CLOSE, closes);
         let seen = Seen { position, time: said, roles, tie_a: 0, tie_b: 0, amount };
         Ok(Looked { time, seen: Some((key, seen)) })
+    }
+
+    fn compare(&self, known: &Vocabulary) -> Result<(), Misnamed> {
+        let known = known.reader(&self.rule.expects);
+        let mut all = Some(Vec::new());
+        for (field, selector) in self.rule.selectors() {
+            let more = known.selector(field, selector, &self.families)?;
+            all = all.zip(more).map(|(all, more)| [all, more].concat());
+        }
+        let says = self.rule.says.iter().map(|term| ("says", term));
+        for (field, term) in self.rule.adds.iter().map(|term| ("adds", term)).chain(says) {
+            number(field, &known.selector(field, &term.when, &self.families)?, &term.field)?;
+        }
+        let fields = [("key", &self.rule.key), ("time", &self.rule.time)];
+        fields
+            .into_iter()
+            .try_for_each(|(field, at)| at.iter().try_for_each(|at| path(field, &all, at).map(drop)))
     }
 
     fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError> {

@@ -10,6 +10,7 @@ use super::escalation::Escalations;
 use super::glance::Glance;
 use super::keys::KeyHash;
 use super::lens::{Lens, Looked};
+use super::vocabulary::{Misnamed, Vocabulary, path};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::zone::Zone;
 use super::{Check, Clocked, Described, Fault, Severity, time_of};
@@ -73,6 +74,10 @@ pub struct Definition {
     /// How late an event may be told, after one with a later time.
     #[serde(default)]
     pub lateness: Option<String>,
+    /// Types that only raw appends bring, `FAMILY.Variant` or `FAMILY.*`. All others must be of a registered family, and their fields
+    /// those of its types.
+    #[serde(default)]
+    pub expects: Vec<String>,
     /// It refuses what would violate it: [`Check::guard`].
     #[serde(default)]
     pub guard: bool,
@@ -391,9 +396,9 @@ impl Definition {
             match (after, above, amount) {
                 (Some(after), None, None) => escalations.by_age(parse_time(after)?, *severity),
                 (None, Some(limit), Some(path)) => {
-                    let path = path.clone();
+                    let (path, path_said) = (path.clone(), path);
                     let of = move |glance: &mut Glance<'_>| amount_of(glance.value()?, &path);
-                    escalations.by_amount(of, *limit, *severity);
+                    escalations.by_amount(of, path_said, *limit, *severity);
                 }
                 _ => return Err("say `after`, or `above` and `amount`".into()),
             }
@@ -483,6 +488,24 @@ impl Lens for Fielded {
         let amount = Amount::default();
         let seen = Seen { position, time: said, roles, tie_a: tie, tie_b: tie, amount };
         Ok(Looked { time, seen: Some((key, seen)) })
+    }
+
+    fn compare(&self, known: &Vocabulary) -> Result<(), Misnamed> {
+        let Definition { when, then, until, closed_by, key, time, tied, .. } = &self.definition;
+        let known = known.reader(&self.definition.expects);
+        known.families("families", &self.definition.families)?;
+        let activates = known.selector("when", when, &self.families)?;
+        let mut all = activates.clone();
+        for (field, selector) in [("then", then), ("until", until), ("closed_by", closed_by)] {
+            let Some(selector) = selector else { continue };
+            let more = known.selector(field, selector, &self.families)?;
+            all = all.zip(more).map(|(all, more)| [all, more].concat());
+        }
+        for (field, at) in [("key", key), ("time", time)] {
+            at.iter().try_for_each(|at| path(field, &all, at).map(drop))?;
+        }
+        tied.iter().try_for_each(|at| path("tied", &all, at).map(drop))?;
+        known.escalations(&self.definition.escalate, &activates)
     }
 
     fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError> {

@@ -21,6 +21,7 @@ pub(crate) struct Escalations {
 #[derive(Clone)]
 struct Amount {
     of: Arc<dyn AmountOf>,
+    name: String,
     limit: i64,
     severity: Severity,
 }
@@ -52,8 +53,15 @@ impl Escalations {
         self.ages.sort();
     }
 
-    pub(super) fn by_amount(&mut self, of: impl AmountOf + 'static, limit: i64, severity: Severity) {
-        self.amounts.push(Amount { of: Arc::new(of), limit, severity });
+    /// `name` tells one amount from another; empty for a function.
+    pub(super) fn by_amount(
+        &mut self,
+        of: impl AmountOf + 'static,
+        name: &str,
+        limit: i64,
+        severity: Severity,
+    ) {
+        self.amounts.push(Amount { of: Arc::new(of), name: name.to_owned(), limit, severity });
     }
 
     pub(super) fn faults(&self, id: &str, severity: Severity) -> Vec<Fault> {
@@ -65,6 +73,12 @@ impl Escalations {
                 Fault::new(id, "escalate", format!("`{to}` is no higher than its severity, `{severity}`"))
             })
             .collect()
+    }
+
+    /// Writes all of it down, to be compared.
+    pub fn text(&self) -> String {
+        let amounts = self.amounts.iter().map(|Amount { name, limit, severity, .. }| (name, limit, severity));
+        format!("{:?} {:?}", self.ages, amounts.collect::<Vec<_>>())
     }
 
     pub fn has_ages(&self) -> bool {
@@ -92,7 +106,7 @@ impl Escalations {
     /// The highest severity that the event is worth. An amount that cannot be read is one that nobody can rule out.
     pub fn weigh(&self, glance: &mut Glance<'_>) -> Option<Raised> {
         let mut raised: Option<Raised> = None;
-        for Amount { of, limit, severity } in &self.amounts {
+        for Amount { of, limit, severity, .. } in &self.amounts {
             if raised.as_ref().is_some_and(|raised| raised.severity >= *severity) {
                 continue;
             }
@@ -155,7 +169,7 @@ impl<E: EventSet> Sequence<E> {
         severity: Severity,
     ) -> Self {
         let of = move |glance: &mut Glance<'_>| Ok(Some(amount(glance.typed::<E>()?.0)));
-        self.escalations.by_amount(of, limit, severity);
+        self.escalations.by_amount(of, "", limit, severity);
         self
     }
 }

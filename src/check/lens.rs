@@ -7,6 +7,7 @@ use super::keys::KeyHash;
 use super::outside::Evidence;
 use super::rows::Rowed;
 use super::time_of;
+use super::vocabulary::{Misnamed, Vocabulary};
 use super::word::{Amount, Roles, Seen, Time, Word};
 use crate::error::DecodeError;
 use crate::event::{EventSet, Family};
@@ -49,6 +50,11 @@ pub(crate) trait Lens: Send + Sync {
 
     /// Finds the projections that it only names. An error says which is not there.
     fn find(&self, _: &dyn Fn(&str) -> Option<Registered>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Compares the names of a declaration by name with those that the store knows.
+    fn compare(&self, _: &Vocabulary) -> Result<(), Misnamed> {
         Ok(())
     }
 

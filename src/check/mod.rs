@@ -67,6 +67,7 @@ mod step;
 mod sums;
 pub(crate) mod text;
 pub mod trial;
+pub(crate) mod vocabulary;
 pub(crate) mod word;
 #[cfg_attr(not(feature = "zones"), path = "no_zone.rs")]
 pub(crate) mod zone;

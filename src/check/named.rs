@@ -4,6 +4,7 @@ use super::data::{Plain, parse_time};
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Rowed, value_text};
+use super::vocabulary::{self, Misnamed, Vocabulary, path, plain};
 use super::word::Rule;
 use super::{Check, Clocked, Described, Fault, Severity};
 use crate::error::DecodeError;
@@ -173,6 +174,27 @@ impl Lens for Named {
 
     fn rowed(&self) -> Option<Arc<dyn Rowed>> {
         self.found.get().map(|found| found.clone() as Arc<dyn Rowed>)
+    }
+
+    fn compare(&self, known: &Vocabulary) -> Result<(), Misnamed> {
+        let known = known.reader(&[]);
+        for is in &self.wrong {
+            let row = known.row("wrong", &is.row)?;
+            is.fields.iter().try_for_each(|(at, wanted)| plain("wrong", &row, at, wanted))?;
+            is.above
+                .keys()
+                .chain(is.below.keys())
+                .try_for_each(|at| vocabulary::number("wrong", &row, at))?;
+            for (at, other) in &is.differs {
+                path("wrong", &row, at)?;
+                let (row, at) = match other.split_once(':') {
+                    Some((name, at)) => (known.row("wrong", name)?, at),
+                    None => (row.clone(), other.as_str()),
+                };
+                path("wrong", &row, at).map_err(|wrong| Misnamed { name: other.clone(), ..wrong })?;
+            }
+        }
+        Ok(())
     }
 
     fn find(&self, named: &dyn Fn(&str) -> Option<Registered>) -> Result<(), String> {

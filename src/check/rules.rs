@@ -24,10 +24,13 @@
 //! # Ok::<(), tallystone::check::rules::RuleError>(())
 //! ```
 //!
+//! Types that only raw appends bring are declared, for a rule or for all of a file, before the first table: `expects = ["fine.*"]`.
+//!
 //! The fields are those of a [`Definition`]; of the kinds `equals` and `balances` those of [`SumsRule`], of `rows` those of
 //! [`RowsRule`]. Its `id` is the name of the table.
 
 use super::data::parse_time;
+use super::vocabulary::Misnamed;
 use super::{Check, Definition, Fault, RowsRule, Severity, SumsRule};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -74,8 +77,12 @@ pub(crate) struct Defaults {
 pub(crate) fn parse_in(defaults: &Defaults, text: &str, file: &str) -> Result<Vec<Check>, RuleError> {
     let source = Source { text, file };
     source.check_size(text.len())?;
-    let mut tables = Vec::new();
+    let (mut tables, mut expects) = (Vec::new(), None);
     for (name, value) in DeTable::parse(text).map_err(|error| source.misread(&error, 0..0))?.into_inner() {
+        if name.get_ref() == "expects" {
+            expects = Some(value);
+            continue;
+        }
         if name.get_ref() != "check" {
             let what = format!("there is no `{}`: a rule is a table `[check.NAME]`", name.get_ref());
             return Err(source.error(name.span().start, what));
@@ -88,7 +95,7 @@ pub(crate) fn parse_in(defaults: &Defaults, text: &str, file: &str) -> Result<Ve
     }
     // As they stand in the file, not by name.
     tables.sort_by_key(|(name, _)| name.span().start);
-    tables.into_iter().map(|(name, value)| source.check(defaults, &name, value)).collect()
+    tables.into_iter().map(|(name, value)| source.check(defaults, expects.as_ref(), &name, value)).collect()
 }
 
 /// What a `folder.toml` says.
@@ -139,6 +146,31 @@ pub(crate) fn error_at(text: &str, file: &str, id: &str, what: String) -> RuleEr
     source.error(name.map_or(0, |name| name.span().start), what)
 }
 
+/// An error of a name in the rule with this id, at the place where the name stands.
+pub(crate) fn misnamed(text: &str, file: &str, id: &str, wrong: &Misnamed) -> RuleError {
+    let tables = DeTable::parse(text).map(Spanned::into_inner).unwrap_or_default();
+    let rule = tables.get("check").and_then(|checks| checks.get_ref().as_table()?.get(id));
+    let field = rule.and_then(|rule| rule.get_ref().as_table()?.get(wrong.field));
+    let at = field.map(|field| place_of(field, &wrong.name).unwrap_or(field.span().start));
+    match at {
+        Some(at) => Source { text, file }.error(at, format!("`{}`: {}", wrong.field, wrong.why)),
+        None => error_at(text, file, id, format!("`{}`: {}", wrong.field, wrong.why)),
+    }
+}
+
+/// Where a text, or a field of this name, stands in a value.
+fn place_of(value: &Spanned<DeValue<'_>>, name: &str) -> Option<usize> {
+    match value.get_ref() {
+        DeValue::String(text) => (text == name).then_some(value.span().start),
+        DeValue::Array(all) => all.iter().find_map(|value| place_of(value, name)),
+        DeValue::Table(fields) => fields.iter().find_map(|(field, value)| match field.get_ref() == name {
+            true => Some(field.span().start),
+            false => place_of(value, name),
+        }),
+        _ => None,
+    }
+}
+
 /// The text of a file. An error: it is none.
 pub(crate) fn text(bytes: Vec<u8>, file: &str) -> Result<String, RuleError> {
     String::from_utf8(bytes).map_err(|error| {
@@ -158,6 +190,7 @@ impl<'t> Source<'t> {
     fn check(
         &self,
         defaults: &Defaults,
+        expects: Option<&Spanned<DeValue<'t>>>,
         name: &Spanned<std::borrow::Cow<'t, str>>,
         value: Spanned<DeValue<'t>>,
     ) -> Result<Check, RuleError> {
@@ -178,6 +211,12 @@ impl<'t> Source<'t> {
         put("id", name.get_ref().to_string());
         defaults.owner.iter().for_each(|owner| put("owner", owner.clone()));
         defaults.severity.iter().for_each(|severity| put("severity", severity.to_string()));
+        if kind.as_deref() != Some("rows")
+            && let Some(expects) = expects
+        {
+            let field = Spanned::new(head.clone(), "expects".into());
+            table.entry(field).or_insert(expects.clone());
+        }
         let value = ValueDeserializer::from(Spanned::new(head.clone(), DeValue::Table(table)));
         let check = match kind.as_deref() {
             Some("rows") => RowsRule::deserialize(value).map(Check::try_from),

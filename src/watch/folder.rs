@@ -8,6 +8,7 @@
 
 use super::source::{KEEPER, Known, Origin, Unread};
 use crate::check::rules::{self, Defaults, FILE_BYTES_MAX, FolderRules, RuleError};
+use crate::check::vocabulary::Vocabulary;
 use crate::check::{Check, Severity};
 use crate::disk::{Access, Clock, Disk, Kind};
 use crate::order::Timestamp;
@@ -49,6 +50,8 @@ pub(crate) struct Folders {
     /// Checks of the setup. Their names are taken.
     fixed: Vec<Check>,
     projections: Vec<Registered>,
+    /// Names that the store knows: those in a rule are compared with them.
+    vocabulary: Vocabulary,
     groups: BTreeMap<PathBuf, Group>,
     files: BTreeMap<PathBuf, File>,
     /// When it is looked at again, by the monotonic clock.
@@ -102,9 +105,11 @@ impl Folders {
         roots: &[PathBuf],
         fixed: &[Check],
         projections: Vec<Registered>,
+        vocabulary: Vocabulary,
     ) -> Self {
         let (groups, files, due) = Default::default();
-        Self { disk, clock, roots: roots.to_vec(), fixed: fixed.to_vec(), projections, groups, files, due }
+        let (roots, fixed) = (roots.to_vec(), fixed.to_vec());
+        Self { disk, clock, roots, fixed, projections, vocabulary, groups, files, due }
     }
 
     fn named(&self, name: &str) -> Option<Registered> {
@@ -153,6 +158,10 @@ impl Folders {
         for name in self.disk.list(dir)?.into_iter().filter(|name| !name.starts_with('.')) {
             match self.disk.kind(&dir.join(&name)) {
                 Ok(kind) => children.push((name, kind)),
+                // What no text can name, a list names with this in place of it. It is there, and cannot be reached.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && name.contains('\u{fffd}') => {
+                    children.push((name, Kind::Other));
+                }
                 // It went just now.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -168,6 +177,11 @@ impl Folders {
             return Some(Text(Err(whole(path, what))));
         }
         match self.bytes(path) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path.to_string_lossy().contains('\u{fffd}') =>
+            {
+                Some(Text(Err(whole(path, "its name is not UTF-8: give it another"))))
+            }
             Ok(bytes) => Some(Text(rules::text(bytes, &shown(path)).map(Arc::from))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(Text(Err(whole(path, error)))),
@@ -278,7 +292,13 @@ impl Folders {
                     if check.guard {
                         return Err(wrong("a guard is declared in the setup: leave `guard` out".into()));
                     }
+                    let compared = check.lens.compare(&self.vocabulary);
+                    compared.map_err(|wrong| rules::misnamed(&text, &shown(path), check.id(), &wrong))?;
                     check.lens.find(&|name| self.named(name)).map_err(wrong)?;
+                }
+                if checks.is_empty() {
+                    // An editor that fails leaves an empty file, and nothing would be checked any more.
+                    return Err(whole(path, "there is no rule in it: remove the file if that is meant"));
                 }
                 Ok(checks)
             };

@@ -391,7 +391,7 @@ impl Watcher {
         let Some(known) = source.look(self.ground.clock.monotonic()) else { return };
         *self.watch.known.write() = Arc::new(known);
         self.watch.leash.tug();
-        let said = |check: &Check| (check.definition(), check.about.clone());
+        let said = |check: &Check| (check.definition(), check.about.clone(), check.escalations.text());
         let checks = source.checks();
         self.others = (!checks.iter().map(said).eq(self.ground.checks.iter().map(said))).then_some(checks);
     }

@@ -19,7 +19,7 @@ fn full_disk_takes_a_smaller_segment() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, AppendError::Unknown), "{error}");
+    assert!(matches!(error, AppendError::Unknown(_)), "{error}");
     assert_eq!(store.stats().log_files, files + 1, "a smaller one was made");
     let acknowledged = store.stats().position.get();
     assert!(acknowledged > before + 100);

@@ -138,7 +138,7 @@ fn recover_refuses_a_log_that_ends_before_what_it_acknowledged() {
             panic!("boundary {index}: {refused:?}");
         };
         assert_eq!((known_commit, known_by.as_str()), (served, "this process"));
-        assert!(matches!(store.append(pay(99)), Err(AppendError::Poisoned(_))));
+        assert!(matches!(store.append(pay(99)), Err(AppendError::Poisoned { .. })));
         lab.kill(store);
         // A new process knows what that one did, though no derived state does.
         for (path, _) in
