@@ -174,8 +174,10 @@ fn right_program_finds_its_rows_whatever_ran_before() {
             let mut wrongs = vec![Wrong::Nothing];
             // Other operations for each program, so that a share meets most of them.
             let first = 1 + index as u64 * 3 % share;
-            for ahead in (first..=ops).step_by(share as usize) {
-                let turn = (ahead / share) as usize + index;
+            // A program that is refused makes few operations: each of them counts.
+            let step = share.min(ops / 8 + 1);
+            for ahead in (first.min(step)..=ops).step_by(step as usize) {
+                let turn = (ahead / step) as usize + index;
                 wrongs.push(Wrong::Cut(ahead, ImagePolicy::ALL[turn % ImagePolicy::ALL.len()]));
                 let fault = faults[turn % faults.len()];
                 let ahead = if fault == Fault::ReadError { ahead * reads / ops.max(1) } else { ahead };
