@@ -146,3 +146,137 @@ impl<E: EventSet> futures_core::stream::FusedStream for Subscription<E> {
         self.events.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+    use crate::log::record::Commit;
+    use crate::log::{Head, Log, LogError, LogSize, Page, Seek, StoreId};
+    use crate::order::CommitNo;
+    use crate::request::Append;
+    use crate::setup::Setup;
+    use crate::store::Store;
+    use crate::sync::RwLock;
+    use crate::view::Reader;
+    use serde::{Deserialize, Serialize};
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::task::{Wake, Waker};
+
+    macro_rules! family {
+        ($name:ident, $family:literal) => {
+            #[derive(Serialize, Deserialize)]
+            struct $name {}
+
+            impl Event for $name {
+                const FAMILY: &'static str = $family;
+                type Id = ();
+                fn id(&self) {}
+            }
+        };
+    }
+    family!(Wanted, "wanted");
+    family!(Other, "other");
+
+    /// A log in whose reads others commit: an event that nobody waits for in the first `before`, then one that is waited for.
+    #[derive(Debug)]
+    struct Busy {
+        log: Arc<dyn Log>,
+        store: Store,
+        before: u64,
+        reads: AtomicU64,
+    }
+
+    impl Log for Busy {
+        fn store(&self) -> StoreId {
+            self.log.store()
+        }
+
+        fn head(&self) -> Head {
+            self.log.head()
+        }
+
+        fn append(&self, expected: &Head, commits: &[Commit]) -> Result<Head, LogError> {
+            self.log.append(expected, commits)
+        }
+
+        fn read(&self, from: Seek, through: CommitNo, bytes: usize) -> Result<Page, LogError> {
+            let commit = match self.reads.fetch_add(1, Ordering::Relaxed) {
+                read if read < self.before => Some(Append::event(Other {})),
+                read if read == self.before => Some(Append::event(Wanted {})),
+                _ => None,
+            };
+            commit.into_iter().for_each(|append| drop(self.store.append(append).expect("a good append")));
+            self.log.read(from, through, bytes)
+        }
+
+        fn walk(
+            &self,
+            after: &Head,
+            step: &mut dyn FnMut(&Page, &Head) -> Result<(), LogError>,
+        ) -> Result<(), LogError> {
+            self.log.walk(after, step)
+        }
+
+        fn size(&self) -> LogSize {
+            self.log.size()
+        }
+
+        fn seal(&self) -> Result<(), LogError> {
+            self.log.seal()
+        }
+    }
+
+    /// A subscriber of `Wanted` who finds nothing when it looks, while the event is committed.
+    fn subscriber(before: u64) -> Subscription<Wanted> {
+        let setup = Setup::new().events::<Wanted>().events::<Other>();
+        let store = Store::in_memory(setup).expect("a fresh store");
+        let bell = store.subscribe::<Wanted>(Query::all(), Position::START).bell;
+        store.append(Append::event(Other {})).expect("a good append");
+        let reader = store.reader();
+        let (log, reads) = (reader.log.clone(), AtomicU64::new(0));
+        let log: Arc<dyn Log> = Arc::new(Busy { log, store, before, reads });
+        let reader = Reader {
+            rules: reader.rules.clone(),
+            terms: reader.terms.clone(),
+            log,
+            keys: reader.keys.clone(),
+            board: reader.board.clone(),
+            health: reader.health.clone(),
+            behind: reader.behind.clone(),
+            page_bytes: reader.page_bytes,
+        };
+        Subscription::new(Arc::new(RwLock::new(Arc::new(reader))), bell, Query::all(), Position::START)
+    }
+
+    #[test]
+    fn a_commit_during_a_look_wakes_a_thread() {
+        for before in 0..2 {
+            let next = subscriber(before).next_timeout(Duration::from_secs(5));
+            let Poll::Ready(Some(Ok(found))) = next else { panic!("in look {before} it went by unheard") };
+            assert_eq!(found.position.get(), before + 2);
+        }
+    }
+
+    #[test]
+    fn a_commit_during_a_look_wakes_a_task() {
+        #[derive(Default)]
+        struct Count(AtomicU64);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        for before in 0..2 {
+            let (mut subscription, count) = (subscriber(before), Arc::new(Count::default()));
+            let waker = Waker::from(count.clone());
+            let mut next = subscription.poll_next(&mut Context::from_waker(&waker));
+            if next.is_pending() {
+                assert_eq!(count.0.load(Ordering::SeqCst), 1, "in look {before} it went by unheard");
+                next = subscription.poll_next(&mut Context::from_waker(&waker));
+            }
+            let Poll::Ready(Some(Ok(found))) = next else { panic!("it is there: {}", next.is_pending()) };
+            assert_eq!(found.position.get(), before + 2);
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::{Bank, Dice, deposit, fresh_disk, open, setup, simulated, small};
 use tallystone::error::{AppendError, ReadError};
 use tallystone::event::Raw;
@@ -117,51 +117,6 @@ fn a_subscription_gives_what_a_query_of_everything_would_however_it_is_cut_into_
             assert_eq!(seen, must, "seed {seed}");
         }
     }
-}
-
-/// The next event is committed as soon as the last one was heard, while the subscriber looks, or begins to listen. One who
-/// listened only after looking would sleep through some of them.
-#[test]
-fn a_commit_between_look_and_sleep_wakes_the_subscriber() {
-    const ROUNDS: u64 = 5_000;
-    let store = Store::in_memory(setup()).expect("a fresh store");
-    let heard = AtomicU64::new(0);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0..ROUNDS {
-                while heard.load(Ordering::Acquire) < round {
-                    thread::yield_now();
-                }
-                store.append(deposit(1, 1)).expect("good");
-            }
-        });
-        let mut subscription = store.subscribe::<Raw>(Query::all(), Position::START);
-        let (mut dice, me) = (Dice::new(1), Waker::from(Arc::new(Unpark(thread::current()))));
-        for round in 1..=ROUNDS {
-            (0..dice.roll(2_000)).for_each(|_| std::hint::spin_loop());
-            let next = match round % 2 {
-                0 => subscription.next_timeout(Duration::from_secs(20)),
-                _ => loop {
-                    match subscription.poll_next(&mut Context::from_waker(&me)) {
-                        Poll::Pending => {
-                            let began = Instant::now();
-                            thread::park_timeout(Duration::from_secs(20));
-                            if began.elapsed() >= Duration::from_secs(20) {
-                                break Poll::Pending;
-                            }
-                        }
-                        ready => break ready,
-                    }
-                },
-            };
-            let Poll::Ready(Some(Ok(event))) = next else {
-                heard.store(u64::MAX, Ordering::Release);
-                panic!("event {round} went by unheard: {next:?}")
-            };
-            assert_eq!(event.position.get(), round);
-            heard.store(round, Ordering::Release);
-        }
-    });
 }
 
 #[test]
