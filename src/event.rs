@@ -5,20 +5,23 @@
 //! - [`RawRef`] borrows from the log's own bytes: decoding allocates nothing but the event.
 //! - No `Debug` here shows a payload.
 
+mod family;
+mod tags;
+
 use crate::codec;
 use crate::key;
-use crate::layout::{self, Layout};
-use crate::misfit::{DecodeError, LayoutError};
+use crate::misfit::DecodeError;
 use crate::order::Position;
 use crate::reflect;
-use crate::upcast::Older;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::any::TypeId;
-use std::fmt::{self, Display, Write};
+use std::fmt;
 use std::ops::Deref;
 use std::time::SystemTime;
 
+pub use self::family::{EventType, Family};
+pub(crate) use self::tags::tag_text;
+pub use self::tags::{Tags, TagsIter, TagsRef};
 pub use crate::codec::Codec;
 pub use crate::key::{Key, KeyRef};
 pub use crate::upcast::Upcasts;
@@ -122,16 +125,18 @@ fn encode_as<E: Event>(event: &E) -> Result<Raw, DecodeError> {
         return Err(DecodeError::new(format!("variant {variant} can be written and not read")));
     }
     Ok(Raw {
-        type_name: type_name(E::FAMILY, variant),
+        type_name: full_name(E::FAMILY, variant),
         schema: E::upcasts().version(variant),
         codec: Codec::Bincode,
         stream: stream_of::<E, _>(&event.id())?,
         tags: event.tags(),
         data,
+        written_by: Some(Family::of::<E>),
     })
 }
 
-fn type_name(family: &str, variant: &str) -> String {
+/// `FAMILY.Variant`.
+fn full_name(family: &str, variant: &str) -> String {
     let mut name = String::with_capacity(family.len() + 1 + variant.len());
     name.push_str(family);
     name.push('.');
@@ -218,131 +223,10 @@ macro_rules! any_of {
     };
 }
 
-// Families
-
-/// What the code knows of a family: its names, and on demand the layouts of its payloads.
-#[derive(Clone, Copy)]
-pub struct Family {
-    name: &'static str,
-    /// Tells two families with one name apart.
-    pub(crate) type_id: TypeId,
-    names: fn() -> Result<reflect::Names, LayoutError>,
-    same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
-    types: fn() -> Result<Vec<EventType>, Vec<LayoutError>>,
-    layout_of: fn(&str) -> Result<Layout, LayoutError>,
-}
-
-/// A type of event as the code writes it today.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventType {
-    /// In full: `FAMILY.Variant`.
-    pub name: String,
-    /// Older full names that are read as this type.
-    pub aliases: Vec<String>,
-    /// The schema version that is written.
-    pub schema: u16,
-    /// What a payload holds.
-    pub layout: Layout,
-    /// Older versions with steps that lead here.
-    pub(crate) older: Vec<Older>,
-}
-
-impl Family {
-    /// The family of an event type. Cheap: nothing is traced.
-    pub fn of<E: Event>() -> Self {
-        Self {
-            name: E::FAMILY,
-            type_id: TypeId::of::<E>(),
-            names: reflect::names::<E>,
-            same_variant: reflect::same_variant::<E>,
-            types: types_of::<E>,
-            layout_of: layout::of_variant::<E>,
-        }
-    }
-
-    /// [`Event::FAMILY`].
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// The variants, each with its aliases, without the family's name.
-    ///
-    /// # Errors
-    ///
-    /// - The type is no event family: `untagged`, `tag`, `flatten`, or neither enum nor struct.
-    pub fn variants(&self) -> Result<Vec<&'static str>, LayoutError> {
-        (self.names)().map(reflect::Names::to_vec)
-    }
-
-    /// Whether the code can read this variant, by its name of today or an older one.
-    pub fn has(&self, variant: &str) -> bool {
-        (self.names)().is_ok_and(|names| names.contains(variant))
-    }
-
-    /// All names of a variant, itself included: what it is called today, and its aliases.
-    pub(crate) fn names_of(&self, variant: &str) -> Result<Vec<&'static str>, LayoutError> {
-        (self.same_variant)(variant)
-    }
-
-    /// `FAMILY.Variant`.
-    pub(crate) fn type_name(&self, variant: &str) -> String {
-        type_name(self.name, variant)
-    }
-
-    /// Every type with its layout, traced: to be asked once, when a store is opened.
-    ///
-    /// # Errors
-    ///
-    /// - Everything in the family that a store cannot carry, all at once.
-    pub fn types(&self) -> Result<Vec<EventType>, Vec<LayoutError>> {
-        (self.types)()
-    }
-
-    /// The layout of the payload of one variant, which may be an older name of it.
-    ///
-    /// # Errors
-    ///
-    /// - The family has no such variant, or its type cannot be traced.
-    pub fn layout_of(&self, variant: &str) -> Result<Layout, LayoutError> {
-        (self.layout_of)(variant)
-    }
-}
-
-fn types_of<E: Event>() -> Result<Vec<EventType>, Vec<LayoutError>> {
-    check_family(E::FAMILY).map_err(|e| vec![LayoutError::new(e.to_string())])?;
-    let upcasts = E::upcasts();
-    let mut wrong = upcasts.faults();
-    let mut types = Vec::new();
-    let variants = layout::variants::<E>().unwrap_or_else(|errors| {
-        wrong.extend(errors);
-        Vec::new()
-    });
-    let full = |variant: &String| type_name(E::FAMILY, variant);
-    for layout::Variant { name, aliases, layout } in variants {
-        match upcasts.older(&name, &layout) {
-            Ok(older) => types.push(EventType {
-                name: full(&name),
-                aliases: aliases.iter().map(full).collect(),
-                schema: upcasts.version(&name),
-                layout,
-                older,
-            }),
-            Err(e) => wrong.push(e),
-        }
-    }
-    if wrong.is_empty() { Ok(types) } else { Err(wrong) }
-}
-
-impl fmt::Debug for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Family").field(&self.name).finish()
-    }
-}
-
 // Stored events
 
 /// An event as stored, unread.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Raw {
     pub(crate) type_name: String,
     pub(crate) schema: u16,
@@ -350,7 +234,24 @@ pub struct Raw {
     pub(crate) stream: String,
     pub(crate) tags: Tags,
     pub(crate) data: Vec<u8>,
+    /// The family of the Rust type that wrote the payload; `None` if the payload was given as bytes.
+    written_by: Option<fn() -> Family>,
 }
+
+/// The same event, whoever wrote it.
+impl PartialEq for Raw {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { type_name, schema, codec, stream, tags, data, written_by: _ } = self;
+        *type_name == other.type_name
+            && *schema == other.schema
+            && *codec == other.codec
+            && *stream == other.stream
+            && *tags == other.tags
+            && *data == other.data
+    }
+}
+
+impl Eq for Raw {}
 
 impl Raw {
     /// For tools and imports: an event without its Rust type. Its texts are looked at when it is appended.
@@ -365,7 +266,8 @@ impl Raw {
         tags: Tags,
         data: Vec<u8>,
     ) -> Self {
-        Self { type_name: type_name.into(), schema, codec, stream: stream.into(), tags, data }
+        let (type_name, stream) = (type_name.into(), stream.into());
+        Self { type_name, schema, codec, stream, tags, data, written_by: None }
     }
 
     /// The same with a payload in json: an object for named fields, a list for a tuple, `null` for none.
@@ -409,6 +311,11 @@ impl Raw {
             tags: self.tags.borrowed(),
             data: &self.data,
         }
+    }
+
+    /// The family of the Rust type that wrote the payload; `None` if the payload was given as bytes.
+    pub(crate) fn written_by(&self) -> Option<Family> {
+        self.written_by.map(|family| family())
     }
 
     /// `FAMILY.Variant`.
@@ -519,6 +426,7 @@ impl<'a> RawRef<'a> {
             stream: self.stream.to_owned(),
             tags: self.tags.to_tags(),
             data: self.data.to_vec(),
+            written_by: None,
         }
     }
 }
@@ -561,162 +469,6 @@ impl<E> Deref for Sequenced<E> {
 
     fn deref(&self) -> &E {
         &self.event
-    }
-}
-
-// Tags
-
-/// What an event is about beside its stream: texts `kind:id`, each once, in the order they were given.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tags(Vec<String>);
-
-impl Tags {
-    /// No tag.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// One tag. The kind is a plain word: a colon in it would be read as its end.
-    pub fn of(kind: &str, id: impl Display) -> Self {
-        Self::none().and(kind, id)
-    }
-
-    /// One more.
-    pub fn and(self, kind: &str, id: impl Display) -> Self {
-        self.and_text(tag_text(kind, id))
-    }
-
-    /// For tools: one more by its text.
-    pub fn and_text(mut self, tag: impl Into<String>) -> Self {
-        let tag = tag.into();
-        if !self.0.contains(&tag) {
-            self.0.push(tag);
-        }
-        self
-    }
-
-    /// Their texts.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.0.iter().map(String::as_str)
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn into_texts(self) -> Vec<String> {
-        self.0
-    }
-
-    /// The same tags, borrowed.
-    pub fn borrowed(&self) -> TagsRef<'_> {
-        TagsRef(Source::Texts(&self.0))
-    }
-}
-
-pub(crate) fn tag_text(kind: &str, id: impl Display) -> String {
-    let mut text = String::with_capacity(kind.len() + 16);
-    text.push_str(kind);
-    text.push(':');
-    write!(text, "{id}").expect("writing to a string does not fail");
-    text
-}
-
-/// Tags where they lie.
-#[derive(Clone, Copy)]
-pub struct TagsRef<'a>(Source<'a>);
-
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Texts(&'a [String]),
-    /// `tags := count u16 · (len u32 · utf-8)*`, little-endian, as the log keeps them; without the count.
-    Bytes(u16, &'a [u8]),
-}
-
-impl<'a> TagsRef<'a> {
-    /// Over the log's own bytes, which the log has looked at; where they are damaged all the same, they end.
-    pub(crate) fn from_bytes(bytes: &'a [u8]) -> Self {
-        let (count, texts) =
-            bytes.split_first_chunk::<2>().map_or((0, bytes), |(n, rest)| (u16::from_le_bytes(*n), rest));
-        Self(Source::Bytes(count, texts))
-    }
-
-    pub(crate) fn from_texts(texts: &'a [String]) -> Self {
-        Self(Source::Texts(texts))
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        match self.0 {
-            Source::Texts(texts) => texts.len(),
-            Source::Bytes(count, _) => usize::from(count),
-        }
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Their texts.
-    pub fn iter(&self) -> TagsIter<'a> {
-        TagsIter(self.0)
-    }
-
-    /// Whether this text is among them.
-    pub fn contains(&self, tag: &str) -> bool {
-        self.iter().any(|other| other == tag)
-    }
-
-    /// A copy that owns its texts.
-    pub fn to_tags(&self) -> Tags {
-        Tags(self.iter().map(str::to_owned).collect())
-    }
-}
-
-impl fmt::Debug for TagsRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-impl<'a> IntoIterator for TagsRef<'a> {
-    type Item = &'a str;
-    type IntoIter = TagsIter<'a>;
-
-    fn into_iter(self) -> TagsIter<'a> {
-        self.iter()
-    }
-}
-
-/// The texts of [`TagsRef`].
-#[derive(Clone)]
-pub struct TagsIter<'a>(Source<'a>);
-
-impl<'a> Iterator for TagsIter<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        match &mut self.0 {
-            Source::Texts(texts) => {
-                let (first, rest) = texts.split_first()?;
-                *texts = rest;
-                Some(first)
-            }
-            Source::Bytes(count, bytes) => {
-                *count = count.checked_sub(1)?;
-                let (len, rest) = bytes.split_first_chunk::<4>()?;
-                let (text, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;
-                *bytes = rest;
-                std::str::from_utf8(text).ok()
-            }
-        }
     }
 }
 

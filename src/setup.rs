@@ -1,5 +1,7 @@
 //! What a store is told before it opens. One function in a program makes it, and its tests use the same one.
 
+mod families;
+
 use crate::alert::{self, Alert, Delivery};
 use crate::budget::{Budget, TxEvent};
 use crate::check::outside::Evidence as Compared;
@@ -7,23 +9,21 @@ use crate::check::vocabulary::{Misnamed, Vocabulary};
 use crate::check::{Check, Fault, Invariant};
 use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
-use crate::error::Missing;
-use crate::event::{self, Codec, EventSet, EventType, Family, Raw};
+use crate::event::{EventSet, Family};
 use crate::evidence::{Evidence, Hashes, Sources};
 use crate::guard::{self, Guards};
-use crate::layout::Layout;
 use crate::options::Options;
 use crate::order::CommitNo;
 use crate::own::Own;
 use crate::projection::{Projection, Projections, Registered};
 use crate::request::Retention;
-use crate::state::Layouts;
 use crate::state::term::Terms;
-use crate::upcast;
 use crate::waiting::Waiting;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+
+pub(crate) use families::Families;
 
 /// Everything the store must know: families, projections, limits. Used up by one open.
 ///
@@ -461,170 +461,5 @@ impl fmt::Debug for Setup {
             .field("inline", &self.inline)
             .field("behind", &self.behind)
             .finish_non_exhaustive()
-    }
-}
-
-/// The registered families, and the types of event they read.
-#[derive(Debug, Default)]
-pub(crate) struct Families {
-    by_name: HashMap<&'static str, Family>,
-    /// By full name; an older name leads to the same type.
-    types: HashMap<String, Arc<Readable>>,
-}
-
-/// A type of event with every version that is read.
-#[derive(Debug)]
-struct Readable {
-    /// As it is written.
-    name: String,
-    /// What a payload of each version holds; the last is what is written.
-    versions: BTreeMap<u16, Version>,
-}
-
-#[derive(Debug)]
-struct Version {
-    layout: String,
-    /// Its names may have been others.
-    renamed: bool,
-}
-
-impl Readable {
-    fn new(event_type: EventType) -> Self {
-        let older = event_type.older.into_iter();
-        let mut versions: BTreeMap<u16, Version> = older
-            .map(|older| {
-                (older.version, Version { layout: older.layout.to_string(), renamed: older.renamed })
-            })
-            .collect();
-        let today = Version { layout: event_type.layout.to_string(), renamed: false };
-        versions.insert(event_type.schema, today);
-        Self { name: event_type.name, versions }
-    }
-
-    fn today(&self) -> u16 {
-        *self.versions.last_key_value().expect("a type is read in what it is written").0
-    }
-
-    /// Why no payload of this version is read, and what to do about it.
-    fn unread(&self, type_name: &str, version: u16, was: &str) -> Option<Missing> {
-        if self.versions.contains_key(&version) {
-            return None;
-        }
-        let what = format!("event type `{type_name}` (version {version})");
-        let (first, today) = (*self.versions.first_key_value()?.0, self.today());
-        if version > today {
-            let add = format!("this code knows version {today} and no later one: use the code that wrote it");
-            return Some(Missing::new(what, add));
-        }
-        let steps = match first.saturating_sub(1) {
-            last if last > version => format!("add the upcast steps from {version} to {last}: "),
-            _ => format!("add the upcast step from {version}: "),
-        };
-        let variant = event::split_type_name(&self.name).1;
-        let line = format!("`.step(\"{variant}\", {version}, |old: {variant}V{version}| ..)`");
-        Some(Missing::new(what, format!("{steps}{line}{was}")))
-    }
-
-    /// Why payloads in the log would be misread.
-    fn misread(&self, type_name: &str, schema: u16, logged: &str) -> Option<String> {
-        let variant = event::split_type_name(&self.name).1;
-        let was = format!(", where {variant}V{schema} is {logged}");
-        let Some(Version { layout, renamed }) = self.versions.get(&schema) else {
-            return self.unread(type_name, schema, &was).map(|unread| unread.to_string());
-        };
-        let renames = || {
-            let layouts = Layout::parse(layout).ok().zip(Layout::parse(logged).ok());
-            layouts.is_some_and(|(now, was)| now.renames(&was))
-        };
-        if layout == logged || (*renamed && renames()) {
-            return None;
-        }
-        let what = format!("event type `{type_name}` (version {schema}) is {logged} in the log and {layout}");
-        if schema != self.today() {
-            return Some(format!(
-                "{what} to the upcast step from {schema}, which would misread it: let the step take what was written"
-            ));
-        }
-        let same = match renames() {
-            true => format!(", or `.same(\"{variant}\", {schema})` if nothing but names has changed"),
-            false => String::new(),
-        };
-        Some(format!(
-            "{what} in the code; a field added, dropped, renamed or retyped would be misread: raise the version, \
-             add an upcast step from {schema}: `.last(\"{variant}\", {schema}, |old: {variant}V{schema}| ..)`{was}{same}"
-        ))
-    }
-}
-
-impl Families {
-    /// Of families that were checked.
-    fn new(all: impl Iterator<Item = Family>) -> Self {
-        let by_name: HashMap<_, _> = all.map(|family| (family.name(), family)).collect();
-        let mut types = HashMap::new();
-        for event_type in by_name.values().flat_map(|family| family.types().unwrap_or_default()) {
-            let names: Vec<_> = event_type.aliases.iter().chain([&event_type.name]).cloned().collect();
-            let readable = Arc::new(Readable::new(event_type));
-            types.extend(names.into_iter().map(|name| (name, Arc::clone(&readable))));
-        }
-        Self { by_name, types }
-    }
-
-    /// The layout to declare with an event; none for payloads that describe themselves.
-    pub fn layout(&self, type_name: &str, schema: u16, codec: Option<Codec>) -> Option<&str> {
-        match codec {
-            Some(Codec::Bincode) => Some(&self.types.get(type_name)?.versions.get(&schema)?.layout),
-            _ => None,
-        }
-    }
-
-    /// What the setup lacks for this event to be appended.
-    pub fn missing(&self, event: &Raw) -> Option<Missing> {
-        let type_name = event.type_name();
-        let written = self.types.get(type_name).filter(|known| known.name == type_name);
-        match (written, self.by_name.get(event.family())) {
-            (Some(_), _) if event.schema() == event::TODAY => None,
-            (Some(known), _) => known.unread(type_name, event.schema(), ""),
-            (None, Some(family)) => {
-                let known = family.variants().unwrap_or_default().join(", ");
-                Some(Missing::new(format!("event type `{type_name}`"), format!("its family has {known}")))
-            }
-            // Raw events of a family nobody registered describe themselves.
-            (None, None) if event.codec() == Codec::Json => None,
-            (None, None) => {
-                let add = "add `.events::<..>()` for its family to the setup";
-                Some(Missing::new(format!("event type `{type_name}`"), add))
-            }
-        }
-    }
-
-    /// Gives an event the version it is recorded with, where it was left to the store.
-    pub fn settle(&self, event: &mut Raw) {
-        if event.schema == event::TODAY {
-            event.schema = self.types.get(&event.type_name).map_or(upcast::FIRST, |known| known.today());
-        }
-    }
-
-    /// Compares the types in the log with the code: what the code lacks, and what it reads otherwise than it was written.
-    pub fn compare(&self, logged: &Layouts, count: impl Fn(&str) -> String) -> (Vec<Missing>, Vec<String>) {
-        let (mut missing, mut wrong) = (Vec::new(), Vec::new());
-        let mut logged: Vec<_> = logged.iter().collect();
-        logged.sort();
-        for (type_name, schemas) in logged {
-            let (family, variant) = event::split_type_name(type_name);
-            match (self.types.get(type_name), self.by_name.contains_key(family)) {
-                (Some(known), _) => {
-                    wrong.extend(schemas.iter().filter_map(|(schema, was)| known.misread(type_name, *schema, was)));
-                }
-                (None, true) => missing.push(Missing::new(
-                    format!("event type `{type_name}` ({})", count(type_name)),
-                    format!("add the variant to family `{family}`, or `#[serde(alias = \"{variant}\")]` to the one it became"),
-                )),
-                (None, false) => missing.push(Missing::new(
-                    format!("event type `{type_name}` ({})", count(type_name)),
-                    format!("add `.events::<..>()` for family `{family}` to the setup"),
-                )),
-            }
-        }
-        (missing, wrong)
     }
 }

@@ -595,7 +595,10 @@ pub struct Events<E> {
 impl<E: EventSet> Events<E> {
     pub(crate) fn new(current: Current, head: Head, query: Query) -> Self {
         let reader = current.read().clone();
+        let families = E::families();
+        let others = || families.iter().try_for_each(|family| reader.rules.families.compare_type(family));
         let failed = query.check().err().map(ReadError::from);
+        let failed = failed.or_else(|| others().err().map(ReadError::Unregistered));
         let plan = failed.is_none().then(|| Plan::new(&query, &reader.terms));
         let direction = if query.is_backwards() { Direction::Backward } else { Direction::Forward };
         let (after, up_to) = query.range();
@@ -614,7 +617,7 @@ impl<E: EventSet> Events<E> {
             batch: 16,
             page: VecDeque::new().into_iter(),
             failed,
-            families: E::families().iter().map(Family::name).collect(),
+            families: families.iter().map(Family::name).collect(),
         }
     }
 

@@ -42,7 +42,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("alert", &["check", "episode", "sync"]),
     // the path of a commit
     ("setup", &["alert", "budget", "check", "disk", "episode", "error", "event", "evidence", "guard", "layout", "options", "order", "own", "projection", "request",
-        "state", "upcast", "waiting"]),
+        "state", "sync", "upcast", "waiting"]),
     ("commit", &["error", "event", "guard", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
         "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "order", "request", "state", "sync"]),

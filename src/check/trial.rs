@@ -190,9 +190,17 @@ impl Trial {
             families.iter().filter(|family| !self.declared.contains(&family.type_id)).copied().collect();
         self.declared.extend(new.iter().map(|family| family.type_id));
         for event_type in new.iter().flat_map(|family| family.types().unwrap_or_default()) {
-            let versions = self.layouts.entry(event_type.name).or_default();
-            versions.extend(event_type.older.iter().map(|older| (older.version, older.layout.to_string())));
-            versions.insert(event_type.schema, event_type.layout.to_string());
+            let older = event_type.older.iter().map(|older| (older.version, older.layout.to_string()));
+            let today = (event_type.schema, event_type.layout.to_string());
+            let versions = self.layouts.entry(event_type.name.clone()).or_default();
+            let mut others = older.chain([today]).filter_map(|(version, layout)| {
+                let known = versions.entry(version).or_insert_with(|| layout.clone());
+                (*known != layout).then(|| format!("is {known} to one type and {layout} to another"))
+            });
+            if let Some(differs) = others.next() {
+                let cause = DecodeError::new(differs).of(event_type.name);
+                self.fail(TrialError::Event { index: self.shown.len(), cause });
+            }
         }
     }
 

@@ -1,0 +1,135 @@
+//! Families of events: the names in one, and the layouts of its payloads.
+
+use super::{Event, check_family, full_name};
+use crate::layout::{self, Layout};
+use crate::misfit::LayoutError;
+use crate::reflect;
+use crate::upcast::Older;
+use std::any::{TypeId, type_name};
+use std::fmt;
+
+/// What the code knows of a family: its names, and on demand the layouts of its payloads.
+#[derive(Clone, Copy)]
+pub struct Family {
+    name: &'static str,
+    /// Tells two families with one name apart.
+    pub(crate) type_id: TypeId,
+    rust_name: &'static str,
+    names: fn() -> Result<reflect::Names, LayoutError>,
+    same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
+    types: fn() -> Result<Vec<EventType>, Vec<LayoutError>>,
+    layout_of: fn(&str) -> Result<Layout, LayoutError>,
+}
+
+/// A type of event as the code writes it today.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventType {
+    /// In full: `FAMILY.Variant`.
+    pub name: String,
+    /// Older full names that are read as this type.
+    pub aliases: Vec<String>,
+    /// The schema version that is written.
+    pub schema: u16,
+    /// What a payload holds.
+    pub layout: Layout,
+    /// Older versions with steps that lead here.
+    pub(crate) older: Vec<Older>,
+}
+
+impl Family {
+    /// The family of an event type. Cheap: nothing is traced.
+    pub fn of<E: Event>() -> Self {
+        Self {
+            name: E::FAMILY,
+            type_id: TypeId::of::<E>(),
+            rust_name: type_name::<E>(),
+            names: reflect::names::<E>,
+            same_variant: reflect::same_variant::<E>,
+            types: types_of::<E>,
+            layout_of: layout::of_variant::<E>,
+        }
+    }
+
+    /// [`Event::FAMILY`].
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The variants, each with its aliases, without the family's name.
+    ///
+    /// # Errors
+    ///
+    /// - The type is no event family: `untagged`, `tag`, `flatten`, or neither enum nor struct.
+    pub fn variants(&self) -> Result<Vec<&'static str>, LayoutError> {
+        (self.names)().map(reflect::Names::to_vec)
+    }
+
+    /// Whether the code can read this variant, by its name of today or an older one.
+    pub fn has(&self, variant: &str) -> bool {
+        (self.names)().is_ok_and(|names| names.contains(variant))
+    }
+
+    /// All names of a variant, itself included: what it is called today, and its aliases.
+    pub(crate) fn names_of(&self, variant: &str) -> Result<Vec<&'static str>, LayoutError> {
+        (self.same_variant)(variant)
+    }
+
+    /// The name of its Rust type, for messages.
+    pub(crate) fn rust_name(&self) -> &'static str {
+        self.rust_name
+    }
+
+    /// `FAMILY.Variant`.
+    pub(crate) fn type_name(&self, variant: &str) -> String {
+        full_name(self.name, variant)
+    }
+
+    /// Every type with its layout, traced: to be asked once, when a store is opened.
+    ///
+    /// # Errors
+    ///
+    /// - Everything in the family that a store cannot carry, all at once.
+    pub fn types(&self) -> Result<Vec<EventType>, Vec<LayoutError>> {
+        (self.types)()
+    }
+
+    /// The layout of the payload of one variant, which may be an older name of it.
+    ///
+    /// # Errors
+    ///
+    /// - The family has no such variant, or its type cannot be traced.
+    pub fn layout_of(&self, variant: &str) -> Result<Layout, LayoutError> {
+        (self.layout_of)(variant)
+    }
+}
+
+fn types_of<E: Event>() -> Result<Vec<EventType>, Vec<LayoutError>> {
+    check_family(E::FAMILY).map_err(|e| vec![LayoutError::new(e.to_string())])?;
+    let upcasts = E::upcasts();
+    let mut wrong = upcasts.faults();
+    let mut types = Vec::new();
+    let variants = layout::variants::<E>().unwrap_or_else(|errors| {
+        wrong.extend(errors);
+        Vec::new()
+    });
+    let full = |variant: &String| full_name(E::FAMILY, variant);
+    for layout::Variant { name, aliases, layout } in variants {
+        match upcasts.older(&name, &layout) {
+            Ok(older) => types.push(EventType {
+                name: full(&name),
+                aliases: aliases.iter().map(full).collect(),
+                schema: upcasts.version(&name),
+                layout,
+                older,
+            }),
+            Err(e) => wrong.push(e),
+        }
+    }
+    if wrong.is_empty() { Ok(types) } else { Err(wrong) }
+}
+
+impl fmt::Debug for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Family").field(&self.name).finish()
+    }
+}
