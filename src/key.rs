@@ -19,12 +19,14 @@
 //! Text, for streams: parts are joined by `/`; in a text, `/`, `%` and control characters become `%XX`. Two ids of
 //! one type never have the same text.
 
-use crate::codec::DEPTH_MAX;
 use crate::misfit::DecodeError;
 use serde::de::value::U32Deserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use serde::ser::{self, Impossible, Serialize, Serializer};
 use std::fmt::Write;
+
+/// No value nests deeper: a stack has an end.
+pub(crate) const DEPTH_MAX: u32 = 128;
 
 /// Ids of streams and keys of rows: any serde value with an order, newtypes and enums included. Rows are kept in that
 /// order, which must be the derived one; floats and maps have none.

@@ -92,8 +92,8 @@
 pub mod order;
 pub(crate) mod misfit;
 pub(crate) mod reflect;
-pub(crate) mod codec;
 pub(crate) mod key;
+pub(crate) mod codec;
 pub mod value;
 pub mod layout;
 pub(crate) mod upcast;

@@ -18,13 +18,15 @@ use crate::state::overlay::{Delta, InlineSet};
 use crate::state::tables::Divergence;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::any::TypeId;
+use std::any::{TypeId, type_name};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 /// What a fold returns.
@@ -47,7 +49,8 @@ pub trait Projection: Sized + Send + Sync + 'static {
     type Event: EventSet;
     /// The key of its rows: any serde value with an order.
     type Key: Key;
-    /// Its rows.
+    /// Its rows. One value, one byte string: maps are written in the order of their keys, a row with a `HashSet` is refused when
+    /// it is found out.
     type Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
 
     /// Changes rows as the event says.
@@ -61,13 +64,14 @@ pub trait Projection: Sized + Send + Sync + 'static {
 /// The rows of a projection while it folds one event.
 pub struct Rows<'a, P> {
     table: &'a mut dyn Table,
+    rewrites: &'a Rewrites,
     projection: PhantomData<P>,
 }
 
 impl<'a, P: Projection> Rows<'a, P> {
     /// Those of a table, while it folds an event.
-    pub(crate) fn on(table: &'a mut dyn Table) -> Self {
-        Self { table, projection: PhantomData }
+    pub(crate) fn on(table: &'a mut dyn Table, rewrites: &'a Rewrites) -> Self {
+        Self { table, rewrites, projection: PhantomData }
     }
 
     /// The row, if there is one.
@@ -88,6 +92,7 @@ impl<'a, P: Projection> Rows<'a, P> {
         if value.len() > limit {
             return Err(FoldError::refuse(format!("row has {} bytes, the limit is {limit}", value.len())));
         }
+        self.rewrites.check::<P>(&value)?;
         self.table.put(key, Some(Arc::from(value)));
         Ok(())
     }
@@ -144,6 +149,42 @@ impl<'a, P: Projection> Rows<'a, P> {
     /// When the event was committed. The same on every refold.
     pub fn recorded_at(&self) -> SystemTime {
         self.table.at().time.into()
+    }
+}
+
+/// Finds rows that are written otherwise each time, such as those with a `HashSet`: nobody could tell them from damaged ones.
+///
+/// The first rows are read and written again, and then each that is larger than any before it, so that it costs next to nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Rewrites {
+    largest: AtomicUsize,
+    checked: AtomicUsize,
+}
+
+/// So many rows are looked at whatever their size. A set of two has the same order twice in half of all cases.
+const ROWS_CHECKED: usize = 32;
+
+impl Rewrites {
+    #[inline]
+    fn check<P: Projection>(&self, row: &[u8]) -> Folded {
+        let is_due = self.checked.load(Relaxed) < ROWS_CHECKED || self.largest.load(Relaxed) < row.len();
+        if is_due { self.rewrite::<P>(row) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn rewrite<P: Projection>(&self, row: &[u8]) -> Folded {
+        self.checked.fetch_add(1, Relaxed);
+        let again = codec::decode::<P::Row>(row).and_then(|row| codec::encode(&row));
+        let again = again.map_err(|error| FoldError::refuse(format!("row: {error}")))?;
+        if again != row {
+            let row = type_name::<P::Row>();
+            return Err(FoldError::refuse(format!(
+                "a row `{row}` is other bytes each time it is written, so that a rebuild would differ: use a `BTreeSet` \
+                 instead of a `HashSet`, and draw neither time nor chance while it is written"
+            )));
+        }
+        self.largest.fetch_max(row.len(), Relaxed);
+        Ok(())
     }
 }
 
@@ -323,6 +364,7 @@ impl Registered {
         }
         let mut id = [0; 4];
         hasher.finalize_xof().fill(&mut id);
+        let rewrites = Rewrites::default();
         Self {
             name: P::NAME,
             version: P::VERSION,
@@ -330,9 +372,9 @@ impl Registered {
             id,
             type_id: TypeId::of::<P>(),
             faults,
-            code: Code::Folds(Arc::new(|raw, table| {
+            code: Code::Folds(Arc::new(move |raw, table| {
                 let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
-                P::fold(&event, &mut Rows::on(table))
+                P::fold(&event, &mut Rows::on(table, &rewrites))
             })),
             row: Layout::of::<P::Row>().ok().map(Arc::new),
             key_text: |key| key::text(&key::decode::<P::Key>(key)?),

@@ -1,9 +1,17 @@
 //! Types of events and rows at the boundary: two types under one name, values that a store could not keep apart, and names
 //! that are the store's own.
 
-use serde::{Deserialize, Serialize};
+mod support;
+
+use serde::{Deserialize, Serialize, Serializer};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use support::{fresh_disk, platform, small};
 use tallystone::event::Upcasts;
 use tallystone::prelude::*;
+use tallystone::testing::SimDisk;
 
 #[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
 enum Money {
@@ -144,4 +152,102 @@ fn an_older_type_with_a_step_from_it_is_appended_and_upcast() {
     store.append(Append::event(paid())).expect("there is a step from version 1");
     let read: Vec<_> = store.view().expect("it is open").query::<other::Later>(Query::all()).collect();
     assert!(matches!(&read[..], [Ok(event)] if event.event == other::Later::Paid { cents: 500 }), "{read:?}");
+}
+
+fn on(disk: &SimDisk, setup: Setup) -> Setup {
+    setup.options(small()).platform(platform(disk)).lockstep()
+}
+
+// ---- rows that are written otherwise each time ----
+
+macro_rules! rows {
+    ($name:ident, $row:ty, |$amount:ident, $state:ident| $change:expr) => {
+        struct $name;
+        impl Projection for $name {
+            const NAME: &str = stringify!($name);
+            type Event = Money;
+            type Key = ();
+            type Row = $row;
+            fn fold(event: &Money, rows: &mut Rows<'_, Self>) -> Folded {
+                let Money::Paid { cents: $amount, .. } = event;
+                rows.update((), |$state| $change)
+            }
+        }
+    };
+}
+rows!(ByMap, HashMap<u64, HashMap<String, u64>>, |cents, row| {
+    *row.entry(cents % 7).or_default().entry(cents.to_string()).or_default() += 1;
+});
+rows!(BySet, HashSet<u64>, |cents, row| {
+    row.insert(*cents);
+});
+rows!(ByOrderedSet, BTreeSet<u64>, |cents, row| {
+    row.insert(*cents);
+});
+rows!(ByChance, Drawn, |cents, row| row.0 = *cents);
+
+#[derive(Default, Clone, Deserialize)]
+struct Drawn(u64);
+
+impl Serialize for Drawn {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        static DRAWN: AtomicU64 = AtomicU64::new(0);
+        to.serialize_newtype_struct("Drawn", &DRAWN.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+fn pay(cents: u64) -> Append {
+    Append::event(Money::Paid { from: 1, to: 2, cents })
+}
+
+/// Was reported as damage, and folded again from the first commit at each open after a crash.
+#[test]
+fn rows_with_hash_maps_are_clean_and_folded_once() {
+    let disk = fresh_disk(6);
+    let setup = |folded: &Arc<AtomicU64>| {
+        let folded = folded.clone();
+        on(&disk, Setup::new().inline::<ByMap>().inline::<ByOrderedSet>()).progress(move |progress| {
+            let again = matches!(progress.task, tallystone::setup::Task::Project);
+            folded.fetch_add(u64::from(again), Ordering::Relaxed);
+        })
+    };
+    let folded = Arc::default();
+    let store = Store::create(Path::new("/store"), setup(&folded)).expect("it is new");
+    (0..60).for_each(|cents| drop(store.append(pay(cents)).expect("it is folded")));
+    let report = store.verify().expect("it is read");
+    assert_eq!((report.first_bad, report.folded_otherwise), (None, None));
+    assert!(store.audit::<ByMap>().expect("it is folded again").is_clean());
+    store.close();
+    for round in 0..4 {
+        let store = Store::open(Path::new("/store"), setup(&folded)).expect("it is well");
+        (0..5).for_each(|cents| drop(store.append(pay(1000 + cents)).expect("it is folded")));
+        disk.kill();
+        drop(store);
+        assert_eq!(folded.load(Ordering::Relaxed), 0, "folded again in round {round}");
+    }
+}
+
+/// The first of so many appends that the projection's row refuses, and why.
+fn first_refusal<P: Projection>() -> (u64, String) {
+    let store = Store::in_memory(Setup::new().inline::<P>()).expect("the setup is right");
+    let refused = (0..40).find_map(|cents| match store.append(pay(cents)) {
+        Err(AppendError::Fold { projection, why, .. }) if projection == P::NAME => Some((cents, why)),
+        other => other.map(|_| None).expect("it is folded or refused"),
+    });
+    let refused = refused.expect("it is refused");
+    let report = store.verify().expect("it is read");
+    assert_eq!((report.first_bad, report.folded_otherwise), (None, None));
+    refused
+}
+
+#[test]
+fn rows_with_hash_sets_are_refused_by_name() {
+    let (_, why) = first_refusal::<BySet>();
+    assert!(why.contains("HashSet<u64>") && why.contains("use a `BTreeSet`"), "{why}");
+}
+
+#[test]
+fn rows_that_draw_while_they_are_written_are_refused() {
+    let (first, why) = first_refusal::<ByChance>();
+    assert!(first == 0 && why.contains("types::Drawn"), "{first}: {why}");
 }

@@ -6,7 +6,7 @@ use super::{About, Check};
 use crate::codec;
 use crate::error::{DecodeError, FoldError};
 use crate::event::{EventSet, RawRef};
-use crate::projection::{At, Code, Folded, Limits, Projection, Registered, Rows, Table};
+use crate::projection::{At, Code, Folded, Limits, Projection, Registered, Rewrites, Rows, Table};
 use crate::state::layer::{KeyRange, RowEntry, RowVersion};
 use std::any::TypeId;
 use std::collections::BTreeMap;
@@ -91,10 +91,11 @@ impl Conserved {
         brings: impl Fn(&P::Event) -> i64 + Send + Sync + 'static,
         holds: impl Fn(&P::Row) -> i64 + Send + Sync + 'static,
     ) -> Self {
+        let rewrites = Rewrites::default();
         let fold = move |raw: &RawRef<'_>, table: &mut dyn Table| {
             let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
             let mut noting = Noting { table, changed: BTreeMap::new() };
-            P::fold(&event, &mut Rows::on(&mut noting))?;
+            P::fold(&event, &mut Rows::on(&mut noting, &rewrites))?;
             let mut difference = 0_i64.wrapping_sub(brings(&event));
             let Noting { table, changed } = noting;
             for (key, before) in changed {

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -301,4 +302,40 @@ fn a_catch_all_variant_does_not_swallow_unknown_events() {
     let error = decode_event::<Catching>(Codec::Bincode, "Later", &[]).unwrap_err().to_string();
     assert_eq!(error, "this code knows only Known, Other");
     assert_eq!(decode_event::<Catching>(Codec::Bincode, "Known", &[]).unwrap(), Catching::Known);
+}
+
+#[test]
+fn maps_are_written_in_the_order_of_their_keys() {
+    use std::collections::{BTreeMap, HashMap};
+    let ordered: BTreeMap<u32, u8> = (0..600).map(|key| (key, key as u8)).collect();
+    let bytes = encode(&ordered).unwrap();
+    // As an ordered map always was: 255 stands before 256.
+    assert_eq!(bytes[8..12], 0_u32.to_le_bytes());
+    assert_eq!(bytes[8 + 5 * 256..][..4], 256_u32.to_le_bytes());
+    for _ in 0..4 {
+        let hashed: HashMap<u32, u8> = ordered.clone().into_iter().collect();
+        assert_eq!(encode(&hashed).unwrap(), bytes);
+    }
+    assert_eq!(decode::<HashMap<u32, u8>>(&bytes).unwrap(), ordered.into_iter().collect());
+    let nested: HashMap<String, HashMap<(u8, bool), Vec<u8>>> = ["b", "a", "c"]
+        .map(|name| (name.to_owned(), [((2, true), vec![1]), ((1, false), vec![])].into()))
+        .into();
+    let again: HashMap<_, _> = nested.clone().into_iter().collect();
+    assert_eq!(encode(&nested).unwrap(), encode(&again).unwrap());
+}
+
+#[test]
+fn a_map_with_a_key_twice_or_without_order_is_told_apart() {
+    struct Pairs(Vec<(f32, u8)>);
+    impl Serialize for Pairs {
+        fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+        }
+    }
+    assert_eq!(
+        encode(&Pairs(vec![(1.5, 1), (0.5, 2)])).unwrap(),
+        encode(&Pairs(vec![(0.5, 2), (1.5, 1)])).unwrap()
+    );
+    let twice = encode(&Pairs(vec![(1.5, 1), (0.5, 2), (1.5, 3)])).unwrap_err();
+    assert_eq!(twice.to_string(), "a map has a key twice");
 }
