@@ -94,6 +94,7 @@ pub(crate) mod misfit;
 pub(crate) mod reflect;
 pub(crate) mod key;
 pub(crate) mod codec;
+pub(crate) mod canonical;
 pub mod value;
 pub mod layout;
 pub(crate) mod upcast;

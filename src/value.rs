@@ -2,8 +2,15 @@
 //!
 //! - Numbers keep their value: every integer that serde has fits, floats are `f64`.
 //! - A field that is not there is `None`; it is never a panic.
+//! - Values are told apart as JSON has them, so that a payload means the same whatever it was written in: a variant is its name,
+//!   or its content under its name; bytes are a list of numbers; 1 and 1.0 are one number.
 
+#[cfg(feature = "json")]
+mod json;
+
+use crate::canonical::Writer;
 use crate::misfit::DecodeError;
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// Any value.
@@ -148,6 +155,149 @@ impl From<u128> for Value {
     }
 }
 
+// Equality
+
+impl Value {
+    /// Bytes that are equal for equal values, whatever they were read from: for keys, ties and comparisons. Of a typed payload
+    /// nobody can tell a variant without content from one whose content is nothing, so both are the name.
+    pub(crate) fn as_key(&self, to: &mut Writer<'_>) -> Result<(), DecodeError> {
+        match self {
+            Value::Record(fields) if fields.len() == 1 && fields[0].1.is_null() => to.text(&fields[0].0),
+            Value::Map(entries) if entries.len() == 1 && entries[0].1.is_null() => {
+                return entries[0].0.as_map_key(to);
+            }
+            _ => return self.canonical(to, Self::as_key),
+        }
+        Ok(())
+    }
+
+    /// Bytes that are equal for equal json.
+    pub(crate) fn as_json(&self, to: &mut Writer<'_>) -> Result<(), DecodeError> {
+        self.canonical(to, Self::as_json)
+    }
+
+    /// `part` writes what is inside.
+    fn canonical(
+        &self,
+        to: &mut Writer<'_>,
+        part: fn(&Value, &mut Writer<'_>) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        match self {
+            Value::Null => to.null(),
+            Value::Bool(is) => to.bool(*is),
+            Value::Int(number) => to.integer(*number),
+            Value::UInt(number) => to.unsigned(*number),
+            Value::Float(number) => to.float(*number),
+            Value::Text(text) => to.text(text),
+            Value::Bytes(bytes) => {
+                to.begin_list()?;
+                bytes.iter().for_each(|byte| to.unsigned((*byte).into()));
+                to.end_list();
+            }
+            Value::List(list) => {
+                to.begin_list()?;
+                list.iter().try_for_each(|item| part(item, to))?;
+                to.end_list();
+            }
+            Value::Variant(name, content) if content.is_null() => to.text(name),
+            Value::Variant(name, content) => {
+                let mut entries = to.begin_map()?;
+                entries.entry(to, named(name), |to| part(content, to))?;
+                to.end_map(entries)?;
+            }
+            Value::Record(fields) => {
+                let mut entries = to.begin_map()?;
+                for (name, value) in fields {
+                    entries.entry(to, named(name), |to| part(value, to))?;
+                }
+                to.end_map(entries)?;
+            }
+            Value::Map(pairs) => {
+                let mut entries = to.begin_map()?;
+                for (key, value) in pairs {
+                    entries.entry(to, |to| key.as_map_key(to), |to| part(value, to))?;
+                }
+                to.end_map(entries)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys of maps are texts in JSON.
+    fn as_map_key(&self, to: &mut Writer<'_>) -> Result<(), DecodeError> {
+        match self {
+            Value::Int(number) => to.text(&number.to_string()),
+            Value::UInt(number) => to.text(&number.to_string()),
+            Value::Bool(is) => to.text(if *is { "true" } else { "false" }),
+            other => other.as_key(to)?,
+        }
+        Ok(())
+    }
+
+    /// Whether both are the same value, whatever they were read from.
+    pub(crate) fn is_same(&self, other: &Value) -> bool {
+        let bytes = |value: &Value| {
+            let mut out = Vec::new();
+            value.as_key(&mut Writer::new(&mut out)).map(|()| out)
+        };
+        self == other || bytes(self).is_ok_and(|one| bytes(other).is_ok_and(|other| one == other))
+    }
+
+    /// The order of two numbers by value, nothing rounded; `None` if it is no number, or one of them is NaN.
+    pub(crate) fn compare_to(&self, than: f64) -> Option<Ordering> {
+        match self {
+            Value::Float(is) => is.partial_cmp(&than),
+            Value::Int(is) if *is < 0 => Some(compare(is.unsigned_abs(), -than)?.reverse()),
+            Value::Int(is) => compare(is.unsigned_abs(), than),
+            Value::UInt(is) => compare(*is, than),
+            _ => None,
+        }
+    }
+
+    /// The integer that it is; a float without a fraction is one.
+    pub(crate) fn whole(&self) -> Option<i128> {
+        match self {
+            Value::Int(number) => Some(*number),
+            Value::Float(number) => {
+                let whole = *number as i128;
+                (Value::Int(whole).compare_to(*number) == Some(Ordering::Equal)).then_some(whole)
+            }
+            _ => None,
+        }
+    }
+
+    /// The name of the variant that it is, or may be: JSON has one as an object of its name alone.
+    pub(crate) fn tag(&self) -> Option<&str> {
+        match self {
+            Value::Text(name) => Some(name),
+            Value::Variant(name, _) => Some(name),
+            Value::Record(fields) if fields.len() == 1 => Some(&fields[0].0),
+            Value::Map(entries) if entries.len() == 1 => entries[0].0.as_str(),
+            _ => None,
+        }
+    }
+}
+
+fn named(name: &str) -> impl FnOnce(&mut Writer<'_>) -> Result<(), DecodeError> {
+    move |to| {
+        to.text(name);
+        Ok(())
+    }
+}
+
+fn compare(is: u128, than: f64) -> Option<Ordering> {
+    let floor = than.floor();
+    if than.is_nan() || floor < 0.0 {
+        return (!than.is_nan()).then_some(Ordering::Greater);
+    }
+    // A cast goes to the nearest that fits, and 2^128 does not fit.
+    if floor >= 2_f64.powi(128) {
+        return Some(Ordering::Less);
+    }
+    let fraction = if than > floor { Ordering::Less } else { Ordering::Equal };
+    Some(is.cmp(&(floor as u128)).then(fraction))
+}
+
 impl Value {
     /// A payload in json, where the feature `json` is on.
     pub(crate) fn of_json(payload: &[u8]) -> Result<Self, DecodeError> {
@@ -158,85 +308,5 @@ impl Value {
     }
 }
 
-#[cfg(feature = "json")]
-mod json {
-    use super::Value;
-    use crate::codec;
-    use crate::misfit::DecodeError;
-    use serde_json::{Map, Number, Value as Json};
-    use std::sync::Arc;
-
-    impl Value {
-        /// As json: structs are objects, a variant is its name or an object with its name, byte strings are hex.
-        /// Maps with keys other than texts and integers are lists of pairs. What json's numbers cannot say (beyond
-        /// 64 bits, not a number) is text.
-        pub fn to_json(&self) -> Json {
-            match self {
-                Value::Null => Json::Null,
-                Value::Bool(value) => Json::Bool(*value),
-                Value::Int(value) => integer(*value),
-                Value::UInt(value) => Json::String(value.to_string()),
-                Value::Float(value) => {
-                    Number::from_f64(*value).map_or_else(|| Json::String(value.to_string()), Json::Number)
-                }
-                Value::Text(value) => Json::String(value.clone()),
-                Value::Bytes(bytes) => Json::String(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-                Value::List(list) => Json::Array(list.iter().map(Value::to_json).collect()),
-                Value::Map(entries) => map(entries),
-                Value::Record(fields) => Json::Object(
-                    fields.iter().map(|(name, value)| (name.to_string(), value.to_json())).collect(),
-                ),
-                Value::Variant(name, content) if content.is_null() => Json::String(name.to_string()),
-                Value::Variant(name, content) => {
-                    Json::Object(Map::from_iter([(name.to_string(), content.to_json())]))
-                }
-            }
-        }
-
-        /// What a json payload holds: objects are structs, as far as json tells.
-        ///
-        /// # Errors
-        ///
-        /// - The bytes are not json.
-        pub fn from_json(payload: &[u8]) -> Result<Self, DecodeError> {
-            serde_json::from_slice::<Json>(payload).map(Value::from).map_err(|e| codec::json_misfit(&e))
-        }
-    }
-
-    fn integer(value: i128) -> Json {
-        let number =
-            i64::try_from(value).map(Number::from).or_else(|_| u64::try_from(value).map(Number::from));
-        number.map_or_else(|_| Json::String(value.to_string()), Json::Number)
-    }
-
-    fn map(entries: &[(Value, Value)]) -> Json {
-        let name = |key: &Value| match key {
-            Value::Text(text) => Some(text.clone()),
-            Value::Int(number) => Some(number.to_string()),
-            _ => None,
-        };
-        let object = entries.iter().map(|(key, value)| Some((name(key)?, value.to_json()))).collect();
-        let pairs =
-            || entries.iter().map(|(key, value)| Json::Array(vec![key.to_json(), value.to_json()])).collect();
-        Option::<Map<_, _>>::map_or_else(object, || Json::Array(pairs()), Json::Object)
-    }
-
-    impl From<Json> for Value {
-        fn from(json: Json) -> Self {
-            match json {
-                Json::Null => Value::Null,
-                Json::Bool(value) => Value::Bool(value),
-                Json::Number(number) => number
-                    .as_i128()
-                    .map(Value::Int)
-                    .or_else(|| number.as_f64().map(Value::Float))
-                    .unwrap_or(Value::Null),
-                Json::String(text) => Value::Text(text),
-                Json::Array(list) => Value::List(list.into_iter().map(Value::from).collect()),
-                Json::Object(fields) => Value::Record(
-                    fields.into_iter().map(|(name, value)| (Arc::from(name), Value::from(value))).collect(),
-                ),
-            }
-        }
-    }
-}
+#[cfg(all(test, feature = "json"))]
+mod tests;

@@ -15,7 +15,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("reflect", &["misfit"]),
     ("key", &["misfit"]),
     ("codec", &["key", "misfit", "reflect"]),
-    ("value", &["codec", "misfit"]),
+    ("canonical", &["codec", "misfit"]),
+    ("value", &["canonical", "codec", "misfit"]),
     ("layout", &["codec", "key", "misfit", "reflect", "value"]),
     ("upcast", &["codec", "layout", "misfit", "reflect"]),
     ("event", &["codec", "key", "layout", "misfit", "order", "reflect", "upcast"]),
@@ -34,7 +35,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // rules: never one another
     ("idempotency", &["error", "log", "order", "request", "state"]),
     ("projection", &["codec", "error", "event", "key", "layout", "log", "misfit", "order", "state"]),
-    ("check", &["codec", "error", "event", "key", "layout", "misfit", "order", "own", "projection", "request", "state", "value"]),
+    ("check", &["canonical", "codec", "error", "event", "key", "layout", "misfit", "order", "own", "projection", "request", "state", "value"]),
     ("guard", &["check", "error", "event", "log", "misfit", "order", "own", "projection", "state", "sync"]),
     ("episode", &["order", "own", "projection"]),
     ("evidence", &["own", "projection"]),

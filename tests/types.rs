@@ -4,11 +4,13 @@
 mod support;
 
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::json;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use support::{fresh_disk, platform, small};
+use tallystone::check::rules;
 use tallystone::event::Upcasts;
 use tallystone::prelude::*;
 use tallystone::testing::SimDisk;
@@ -250,4 +252,81 @@ fn rows_with_hash_sets_are_refused_by_name() {
 fn rows_that_draw_while_they_are_written_are_refused() {
     let (first, why) = first_refusal::<ByChance>();
     assert!(first == 0 && why.contains("types::Drawn"), "{first}: {why}");
+}
+
+// ---- keys by field name ----
+
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+enum Who {
+    Anyone,
+    User(u64),
+}
+
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+enum Access {
+    Granted { who: Who, level: f64 },
+    Used { who: Who, level: f64 },
+}
+
+impl Event for Access {
+    const FAMILY: &str = "access";
+    type Id = ();
+    fn id(&self) {}
+}
+
+fn guarded(key: &str) -> Store {
+    let rule = format!(
+        "[check.granted-first]\nkind = \"precedence\"\nwhen = \"access.Granted\"\nthen = \"access.Used\"\n{key}\n\
+         guard = true\nseverity = \"page\"\nowner = \"desk\"\nmeans = \"Used without a grant.\"\nremedy = \"1 ask\"\n"
+    );
+    let checks = rules::parse(&rule, "rules.toml").expect("it is a rule");
+    let setup = Setup::new().events::<Access>().alerts(|_| ());
+    Store::in_memory(checks.into_iter().fold(setup, Setup::check)).expect("the setup is right")
+}
+
+fn json_event(name: &str, payload: serde_json::Value) -> Append {
+    Append::raw(Raw::json(format!("access.{name}"), "access/", Tags::none(), &payload))
+}
+
+/// A guard took one user for the other, and a typed event for none of the JSON ones.
+#[test]
+fn a_guard_tells_keys_apart_by_value_typed_or_json() {
+    let used = |who, level| Append::event(Access::Used { who, level });
+    let refused =
+        |answer: Result<Committed, AppendError>| matches!(answer, Err(AppendError::Violated { .. }));
+    for key in ["key = \"who\"", "tied = [\"who\"]"] {
+        let store = guarded(key);
+        store
+            .append(Append::event(Access::Granted { who: Who::User(1), level: 1.0 }))
+            .expect("it is a grant");
+        store.append(used(Who::User(1), 1.0)).expect("it was granted");
+        store.append(json_event("Used", json!({"who": {"User": 1}, "level": 1}))).expect("it was granted");
+        assert!(refused(store.append(used(Who::User(2), 1.0))), "{key}");
+        assert!(refused(store.append(used(Who::Anyone, 1.0))), "{key}");
+        assert!(refused(store.append(json_event("Used", json!({"who": {"User": 2}, "level": 1})))), "{key}");
+        store.append(json_event("Granted", json!({"who": "Anyone", "level": 1}))).expect("it is a grant");
+        store.append(used(Who::Anyone, 1.0)).expect("it was granted");
+    }
+    let store = guarded("key = \"level\"");
+    store.append(json_event("Granted", json!({"who": "Anyone", "level": 1}))).expect("it is a grant");
+    store.append(used(Who::Anyone, 1.0)).expect("1 and 1.0 are one number");
+    assert!(refused(store.append(used(Who::Anyone, 1.5))));
+}
+
+#[test]
+fn json_integers_beyond_64_bits_are_keys_of_their_own() {
+    let store = guarded("key = \"id\"");
+    let event = |name: &str, id: &str| {
+        let raw =
+            Raw::json_text(format!("access.{name}"), "access/", Tags::none(), &format!("{{\"id\":{id}}}"));
+        store.append(Append::raw(raw.expect("it is json")))
+    };
+    event("Granted", "100000000000000000001").expect("it is a grant");
+    event("Used", "100000000000000000001").expect("it was granted");
+    assert!(matches!(event("Used", "100000000000000000002"), Err(AppendError::Violated { .. })));
+    let beyond = event("Used", &"9".repeat(50));
+    assert!(
+        matches!(&beyond, Err(AppendError::CannotTell { why, .. }) if why.contains("beyond 128 bits")),
+        "{beyond:?}"
+    );
 }

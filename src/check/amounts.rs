@@ -1,7 +1,7 @@
 //! Checks of amounts as data: fields that add up, and fields that say what they have come to.
 
 use super::calendar::Bucket;
-use super::data::{Selector, key_at, key_text_at, parse_time, time_at};
+use super::data::{KEYS, Selector, key_at, key_text_at, parse_time, time_at};
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::vocabulary::{Misnamed, Vocabulary, number, path};
@@ -184,7 +184,7 @@ impl TryFrom<SumsRule> for Check {
             rule.closed_by,
             rule.key,
             rule.time
-        );
+        ) + rule.key.as_ref().map_or("", |_| KEYS);
         let about = Described {
             id: rule.id.clone().into(),
             severity: rule.severity,

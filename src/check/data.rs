@@ -10,17 +10,19 @@ use super::escalation::Escalations;
 use super::glance::Glance;
 use super::keys::KeyHash;
 use super::lens::{Lens, Looked};
+use super::rows::value_text;
 use super::vocabulary::{Misnamed, Vocabulary, path};
 use super::word::{Amount, Roles, Rule, Seen, Sums, Time, Window, Word};
 use super::zone::Zone;
 use super::{Check, Clocked, Described, Fault, Severity, time_of};
+use crate::canonical::Writer;
 use crate::error::DecodeError;
 use crate::event::{self, Family};
-use crate::key;
 use crate::value::Value;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -59,7 +61,8 @@ pub struct Definition {
     /// a day has 24 hours, and there are no months. `ms`, `s`, `m` and `h` are exact in any case.
     #[serde(default)]
     pub zone: Option<String>,
-    /// The field that relates the events. Without it, their stream.
+    /// The field that relates the events. Without it, their stream. Any value may be one, typed or JSON: a variant counts with its
+    /// content, 1 and 1.0 are one number.
     #[serde(default)]
     pub key: Option<String>,
     /// Fields that must be equal on A and B.
@@ -231,14 +234,13 @@ impl<'de> Deserialize<'de> for Plain {
 
 impl Plain {
     pub(super) fn is(&self, value: &Value) -> bool {
+        let equals = |one: &Value, other: f64| one.compare_to(other) == Some(Ordering::Equal);
         match (self, value) {
             (Plain::Bool(wanted), Value::Bool(is)) => wanted == is,
-            (Plain::Int(wanted), Value::Int(is)) => i128::from(*wanted) == *is,
-            (Plain::Int(wanted), Value::Float(is)) => *wanted as f64 == *is,
-            (Plain::Float(wanted), Value::Float(is)) => wanted == is,
-            (Plain::Float(wanted), Value::Int(is)) => *wanted == *is as f64,
-            (Plain::Text(wanted), Value::Text(is)) => wanted == is,
-            (Plain::Text(wanted), Value::Variant(name, _)) => **name == **wanted,
+            (Plain::Int(wanted), Value::Float(is)) => equals(&Value::Int((*wanted).into()), *is),
+            (Plain::Int(wanted), is) => is.as_i128() == Some((*wanted).into()),
+            (Plain::Float(wanted), is) => equals(is, *wanted),
+            (Plain::Text(wanted), is) => is.tag() == Some(wanted.as_str()),
             _ => false,
         }
     }
@@ -387,6 +389,9 @@ impl Definition {
             shape.extend(path.iter().map(|path| format!(" {what} {path:?}")));
         }
         shape.extend(self.tied.iter().map(|path| format!(" tied {path:?}")));
+        if self.key.is_some() || !self.tied.is_empty() {
+            shape.push_str(KEYS);
+        }
         shape
     }
 
@@ -513,10 +518,14 @@ impl Lens for Fielded {
     }
 }
 
+/// How keys by field name are told apart, in the definition of a check that has one. States under other keys are of no use.
+pub(super) const KEYS: &str = " keys as values";
+
 /// The time that an event says, in milliseconds, as a check counts it.
 pub(super) fn time_at(glance: &Glance<'_>, path: Option<&str>) -> Result<Option<Time>, DecodeError> {
     let Some(path) = path else { return Ok(None) };
-    let millis = glance.value()?.path(path).and_then(Value::as_i64);
+    let millis =
+        glance.value()?.path(path).and_then(Value::whole).and_then(|millis| i64::try_from(millis).ok());
     Ok(millis.map(|millis| millis.saturating_mul(1000)))
 }
 
@@ -557,44 +566,27 @@ impl Fielded {
 
 /// What is not there is not much.
 fn amount_of(value: &Value, path: &str) -> Result<Option<i64>, DecodeError> {
-    match value.path(path).filter(|value| !value.is_null()) {
-        None => Ok(None),
-        Some(Value::Int(amount)) => {
-            Ok(Some(i64::try_from(*amount).unwrap_or(if *amount > 0 { i64::MAX } else { i64::MIN })))
+    let Some(value) = value.path(path).filter(|value| !value.is_null()) else { return Ok(None) };
+    match (value, value.whole()) {
+        (_, Some(amount)) => {
+            Ok(Some(i64::try_from(amount).unwrap_or(if amount > 0 { i64::MAX } else { i64::MIN })))
         }
-        Some(Value::UInt(_)) => Ok(Some(i64::MAX)),
-        Some(_) => Err(DecodeError::new(format!("`{path}` is no integer"))),
+        (Value::UInt(_), None) => Ok(Some(i64::MAX)),
+        _ => Err(DecodeError::new(format!("`{path}` is no integer"))),
     }
 }
 
-/// A plain field as bytes: equal values of one type, equal bytes.
+/// A field as bytes that are equal for equal values, typed or json.
 fn field_bytes(value: &Value, path: &str) -> Result<Option<Vec<u8>>, DecodeError> {
     let Some(value) = value.path(path).filter(|value| !value.is_null()) else { return Ok(None) };
-    let mut bytes = Vec::new();
-    match value {
-        Value::Bool(is) => key::encode(is, &mut bytes)?,
-        Value::Int(number) => bytes.extend(format!("i{number}").bytes()),
-        Value::UInt(number) => bytes.extend(format!("i{number}").bytes()),
-        Value::Float(number) => bytes.extend(format!("f{number:?}").bytes()),
-        Value::Text(text) => bytes.extend(format!("t{text}").bytes()),
-        Value::Variant(name, _) => bytes.extend(format!("t{name}").bytes()),
-        Value::Bytes(field) => {
-            bytes.push(b'b');
-            bytes.extend(field);
-        }
-        _ => return Err(DecodeError::new(format!("`{path}` is not a plain value"))),
-    }
+    let mut bytes = Vec::with_capacity(32);
+    value.as_key(&mut Writer::new(&mut bytes)).map_err(|e| e.in_field(path.to_owned()))?;
     Ok(Some(bytes))
 }
 
 fn text_of(value: &Value) -> String {
     match value {
         Value::Text(text) => text.clone(),
-        Value::Int(number) => number.to_string(),
-        Value::UInt(number) => number.to_string(),
-        Value::Bool(is) => is.to_string(),
-        Value::Float(number) => number.to_string(),
-        Value::Variant(name, _) => name.to_string(),
-        other => format!("{other:?}"),
+        other => value_text(other),
     }
 }

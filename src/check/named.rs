@@ -12,6 +12,7 @@ use crate::event::Family;
 use crate::projection::Registered;
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
@@ -239,24 +240,19 @@ impl Found {
     fn is(&self, is: &RowIs, rows: &[Option<Value>]) -> bool {
         let row = rows[self.index(&is.row)].as_ref();
         let at = |path: &str| row.and_then(|row| row.path(path));
-        let number = |path: &str| at(path).and_then(number);
+        let order = |path: &str, than: f64| at(path).and_then(|value| value.compare_to(than));
         let other = |path: &str| match path.split_once(':') {
             Some((name, path)) => rows[self.index(name)].as_ref().and_then(|row| row.path(path)),
             None => at(path),
         };
         is.exists.is_none_or(|exists| exists == row.is_some())
             && is.fields.iter().all(|(path, wanted)| at(path).is_some_and(|value| wanted.is(value)))
-            && is.above.iter().all(|(path, than)| number(path).is_some_and(|value| value > *than))
-            && is.below.iter().all(|(path, than)| number(path).is_some_and(|value| value < *than))
-            && is
-                .differs
-                .iter()
-                .all(|(path, than)| at(path).zip(other(than)).is_some_and(|(value, other)| value != other))
+            && is.above.iter().all(|(path, than)| order(path, *than).is_some_and(Ordering::is_gt))
+            && is.below.iter().all(|(path, than)| order(path, *than).is_some_and(Ordering::is_lt))
+            && is.differs.iter().all(|(path, than)| {
+                at(path).zip(other(than)).is_some_and(|(value, other)| !value.is_same(other))
+            })
     }
-}
-
-fn number(value: &Value) -> Option<f64> {
-    value.as_f64().or_else(|| value.as_i128().map(|value| value as f64))
 }
 
 impl Rowed for Found {
