@@ -1,20 +1,27 @@
 //! What a caller asks, and what it gets back.
 
-use crate::codec;
-use crate::event::{Event, EventSet, Raw};
+mod fingerprint;
+
+use crate::event::{Event, EventSet, Family, Raw};
 use crate::key::{self, KeyRef};
-use crate::misfit::DecodeError;
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::query::Query;
 use serde::Serialize;
 use std::fmt::{self, Display};
 use std::time::{Duration, SystemTime};
 
+use self::fingerprint::fingerprint;
+pub(crate) use self::fingerprint::{ByBytes, Digest, INPUT, Print, events_by_bytes};
+
 /// A plain atomic append: all of its events, or none.
 ///
 /// With a key it is applied once, and answered the same for as long as the key is kept. Its fingerprint is its own
-/// events, unless [`input`](Self::input) says what else tells two requests apart. Use ordered maps in what is fingerprinted: a
-/// `HashMap` is written in another order each time, and the retry would be another request.
+/// events, unless [`input`](Self::input) says what else tells two requests apart.
+///
+/// A fingerprint is of values under their names: the order of fields, variants and map entries does not matter, nor does the
+/// width of an integer. So a retry by newer code is the same request, unless a name has changed or a value is shown otherwise.
+/// An event given as JSON counts by its value too, not by its text (with the feature `json`; without it, by its text). A
+/// `HashSet` is a sequence in another order each time, and its retry would be another request: use a `BTreeSet`.
 ///
 /// What is larger than `Options::append_events_max` or `append_bytes_max` goes into several appends with keys of their own.
 #[derive(Debug, Clone)]
@@ -24,8 +31,8 @@ pub struct Append {
     pub(crate) events: Vec<Raw>,
     pub(crate) key: Option<RequestKey>,
     pub(crate) retention: Option<Retention>,
-    pub(crate) input: Option<Digest>,
-    pub(crate) parts: Vec<(String, Digest)>,
+    pub(crate) input: Option<Print>,
+    pub(crate) parts: Vec<(String, Print)>,
     pub(crate) response: Option<Vec<u8>>,
     pub(crate) expected: Vec<(String, Expected)>,
     pub(crate) conditions: Vec<AppendCondition>,
@@ -51,8 +58,8 @@ pub struct Request {
     pub(crate) label: String,
     pub(crate) key: Option<RequestKey>,
     pub(crate) retention: Option<Retention>,
-    input: Digest,
-    parts: Vec<(String, Digest)>,
+    input: Print,
+    parts: Vec<(String, Print)>,
     pub(crate) retry: Retry,
     pub(crate) wait_max: Option<Duration>,
     /// The first thing that could not be built; reported when it is used.
@@ -62,7 +69,7 @@ pub struct Request {
 impl Request {
     /// Work of this name: it stands in reports, budgets, and in the conflicts it causes others.
     pub fn new(label: impl Into<String>) -> Self {
-        let (label, input, parts, retry) = (label.into(), Digest::default(), Vec::new(), Retry::default());
+        let (label, input, parts, retry) = (label.into(), Print::default(), Vec::new(), Retry::default());
         Self { label, key: None, retention: None, input, parts, retry, wait_max: None, fault: None }
     }
 
@@ -75,14 +82,14 @@ impl Request {
         input: &(impl Serialize + ?Sized),
     ) -> Self {
         self.key = Some(RequestKey { scope: scope.to_string(), key: key.into() });
-        self.input = self.digest(input);
+        self.input = self.print(input);
         self
     }
 
     /// One more named part of the fingerprint. `KeyReused` names the part that differs.
     pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
-        let digest = self.digest(value);
-        self.parts.push((name.into(), digest));
+        let print = self.print(value);
+        self.parts.push((name.into(), print));
         self
     }
 
@@ -105,15 +112,15 @@ impl Request {
         self
     }
 
-    fn digest(&mut self, value: &(impl Serialize + ?Sized)) -> Digest {
-        digest(value).unwrap_or_else(|error| {
+    fn print(&mut self, value: &(impl Serialize + ?Sized)) -> Print {
+        Print::of(value).unwrap_or_else(|error| {
             self.fault.get_or_insert_with(|| ("fingerprint", error.to_string()));
-            Digest::default()
+            Print::default()
         })
     }
 
     /// All parts of the fingerprint, the input first.
-    pub(crate) fn fingerprint(&self) -> Vec<(String, Digest)> {
+    pub(crate) fn fingerprint(&self) -> Vec<(String, Print)> {
         fingerprint(self.input, &self.parts)
     }
 }
@@ -222,12 +229,6 @@ pub(crate) struct AppendCondition {
     pub after: Option<Position>,
 }
 
-/// 128 bits of BLAKE3 over one part of a fingerprint.
-pub(crate) type Digest = [u8; 16];
-
-/// The part of a fingerprint that stands for the events, or for what `input` named instead.
-pub(crate) const INPUT: &str = "input";
-
 impl Append {
     /// An append of one event.
     pub fn event(event: impl EventSet) -> Self {
@@ -313,8 +314,8 @@ impl Append {
     ///
     /// Give it where events carry what differs on every try (a time, a new id). `&()` says that nothing matters.
     pub fn input(mut self, input: &(impl Serialize + ?Sized)) -> Self {
-        match digest(input) {
-            Ok(digest) => self.input = Some(digest),
+        match Print::of(input) {
+            Ok(print) => self.input = Some(print),
             Err(error) => self.fail("input", error),
         }
         self
@@ -322,8 +323,8 @@ impl Append {
 
     /// One more named part of the fingerprint. `KeyReused` names the part that differs.
     pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
-        match digest(value) {
-            Ok(digest) => self.parts.push((name.into(), digest)),
+        match Print::of(value) {
+            Ok(print) => self.parts.push((name.into(), print)),
             Err(error) => self.fail("part", error),
         }
         self
@@ -361,44 +362,11 @@ impl Append {
         self.fault.get_or_insert_with(|| (what, why.to_string()));
     }
 
-    /// All parts of the fingerprint, the input first.
-    pub(crate) fn fingerprint(&self) -> Vec<(String, Digest)> {
-        fingerprint(self.input.unwrap_or_else(|| events_digest(&self.events)), &self.parts)
+    /// All parts of the fingerprint, the input first. `family_of` knows the registered families.
+    pub(crate) fn fingerprint(&self, family_of: impl Fn(&str) -> Option<Family>) -> Vec<(String, Print)> {
+        let input = self.input.unwrap_or_else(|| Print::of_events(&self.events, family_of));
+        fingerprint(input, &self.parts)
     }
-}
-
-fn fingerprint(input: Digest, parts: &[(String, Digest)]) -> Vec<(String, Digest)> {
-    let mut all = Vec::with_capacity(1 + parts.len());
-    all.push((INPUT.to_owned(), input));
-    all.extend(parts.iter().cloned());
-    all
-}
-
-fn digest(value: &(impl Serialize + ?Sized)) -> Result<Digest, DecodeError> {
-    let bytes = codec::encode(value)?;
-    Ok(cut(blake3::Hasher::new().update(&bytes)))
-}
-
-/// Length-delimited, so that no shift between fields gives the same digest.
-fn events_digest(events: &[Raw]) -> Digest {
-    let mut hasher = blake3::Hasher::new();
-    for event in events {
-        let tags = event.tags();
-        for part in [event.type_name().as_bytes(), event.stream().as_bytes(), event.data()] {
-            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
-        }
-        hasher.update(&(tags.len() as u64).to_le_bytes());
-        for tag in tags.iter() {
-            hasher.update(&(tag.len() as u64).to_le_bytes()).update(tag.as_bytes());
-        }
-    }
-    cut(&hasher)
-}
-
-fn cut(hasher: &blake3::Hasher) -> Digest {
-    let mut digest = Digest::default();
-    hasher.finalize_xof().fill(&mut digest);
-    digest
 }
 
 /// The version a stream must be at. A version is the number of events in the stream.

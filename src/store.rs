@@ -792,7 +792,8 @@ impl Store {
             let (Reader { log, keys, rules, .. }, clock) = (&*reader, &self.inner.setup.platform.clock);
             let published = reader.board.load();
             let now = || clock.now();
-            let answer = idempotency::answered(&**log, keys, &published, keyed, rules.durability, now)?;
+            let (events, durability) = (&request.append.events[..], rules.durability);
+            let answer = idempotency::answered(&**log, keys, &published, keyed, events, durability, now)?;
             if let Some(answer) = answer {
                 return Ok(Looked::Answered(answer));
             }

@@ -156,8 +156,127 @@ fn an_older_type_with_a_step_from_it_is_appended_and_upcast() {
     assert!(matches!(&read[..], [Ok(event)] if event.event == other::Later::Paid { cents: 500 }), "{read:?}");
 }
 
+// ---- what tells requests apart ----
+
+/// A family whose payload holds an enum, and the same when that was declared in another order.
+macro_rules! method {
+    ($name:ident, $upcasts:expr, $($variant:ident),+) => {
+        mod $name {
+            use super::*;
+            #[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+            pub enum Method {
+                $($variant),+
+            }
+            #[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+            pub enum Shop {
+                Sold { cents: u64, by: Method },
+            }
+            impl Event for Shop {
+                const FAMILY: &str = "shop";
+                type Id = ();
+                fn id(&self) {}
+                fn upcasts() -> Upcasts<Self> {
+                    $upcasts
+                }
+            }
+            pub fn sold(cents: u64, by: Method) -> Append {
+                Append::event(Shop::Sold { cents, by }).key("shop", "order-17")
+            }
+            pub fn take(store: &Store, key: &str, by: Method) -> Result<Committed<u64>, TxError> {
+                store.transact(Request::new("take").key("shop", key, &(1_u32, by)), |tx| -> Decision<u64> {
+                    Ok(tx.position().get())
+                })
+            }
+        }
+    };
+}
+
+#[derive(Serialize, Deserialize)]
+struct SoldV1 {
+    cents: u64,
+    by: first::Method,
+}
+
+method!(first, Upcasts::none(), Cash, Card);
+method!(
+    second,
+    Upcasts::none().last("Sold", 1, |old: SoldV1| Shop::Sold {
+        cents: old.cents,
+        by: match old.by {
+            first::Method::Cash => Method::Cash,
+            first::Method::Card => Method::Card,
+        },
+    }),
+    Card,
+    Cash
+);
+
 fn on(disk: &SimDisk, setup: Setup) -> Setup {
     setup.options(small()).platform(platform(disk)).lockstep()
+}
+
+/// Was another request, and another request got the old answer: a variant was its place.
+#[test]
+fn a_retry_by_newer_code_with_another_order_of_variants_is_recognised() {
+    let disk = fresh_disk(5);
+    let path = Path::new("/store");
+    let store = Store::create(path, on(&disk, Setup::new().events::<first::Shop>())).expect("it is new");
+    let sold = store.append(first::sold(500, first::Method::Cash)).expect("it is the first");
+    let taken = first::take(&store, "take-1", first::Method::Card).expect("it is the first");
+    store.close();
+    let store = Store::open(path, on(&disk, Setup::new().events::<second::Shop>())).expect("there is a step");
+    let again = store.append(second::sold(500, second::Method::Cash)).expect("it is the same");
+    assert!(again.replayed && again.receipt == sold.receipt);
+    let other = store.append(second::sold(500, second::Method::Card));
+    assert!(matches!(&other, Err(AppendError::KeyReused { part, .. }) if part == "input"), "{other:?}");
+    let again = second::take(&store, "take-1", second::Method::Card).expect("it is the same");
+    assert!(again.replayed && again.response == taken.response);
+    let other = second::take(&store, "take-1", second::Method::Cash);
+    assert!(matches!(&other, Err(TxError::KeyReused { part, .. }) if part == "input"), "{other:?}");
+}
+
+fn ask<T: Serialize>(store: &Store, key: &str, input: &T) -> Result<bool, AppendError> {
+    Ok(store.append(Append::event(paid()).key("ask", key).input(input))?.replayed)
+}
+
+#[test]
+fn inputs_are_told_apart_by_value_and_not_by_bytes() {
+    let store = store_of_money();
+    assert!(!ask(&store, "pair", &(1_u32, 2_u32)).expect("it is the first"));
+    // Its bytes are those of the pair.
+    assert!(matches!(ask(&store, "pair", &((1_u64 << 33) + 1)), Err(AppendError::KeyReused { .. })));
+    assert!(ask(&store, "pair", &(1_u64, 2_u8)).expect("an integer counts by its value"));
+    assert!(!ask(&store, "none", &None::<Option<u8>>).expect("it is the first"));
+    assert!(matches!(ask(&store, "none", &Some(None::<u8>)), Err(AppendError::KeyReused { .. })));
+}
+
+#[test]
+fn a_hash_map_in_an_input_is_the_same_in_any_order() {
+    let store = store_of_money();
+    let map = || (0..100_u32).map(|key| (key, key.to_string())).collect::<HashMap<_, _>>();
+    assert!(!ask(&store, "map", &map()).expect("it is the first"));
+    assert!((0..8).all(|_| ask(&store, "map", &map()).expect("it is the same")));
+}
+
+#[test]
+fn a_json_event_is_the_same_request_in_another_spelling() {
+    let store = store_of_money();
+    let spelled = |text: &str| {
+        let raw = Raw::json_text("money.Paid", "money/", Tags::none(), text).expect("it is json");
+        store.append(Append::raw(raw).key("json", "1")).map(|committed| committed.replayed)
+    };
+    assert!(!spelled(r#"{"from":1,"to":2,"cents":500}"#).expect("it is the first"));
+    assert!(spelled(r#"{ "cents": 500, "to": 2, "from": 1 }"#).expect("it is the same"));
+    for other in [r#"{"from":1,"to":2,"cents":501}"#, r#"{"from":1,"to":2,"cents":500,"note":null}"#] {
+        assert!(matches!(spelled(other), Err(AppendError::KeyReused { .. })), "{other}");
+    }
+    // Digits that a float would lose count.
+    let large = |digit| {
+        Raw::json_text("other.Thing", "other/", Tags::none(), &format!("1234567890123456789012{digit}"))
+    };
+    let append = |digit| store.append(Append::raw(large(digit).expect("it is json")).key("json", "2"));
+    assert!(!append(1).expect("it is the first").replayed && append(1).expect("it is the same").replayed);
+    assert!(matches!(append(2), Err(AppendError::KeyReused { .. })));
 }
 
 // ---- rows that are written otherwise each time ----

@@ -349,7 +349,9 @@ impl Check {
 
     fn hash(&self) -> [u8; 8] {
         let Rule { word, window, n, sums } = self.rule;
-        let families = self.lens.families();
+        // A family's name may hold a comma, and no control character.
+        let families: Vec<_> =
+            self.lens.families().iter().map(|family| family.replace(',', "\u{1}")).collect();
         let text = format!(
             "{}\0{}\0{word}\0{window:?}\0{n}\0{sums:?}\0{:?}\0{}\0{}",
             self.about.id,

@@ -147,11 +147,11 @@ impl<'a> Group<'a> {
     /// A key that was used before, and is kept, answers at once.
     fn recall(&self, request: &Prepared, now: Moment) -> Result<Option<Committed>, AppendError> {
         let Some(keyed) = &request.keyed else { return Ok(None) };
-        let durability = self.rules.durability;
+        let (durability, events) = (self.rules.durability, &request.append.events[..]);
         let recalled = if let Some(used) = self.delta.keys.get(&keyed.term) {
-            idempotency::judge(self.in_group(used.commit), keyed, now, durability)
+            idempotency::judge(self.in_group(used.commit), keyed, events, now, durability)
         } else if let Some(commit) = self.keys.get(keyed.term, self.published.head.commit) {
-            idempotency::recall(self.log, commit, keyed, now, durability)?
+            idempotency::recall(self.log, commit, keyed, events, now, durability)?
         } else {
             return Ok(None);
         };

@@ -77,7 +77,7 @@ impl Desk<'_> {
         append.events.iter_mut().for_each(|event| self.rules.families.settle(event));
         let keyed = append.key.clone().map(|key| Keyed {
             term: self.terms.key(&key),
-            parts: append.fingerprint(),
+            parts: append.fingerprint(|family| self.rules.families.get(family)),
             retention: append.retention.unwrap_or(self.rules.retention),
             key,
         });

@@ -1,8 +1,9 @@
 //! Families of events: the names in one, and the layouts of its payloads.
 
-use super::{Event, check_family, full_name};
+use super::{Event, EventSet, RawRef, check_family, full_name};
+use crate::canonical;
 use crate::layout::{self, Layout};
-use crate::misfit::LayoutError;
+use crate::misfit::{DecodeError, LayoutError};
 use crate::reflect;
 use crate::upcast::Older;
 use std::any::{TypeId, type_name};
@@ -19,6 +20,7 @@ pub struct Family {
     same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
     types: fn() -> Result<Vec<EventType>, Vec<LayoutError>>,
     layout_of: fn(&str) -> Result<Layout, LayoutError>,
+    canonical: fn(&RawRef<'_>, &mut Vec<u8>) -> Result<(), DecodeError>,
 }
 
 /// A type of event as the code writes it today.
@@ -47,6 +49,7 @@ impl Family {
             same_variant: reflect::same_variant::<E>,
             types: types_of::<E>,
             layout_of: layout::of_variant::<E>,
+            canonical: |raw, out| canonical::encode(&E::decode(raw)?, out),
         }
     }
 
@@ -82,6 +85,11 @@ impl Family {
     /// `FAMILY.Variant`.
     pub(crate) fn type_name(&self, variant: &str) -> String {
         full_name(self.name, variant)
+    }
+
+    /// Appends the canonical bytes of the event that a stored one is.
+    pub(crate) fn canonical(&self, raw: &RawRef<'_>, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        (self.canonical)(raw, out)
     }
 
     /// Every type with its layout, traced: to be asked once, when a store is opened.

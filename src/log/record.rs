@@ -32,6 +32,8 @@
 //!   7 kept     rule u8 · limit u64             how long the key is; without it, for ever
 //!     rule 1: until this time;  rule 2: until so many commits of the log have a key
 //!   8 inline   count u16 · projection u32*     rising; the inline projections from this commit on, if they are others than before
+//!   9 digests  algorithm u8                    how the digests of the key's parts were made; without it, of encoded bytes
+//!     algorithm 2: of values under their names
 //! event    := type name str · schema u16 · codec u8 · stream str · stream version u64 · tags · data len u32 · data
 //! tags     := count u16 · str*
 //! str      := len u32 · utf8
@@ -63,9 +65,12 @@ const EVENTS: u8 = 5;
 const FOLDS: u8 = 6;
 const KEPT: u8 = 7;
 const INLINE: u8 = 8;
+const DIGESTS: u8 = 9;
 
 const UNTIL_TIME: u8 = 1;
 const UNTIL_KEYS: u8 = 2;
+
+const BY_NAMES: u8 = 2;
 
 /// One commit, as the writer makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +106,17 @@ pub(crate) struct KeyPart {
     pub scope: String,
     pub key: String,
     pub parts: Vec<(String, [u8; 16])>,
+    pub digests: Digests,
     pub kept: Kept,
+}
+
+/// How the digests of a key's parts were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Digests {
+    /// Of encoded bytes, in which a variant is its place. None are made like that any more.
+    ByBytes,
+    /// Of values under their names.
+    ByNames,
 }
 
 /// How long a key is kept. Absolute, so that neither a rebuild nor another policy changes it.
@@ -200,6 +215,8 @@ impl Commit {
                 inline.iter().for_each(|projection| out.extend_from_slice(&projection.to_le_bytes()));
             });
         }
+        let by_names = self.key.as_ref().is_some_and(|key| key.digests == Digests::ByNames);
+        section(out, DIGESTS, by_names, |out| out.push(BY_NAMES));
     }
 }
 
@@ -358,6 +375,7 @@ pub(crate) struct Record<'a> {
     folds: &'a [u8],
     kept: Kept,
     inline: Option<&'a [u8]>,
+    digests: Digests,
 }
 
 /// A layout, in place.
@@ -374,6 +392,7 @@ pub(crate) struct KeyPartRef<'a> {
     pub scope: &'a str,
     pub key: &'a str,
     parts: &'a [u8],
+    pub digests: Digests,
     pub kept: Kept,
 }
 
@@ -430,9 +449,9 @@ impl<'a> Record<'a> {
         let mut reader = Reader { bytes: body, at: 0 };
         let fixed = Fixed::read(&mut reader)?;
         let (layouts, events, folds): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
-        let (kept, inline) = (Kept::Forever, None);
+        let (key, response, kept, inline, digests) = (None, None, Kept::Forever, None, Digests::ByBytes);
         let mut record =
-            Self { fixed, label: "", layouts, key: None, response: None, events, folds, kept, inline };
+            Self { fixed, label: "", layouts, key, response, events, folds, kept, inline, digests };
         let mut kind_before = 0;
         while !reader.is_done() {
             let at = reader.at;
@@ -494,6 +513,11 @@ impl<'a> Record<'a> {
                 self.inline = Some(content);
                 reader.inline()?;
             }
+            DIGESTS => match content {
+                _ if self.key.is_none() => return Err(Malformed { at: 0, what: "no key to have digests" }),
+                [BY_NAMES] => self.digests = Digests::ByNames,
+                _ => return Err(Malformed { at: 0, what: "unknown digests, of a later version" }),
+            },
             _ => return Err(Malformed { at: 0, what: "unknown section, of a later version" }),
         }
         Ok(())
@@ -529,7 +553,7 @@ impl<'a> Record<'a> {
 
     pub fn key(&self) -> Option<KeyPartRef<'a>> {
         let key = self.key.map(|content| Reader { bytes: content, at: 0 }.key().expect(DECODED));
-        key.map(|key| KeyPartRef { kept: self.kept, ..key })
+        key.map(|key| KeyPartRef { kept: self.kept, digests: self.digests, ..key })
     }
 
     pub fn response(&self) -> Option<PayloadRef<'a>> {
@@ -594,7 +618,8 @@ impl LayoutRef<'_> {
 impl KeyPartRef<'_> {
     fn to_part(self) -> KeyPart {
         let parts = self.parts().map(|(name, digest)| (name.to_owned(), digest)).collect();
-        KeyPart { scope: self.scope.to_owned(), key: self.key.to_owned(), parts, kept: self.kept }
+        let Self { scope, key, digests, kept, .. } = self;
+        KeyPart { scope: scope.to_owned(), key: key.to_owned(), parts, digests, kept }
     }
 }
 
@@ -698,7 +723,8 @@ impl<'a> Reader<'a> {
 
     fn key(&mut self) -> Result<KeyPartRef<'a>, Malformed> {
         let (scope, key) = (self.str()?, self.str()?);
-        Ok(KeyPartRef { scope, key, parts: &self.bytes[self.at..], kept: Kept::Forever })
+        let parts = &self.bytes[self.at..];
+        Ok(KeyPartRef { scope, key, parts, digests: Digests::ByBytes, kept: Kept::Forever })
     }
 
     fn part(&mut self) -> Result<(&'a str, [u8; 16]), Malformed> {

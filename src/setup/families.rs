@@ -145,6 +145,11 @@ impl Families {
         Self { by_name, types, others: Mutex::default() }
     }
 
+    /// The family of this name.
+    pub fn get(&self, name: &str) -> Option<Family> {
+        self.by_name.get(name).copied()
+    }
+
     /// Compares the Rust type of a family with the registered one, by what their payloads hold. A family that nobody registered
     /// has no payloads that another type could misread.
     pub fn compare_type(&self, family: &Family) -> Result<(), Missing> {

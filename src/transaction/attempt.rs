@@ -325,7 +325,8 @@ impl Work {
         };
         let (log, keys, published) = (&*reader.log, &reader.keys, reader.board.load());
         let now = || parts.clock().now();
-        let answer = idempotency::answered(log, keys, &published, &keyed, reader.rules.durability, now)?;
+        // A transaction is fingerprinted by its input, never by its events.
+        let answer = idempotency::answered(log, keys, &published, &keyed, &[], reader.rules.durability, now)?;
         answer.map(|answer| self.shared.decode(answer)).transpose()
     }
 

@@ -1,9 +1,9 @@
 //! Format version 1, pinned: these files were written once and must be written and read like this for ever.
 //!
 //! - `golden/` holds a finished segment, and one that is in use and sealed; `golden/kept/` one with keys that are not kept for
-//!   ever, which came later.
+//!   ever, which came later; `golden/named/` one with digests by names, which came after that.
 
-use super::super::record::{Commit, Fold, Kept, KeyPart, LayoutDecl, Payload, StoredEvent};
+use super::super::record::{Commit, Digests, Fold, Kept, KeyPart, LayoutDecl, Payload, StoredEvent};
 use super::super::segments::{LogOptions, Prepare, SegmentLog};
 use super::super::{Head, Log, StoreId};
 use super::disk::MapDisk;
@@ -22,6 +22,8 @@ const FILES: [(u64, &[u8]); 2] = [
 const CHAIN: &str = "e5e5f912d570";
 const KEPT_FILES: [(u64, &[u8]); 1] = [(1, include_bytes!("../golden/kept/00000000000000000001.log"))];
 const KEPT_CHAIN: &str = "6d9e6e18c68b";
+const NAMED_FILES: [(u64, &[u8]); 1] = [(1, include_bytes!("../golden/named/00000000000000000001.log"))];
+const NAMED_CHAIN: &str = "e471398f61bf";
 
 fn account(position: u64) -> StoredEvent {
     StoredEvent {
@@ -63,6 +65,10 @@ fn bare(commit: u64, first: u64, time: u64) -> Commit {
     }
 }
 
+fn key(key: &str, parts: Vec<(String, [u8; 16])>, kept: Kept) -> KeyPart {
+    KeyPart { scope: "http".into(), key: key.into(), parts, digests: Digests::ByBytes, kept }
+}
+
 /// Every section of the first release, a commit without events, groups of one and of more.
 fn groups() -> Vec<Vec<Commit>> {
     let layout = LayoutDecl { type_name: "Account.Opened".into(), schema: 1, layout: "{owner:str}".into() };
@@ -70,7 +76,7 @@ fn groups() -> Vec<Vec<Commit>> {
     let full = Commit {
         label: "open account".into(),
         layouts: vec![layout.clone(), LayoutDecl { type_name: "Account.Paid".into(), schema: 2, ..layout }],
-        key: Some(KeyPart { scope: "http".into(), key: "7f3a".into(), parts, kept: Kept::Forever }),
+        key: Some(key("7f3a", parts, Kept::Forever)),
         response: Some(Payload { codec: 2, bytes: br#"{"ok":true}"#.to_vec() }),
         events: vec![account(1), money(1)],
         folds: vec![Fold { projection: 1, digest: 0x0102_0304_0506_0708 }, Fold { projection: 2, digest: 9 }],
@@ -90,8 +96,7 @@ fn groups() -> Vec<Vec<Commit>> {
 /// A key kept until a time, one until so many keys, and the first used again.
 fn kept_groups() -> Vec<Vec<Commit>> {
     let keyed = |commit, time, key: &str, kept| {
-        let (key, parts) = (key.into(), vec![("input".into(), [0x33; 16])]);
-        let key = Some(KeyPart { scope: "http".into(), key, parts, kept });
+        let key = Some(self::key(key, vec![("input".into(), [0x33; 16])], kept));
         Commit { key, events: vec![account(commit)], ..bare(commit, commit, time) }
     };
     let day = 86_400_000_000;
@@ -100,6 +105,17 @@ fn kept_groups() -> Vec<Vec<Commit>> {
     let counted = keyed(2, start, "7f3b", Kept::UntilKeys(12));
     let again = keyed(3, later, "7f3a", Kept::UntilTime(Timestamp(later + day)));
     vec![vec![first, counted], vec![again]]
+}
+
+/// Digests by names of a key that is kept for ever, and of one that is not.
+fn named_groups() -> Vec<Vec<Commit>> {
+    let named = |commit, kept| {
+        let key =
+            KeyPart { digests: Digests::ByNames, ..key("7f3a", vec![("input".into(), [0x44; 16])], kept) };
+        let key = Some(KeyPart { scope: format!("http {commit}"), ..key });
+        Commit { key, events: vec![account(commit)], ..bare(commit, commit, 1_700_000_000_000_000) }
+    };
+    vec![vec![named(1, Kept::Forever), named(2, Kept::UntilKeys(12))]]
 }
 
 fn written(groups: Vec<Vec<Commit>>) -> MapDisk {
@@ -122,6 +138,7 @@ fn the_writer_makes_these_bytes() {
     };
     check(groups(), &FILES);
     check(kept_groups(), &KEPT_FILES);
+    check(named_groups(), &NAMED_FILES);
 }
 
 #[test]
@@ -139,4 +156,5 @@ fn the_reader_reads_these_bytes() {
     };
     check(&FILES, groups(), (5, 4, 1_700_000_001_000_000), CHAIN);
     check(&KEPT_FILES, kept_groups(), (3, 3, 1_700_086_400_000_000), KEPT_CHAIN);
+    check(&NAMED_FILES, named_groups(), (2, 2, 1_700_000_000_000_000), NAMED_CHAIN);
 }

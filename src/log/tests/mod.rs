@@ -7,7 +7,7 @@ mod crashes;
 mod damage;
 mod golden;
 
-use super::record::{Commit, Fold, Kept, KeyPart, LayoutDecl, Payload, StoredEvent};
+use super::record::{Commit, Digests, Fold, Kept, KeyPart, LayoutDecl, Payload, StoredEvent};
 use super::segments::{LogOptions, Prepare, SegmentLog};
 use super::{Head, Log, LogError, StoreId};
 use crate::order::{CommitNo, Timestamp};
@@ -61,6 +61,7 @@ fn commit(before: &Head, events: usize, salt: u64) -> Commit {
             scope: "tests".into(),
             key: format!("key {salt}"),
             parts: vec![("owner".into(), [salt as u8; 16])],
+            digests: [Digests::ByBytes, Digests::ByNames][salt as usize / 2 % 2],
             kept: [Kept::Forever, Kept::UntilTime(Timestamp(salt)), Kept::UntilKeys(salt)][salt as usize % 3],
         }),
         response: salt.is_multiple_of(3).then(|| Payload { codec: 2, bytes: salt.to_string().into() }),

@@ -1,7 +1,9 @@
 //! Records: one meaning, one spelling, and nothing else decodes.
 
 use super::super::hostile;
-use super::super::record::{Commit, Fold, Kept, KeyPart, LayoutDecl, Payload, Record, StoredEvent, check};
+use super::super::record::{
+    Commit, Digests, Fold, Kept, KeyPart, LayoutDecl, Payload, Record, StoredEvent, check,
+};
 use super::STORE;
 use crate::order::{CommitNo, Position, Timestamp};
 use proptest::collection::{btree_set, vec};
@@ -33,8 +35,9 @@ fn key() -> impl Strategy<Value = KeyPart> {
         any::<u64>().prop_map(|time| Kept::UntilTime(Timestamp(time))),
         any::<u64>().prop_map(Kept::UntilKeys),
     ];
-    (text(), text(), vec((text(), any::<[u8; 16]>()), 0..3), kept)
-        .prop_map(|(scope, key, parts, kept)| KeyPart { scope, key, parts, kept })
+    let digests = prop_oneof![Just(Digests::ByBytes), Just(Digests::ByNames)];
+    (text(), text(), vec((text(), any::<[u8; 16]>()), 0..3), digests, kept)
+        .prop_map(|(scope, key, parts, digests, kept)| KeyPart { scope, key, parts, digests, kept })
 }
 
 fn layout() -> impl Strategy<Value = LayoutDecl> {
@@ -151,8 +154,10 @@ fn refused(change: impl FnOnce(&mut Vec<u8>)) -> &'static str {
 
 #[test]
 fn an_unknown_section_is_refused_and_not_skipped() {
-    let what = refused(|body| body.extend([9, 1, 0, 0, 0, 42]));
+    let what = refused(|body| body.extend([10, 1, 0, 0, 0, 42]));
     assert_eq!(what, "unknown section, of a later version");
+    let what = refused(|body| body.extend([9, 1, 0, 0, 0, 42]));
+    assert_eq!(what, "unknown digests, of a later version");
 }
 
 #[test]
