@@ -6,10 +6,10 @@ use crate::alert::{self, Alert, Delivery};
 use crate::budget::{Budget, TxEvent};
 use crate::check::outside::Evidence as Compared;
 use crate::check::vocabulary::{Misnamed, Vocabulary};
-use crate::check::{Check, Fault, Invariant};
+use crate::check::{Check, Fault, Invariant, RESERVED};
 use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
-use crate::event::{EventSet, Family};
+use crate::event::{Event, EventSet, Family};
 use crate::evidence::{Evidence, Hashes, Sources};
 use crate::guard::{self, Guards};
 use crate::options::Options;
@@ -320,6 +320,12 @@ impl Setup {
         let mut seen: BTreeMap<&str, Family> = BTreeMap::new();
         for family in self.all_families() {
             match seen.insert(family.name(), family) {
+                Some(other) if other.type_id != family.type_id && family.name() == Own::FAMILY => {
+                    wrong.push(format!(
+                        "the family `{}` is the store's own: call yours otherwise",
+                        Own::FAMILY
+                    ));
+                }
                 Some(other) if other.type_id != family.type_id => {
                     wrong.push(format!("two families are called `{}`", family.name()));
                 }
@@ -333,6 +339,12 @@ impl Setup {
         let projections: Vec<_> = self.all_projections().collect();
         for (index, projection) in projections.iter().enumerate() {
             wrong.extend(projection.faults.iter().cloned());
+            if projection.name.starts_with(RESERVED) {
+                let name = projection.name;
+                wrong.push(format!(
+                    "projection `{name}`: names that begin with `{RESERVED}` are the store's own"
+                ));
+            }
             for other in &projections[..index] {
                 if other.name == projection.name || other.id == projection.id {
                     wrong.push(format!("two projections are called `{}`", projection.name));

@@ -9,9 +9,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use support::bench::settle;
 use support::{fresh_disk, platform, small};
-use tallystone::check::rules;
-use tallystone::event::Upcasts;
+use tallystone::check::{About, Severity, rules};
+use tallystone::event::{Codec, Upcasts};
 use tallystone::prelude::*;
 use tallystone::testing::SimDisk;
 
@@ -448,4 +449,81 @@ fn json_integers_beyond_64_bits_are_keys_of_their_own() {
         matches!(&beyond, Err(AppendError::CannotTell { why, .. }) if why.contains("beyond 128 bits")),
         "{beyond:?}"
     );
+}
+
+// ---- names of the store's own ----
+
+fn assert_own(answer: Result<Committed, AppendError>) {
+    match answer {
+        Err(AppendError::Invalid { what: "event", why }) => assert!(why.contains("the store's own"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Were taken for findings of the store, and closed or opened violations.
+#[test]
+fn events_of_the_stores_own_family_are_refused_from_outside() {
+    let store = store_of_money();
+    store.transact("flag", |tx| -> Decision<bool> { Ok(tx.once("greeted")?) }).expect("it is the first");
+    let copied: Vec<_> = store.view().expect("it is open").query::<Raw>(Query::all()).collect();
+    let own = copied.into_iter().map(|event| event.expect("it is read").event);
+    let own: Vec<_> = own.filter(|raw| raw.family() == "tallystone").collect();
+    assert_eq!(own.len(), 1);
+    let other = store_of_money();
+    assert_own(other.append(Append::raw(own[0].clone())));
+    assert_own(other.append(Append::event(own[0].clone())));
+    let refused = other.transact("copy", |tx| -> Decision { Ok(tx.append_raw(own[0].clone())?) });
+    assert!(matches!(refused, Err(TxError::Invalid { what: "event", .. })), "{refused:?}");
+    for (name, stream) in [("tallystone.Passed", "tallystone/time"), ("note.Made", "tallystone/time")] {
+        assert_own(other.append(Append::raw(Raw::json(name, stream, Tags::none(), &json!(null)))));
+        let raw = Raw::new(name, 1, Codec::Bincode, stream, Tags::none(), Vec::new());
+        assert_own(other.append(Append::raw(raw)));
+    }
+    assert_eq!(other.stats().position.get(), 1);
+}
+
+#[test]
+fn a_flag_with_the_name_of_a_check_is_taken_once() {
+    let about = About { id: "paid", severity: Severity::Note, owner: "o", means: "m.", remedy: "1 r" };
+    let check = about.absence(1, |_: &Money| true);
+    let store =
+        Store::in_memory(Setup::new().check(check).alerts(|_| ()).lockstep()).expect("the setup is right");
+    store.append(Append::event(paid())).expect("it is taken");
+    settle(&store);
+    assert_eq!(store.checks().all().expect("rows are read").len(), 1);
+    let once = || store.transact("flag", |tx| -> Decision<bool> { Ok(tx.once("check:paid")?) });
+    assert!(once().expect("it is free").response);
+    assert!(!once().expect("it is taken").response);
+}
+
+#[test]
+fn families_and_projections_with_names_of_the_stores_own_are_refused() {
+    #[derive(Serialize, Deserialize)]
+    struct Mine;
+    impl Event for Mine {
+        const FAMILY: &str = "tallystone";
+        type Id = ();
+        fn id(&self) {}
+    }
+    struct Episodes;
+    impl Projection for Episodes {
+        const NAME: &str = "tallystone.episodes";
+        type Event = Money;
+        type Key = ();
+        type Row = ();
+        fn fold(_: &Money, _: &mut Rows<'_, Self>) -> Folded {
+            Ok(())
+        }
+    }
+    for setup in
+        [Setup::new().events::<Mine>(), Setup::new().inline::<Episodes>(), Setup::new().behind::<Episodes>()]
+    {
+        let refused = Store::in_memory(setup);
+        assert!(
+            matches!(&refused, Err(OpenError::Setup(why)) if why[0].contains("the store's own")),
+            "{refused:?}"
+        );
+    }
+    // One that was never registered is not written either.
+    assert_own(store_of_money().append(Append::event(Mine)));
 }

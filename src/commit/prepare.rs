@@ -175,6 +175,9 @@ impl Desk<'_> {
             text(event::check_tag(tag, options.tag_bytes_max))?;
         }
         within("event (bytes)", event.data().len(), options.event_bytes_max)?;
+        if let Some(why) = self.rules.families.forged(event) {
+            return Err(AppendError::Invalid { what: "event", why });
+        }
         if let Some(missing) = self.rules.families.missing(event) {
             return Err(AppendError::Unregistered(missing));
         }

@@ -1,8 +1,9 @@
 //! The families that a store was told of, and what they read.
 
 use crate::error::{LayoutError, Missing};
-use crate::event::{self, Codec, EventType, Family, Raw};
+use crate::event::{self, Codec, Event, EventType, Family, Raw};
 use crate::layout::Layout;
+use crate::own::Own;
 use crate::state::Layouts;
 use crate::sync::Mutex;
 use crate::upcast;
@@ -196,6 +197,22 @@ impl Families {
             Some(Codec::Bincode) => Some(&self.types.get(type_name)?.versions.get(&schema)?.layout),
             _ => None,
         }
+    }
+
+    /// Why no caller may append this event: it is in a name that is the store's own.
+    pub fn forged(&self, event: &Raw) -> Option<String> {
+        let of_stream = event.stream().split_once('/').map(|(family, _)| family);
+        if event.family() != Own::FAMILY && of_stream != Some(Own::FAMILY) {
+            return None;
+        }
+        let by_the_store = |family: Family| family.type_id == TypeId::of::<Own>();
+        (!event.written_by().is_some_and(by_the_store)).then(|| {
+            let (family, name, stream) = (Own::FAMILY, event.type_name(), event.stream());
+            format!(
+                "the family `{family}` is the store's own, and only the store writes `{name}` to `{stream}`: leave its \
+                 events out where a log is copied"
+            )
+        })
     }
 
     /// What the setup lacks for this event to be appended.

@@ -522,7 +522,8 @@ impl Tx<'_> {
             return self.operate(at, |_| Ok((false, 1)));
         }
         let taken: Vec<Sequenced<Own>> = self.read_events(query, true, at)?;
-        if !taken.is_empty() {
+        // Checks and sources have streams of their own in the family, which a flag may be called like.
+        if taken.iter().any(|own| matches!(own.event, Own::Once { .. })) {
             return Ok(false);
         }
         let raw = Own::Once { flag: flag.to_owned() }.encode();
