@@ -208,6 +208,94 @@ impl Entries {
     }
 }
 
+/// A plain value in canonical bytes.
+pub(crate) enum Leaf<'a> {
+    /// One that fits.
+    Integer(i128),
+    Float(f64),
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    /// How many elements or entries a list or map has.
+    Count(usize),
+}
+
+/// Tells the plain values in the canonical bytes of one value, names among the texts.
+pub(crate) fn leaves(bytes: &[u8], each: &mut dyn FnMut(Leaf<'_>)) {
+    let read = Leaves { rest: bytes, each }.value();
+    debug_assert!(read.is_some(), "canonical bytes are written here alone");
+}
+
+struct Leaves<'a, 'e> {
+    rest: &'a [u8],
+    each: &'e mut dyn FnMut(Leaf<'_>),
+}
+
+impl<'a> Leaves<'a, '_> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn natural(&mut self) -> Option<u128> {
+        let len = usize::from(*self.take(1)?.first()?);
+        let mut bytes = [0; 16];
+        bytes.get_mut(..len)?.copy_from_slice(self.take(len)?);
+        Some(u128::from_le_bytes(bytes))
+    }
+
+    fn sized(&mut self) -> Option<&'a [u8]> {
+        let len = usize::try_from(self.natural()?).ok()?;
+        self.take(len)
+    }
+
+    fn until_end(&mut self, values: usize) -> Option<()> {
+        let mut count = 0;
+        while *self.rest.first()? != END {
+            (0..values).try_for_each(|_| self.value())?;
+            count += 1;
+        }
+        self.take(1)?;
+        (self.each)(Leaf::Count(count));
+        Some(())
+    }
+
+    fn value(&mut self) -> Option<()> {
+        match *self.take(1)?.first()? {
+            NULL | FALSE | TRUE => {}
+            NATURAL => {
+                let fits = i128::try_from(self.natural()?);
+                fits.ok().map(|integer| (self.each)(Leaf::Integer(integer))).unwrap_or_default();
+            }
+            NEGATIVE => {
+                let integer = 0_i128.checked_sub_unsigned(self.natural()?)?;
+                (self.each)(Leaf::Integer(integer));
+            }
+            FLOAT => {
+                let bits = u64::from_le_bytes(*self.take(8)?.first_chunk()?);
+                (self.each)(Leaf::Float(f64::from_bits(bits)));
+            }
+            TEXT => {
+                let text = std::str::from_utf8(self.sized()?).ok()?;
+                (self.each)(Leaf::Text(text));
+            }
+            BYTES => {
+                let bytes = self.sized()?;
+                (self.each)(Leaf::Bytes(bytes));
+            }
+            LIST => self.until_end(1)?,
+            MAP => self.until_end(2)?,
+            VARIANT => {
+                self.sized()?;
+                self.value()?;
+            }
+            SOME => self.value()?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
 macro_rules! numbers {
     ($($method:ident: $t:ty => $write:ident as $wide:ty),*) => { $(
         #[inline]

@@ -52,6 +52,55 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
         Tags::none()
     }
 
+    /// Events that hold values which the family's types take, where they take only some: an IBAN, a year from 1900.
+    ///
+    /// A type's layout is found by having it read samples: small numbers, dates, addresses and the like. One that refuses all of
+    /// them refuses the open, by the name of the field; every number, text and byte string in the events given here is offered
+    /// as well, to older payloads too. For rows there is [`Projection::samples`](crate::projection::Projection::samples).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    /// use tallystone::prelude::*;
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// #[serde(try_from = "u16")]
+    /// struct Year(u16);
+    /// impl TryFrom<u16> for Year {
+    ///     type Error = &'static str;
+    ///     fn try_from(year: u16) -> Result<Self, &'static str> {
+    ///         if year >= 1900 { Ok(Self(year)) } else { Err("a year from 1900") }
+    ///     }
+    /// }
+    ///
+    /// macro_rules! built {
+    ///     ($house:ident, $samples:expr) => {
+    ///         #[derive(Serialize, Deserialize)]
+    ///         enum $house { Built { year: Year } }
+    ///         impl Event for $house {
+    ///             const FAMILY: &str = "house";
+    ///             type Id = ();
+    ///             fn id(&self) {}
+    ///             fn samples() -> Vec<Self> { $samples }
+    ///         }
+    ///     };
+    /// }
+    /// built!(House, vec![Self::Built { year: Year(1954) }]);
+    /// built!(Unsampled, Vec::new());
+    ///
+    /// let store = Store::in_memory(Setup::new().events::<House>())?;
+    /// store.append(Append::event(House::Built { year: Year(2001) }))?;
+    ///
+    /// // Example: without a sample there is no year that the type takes, and the open is refused.
+    /// let refused = Store::in_memory(Setup::new().events::<Unsampled>());
+    /// assert!(matches!(refused, Err(OpenError::Setup(why)) if why[0].contains("field `year`")));
+    /// # Ok::<(), Error>(())
+    /// ```
+    fn samples() -> Vec<Self> {
+        Vec::new()
+    }
+
     /// How payloads that were stored before a type changed are read as what it is today. No step: nothing has changed.
     fn upcasts() -> Upcasts<Self> {
         Upcasts::none()

@@ -10,8 +10,11 @@
 //! {to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],next:?^1}
 //! ```
 
+mod samples;
 mod text;
 mod trace;
+
+pub(crate) use samples::Samples;
 
 use crate::codec::{self, Codec, Reader, VALUE_BYTES_MAX};
 use crate::key;
@@ -99,7 +102,14 @@ impl Layout {
     /// - It writes other than it reads.
     /// - It refuses every sample, has no finite value, or is too large. The message names the field.
     pub fn of<T: Serialize + DeserializeOwned>() -> Result<Self, LayoutError> {
-        traced::<T>().map(|(layout, _)| layout)
+        Self::with_samples::<T>(&Samples::default())
+    }
+
+    /// The same, with more samples to offer.
+    pub(crate) fn with_samples<T: Serialize + DeserializeOwned>(
+        given: &Samples,
+    ) -> Result<Self, LayoutError> {
+        traced::<T>(given).map(|(layout, _)| layout)
     }
 
     /// The layout of this text.
@@ -311,8 +321,10 @@ pub(crate) struct Variant {
 }
 
 /// The variants with their layouts, or everything that is wrong with the type.
-pub(crate) fn variants<E: Serialize + DeserializeOwned>() -> Result<Vec<Variant>, Vec<LayoutError>> {
-    let layouts = event_layouts::<E>().map_err(|e| vec![e])?;
+pub(crate) fn variants<E: Serialize + DeserializeOwned>(
+    given: &Samples,
+) -> Result<Vec<Variant>, Vec<LayoutError>> {
+    let layouts = event_layouts::<E>(given).map_err(|e| vec![e])?;
     let names = reflect::names::<E>().map_err(|e| vec![e])?;
     let mut types = Vec::new();
     let mut wrong = Vec::new();
@@ -335,17 +347,22 @@ pub(crate) fn variants<E: Serialize + DeserializeOwned>() -> Result<Vec<Variant>
 }
 
 /// The layout of the payload of one variant, by any of its names.
-pub(crate) fn of_variant<E: Serialize + DeserializeOwned>(variant: &str) -> Result<Layout, LayoutError> {
+pub(crate) fn of_variant<E: Serialize + DeserializeOwned>(
+    variant: &str,
+    given: &Samples,
+) -> Result<Layout, LayoutError> {
     let same = reflect::same_variant::<E>(variant)?;
-    let found = event_layouts::<E>()?.into_iter().find(|(name, _)| same.contains(&&**name));
+    let found = event_layouts::<E>(given)?.into_iter().find(|(name, _)| same.contains(&&**name));
     found.map(|(_, layout)| layout).ok_or_else(|| {
         LayoutError::new(format!("there is no variant {variant}")).of(std::any::type_name::<E>())
     })
 }
 
-fn event_layouts<E: Serialize + DeserializeOwned>() -> Result<Vec<(Arc<str>, Layout)>, LayoutError> {
+fn event_layouts<E: Serialize + DeserializeOwned>(
+    given: &Samples,
+) -> Result<Vec<(Arc<str>, Layout)>, LayoutError> {
     let names = reflect::names::<E>()?;
-    let traced = trace::trace::<E>()?;
+    let traced = trace::trace::<E>(given)?;
     let layouts = match (names, traced.layout()?) {
         (Names::Enum(_), Layout::Enum(variants)) => {
             // Of a family, the enum around the payload is not in the payload.
@@ -404,8 +421,8 @@ fn written_is_read<E: Serialize + DeserializeOwned>(
     }
 }
 
-fn traced<T: Serialize + DeserializeOwned>() -> Result<(Layout, Vec<T>), LayoutError> {
-    let traced = trace::trace::<T>()?;
+fn traced<T: Serialize + DeserializeOwned>(given: &Samples) -> Result<(Layout, Vec<T>), LayoutError> {
+    let traced = trace::trace::<T>(given)?;
     let layout = traced.layout()?;
     let of = std::any::type_name::<T>();
     for value in &traced.samples {
@@ -438,17 +455,17 @@ fn differs() -> LayoutError {
 }
 
 /// Refuses what cannot be a key: floats, maps, and types whose order is not that of their bytes.
-pub(crate) fn check_key<K: key::Key>() -> Result<(), LayoutError> {
+pub(crate) fn check_key<K: key::Key>(given: &Samples) -> Result<(), LayoutError> {
     let of = std::any::type_name::<K>();
     let refuse = |what: &str| Err(LayoutError::new(what).of(of));
-    let (layout, mut samples) = traced::<K>()?;
+    let (layout, mut samples) = traced::<K>(given)?;
     if layout.any(&|part| matches!(part, Layout::F32 | Layout::F64)) {
         return refuse("a float cannot be in a key: it has no order of its own");
     }
     if layout.any(&|part| matches!(part, Layout::Map(..))) {
         return refuse("a map cannot be in a key: it has no order of its own");
     }
-    samples.extend(trace::trace::<K>()?.varied());
+    samples.extend(trace::trace::<K>(given)?.varied());
     let encode = |key: &K| {
         let mut bytes = Vec::new();
         key::encode(key, &mut bytes).map(|()| bytes)

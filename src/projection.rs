@@ -8,7 +8,7 @@ use crate::codec;
 use crate::error::{DecodeError, FoldError, LayoutError, StorageError};
 use crate::event::{EventSet, Family, RawRef};
 use crate::key::{self, Key, KeyRef};
-use crate::layout::{self, Layout};
+use crate::layout::{self, Layout, Samples};
 use crate::log::record::Fold;
 use crate::misfit::panic_text;
 use crate::order::{CommitNo, Position, Timestamp};
@@ -52,6 +52,12 @@ pub trait Projection: Sized + Send + Sync + 'static {
     /// Its rows. One value, one byte string: maps are written in the order of their keys, a row with a `HashSet` is refused when
     /// it is found out.
     type Row: Serialize + DeserializeOwned + Clone + Send + Sync + 'static;
+
+    /// Keys and rows that hold values which their types take, where they take only some, as
+    /// [`Event::samples`](crate::event::Event::samples) says.
+    fn samples() -> Vec<(Self::Key, Self::Row)> {
+        Vec::new()
+    }
 
     /// Changes rows as the event says.
     ///
@@ -353,9 +359,11 @@ impl Registered {
                 String::new()
             }
         };
-        let key = layout("key", Layout::of::<P::Key>());
-        let row = layout("row", Layout::of::<P::Row>());
-        if let Err(error) = layout::check_key::<P::Key>() {
+        let given = Samples::of(&P::samples());
+        let of_row = Layout::with_samples::<P::Row>(&given);
+        let key = layout("key", Layout::with_samples::<P::Key>(&given));
+        let row = layout("row", of_row.clone());
+        if let Err(error) = layout::check_key::<P::Key>(&given) {
             faults.push(format!("projection `{}`: key: {error}", P::NAME));
         }
         let mut hasher = blake3::Hasher::new();
@@ -376,7 +384,7 @@ impl Registered {
                 let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
                 P::fold(&event, &mut Rows::on(table, &rewrites))
             })),
-            row: Layout::of::<P::Row>().ok().map(Arc::new),
+            row: of_row.ok().map(Arc::new),
             key_text: |key| key::text(&key::decode::<P::Key>(key)?),
         }
     }

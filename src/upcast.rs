@@ -7,7 +7,7 @@
 //! - A panic on the way is a payload that cannot be read, and stays in here.
 
 use crate::codec::{self, Codec};
-use crate::layout::Layout;
+use crate::layout::{Layout, Samples};
 use crate::misfit::{DecodeError, LayoutError, panic_text};
 use crate::reflect;
 use serde::Serialize;
@@ -170,7 +170,7 @@ trait Lead {
     fn takes(&self) -> Type;
     fn makes(&self) -> Type;
     /// How the payload it takes is laid out.
-    fn layout(&self) -> Result<Layout, LayoutError>;
+    fn layout(&self, given: &Samples) -> Result<Layout, LayoutError>;
     fn read(&self, codec: Codec, payload: &[u8]) -> Result<Box<dyn Any>, DecodeError>;
     /// None if it is not handed what it takes.
     fn lead(&self, payload: Box<dyn Any>) -> Option<Box<dyn Any>>;
@@ -221,8 +221,8 @@ where
         Type::of::<B>()
     }
 
-    fn layout(&self) -> Result<Layout, LayoutError> {
-        Layout::of::<A>()
+    fn layout(&self, given: &Samples) -> Result<Layout, LayoutError> {
+        Layout::with_samples::<A>(given)
     }
 
     fn read(&self, codec: Codec, payload: &[u8]) -> Result<Box<dyn Any>, DecodeError> {
@@ -311,11 +311,16 @@ pub(crate) struct Older {
 
 impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
     /// The older versions of a variant that are read, oldest first. `today` is how its payload is laid out now.
-    pub(crate) fn older(&self, variant: &str, today: &Layout) -> Result<Vec<Older>, LayoutError> {
+    pub(crate) fn older(
+        &self,
+        variant: &str,
+        today: &Layout,
+        given: &Samples,
+    ) -> Result<Vec<Older>, LayoutError> {
         let mut older: Vec<Older> = Vec::new();
         for step in self.chain(variant).into_iter().rev() {
             let layout = match &step.lead {
-                Some(lead) => lead.layout()?,
+                Some(lead) => lead.layout(given)?,
                 None => older.last().map_or(today, |next| &next.layout).clone(),
             };
             older.push(Older { version: step.from, layout, renamed: step.lead.is_none() });

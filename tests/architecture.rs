@@ -17,7 +17,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("codec", &["key", "misfit", "reflect"]),
     ("canonical", &["codec", "misfit"]),
     ("value", &["canonical", "codec", "misfit"]),
-    ("layout", &["codec", "key", "misfit", "reflect", "value"]),
+    ("layout", &["canonical", "codec", "key", "misfit", "reflect", "value"]),
     ("upcast", &["codec", "layout", "misfit", "reflect"]),
     ("event", &["canonical", "codec", "key", "layout", "misfit", "order", "reflect", "upcast"]),
     ("query", &["event", "misfit", "order"]),

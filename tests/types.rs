@@ -527,3 +527,118 @@ fn families_and_projections_with_names_of_the_stores_own_are_refused() {
     // One that was never registered is not written either.
     assert_own(store_of_money().append(Append::event(Mine)));
 }
+
+// ---- types that take only some values ----
+
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(try_from = "String")]
+struct Iban(String);
+
+impl TryFrom<String> for Iban {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let digits = text
+            .strip_prefix("DE")
+            .filter(|rest| rest.len() == 20 && rest.bytes().all(|b| b.is_ascii_digit()));
+        // A check digit, as any sample but a real one fails it.
+        let sum: u32 = digits.unwrap_or_default().bytes().map(|digit| u32::from(digit - b'0')).sum();
+        if sum > 0 && sum % 97 == 80 { Ok(Self(text)) } else { Err("no IBAN") }
+    }
+}
+
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[serde(try_from = "u16")]
+struct Year(u16);
+
+impl TryFrom<u16> for Year {
+    type Error = &'static str;
+    fn try_from(year: u16) -> Result<Self, &'static str> {
+        if year >= 1900 { Ok(Self(year)) } else { Err("a year from 1900") }
+    }
+}
+
+fn iban() -> Iban {
+    Iban::try_from("DE89370400440532013999".to_owned()).expect("it is one")
+}
+
+#[derive(Serialize, Deserialize, Debug, Clone, PartialEq)]
+enum Account {
+    Opened { iban: Iban, since: Year, ratio: f64 },
+    Closed { iban: Iban, heirs: Vec<Iban> },
+}
+
+impl Event for Account {
+    const FAMILY: &str = "account";
+    type Id = String;
+    fn id(&self) -> String {
+        let (Self::Opened { iban, .. } | Self::Closed { iban, .. }) = self;
+        iban.0.clone()
+    }
+    fn samples() -> Vec<Self> {
+        vec![Self::Opened { iban: iban(), since: Year(1954), ratio: 0.5 }]
+    }
+    fn upcasts() -> Upcasts<Self> {
+        #[derive(Serialize, Deserialize)]
+        struct ClosedV1(Iban, Year);
+        Upcasts::none().last("Closed", 1, |old: ClosedV1| Self::Closed { iban: old.0, heirs: Vec::new() })
+    }
+}
+
+struct Accounts;
+
+impl Projection for Accounts {
+    const NAME: &str = "accounts";
+    type Event = Account;
+    type Key = Iban;
+    type Row = Option<Year>;
+    fn samples() -> Vec<(Iban, Option<Year>)> {
+        vec![(iban(), Some(Year(1954)))]
+    }
+    fn fold(event: &Account, rows: &mut Rows<'_, Self>) -> Folded {
+        match event {
+            Account::Opened { iban, since, .. } => rows.put(iban.clone(), Some(since.clone())),
+            Account::Closed { iban, .. } => rows.put(iban.clone(), None),
+        }
+    }
+}
+
+#[test]
+fn types_that_take_only_some_values_are_registered_by_samples() {
+    let store = Store::in_memory(Setup::new().inline::<Accounts>()).expect("its samples are taken");
+    let opened = Account::Opened { iban: iban(), since: Year(2001), ratio: 1.0 };
+    let open = || {
+        store.transact(Request::new("open").key("desk", "1", &iban()), |tx| -> Decision<(Iban, Year)> {
+            tx.append(opened.clone())?;
+            Ok((iban(), Year(2001)))
+        })
+    };
+    let first = open().expect("it is the first");
+    assert_eq!(
+        store.view().expect("it is open").row::<Accounts>(&iban()).expect("it is read"),
+        Some(Some(Year(2001)))
+    );
+    let again = open().expect("it is the same");
+    assert!(again.replayed && again.response == first.response);
+    let view = store.view().expect("it is open");
+    let layout = view.layout("account.Opened", 1).expect("it is declared");
+    assert_eq!(layout.to_string(), "{iban:str,since:u16,ratio:f64}");
+}
+
+#[test]
+fn without_samples_the_field_that_refuses_them_is_named() {
+    struct Unsampled;
+    impl Projection for Unsampled {
+        const NAME: &str = "unsampled";
+        type Event = Account;
+        type Key = u32;
+        type Row = Year;
+        fn fold(_: &Account, _: &mut Rows<'_, Self>) -> Folded {
+            Ok(())
+        }
+    }
+    let refused = Store::in_memory(Setup::new().inline::<Unsampled>());
+    assert!(
+        matches!(&refused, Err(OpenError::Setup(why)) if why[0].contains("a year from 1900") && why[0].contains("`samples()`")),
+        "{refused:?}"
+    );
+}

@@ -13,7 +13,7 @@ use crate::codec;
 use crate::error::{DecodeError, LayoutError};
 use crate::event::{Event, Family};
 use crate::key::{self, Key};
-use crate::layout::{self, Layout};
+use crate::layout::{self, Layout, Samples};
 use crate::own::Own;
 use crate::projection::{Folded, Projection, Registered};
 use serde::Serialize;
@@ -480,9 +480,10 @@ impl About {
         let mut layout = |field, layout: Result<Layout, LayoutError>| {
             faults.extend(layout.err().map(|error| (field, error.to_string())));
         };
-        layout("key", Layout::of::<O::Key>());
-        layout("row", Layout::of::<O::Row>());
-        if let Err(error) = layout::check_key::<O::Key>() {
+        let given = Samples::of(&P::samples());
+        layout("key", Layout::with_samples::<O::Key>(&given));
+        layout("row", Layout::with_samples::<O::Row>(&given));
+        if let Err(error) = layout::check_key::<O::Key>(&given) {
             faults.push(("key", error.to_string()));
         }
         let differ = move |_: &O::Key, (ours, theirs): (Option<&P::Row>, Option<&O::Row>)| {

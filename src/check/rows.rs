@@ -10,6 +10,7 @@ use crate::projection::{Projection, Registered};
 use crate::value::Value;
 use std::fmt::{self, Display, Write};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// Projections with one kind of key, whose rows are looked at side by side: a tuple of one, two or three.
 #[diagnostic::on_unimplemented(
@@ -72,13 +73,14 @@ struct Side {
     /// Its type, as the setup writes it.
     type_name: &'static str,
     /// `None`: the setup refuses it in any case.
-    layout: Option<Layout>,
+    layout: Option<Arc<Layout>>,
 }
 
 impl Side {
     fn of<P: Projection>() -> Self {
         let type_name = std::any::type_name::<P>();
-        Self { projection: Registered::of::<P>(), type_name, layout: Layout::of::<P::Row>().ok() }
+        let projection = Registered::of::<P>();
+        Self { type_name, layout: projection.row.clone(), projection }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Event, EventSet, RawRef, check_family, full_name};
 use crate::canonical;
-use crate::layout::{self, Layout};
+use crate::layout::{self, Layout, Samples};
 use crate::misfit::{DecodeError, LayoutError};
 use crate::reflect;
 use crate::upcast::Older;
@@ -48,7 +48,7 @@ impl Family {
             names: reflect::names::<E>,
             same_variant: reflect::same_variant::<E>,
             types: types_of::<E>,
-            layout_of: layout::of_variant::<E>,
+            layout_of: |variant| layout::of_variant::<E>(variant, &Samples::of(&E::samples())),
             canonical: |raw, out| canonical::encode(&E::decode(raw)?, out),
         }
     }
@@ -113,16 +113,16 @@ impl Family {
 
 fn types_of<E: Event>() -> Result<Vec<EventType>, Vec<LayoutError>> {
     check_family(E::FAMILY).map_err(|e| vec![LayoutError::new(e.to_string())])?;
-    let upcasts = E::upcasts();
+    let (upcasts, given) = (E::upcasts(), Samples::of(&E::samples()));
     let mut wrong = upcasts.faults();
     let mut types = Vec::new();
-    let variants = layout::variants::<E>().unwrap_or_else(|errors| {
+    let variants = layout::variants::<E>(&given).unwrap_or_else(|errors| {
         wrong.extend(errors);
         Vec::new()
     });
     let full = |variant: &String| full_name(E::FAMILY, variant);
     for layout::Variant { name, aliases, layout } in variants {
-        match upcasts.older(&name, &layout) {
+        match upcasts.older(&name, &layout, &given) {
             Ok(older) => types.push(EventType {
                 name: full(&name),
                 aliases: aliases.iter().map(full).collect(),

@@ -11,7 +11,7 @@
 //! Serde shows visitors, not types, and one question at a time. Names with aliases take passes of their own, which
 //! end with the answer (`Stop::Again`).
 
-use super::{Layout, PARTS_MAX};
+use super::{Layout, PARTS_MAX, Samples};
 use crate::codec;
 use crate::misfit::LayoutError;
 use crate::reflect;
@@ -41,8 +41,9 @@ pub(super) struct Traced<T> {
 }
 
 /// Traces a type completely.
-pub(super) fn trace<T: Serialize + DeserializeOwned>() -> Result<Traced<T>, LayoutError> {
-    let mut tracer = Tracer::default();
+/// A type that refuses the usual samples is offered those that are given as well.
+pub(super) fn trace<T: Serialize + DeserializeOwned>(given: &Samples) -> Result<Traced<T>, LayoutError> {
+    let mut tracer = Tracer { given: given.clone(), ..Tracer::default() };
     let mut samples = Vec::new();
     let mut root = None;
     loop {
@@ -302,6 +303,7 @@ struct Variants {
 
 #[derive(Default)]
 struct Tracer {
+    given: Samples,
     graph: Graph,
     /// Stays when a pass fails: answers about names, and the samples that were taken.
     variants: HashMap<Key, Variants>,
@@ -373,7 +375,9 @@ impl Tracer {
                     // Where it ended is where the type was hardest to please; the first refusal says it best.
                     let (path, said) =
                         if self.path.len() >= first.0.len() { (self.path.clone(), said) } else { first };
-                    let what = format!("the type refuses every sample that is known (\"{said}\")");
+                    let what = format!(
+                        "the type refuses every sample that is known (\"{said}\"): give values that it takes, by `samples()`"
+                    );
                     return Err(LayoutError::new(what).of(type_name::<T>()).along(path));
                 }
                 Tried::Stopped(stop) => return Err(self.told(stop, type_name::<T>())),
@@ -457,6 +461,13 @@ impl Tracer {
     fn choose(&mut self, samples: usize) -> usize {
         self.trail.push((self.place, samples));
         self.choices.get(&self.place).copied().unwrap_or(0).min(samples - 1)
+    }
+
+    /// How many elements are due here.
+    fn count(&mut self) -> usize {
+        let index = self.choose(COUNTS.len() + self.given.counts.len());
+        // A sample may be a long list: what it takes of one is enough.
+        COUNTS.get(index).copied().unwrap_or_else(|| self.given.counts[index - COUNTS.len()].min(1024))
     }
 
     fn node(&mut self, key: Key, new: impl FnOnce() -> Node) -> usize {
@@ -614,9 +625,14 @@ const BYTE_COUNTS: [usize; 12] = [0, 1, 2, 4, 8, 12, 16, 20, 24, 32, 33, 64];
 
 impl Ask<'_> {
     fn leaf<S: Copy>(&mut self, layout: Layout, samples: &[S]) -> Result<S, Stop> {
+        self.leaf_of(layout, samples.len()).map(|index| samples[index])
+    }
+
+    /// Which of so many samples is due.
+    fn leaf_of(&mut self, layout: Layout, samples: usize) -> Result<usize, Stop> {
         self.tracer.step()?;
         *self.out = Some(Shape::Leaf(layout));
-        Ok(samples[self.tracer.choose(samples.len())])
+        Ok(self.tracer.choose(samples))
     }
 
     fn composite<V>(&mut self, names: &'static [&'static str], new: impl FnOnce() -> Node) -> (usize, Key) {
@@ -627,11 +643,12 @@ impl Ask<'_> {
     }
 }
 
-macro_rules! leaves {
-    ($($method:ident $visit:ident $layout:ident $samples:ident;)*) => { $(
+macro_rules! integers {
+    ($($method:ident $visit:ident $layout:ident $t:ty, $samples:ident;)*) => { $(
         fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-            let sample = self.leaf(Layout::$layout, &$samples)?;
-            visitor.$visit(sample.into())
+            let given = self.tracer.given.integers.iter().filter_map(|given| <$t>::try_from(*given).ok());
+            let samples: Vec<$t> = $samples.iter().map(|sample| (*sample).into()).chain(given).collect();
+            visitor.$visit(self.leaf(Layout::$layout, &samples)?)
         }
     )* };
 }
@@ -639,15 +656,42 @@ macro_rules! leaves {
 impl<'de> Deserializer<'de> for Ask<'_> {
     type Error = Stop;
 
-    leaves! {
-        deserialize_u8 visit_u8 U8 UNSIGNED; deserialize_u16 visit_u16 U16 UNSIGNED;
-        deserialize_u32 visit_u32 U32 UNSIGNED; deserialize_u64 visit_u64 U64 UNSIGNED;
-        deserialize_u128 visit_u128 U128 UNSIGNED; deserialize_i8 visit_i8 I8 SIGNED;
-        deserialize_i16 visit_i16 I16 SIGNED; deserialize_i32 visit_i32 I32 SIGNED;
-        deserialize_i64 visit_i64 I64 SIGNED; deserialize_i128 visit_i128 I128 SIGNED;
-        deserialize_f32 visit_f32 F32 FLOATS; deserialize_f64 visit_f64 F64 FLOATS;
-        deserialize_char visit_char Char CHARS; deserialize_str visit_borrowed_str Str TEXTS;
-        deserialize_string visit_borrowed_str Str TEXTS;
+    integers! {
+        deserialize_u8 visit_u8 U8 u8, UNSIGNED; deserialize_u16 visit_u16 U16 u16, UNSIGNED;
+        deserialize_u32 visit_u32 U32 u32, UNSIGNED; deserialize_u64 visit_u64 U64 u64, UNSIGNED;
+        deserialize_u128 visit_u128 U128 u128, UNSIGNED; deserialize_i8 visit_i8 I8 i8, SIGNED;
+        deserialize_i16 visit_i16 I16 i16, SIGNED; deserialize_i32 visit_i32 I32 i32, SIGNED;
+        deserialize_i64 visit_i64 I64 i64, SIGNED; deserialize_i128 visit_i128 I128 i128, SIGNED;
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let given = self.tracer.given.floats().map(|given| given as f32);
+        let samples: Vec<f32> = FLOATS.into_iter().chain(given).collect();
+        visitor.visit_f32(self.leaf(Layout::F32, &samples)?)
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let given = self.tracer.given.floats();
+        let samples: Vec<f64> = FLOATS.into_iter().map(f64::from).chain(given).collect();
+        visitor.visit_f64(self.leaf(Layout::F64, &samples)?)
+    }
+
+    fn deserialize_char<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let samples: Vec<char> = CHARS.into_iter().chain(self.tracer.given.chars()).collect();
+        visitor.visit_char(self.leaf(Layout::Char, &samples)?)
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
+        let count = TEXTS.len() + self.tracer.given.texts.len();
+        let index = self.leaf_of(Layout::Str, count)?;
+        match TEXTS.get(index) {
+            Some(text) => visitor.visit_borrowed_str(text),
+            None => visitor.visit_string(self.tracer.given.texts[index - TEXTS.len()].clone()),
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
+        self.deserialize_str(visitor)
     }
 
     fn is_human_readable(&self) -> bool {
@@ -660,8 +704,12 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     }
 
     fn deserialize_bytes<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-        let count = self.leaf(Layout::Bytes, &BYTE_COUNTS)?;
-        visitor.visit_borrowed_bytes(&ZEROS[..count])
+        let count = BYTE_COUNTS.len() + self.tracer.given.bytes.len();
+        let index = self.leaf_of(Layout::Bytes, count)?;
+        match BYTE_COUNTS.get(index) {
+            Some(count) => visitor.visit_borrowed_bytes(&ZEROS[..*count]),
+            None => visitor.visit_byte_buf(self.tracer.given.bytes[index - BYTE_COUNTS.len()].clone()),
+        }
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
@@ -718,7 +766,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
         let (id, _) = self.composite::<V>(&[], || Node::Seq(None));
         let ends = self.tracer.is_active(id) || self.tracer.is_ending();
-        let count = if ends { 0 } else { COUNTS[self.tracer.choose(COUNTS.len())] };
+        let count = if ends { 0 } else { self.tracer.count() };
         self.tracer.enter(id, 0, false)?;
         let mut parts = Parts { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
         let value = visitor.visit_seq(&mut parts)?;
@@ -732,7 +780,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
         let (id, _) = self.composite::<V>(&[], || Node::Map(None));
         let ends = self.tracer.is_active(id) || self.tracer.is_ending();
-        let count = if ends { 0 } else { COUNTS[self.tracer.choose(COUNTS.len())] };
+        let count = if ends { 0 } else { self.tracer.count() };
         self.tracer.enter(id, 0, false)?;
         let mut parts = Parts { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
         let value = visitor.visit_map(&mut parts)?;

@@ -9,7 +9,7 @@ use crate::commit::reads::Reads;
 use crate::disk::{Clock, Platform};
 use crate::error::{AppendError, TxError};
 use crate::idempotency::{self, Keyed};
-use crate::layout::Layout;
+use crate::layout::{Layout, Samples};
 use crate::options::Options;
 use crate::request::{Append, Committed, Receipt, Request, Retry};
 use crate::setup::OnTx;
@@ -67,12 +67,14 @@ impl Shared {
         Self { platform, budget, on_tx, registry, stats, shapes }
     }
 
-    fn shape<T: Answer>(&self) -> Result<[u8; SHAPE_BYTES], TxError> {
+    /// The shape of an answer's type. The answer itself is a value that the type takes.
+    fn shape<T: Answer>(&self, answer: &T) -> Result<[u8; SHAPE_BYTES], TxError> {
         let type_id = TypeId::of::<T>();
         if let Some(shape) = self.shapes.lock().get(&type_id) {
             return Ok(*shape);
         }
-        let layout = Layout::of::<T>().map_err(|error| invalid("answer", error))?;
+        let given = Samples::of(std::slice::from_ref(answer));
+        let layout = Layout::with_samples::<T>(&given).map_err(|error| invalid("answer", error))?;
         let mut shape = [0; SHAPE_BYTES];
         blake3::Hasher::new().update(layout.to_string().as_bytes()).finalize_xof().fill(&mut shape);
         self.shapes.lock().insert(type_id, shape);
@@ -80,7 +82,7 @@ impl Shared {
     }
 
     fn encode<T: Answer>(&self, answer: &T) -> Result<Vec<u8>, TxError> {
-        let mut bytes = self.shape::<T>()?.to_vec();
+        let mut bytes = self.shape(answer)?.to_vec();
         bytes.extend(codec::encode(answer).map_err(|error| invalid("answer", error))?);
         Ok(bytes)
     }
@@ -88,12 +90,13 @@ impl Shared {
     /// An answer of an earlier commit, as the type that is asked for now.
     fn decode<T: Answer>(&self, stored: Committed) -> Result<Committed<T>, TxError> {
         let Committed { response, receipt, replayed } = stored;
-        let shape = self.shape::<T>()?;
-        let answer = response.strip_prefix(&shape[..]).and_then(|bytes| codec::decode(bytes).ok());
-        match answer {
-            Some(response) => Ok(Committed { response, receipt, replayed }),
-            None => Err(TxError::AnswerChanged { commit: receipt.commit }),
+        let changed = || TxError::AnswerChanged { commit: receipt.commit };
+        let (stored, bytes) = response.split_first_chunk::<SHAPE_BYTES>().ok_or_else(changed)?;
+        let answer: T = codec::decode(bytes).map_err(|_| changed())?;
+        if self.shape(&answer)? != *stored {
+            return Err(changed());
         }
+        Ok(Committed { response: answer, receipt, replayed })
     }
 }
 
