@@ -400,7 +400,7 @@ fn shallow_history_is_refused_and_its_first_commit_named() {
     let cut = repo.git(["rev-list", "--max-parents=0", "HEAD"]);
     repo.audit_kept().could_not_run(&format!("shallow: it is cut off at commit {cut}"));
     repo.git(["fetch", "--quiet", "--unshallow", &url, "main"]);
-    repo.audit_kept().agrees(figures(5, 5 + 9, 0, 6, 0));
+    repo.audit_kept().agrees(figures(5, 5 + 10, 0, 6, 0));
 }
 
 /// Cut off on a side that a merge brought in: its first parents are all there.
