@@ -187,6 +187,7 @@ impl Constraint {
             "families": [FAMILY],
             "expects": [format!("{FAMILY}.*")],
             "time": "ts",
+            "imported": true,
             "lateness": format!("{}ms", shape.late_ms),
             "unbounded": unbounded,
             "severity": "note",

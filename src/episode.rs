@@ -230,8 +230,12 @@ impl Projection for Told {
 
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
         match event {
-            Own::Violated(found) | Own::Healed(found) | Own::Retracted(found) | Own::Untold(found) => {
-                let is_unread = matches!(event, Own::Untold(_));
+            Own::Violated(found)
+            | Own::Healed(found)
+            | Own::Retracted(found)
+            | Own::Untold(found)
+            | Own::Skewed(found) => {
+                let is_unread = matches!(event, Own::Untold(_) | Own::Skewed(_));
                 rows.update((found.check.clone(), found.definition), |row| {
                     row.told = found.number + 1;
                     row.unread += u64::from(is_unread);

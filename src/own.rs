@@ -60,6 +60,8 @@ pub(crate) enum Own {
         known_hash: [u8; 32],
         known_by: String,
     },
+    /// An event says a time too far ahead of the store's clock.
+    Skewed(Found),
 }
 
 impl Own {
@@ -67,6 +69,8 @@ impl Own {
     pub const COMPLETE: &str = "tallystone.Complete";
     /// The type of [`Own::TailLost`].
     pub const TAIL_LOST: &str = "tallystone.TailLost";
+    /// The type of [`Own::Applied`].
+    pub const APPLIED: &str = "tallystone.Applied";
 }
 
 /// What a check found.
@@ -111,9 +115,11 @@ impl Event for Own {
             | Self::Alerted { check, .. }
             | Self::Muted { check, .. }
             | Self::Escalated { check, .. } => of_check(check),
-            Self::Violated(found) | Self::Healed(found) | Self::Retracted(found) | Self::Untold(found) => {
-                of_check(&found.check)
-            }
+            Self::Violated(found)
+            | Self::Healed(found)
+            | Self::Retracted(found)
+            | Self::Untold(found)
+            | Self::Skewed(found) => of_check(&found.check),
             Self::Acknowledged(seen) | Self::Waived { seen, .. } | Self::Remediated { seen, .. } => {
                 of_check(&seen.check)
             }

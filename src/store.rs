@@ -1325,6 +1325,10 @@ impl CheckDesk for Store {
         self.reader().board.load().head.position
     }
 
+    fn now(&self) -> crate::order::Timestamp {
+        self.inner.setup.platform.clock.now().max(self.reader().board.load().head.time)
+    }
+
     fn watch(&self) -> Arc<Watch> {
         self.inner.engine.read().checks.watch.clone()
     }

@@ -96,8 +96,8 @@ fn in_time<const N: usize>(checks: [Check; N], notified: &str, paid: &str) -> [b
 #[test]
 fn a_day_has_as_many_hours_as_the_zone_says_and_both_ends_are_in_the_window() {
     let checks = || {
-        let response = |id| about(id).response(notified, paid).at(Fine::at, Duration::ZERO);
-        let precedence = |id| about(id).precedence(notified, paid).at(Fine::at, Duration::ZERO);
+        let response = |id| about(id).response(notified, paid).at(Fine::at, Duration::ZERO).imported();
+        let precedence = |id| about(id).precedence(notified, paid).at(Fine::at, Duration::ZERO).imported();
         let a_day = || Span::in_zone("Europe/Rome").days(1);
         [
             response("days").within_days(1, "Europe/Rome"),
@@ -129,11 +129,21 @@ fn what_stands_and_what_is_counted_goes_by_the_calendar_too() {
     let a_month = || Span::in_zone("Australia/Sydney").months(1);
     let checks = || {
         [
-            about("stands").switched_off(notified, paid, a_month()).at(Fine::at, Duration::ZERO).into(),
-            about("counted").existence(1, paid).at(Fine::at, Duration::ZERO).within(a_month()).into(),
+            about("stands")
+                .switched_off(notified, paid, a_month())
+                .at(Fine::at, Duration::ZERO)
+                .imported()
+                .into(),
+            about("counted")
+                .existence(1, paid)
+                .at(Fine::at, Duration::ZERO)
+                .imported()
+                .within(a_month())
+                .into(),
             about("either way")
                 .responded_existence(notified, paid)
                 .at(Fine::at, Duration::ZERO)
+                .imported()
                 .within(a_month())
                 .into(),
         ]
@@ -268,7 +278,7 @@ fn the_fines_log_has_no_late_penalty_by_the_calendar_and_the_figure_of_the_oracl
     let check = |id: &str, zone: Option<&str>| {
         let definition = json!({
             "id": id, "kind": "response", "expects": ["log.*"], "when": format!("log.{NOTIFIED}"), "then": format!("log.{PENALTY}"), "within": "60d",
-            "zone": zone, "time": "ts", "severity": "note", "owner": "tests", "means": "No penalty came.", "remedy": "1 look",
+            "zone": zone, "time": "ts", "imported": true, "severity": "note", "owner": "tests", "means": "No penalty came.", "remedy": "1 look",
         });
         let definition: Definition = serde_json::from_value(definition).expect("it is a definition");
         Check::try_from(definition).expect("it is well formed")

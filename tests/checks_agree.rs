@@ -62,6 +62,7 @@ fn check(index: usize, def: &Def, mode: Mode, late_ms: i64) -> Check {
         "expects": ["log.*"],
         "time": "ts",
         "lateness": format!("{late_ms}ms"),
+        "imported": true,
         "closed_by": (mode == Mode::Closed).then_some(CLOSED),
         "unbounded": true,
         "severity": "note",

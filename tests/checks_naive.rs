@@ -131,7 +131,6 @@ fn a_deadline_has_passed_when_the_horizon_is_later_and_not_before() {
         ("existence", json!({ "n": 2 }), "case-"),
         ("exactly", json!({ "n": 2 }), "case-"),
         ("exactly", json!({ "n": 1 }), "case+"),
-        ("absence", json!({ "n": 2 }), "case+"),
         ("not_response", none(), "0+"),
         ("not_chain_response", none(), "0+"),
         ("absent_between", none(), "0+"),
@@ -355,12 +354,20 @@ fn the_window_of_a_count_begins_with_the_first_event_of_the_case() {
     let two = json!({ "n": 2, "window": [2, 5] });
     judged("existence", two.clone(), "c@10 a@11 a@12 a@15", "case+", "case+");
     judged("existence", two.clone(), "c@10 a@11 a@12 a@16", "case-", "case-");
-    judged("absence", two.clone(), "c@10 a@11 a@15", "case?", "case+");
-    judged("absence", two.clone(), "c@10 a@12 a@15", "case-", "case-");
-    judged("absence", two.clone(), "c@10 a@12 a@16", "case+", "case+");
     judged("exactly", two.clone(), "c@10 a@12 a@15 z/z@15", "case?", "case+");
     judged("exactly", two.clone(), "c@10 a@12 a@15 a@16", "case+", "case+");
     judged("exactly", two, "c@10 a@12 a@12 a@12", "case-", "case-");
+}
+
+#[test]
+fn an_absence_slides_its_window_over_the_case_and_counts_each_a_once() {
+    let two = json!({ "n": 2, "window": [0, 5] });
+    judged("absence", two.clone(), "c@10 a@11 a@17", "case?", "case+");
+    judged("absence", two.clone(), "c@10 a@12 a@17", "case-", "case-");
+    judged("absence", two.clone(), "c@10 a@100 a@200 a@205 a@206", "case-", "case-");
+    judged("absence", two.clone(), "a@10 a@15 a@100 a@105", "case- case-", "case- case-");
+    // By their times, in whatever order they are told.
+    judged("absence", two, "a@100 a@10 a@14", "case-", "case-");
 }
 
 #[test]
@@ -526,7 +533,8 @@ fn random_definitions_meet_every_template_with_every_verdict_it_can_give() {
         use Verdict::*;
         let all: &[Verdict] = match template {
             Template::End => &[Pending],
-            Template::NotCoexistence => &[Violated, Pending],
+            // A window of an absence slides on, until the case is closed.
+            Template::NotCoexistence | Template::Absence => &[Violated, Pending],
             Template::Init
             | Template::Precedence
             | Template::AlternatePrecedence
@@ -586,6 +594,10 @@ fn a_template_and_its_opposite_disagree_on_every_activation() {
             let (mut def, log) = (random_def(seed), orderly(seed));
             if def.template != one {
                 continue;
+            }
+            if opposite == Template::Absence {
+                // With one, it counts in every window, and the other in the first.
+                def.window = None;
             }
             for mode in [Mode::Open, Mode::Closed] {
                 def.template = one;

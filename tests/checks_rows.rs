@@ -436,6 +436,13 @@ impl Books {
         self.append(Account::Paid { account: 1, cents, total: total.into() })
     }
 
+    /// Check, subject and what disagrees.
+    fn all_open(&self) -> Vec<(String, Option<String>, String)> {
+        self.pass(Duration::ZERO);
+        let open = self.store.checks().open().expect("rows are read");
+        open.into_iter().map(|found| (found.check, found.subject, found.disagrees)).collect()
+    }
+
     fn found(&self) -> Vec<(u64, String)> {
         self.pass(Duration::ZERO);
         self.all().into_iter().map(|found| (found.activation.get(), found.disagrees)).collect()
@@ -513,7 +520,8 @@ fn a_bucket_may_be_a_day_of_a_zone_which_is_not_always_as_long() {
         Account::Paid { account, .. } => Some(hours(u64::from(*account))),
         _ => None,
     };
-    let equal = about("total").equals(adds, says).by(|_| 0).bucket(day).at(of_event, Duration::ZERO);
+    let equal =
+        about("total").equals(adds, says).by(|_| 0).bucket(day).at(of_event, Duration::ZERO).imported();
     let books = Books::new(equal);
     // 2024-03-31, on which clocks are set forward, begins there at 23:00 UTC and has 23 hours.
     let begins = 475_511;
@@ -530,6 +538,54 @@ fn a_bucket_may_be_a_day_of_a_zone_which_is_not_always_as_long() {
     pay(71, 0, 1000);
     let found: Vec<_> = books.found().into_iter().map(|(at, _)| at).collect();
     assert_eq!(found, [next.get(), after.get()]);
+}
+
+/// A payment that is told a day late made its own day wrong, and the next one too.
+#[test]
+fn an_event_told_late_counts_in_its_own_bucket() {
+    let hours = |hours: u64| std::time::UNIX_EPOCH + Duration::from_secs(hours * 3600);
+    let hour = Duration::from_secs(3600);
+    let of_event = move |event: &Account| match event {
+        Account::Paid { account, .. } => Some(hours(u64::from(*account))),
+        _ => None,
+    };
+    let equal =
+        about("total").equals(adds, says).by(|_| 0).bucket(24 * hour).at(of_event, 6 * hour).imported();
+    let books = Books::new(equal);
+    let pay =
+        |hour: u32, cents, total| books.append(Account::Paid { account: 24 * 20_000 + hour, cents, total });
+    pay(1, 500, Some(800));
+    pay(25, 100, Some(900));
+    // Of the first day, in time: its total was right.
+    pay(23, 300, None);
+    pay(30, 0, None);
+    assert_eq!(books.found(), []);
+    pay(31, 0, None);
+    let stats = || {
+        books.settle();
+        books.store.checks().stats()[0].clone()
+    };
+    assert_eq!((stats().satisfied, stats().pending, stats().unread), (1, 1, 0));
+    // Of the first day, too late to compare what it says; what it adds is in all later sums.
+    pay(23, 50, Some(850));
+    let wrong = pay(50, 0, Some(951));
+    pay(80, 0, None);
+    assert_eq!((stats().satisfied, stats().violated, stats().unread), (1, 2, 1));
+    let found = books.found();
+    assert_eq!(found[0].1, "says 900, the events add up to 950");
+    assert_eq!(found[1], (wrong.get(), "says 951, the events add up to 950".to_owned()));
+}
+
+/// Its amount was left out.
+#[test]
+fn the_event_that_closes_a_key_adds_what_it_says() {
+    let closed = |event: &Account| matches!(event, Account::Paid { total: Some(_), .. });
+    let books = Books::new(about("balances").balances(adds).closed_by(closed));
+    books.paid(500, None);
+    books.paid(-500, 0);
+    let first = books.paid(70, None);
+    books.paid(-60, 0);
+    assert_eq!(books.found(), [(first.get(), "the events add up to 10, not to 0".into())]);
 }
 
 #[test]
@@ -684,6 +740,75 @@ fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
     assert_eq!(state(), State::Open);
     report(through(10));
     assert!(matches!(state(), State::Healed { .. }));
+}
+
+/// What it reported last was right, and it reports no more.
+#[test]
+fn a_consumer_that_stops_reporting_is_found_by_time() {
+    use tallystone::check::Digest;
+    let longest = Duration::from_secs(600);
+    let books = Books::new(about("copied").applied_within::<Account>("copy", longest));
+    let mut digest = Digest::default();
+    let mut report = |through: Option<Position>| {
+        through.into_iter().for_each(|at| digest.add(at));
+        books.store.checks().applied("copy", digest).expect("it is taken");
+    };
+    report(Some(books.paid(1, None)));
+    books.clock.advance(10 * longest);
+    assert_eq!(books.found(), [], "there is nothing for it to do");
+    // Always behind a little, as a busy log has it, and moving.
+    let mut before = books.paid(2, None);
+    for cents in 3..20 {
+        books.clock.advance(longest / 2);
+        let next = books.paid(cents, None);
+        report(Some(before));
+        before = next;
+    }
+    assert_eq!(books.found(), []);
+    // It goes on to say that it is where it was.
+    books.clock.advance(longest);
+    report(None);
+    books.clock.advance(SECOND);
+    let found = books.all_open();
+    let [(check, subject, disagrees)] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((check.as_str(), subject.as_deref()), ("copied.fresh", Some("copy")));
+    assert!(
+        disagrees.contains("stands at") && disagrees.ends_with(&format!("up to {before}")),
+        "{disagrees}"
+    );
+    report(Some(before));
+    assert_eq!(books.all_open(), []);
+}
+
+#[test]
+fn a_consumer_that_never_reported_is_found_and_costs_no_row_for_each_event() {
+    use tallystone::check::Digest;
+    let books = Books::new(about("copied").applied_by::<Account>("copy"));
+    let mut positions = Vec::new();
+    for _ in 0..12 {
+        let events = (0..1000).map(|_| Account::Paid { account: 1, cents: 1, total: None });
+        let receipt = books.store.append(Append::events(events)).expect("they are taken").receipt;
+        positions.extend(receipt.first.get()..=receipt.last.get());
+    }
+    books.clock.advance(Duration::from_secs(3601));
+    let found = books.all_open();
+    assert!(matches!(&found[..], [(check, ..)] if check == "copied.fresh"), "{found:?}");
+    assert!(found[0].2.contains("never reported"), "{found:?}");
+    // Reports of one that catches up are right, wherever they come: those that cannot be compared are no violation.
+    let mut digest = Digest::default();
+    for (index, at) in positions.iter().enumerate() {
+        digest.add(Position::new(*at));
+        if index % 37 == 0 || index + 1 == positions.len() {
+            books.store.checks().applied("copy", digest).expect("it is taken");
+        }
+    }
+    books.clock.advance(SECOND);
+    assert_eq!(books.all_open(), []);
+    let mut skips = Digest::default();
+    positions.iter().filter(|at| **at != positions[100]).for_each(|at| skips.add(Position::new(*at)));
+    books.store.checks().applied("copy", skips).expect("it is taken");
+    books.clock.advance(SECOND);
+    assert!(matches!(&books.all_open()[..], [(check, ..)] if check == "copied"));
 }
 
 // ---- conservation ----

@@ -446,7 +446,7 @@ fn each_word_that_waits_is_timed_by_what_answers_it_and_the_others_say_that_they
         about("either way").responded_existence(placed, shipped).within(SECOND).into(),
         about("closed by").each_closed_by(placed, shipped).within(SECOND).into(),
         about("standing").switched_off(placed, shipped, SECOND).into(),
-        Check::from(about("twice").existence(2, placed)),
+        Check::from(about("twice").existence(2, placed).within(SECOND)),
         about("precedence").precedence(placed, shipped).into(),
         about("absence").absence(2, placed).into(),
     ]);

@@ -1021,6 +1021,7 @@ impl Sim {
                     checks::Verdict::Violated => "checks: violated by an event",
                     checks::Verdict::Healed => "checks: healed",
                     checks::Verdict::Retracted => "checks: retracted",
+                    checks::Verdict::Skewed => "checks: a time too far ahead",
                 },
                 Says::Alerted(..) => "checks: alerted",
                 Says::Passed => "checks: time passed",

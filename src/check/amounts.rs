@@ -83,6 +83,12 @@ pub struct SumsRule {
     /// Types that only raw appends bring, as in [`Definition::expects`](super::Definition::expects).
     #[serde(default)]
     pub expects: Vec<String>,
+    /// How far ahead of the store's clock the time of an event may be. Default 5 minutes.
+    #[serde(default)]
+    pub skew: Option<String>,
+    /// The events are history that is read in: the time of commits does not count.
+    #[serde(default)]
+    pub imported: bool,
     /// Who is told how soon.
     pub severity: Severity,
     /// Who sees to it.
@@ -159,13 +165,8 @@ impl TryFrom<SumsRule> for Check {
             _ => return Err(at("kind", "it is `equals` or `balances`")),
         };
         let lateness = time("lateness", &rule.lateness)?;
-        let clocked = match (&rule.time, lateness) {
-            (None, None) => Clocked::Recorded,
-            (None, Some(_)) => {
-                return Err(at("lateness", "it is of events that say their own time: say `time`"));
-            }
-            (Some(_), lateness) => Clocked::Events { lateness: lateness.unwrap_or(0) },
-        };
+        let clocked = Clocked::said(rule.time.is_some(), lateness, time("skew", &rule.skew)?, rule.imported);
+        let clocked = clocked.map_err(|(field, why)| at(field, why))?;
         let mut families = Vec::new();
         for (field, selector) in rule.selectors() {
             let named = selector.families().ok_or_else(|| at(field, "a selector names no type"))?;
@@ -192,8 +193,13 @@ impl TryFrom<SumsRule> for Check {
             means: rule.means.clone().into(),
             remedy: rule.remedy.clone().into(),
         };
-        let judged =
-            Rule { word, window: within.map(Window::within), n: 0, sums: Sums { tolerance, carried } };
+        let judged = Rule {
+            word,
+            window: within.map(Window::within),
+            n: 0,
+            sums: Sums { tolerance, carried },
+            ordered: false,
+        };
         Self::new(about, judged, clocked, Summed { rule, families, bucket }, shape).without_faults()
     }
 }

@@ -103,6 +103,14 @@ impl Book {
         self.found.push((KeyHash(0, 0), finding));
     }
 
+    /// Notes an event whose time is too far ahead of that of its commit.
+    pub fn skewed(&mut self, position: u64, said: Time, recorded: Time) {
+        self.out.counts.skewed += 1;
+        let (verdict, amounts) = (Verdict::Skewed, Some((said, recorded)));
+        let finding = Finding { verdict, activation: position, by: position, decided: recorded, amounts };
+        self.found.push((KeyHash(0, 0), finding));
+    }
+
     /// Judges what falls due before `watermark`. It never goes back.
     pub fn advance<C: Cold>(&mut self, watermark: Time, cold: &C) -> Result<(), C::Error> {
         if watermark <= self.watermark {
@@ -115,9 +123,19 @@ impl Book {
             self.note_due((time, key));
             // What is due earlier, of whatever key, is judged earlier: by the time at which it became certain.
             self.rule.expire(&mut self.state, time.saturating_add(1), &mut self.out);
+            for index in 0..self.out.deadlines.len() {
+                self.wait_for((self.out.deadlines[index], key));
+            }
+            self.out.deadlines.clear();
             self.keep(key, known);
         }
         Ok(())
+    }
+
+    fn wait_for(&mut self, due: (Time, KeyHash)) {
+        if self.due.insert(due) {
+            self.note_due(due);
+        }
     }
 
     /// Judges an event of a key.
@@ -128,14 +146,15 @@ impl Book {
             _ => None,
         };
         self.rule.observe(&mut self.state, seen, self.watermark, &mut self.out);
-        for index in 0..self.out.deadlines.len() {
-            let time = self.out.deadlines[index];
+        let mut index = 0;
+        while let Some(time) = self.out.deadlines.get(index).copied() {
             if time < self.watermark {
                 // Told too late to wait for anything.
                 self.rule.expire(&mut self.state, self.watermark, &mut self.out);
-            } else if self.due.insert((time, key)) {
-                self.note_due((time, key));
+            } else {
+                self.wait_for((time, key));
             }
+            index += 1;
         }
         self.out.deadlines.clear();
         if let Some(time) = waited
@@ -294,7 +313,7 @@ mod tests {
     }
 
     fn of(word: Word) -> Rule {
-        Rule { word, window: Some(Window::within(5)), n: 2, sums: Default::default() }
+        Rule { word, window: Some(Window::within(5)), n: 2, sums: Default::default(), ordered: true }
     }
 
     proptest! {

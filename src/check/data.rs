@@ -81,6 +81,12 @@ pub struct Definition {
     /// those of its types.
     #[serde(default)]
     pub expects: Vec<String>,
+    /// How far ahead of the store's clock the time of an event may be. Default 5 minutes.
+    #[serde(default)]
+    pub skew: Option<String>,
+    /// The events are history that is read in: the time of commits does not count.
+    #[serde(default)]
+    pub imported: bool,
     /// It refuses what would violate it: [`Check::guard`].
     #[serde(default)]
     pub guard: bool,
@@ -350,13 +356,9 @@ impl TryFrom<Definition> for Check {
             None => None,
             Some(text) => Some(parse_time(text).map_err(|why| at("lateness", why))?),
         };
-        if lateness.is_some() && definition.time.is_none() {
-            return Err(at("lateness", "it is of events that say their own time: say `time`".into()));
-        }
-        let clocked = match definition.time {
-            None => Clocked::Recorded,
-            Some(_) => Clocked::Events { lateness: lateness.unwrap_or(0) },
-        };
+        let skew = definition.skew.as_deref().map(parse_time).transpose().map_err(|why| at("skew", why))?;
+        let clocked = Clocked::said(definition.time.is_some(), lateness, skew, definition.imported);
+        let clocked = clocked.map_err(|(field, why)| at(field, why.into()))?;
         let families = definition.named_families().ok_or_else(|| {
             at("families", "a selector names no type: say whose events are of the sequence".into())
         })?;
@@ -367,13 +369,13 @@ impl TryFrom<Definition> for Check {
             means: definition.means.clone().into(),
             remedy: definition.remedy.clone().into(),
         };
-        let (mut shape, guard) = (definition.shape(), definition.guard);
+        let (mut shape, guard, unbounded) = (definition.shape(), definition.guard, definition.unbounded);
         shape.extend(window.map(Window::rules));
         let escalations = definition.escalations().map_err(|why| at("escalate", why))?;
         let lens = Fielded { definition, word, families };
-        let rule = Rule { word, window, n, sums: Sums::default() };
+        let rule = Rule { word, window, n, sums: Sums::default(), ordered: false };
         let check = Self::new(described, rule, clocked, lens, shape);
-        Self { guard, escalations, ..check }.without_faults()
+        Self { guard, escalations, unbounded, ..check }.without_faults()
     }
 }
 

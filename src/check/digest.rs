@@ -3,9 +3,10 @@
 //! Positions tell that a consumer has come far, not that it has skipped nothing. A [`Digest`] is over the events themselves, in
 //! any order; the store makes the same of its log, up to the same position.
 
+use super::outside::freshness_id;
 use super::rows::Rowed;
 use super::standing::over;
-use super::{About, Check};
+use super::{About, Check, Described};
 use crate::codec;
 use crate::error::{DecodeError, FoldError};
 use crate::event::{Event, EventSet, Family, RawRef};
@@ -15,7 +16,7 @@ use crate::projection::{Code, Folded, Registered, Table, hex};
 use crate::state::layer::KeyRange;
 use serde::{Deserialize, Serialize};
 use std::any::TypeId;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,8 +79,31 @@ impl About {
     /// A subscription, a cache, another store: whatever keeps a [`Digest`] and reports it. It heals with the next report that
     /// agrees. What was reported of events that the log does not have yet disagrees, too. One that goes back, to apply again what it
     /// lost, is compared again when it has come to where it was: its reports until then change nothing.
+    ///
+    /// The check `ID.fresh` comes with it: a consumer for which there are events, and which does not come further in an hour, is
+    /// violated. See [`applied_within`](Self::applied_within) for another time. Of a consumer that is far behind, a report in between
+    /// two positions that the check remembers is compared with the next one that it can be compared with: it remembers the last
+    /// thousand positions, and older ones more and more sparsely.
     pub fn applied_by<E: EventSet>(self, consumer: &'static str) -> Check {
-        over(self, Arc::new(Applied::of::<E>(consumer)), Duration::ZERO, &format!("applied by {consumer};"))
+        self.applied_within::<E>(consumer, Duration::from_secs(3600))
+    }
+
+    /// As [`applied_by`](Self::applied_by), for a consumer that must come further in this time, while there are events for it.
+    pub fn applied_within<E: EventSet>(self, consumer: &'static str, longest: Duration) -> Check {
+        let shape = format!("applied by {consumer};");
+        let fresh = over(self, Arc::new(Progress::of::<E>(consumer)), longest, &shape);
+        let about = Described {
+            id: freshness_id(self.id).into(),
+            means: format!("`{consumer}` does not come further, and there are events for it.").into(),
+            remedy: format!(
+                "1 see whether `{consumer}` runs, and why not; 2 have it apply and report what is missing; it heals with the next \
+                 report that has come further"
+            )
+            .into(),
+            ..self.into()
+        };
+        let check = over(self, Arc::new(Applied::of::<E>(consumer)), Duration::ZERO, &shape);
+        Check { companion: Some(Arc::new(Check { about, ..fresh })), ..check }
     }
 }
 
@@ -101,28 +125,36 @@ struct Applied {
 
 impl Applied {
     fn of<E: EventSet>(consumer: &'static str) -> Self {
-        let wanted = E::families();
-        // Of a set without families, all but the store's own.
-        let families: Vec<Family> = match wanted.is_empty() {
-            true => Vec::new(),
-            false => wanted.iter().copied().chain([Family::of::<Own>()]).collect(),
-        };
         let fold = move |raw: &RawRef<'_>, table: &mut dyn Table| match raw.family() == Own::FAMILY {
             true => report(consumer, raw, table),
             false => count(table),
         };
-        let table = Registered {
-            name: "applied",
-            version: 1,
-            families,
-            id: *b"appl",
-            type_id: TypeId::of::<Applied>(),
-            faults: Vec::new(),
-            code: Code::Folds(Arc::new(fold)),
-            row: None,
-            key_text: hex,
-        };
-        Self { consumer, table }
+        Self { consumer, table: table::<E>("applied", *b"appl", fold) }
+    }
+}
+
+/// A table for one consumer, folded from the events that it applies and from its reports.
+fn table<E: EventSet>(
+    name: &'static str,
+    id: [u8; 4],
+    fold: impl Fn(&RawRef<'_>, &mut dyn Table) -> Folded + Send + Sync + 'static,
+) -> Registered {
+    let wanted = E::families();
+    // Of a set without families, all but the store's own.
+    let families: Vec<Family> = match wanted.is_empty() {
+        true => Vec::new(),
+        false => wanted.iter().copied().chain([Family::of::<Own>()]).collect(),
+    };
+    Registered {
+        name,
+        version: 1,
+        families,
+        id,
+        type_id: TypeId::of::<Applied>(),
+        faults: Vec::new(),
+        code: Code::Folds(Arc::new(fold)),
+        row: None,
+        key_text: hex,
     }
 }
 
@@ -141,10 +173,13 @@ fn put<T: Serialize>(table: &mut dyn Table, key: &[u8], row: &T) -> Folded {
     Ok(())
 }
 
-/// Digests after events that were not reported, up to a position.
-fn unreported(table: &dyn Table, through: u64) -> KeyRange {
-    let key = |position: u64| full(table, &position.to_be_bytes());
-    KeyRange { lower: Bound::Included(key(0)), upper: Bound::Included(key(through)) }
+/// No event has a later position. The table's other keys come after its own.
+const LAST: u64 = u64::MAX >> 8;
+
+/// Digests after events that were not reported, by position.
+fn unreported(table: &dyn Table, positions: RangeInclusive<u64>) -> KeyRange {
+    let key = |position: &u64| full(table, &(*position).min(LAST).to_be_bytes());
+    KeyRange { lower: Bound::Included(key(positions.start())), upper: Bound::Included(key(positions.end())) }
 }
 
 const LATEST: &[u8] = b"~";
@@ -156,21 +191,43 @@ fn count(table: &mut dyn Table) -> Folded {
     let position = table.at().position;
     digest.add(position);
     put(table, LATEST, &digest)?;
-    put(table, &position.get().to_be_bytes(), &digest)
+    put(table, &position.get().to_be_bytes(), &digest)?;
+    if digest.count.is_multiple_of(EXACT) { thin(table) } else { Ok(()) }
+}
+
+/// Digests of the last so many events are kept, at least.
+const EXACT: u64 = 1024;
+
+/// Drops every second digest of the older half: four times as many as are kept for certain are never exceeded by much.
+fn thin(table: &mut dyn Table) -> Folded {
+    let kept = table.scan(&unreported(table, 0..=LAST))?;
+    if kept.len() as u64 > 2 * EXACT {
+        let older = kept.len() / 2;
+        kept.into_iter().take(older).step_by(2).for_each(|(key, _)| table.put(key.to_vec(), None));
+    }
+    Ok(())
+}
+
+/// What an event of the store's own reports of a consumer.
+fn reported(consumer: &str, raw: &RawRef<'_>) -> Result<Option<Digest>, FoldError> {
+    if raw.type_name() != Own::APPLIED {
+        return Ok(None);
+    }
+    let own = Own::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
+    Ok(match own {
+        Own::Applied { consumer: of, count, through, sum } if of == consumer => {
+            Some(Digest { count, through, sum })
+        }
+        _ => None,
+    })
 }
 
 /// A report, of this consumer or another.
 fn report(consumer: &str, raw: &RawRef<'_>, table: &mut dyn Table) -> Folded {
-    let own = Own::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
-    let said = match own {
-        Own::Applied { consumer: of, count, through, sum } if of == consumer => {
-            Digest { count, through, sum }
-        }
-        _ => return Ok(()),
-    };
+    let Some(said) = reported(consumer, raw)? else { return Ok(()) };
     let before = table.get(&full(table, COMPARED))?;
     let before: Option<Compared> = read(before.as_ref().and_then(|row| row.value.as_deref()))?;
-    let passed = table.scan(&unreported(table, said.through))?;
+    let mut passed = table.scan(&unreported(table, 0..=said.through))?;
     let log = match (passed.last(), before) {
         (Some((_, row)), _) => read(row.value.as_deref())?.unwrap_or_default(),
         // It has gone back, to where it is not known any more what it should have.
@@ -178,10 +235,17 @@ fn report(consumer: &str, raw: &RawRef<'_>, table: &mut dyn Table) -> Folded {
         // Nothing has come for it since.
         (None, before) => before.map(|before| before.log).unwrap_or_default(),
     };
+    let next = table.scan(&unreported(table, said.through.saturating_add(1)..=LAST))?;
+    let next: Option<Digest> = read(next.first().and_then(|(_, row)| row.value.as_deref()))?;
+    // Digests in between were dropped: the report is compared when the consumer has come to one that is kept.
+    let is_known = next.is_none_or(|next| next.count == log.count + 1);
+    if !is_known {
+        passed.pop();
+    }
     for (key, _) in passed {
         table.put(key.to_vec(), None);
     }
-    put(table, COMPARED, &Compared { said, log })
+    if is_known { put(table, COMPARED, &Compared { said, log }) } else { Ok(()) }
 }
 
 impl Rowed for Applied {
@@ -220,6 +284,85 @@ impl Rowed for Applied {
             ),
             Ok(Compared { said, log }) => {
                 format!("{} events through {}, where the log has {}", said.count, said.through, log.count)
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// Where a consumer stands, and how far the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Stands {
+    through: u64,
+    latest: u64,
+}
+
+/// A table of one row for the consumer and at most one more: where it stands, by that position, while there are events behind it. To
+/// come further makes another key, so that what stands too long is one place and not the being behind, which a busy log always is.
+struct Progress {
+    consumer: &'static str,
+    table: Registered,
+}
+
+const STANDS: &[u8] = b"@";
+const WAITS: u8 = b'w';
+
+impl Progress {
+    fn of<E: EventSet>(consumer: &'static str) -> Self {
+        let fold = move |raw: &RawRef<'_>, table: &mut dyn Table| {
+            let row = table.get(&full(table, STANDS))?;
+            let before: Stands = read(row.as_ref().and_then(|row| row.value.as_deref()))?.unwrap_or_default();
+            let now = match raw.family() == Own::FAMILY {
+                true => match reported(consumer, raw)? {
+                    Some(said) => Stands { through: said.through, ..before },
+                    None => return Ok(()),
+                },
+                false => Stands { latest: table.at().position.get(), ..before },
+            };
+            put(table, STANDS, &now)?;
+            let waits = |stands: Stands| [&[WAITS][..], &stands.through.to_be_bytes()].concat();
+            if now.through != before.through {
+                let key = full(table, &waits(before));
+                table.put(key, None);
+            }
+            match now.through < now.latest {
+                true => put(table, &waits(now), &now),
+                false => Ok(()),
+            }
+        };
+        Self { consumer, table: table::<E>("progress", *b"prgr", fold) }
+    }
+}
+
+impl Rowed for Progress {
+    fn projections(&self) -> Vec<&Registered> {
+        vec![&self.table]
+    }
+
+    /// Reports are.
+    fn folds_own(&self) -> bool {
+        true
+    }
+
+    fn type_name(&self, _: usize) -> &'static str {
+        "Progress"
+    }
+
+    fn wrong(&self, key: &[u8], rows: &[Option<&[u8]>]) -> Result<bool, DecodeError> {
+        Ok(key.first() == Some(&WAITS) && rows.iter().any(Option::is_some))
+    }
+
+    fn key_text(&self, _: &[u8]) -> Result<String, DecodeError> {
+        Ok(self.consumer.to_owned())
+    }
+
+    fn row_text(&self, _: usize, row: &[u8]) -> String {
+        match codec::decode::<Stands>(row) {
+            Ok(Stands { through: 0, latest }) => {
+                format!("never reported, and the log has events for it up to {latest}")
+            }
+            Ok(Stands { through, latest }) => {
+                format!("stands at {through}, and the log has events for it up to {latest}")
             }
             Err(error) => error.to_string(),
         }

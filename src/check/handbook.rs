@@ -122,7 +122,7 @@ impl Check {
             families if families.is_empty() => words.push_str("; of all events"),
             families => words.push_str(&format!("; of {}", families.join(", "))),
         }
-        if let Clocked::Events { lateness } = self.clocked {
+        if let Clocked::Events { lateness, .. } = self.clocked {
             words.push_str(&format!("; by the time they say, told at most {} late", time_text(lateness)));
         }
         words

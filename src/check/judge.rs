@@ -41,9 +41,13 @@ impl Check {
                 return Ok(Some(error));
             }
         };
-        if let (Clocked::Events { lateness }, Some(time)) = (self.clocked, time) {
-            // A time ahead of the store's own moves nothing: one source's word is not enough.
-            book.advance(time.min(recorded).saturating_sub(lateness), cold)?;
+        if let (Clocked::Events { lateness, skew, .. }, Some(time)) = (self.clocked, time) {
+            match time > recorded.saturating_add(skew) {
+                // One source's word is not enough to move the time of all.
+                true if seen.is_some() => book.skewed(glance.position.get(), time, recorded),
+                true => {}
+                false => book.advance(time.saturating_sub(lateness), cold)?,
+            }
         }
         if let Some((key, seen)) = seen {
             book.observe(key, &seen, cold)?;

@@ -66,6 +66,7 @@ mod standing;
 mod step;
 mod sums;
 pub(crate) mod text;
+mod totals;
 pub mod trial;
 pub(crate) mod vocabulary;
 pub(crate) mod word;
@@ -212,8 +213,52 @@ pub(crate) enum Clocked {
     Recorded,
     /// That of the complete snapshots of a source outside: what none has shown is not certain.
     Pulled,
-    /// What the events say. None is expected to be told later than this after a later one.
-    Events { lateness: Time },
+    /// What the events say. None is expected to be told later than `lateness` after a later one, and none is believed that is
+    /// further ahead of its commit than `skew`. Unless they are `imported` history, the time of commits moves it too.
+    Events { lateness: Time, skew: Time, imported: bool },
+}
+
+impl Clocked {
+    /// An event further ahead of its commit than this is a finding, if the check does not say otherwise.
+    pub const SKEW: Time = 5 * 60 * 1_000_000;
+
+    /// As a file says it. An error: the field that is wrong, and why.
+    fn said(
+        has_time: bool,
+        lateness: Option<Time>,
+        skew: Option<Time>,
+        imported: bool,
+    ) -> Result<Self, (&'static str, &'static str)> {
+        let given = [("lateness", lateness.is_some()), ("skew", skew.is_some()), ("imported", imported)];
+        match given.iter().find(|(_, is_given)| *is_given && !has_time) {
+            Some((field, _)) => Err((field, "it is of events that say their own time: say `time`")),
+            None if has_time => {
+                let (lateness, skew) = (lateness.unwrap_or(0), skew.unwrap_or(Self::SKEW));
+                Ok(Self::Events { lateness, skew, imported })
+            }
+            None => Ok(Self::Recorded),
+        }
+    }
+
+    /// The watermark that the time of a commit proves. `None`: none.
+    pub fn watermark(self, recorded: Time) -> Option<Time> {
+        match self {
+            Self::Recorded => Some(recorded),
+            Self::Pulled | Self::Events { imported: true, .. } => None,
+            Self::Events { lateness, skew, .. } => {
+                Some(recorded.saturating_sub(lateness).saturating_sub(skew))
+            }
+        }
+    }
+
+    /// The time of commits after which a deadline is over. `None`: no commit proves it.
+    pub fn passes(self, due: Time) -> Option<Time> {
+        match self {
+            Self::Recorded => Some(due),
+            Self::Pulled | Self::Events { imported: true, .. } => None,
+            Self::Events { lateness, skew, .. } => Some(due.saturating_add(lateness).saturating_add(skew)),
+        }
+    }
 }
 
 /// A check, ready to run.
@@ -229,6 +274,10 @@ pub struct Check {
     pub(crate) guard: bool,
     pub(crate) escalations: Escalations,
     pub(crate) fix: Option<Fix>,
+    /// The check that comes with it.
+    companion: Option<Arc<Check>>,
+    /// It may keep activations for ever, and may have no way to be violated: its declaration says so.
+    unbounded: bool,
     /// What else its declaration says: how its scope ends, what names its key.
     shape: String,
     /// The field that its declaration got wrong, and why.
@@ -249,12 +298,14 @@ impl Check {
         Self {
             about,
             version: 1,
-            rule,
+            rule: Rule { ordered: clocked == Clocked::Recorded, ..rule },
             clocked,
             lens: Arc::new(lens),
             guard: false,
             escalations: Escalations::default(),
             fix: None,
+            companion: None,
+            unbounded: false,
             shape,
             wrong: None,
             definition: OnceLock::new(),
@@ -348,11 +399,11 @@ impl Check {
     }
 
     fn hash(&self) -> [u8; 8] {
-        let Rule { word, window, n, sums } = self.rule;
+        let Rule { word, window, n, sums, .. } = self.rule;
         // A family's name may hold a comma, and no control character.
         let families: Vec<_> =
             self.lens.families().iter().map(|family| family.replace(',', "\u{1}")).collect();
-        let text = format!(
+        let mut text = format!(
             "{}\0{}\0{word}\0{window:?}\0{n}\0{sums:?}\0{:?}\0{}\0{}",
             self.about.id,
             self.version,
@@ -360,6 +411,9 @@ impl Check {
             families.join(","),
             self.shape
         ) + &self.lens.rests_on();
+        if word.revision() > 1 {
+            text.push_str(&format!("\0revision {}", word.revision()));
+        }
         let mut hash = [0; 8];
         blake3::Hasher::new().update(text.as_bytes()).finalize_xof().fill(&mut hash);
         hash
@@ -384,8 +438,41 @@ impl Check {
             );
             faults.push(at("guard", why));
         }
+        faults.extend(self.vacuous().map(|(field, why)| at(field, why)));
         faults.extend(self.lens.evidence().iter().flat_map(|evidence| evidence.faults(&self.about.id)));
         faults
+    }
+
+    /// Says why nothing could ever violate it, and what would: the field, and a sentence.
+    fn vacuous(&self) -> Option<(&'static str, String)> {
+        use Word::{Absence, Balances, End, Exactly, Existence, RespondedExistence, Response, Standing};
+        let Rule { word, window, .. } = self.rule;
+        let ends = window.is_some_and(|window| window.to.is_some());
+        if word == Absence
+            && let Some(Window { from, to }) = window
+            && (from != calendar::Length::Exact(0) || to.is_none())
+        {
+            let why = "an absence holds in every stretch of its window's length, so the window has no beginning, and an end: say \
+                       `within` alone";
+            return Some(("within", why.into()));
+        }
+        let can_be = self.unbounded
+            || self.lens.closes()
+            || match word {
+                End => false,
+                Existence | Exactly | RespondedExistence | Response | Standing | Balances => ends,
+                _ => true,
+            };
+        (!can_be).then(|| match word {
+            End => {
+                ("closed_by", "without it no event is the last of a key, and nothing is ever violated".into())
+            }
+            Exactly => (
+                "within",
+                "without it or `closed_by` fewer are never violated: say one, or `absence` of one more, which forbids more alone".into(),
+            ),
+            _ => ("within", format!("without it or `closed_by` nothing ever violates `{word}`")),
+        })
     }
 }
 
@@ -395,8 +482,11 @@ impl About {
     fn word<E: EventSet>(self, word: Word, a: Is<E>, b: Option<Is<E>>) -> Sequence<E> {
         Sequence {
             about: self.into(),
-            rule: Rule { word, window: None, n: 0, sums: Sums::default() },
+            rule: Rule { word, window: None, n: 0, sums: Sums::default(), ordered: false },
             clocked: Clocked::Recorded,
+            skew: None,
+            imported: false,
+            unbounded: false,
             guard: false,
             shape: String::new(),
             wrong: None,
@@ -464,12 +554,12 @@ impl About {
         self.counted(Word::Existence, n, a)
     }
 
-    /// Fewer than `n` events are A.
+    /// Fewer than `n` events are A: in all, or with `within` in every stretch of that length.
     pub fn absence<E: EventSet>(self, n: u32, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
         self.counted(Word::Absence, n, a)
     }
 
-    /// Exactly `n` events are A. Say what closes the key, or fewer are never a violation.
+    /// Exactly `n` events are A. Say in what window from the first event of the key, or what closes the key.
     pub fn exactly<E: EventSet>(self, n: u32, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
         self.counted(Word::Exactly, n, a)
     }
@@ -490,7 +580,7 @@ impl About {
         self.word(Word::Init, Arc::new(a), None)
     }
 
-    /// The last event of a key is an A, once it is closed.
+    /// The last event of a key is an A. Say what closes the key.
     pub fn end<E: EventSet>(self, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
         self.word(Word::End, Arc::new(a), None)
     }
@@ -512,6 +602,9 @@ pub struct Sequence<E> {
     about: Described,
     rule: Rule,
     clocked: Clocked,
+    skew: Option<Time>,
+    imported: bool,
+    unbounded: bool,
     guard: bool,
     shape: String,
     /// As in a check.
@@ -544,6 +637,16 @@ impl<E: EventSet> Open<E> {
         Self(self.0.at(time, lateness))
     }
 
+    /// As [`Sequence::skew`].
+    pub fn skew(self, skew: Duration) -> Self {
+        Self(self.0.skew(skew))
+    }
+
+    /// As [`Sequence::imported`].
+    pub fn imported(self) -> Self {
+        Self(self.0.imported())
+    }
+
     /// After such an event, the C, activations before it no longer count. Events that may never come bound nothing.
     pub fn unless(self, scope: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         Self(self.0.until(scope))
@@ -574,8 +677,9 @@ impl<E: EventSet> Open<E> {
         self.0.closed_by(close)
     }
 
-    /// One activation is remembered for each key, perhaps for ever: said, so that nobody is surprised.
-    pub fn unbounded(self) -> Sequence<E> {
+    /// Activations are remembered, perhaps for ever, and what only waits is never violated: said, so that nobody is surprised.
+    pub fn unbounded(mut self) -> Sequence<E> {
+        self.0.unbounded = true;
         self.0
     }
 }
@@ -598,14 +702,30 @@ impl<E: EventSet> Sequence<E> {
     /// Goes by the time that events say, instead of that of their commits. None comes later than `lateness` after a later one;
     /// one that does may retract a violation, which is recorded. An event without a time has that of its commit.
     ///
-    /// Times ahead of the store's clock do not move the check's.
+    /// The check's watermark is the latest time that an event has said, less `lateness`. In a quiet store it is that of the last
+    /// commit, less `lateness` and [`skew`](Self::skew), and the store records that time passes where something is due.
     pub fn at(
         mut self,
         time: impl Fn(&E) -> Option<SystemTime> + Send + Sync + 'static,
         lateness: Duration,
     ) -> Self {
         self.lens.time = Some(Arc::new(time));
-        self.clocked = Clocked::Events { lateness: micros(lateness) };
+        let lateness = micros(lateness);
+        self.clocked = Clocked::Events { lateness, skew: Clocked::SKEW, imported: false };
+        self
+    }
+
+    /// How far the clocks of those who write events may be ahead of the store's. Default 5 minutes. An event that is further ahead
+    /// does not move the check's watermark, and is a finding. Only with [`at`](Self::at).
+    pub fn skew(mut self, skew: Duration) -> Self {
+        self.skew = Some(micros(skew));
+        self
+    }
+
+    /// The events are history that is read in: only they, and [`complete`](crate::watch::Checks::complete), move the check's
+    /// watermark, and the time of commits does not. Only with [`at`](Self::at).
+    pub fn imported(mut self) -> Self {
+        self.imported = true;
         self
     }
 
@@ -670,9 +790,23 @@ impl<E: EventSet> Sequence<E> {
 
 impl<E: EventSet> From<Sequence<E>> for Check {
     fn from(sequence: Sequence<E>) -> Self {
-        let Sequence { about, rule, clocked, guard, mut shape, wrong, escalations, lens } = sequence;
+        let Sequence { about, rule, mut clocked, guard, mut shape, mut wrong, escalations, lens, .. } =
+            sequence;
         shape.extend(rule.window.map(Window::rules));
-        Self { guard, escalations, wrong, ..Self::new(about, rule, clocked, lens, shape) }
+        match &mut clocked {
+            Clocked::Events { skew, imported, .. } => {
+                (*skew, *imported) = (sequence.skew.unwrap_or(*skew), sequence.imported);
+            }
+            _ if sequence.skew.is_some() || sequence.imported => {
+                wrong = wrong.or(Some((
+                    "time",
+                    "`skew` and `imported` are of events that say their own time: say `at`".into(),
+                )));
+            }
+            _ => {}
+        }
+        let unbounded = sequence.unbounded;
+        Self { guard, escalations, wrong, unbounded, ..Self::new(about, rule, clocked, lens, shape) }
     }
 }
 

@@ -544,8 +544,11 @@ impl Compared {
 }
 
 impl Check {
-    /// The check that comes with evidence: that it is not old.
+    /// The check that comes with this one: that its evidence, or the reports that it compares, are not old.
     pub(crate) fn freshness(&self) -> Option<Check> {
+        if let Some(companion) = &self.companion {
+            return Some(Check::clone(companion));
+        }
         let evidence = self.lens.evidence()?;
         let Described { id, severity, owner, .. } = &self.about;
         let about = Described {

@@ -86,6 +86,11 @@ impl State {
         self.set_sum(self.sum().wrapping_add(amount));
     }
 
+    /// How many events it remembers, but for the key's first.
+    pub fn marks_len(&self) -> usize {
+        self.open.len() + self.broken.len() + self.past.len()
+    }
+
     fn marks(&self) -> impl Iterator<Item = &Mark> {
         [&self.first].into_iter().chain(&self.open).chain(&self.broken).chain(&self.past)
     }

@@ -1,8 +1,7 @@
 //! One step of one key: an event, a time that has passed, or the key's end.
 
 use super::state::{BORN, JUDGED, LAST_IS_A, LATE, Mark, SEEN_A, SEEN_B, State};
-use super::word::Amount;
-use super::word::{Finding, Outcome, Roles, Rule, Seen, Time, Verdict, Word};
+use super::word::{Amount, Finding, Outcome, Roles, Rule, Seen, Time, Verdict, Word};
 
 impl Seen {
     fn mark(&self, tie: u64) -> Mark {
@@ -17,8 +16,8 @@ impl Seen {
 impl Rule {
     /// Judges what the event decides, and remembers what later ones will need. `now` is the watermark.
     pub fn observe(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
-        // What only closes a key is no event of its sequence.
-        if seen.roles == Roles::CLOSE {
+        // An event that only closes a key is not in its sequence.
+        if seen.roles == Roles::CLOSE && seen.amount == Amount::default() {
             return self.close(state, seen.position, seen.time, out);
         }
         self.begin(state, seen, out);
@@ -26,6 +25,7 @@ impl Rule {
             self.end_scope(state, out);
         }
         match self.word {
+            Word::Absence if self.slides() => self.count_in_windows(state, seen, now, out),
             Word::Existence | Word::Absence | Word::Exactly => self.count(state, seen, out),
             Word::Init => {}
             Word::End => {
@@ -49,7 +49,7 @@ impl Rule {
             Word::EachClosedBy => self.match_brackets(state, seen, out),
             Word::Standing => self.stand(state, seen, out),
             Word::Balances => self.balance(state, seen, out),
-            Word::Equals => self.add_up(state, seen, out),
+            Word::Equals => self.add_up(state, seen, now, out),
         }
         if seen.is(Roles::CLOSE) {
             self.close(state, seen.position, seen.time, out);
@@ -62,10 +62,7 @@ impl Rule {
             return self.expire_key(state, now, out);
         }
         if self.word == Word::Equals {
-            if state.first.time < now {
-                self.compare(state, now, out);
-            }
-            return;
+            return self.compare_before(state, now, now, out);
         }
         for mark in std::mem::take(&mut state.open) {
             match self.deadline(mark.time).is_some_and(|deadline| deadline < now) {
@@ -78,6 +75,10 @@ impl Rule {
             }
         }
         self.forget_past(state, now);
+        if self.last_is_enough() {
+            // The deadline of the mark that a later one has replaced was the only one.
+            out.deadlines.extend(state.past.iter().filter_map(|mark| self.deadline(mark.time)).min());
+        }
     }
 
     /// Judges all that is open: the key has ended. Nothing is kept of it.
@@ -92,7 +93,7 @@ impl Rule {
             self.judge_key(state, violated, by, now, out);
         }
         if self.word == Word::Equals {
-            self.compare(state, now, out);
+            self.compare_before(state, Time::MAX, now, out);
         }
         for mark in std::mem::take(&mut state.open) {
             // What stands when its key ends may not have stood too long.
@@ -115,7 +116,14 @@ impl Rule {
         self.window.as_ref()?.end(time)
     }
 
-    fn violated(&self, state: &mut State, activation: u64, by: u64, decided: Time, out: &mut Outcome) {
+    pub(super) fn violated(
+        &self,
+        state: &mut State,
+        activation: u64,
+        by: u64,
+        decided: Time,
+        out: &mut Outcome,
+    ) {
         out.counts.violated += 1;
         if state.violations == 0 {
             out.counts.keys_violated += 1;
@@ -165,7 +173,7 @@ impl Rule {
         if self.word == Word::Init {
             self.judge_key(state, !seen.is(Roles::A), seen.position, seen.time, out);
         }
-        if self.word.counts() {
+        if self.word.counts() && !self.slides() {
             out.deadlines.extend(self.deadline(seen.time));
         }
     }
@@ -209,9 +217,34 @@ impl Rule {
         }
     }
 
+    /// Finds `n` A in one stretch of the window's length. Each counts in one finding only.
+    fn count_in_windows(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
+        if !seen.is(Roles::A) {
+            return;
+        }
+        state.past.retain(|mark| self.deadline(mark.time).is_none_or(|deadline| deadline >= now));
+        // By time: an event that is told late may complete a stretch that ends after it.
+        let at = state.past.partition_point(|mark| mark.time <= seen.time);
+        state.past.insert(at, seen.mark(0));
+        let n = self.n as usize;
+        let starts = (at + 1).saturating_sub(n)..=at;
+        let crowded = |start: &usize| {
+            let last = state.past.get(start + n - 1);
+            last.is_some_and(|last| self.holds(state.past[*start].time, last.time))
+        };
+        let Some(start) = starts.into_iter().find(crowded) else { return };
+        let activation = state.past[start].position;
+        state.past.drain(start..start + n);
+        if state.has(JUDGED) {
+            out.counts.activations += 1;
+        }
+        state.flags |= JUDGED;
+        self.violated(state, activation, seen.position, seen.time, out);
+    }
+
     fn expire_key(&self, state: &mut State, now: Time, out: &mut Outcome) {
         let over = self.deadline(state.first.time).is_some_and(|deadline| deadline < now);
-        if !self.word.counts() || !over || !state.has(BORN) || state.has(JUDGED) {
+        if !self.word.counts() || self.slides() || !over || !state.has(BORN) || state.has(JUDGED) {
             return;
         }
         let violated = match self.word {
@@ -369,7 +402,7 @@ impl Rule {
         }
     }
 
-    fn stand(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
+    pub(super) fn stand(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         if seen.is(Roles::B) {
             for mark in std::mem::take(&mut state.open) {
                 match self.is_late(mark.time, seen.time) {
@@ -388,59 +421,6 @@ impl Rule {
         if seen.is(Roles::A) && state.open.is_empty() && state.broken.is_empty() {
             self.open(state, seen.mark(0), out);
         }
-    }
-
-    // ---- amounts are added up ----
-
-    /// What does not add up to 0 stands until it does.
-    fn balance(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
-        state.add(seen.amount.adds);
-        let role = if state.sum() == 0 { Roles::B } else { Roles::A };
-        self.stand(state, &Seen { roles: role, ..*seen }, out);
-    }
-
-    /// What is said is compared with the sum: at once, or when its bucket is over.
-    ///
-    /// A bucket's end is kept as the last moment in it, so that it is over when a watermark is behind that.
-    fn add_up(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
-        let Amount { adds, rounded, says, bucket_end } = seen.amount;
-        let last = bucket_end.map(|end| end.saturating_sub(1));
-        if !state.past.is_empty() && last.is_some_and(|last| last > state.first.time) {
-            self.compare(state, seen.time, out);
-        }
-        state.add(adds);
-        state.count += u64::from(rounded);
-        let Some(says) = says else { return };
-        if state.past.is_empty() {
-            out.counts.activations += 1;
-            state.first.position = seen.position;
-            state.first.time = last.unwrap_or(seen.time);
-            out.deadlines.extend(last);
-        }
-        state.past.push(seen.mark(says as u64));
-        if last.is_none() {
-            self.compare(state, seen.time, out);
-        }
-    }
-
-    /// Compares what was said in a bucket with the sum at its end. Its events are in no order: what comes nearest counts.
-    fn compare(&self, state: &mut State, now: Time, out: &mut Outcome) {
-        let sum = state.sum();
-        let off = |mark: &Mark| (mark.tie as i64).wrapping_sub(sum).unsigned_abs();
-        let Some(nearest) = state.past.iter().copied().min_by_key(off) else { return };
-        let tolerance = self.sums.tolerance.saturating_mul(state.count.max(1));
-        let said = nearest.tie as i64;
-        if off(&nearest) > tolerance {
-            self.violated(state, state.first.position, nearest.position, now, out);
-            out.findings.last_mut().expect("it was just found").amounts = Some((said, sum));
-        } else {
-            out.counts.satisfied += 1;
-        }
-        if self.sums.carried {
-            state.set_sum(said);
-            state.count = 0;
-        }
-        state.past.clear();
     }
 
     // ---- a B looks back ----
@@ -479,12 +459,34 @@ impl Rule {
         }
     }
 
+    /// Drops the open activations that the newest one stands for: whatever ends it in violation ends them too, or time has. Only
+    /// for a guard, which counts nothing.
+    pub fn keep_newest(&self, state: &mut State) {
+        use Word::{AbsentBetween, NotResponse, RespondedExistence, Response, Succession};
+        let is_of_each =
+            matches!(self.word, Response | RespondedExistence | Succession | NotResponse | AbsentBetween);
+        if is_of_each
+            && (self.window.is_none() || self.last_is_enough())
+            && let Some(newest) = state.open.pop()
+        {
+            state.open.retain(|mark| mark.tie != newest.tie);
+            state.open.push(newest);
+        }
+    }
+
     /// Remembers an event that later ones look back at: no more of them than can make a difference.
     fn remember(&self, state: &mut State, mark: Mark, now: Time, out: &mut Outcome) {
         self.forget_past(state, now);
         match &self.window {
             Some(window) if window.to.is_some() => {
-                out.deadlines.extend(self.deadline(mark.time));
+                let before = state.past.len();
+                if self.last_is_enough() {
+                    state.past.retain(|known| known.tie != mark.tie);
+                }
+                // With a mark that is replaced, a deadline is waited for already.
+                if state.past.len() == before {
+                    out.deadlines.extend(self.deadline(mark.time));
+                }
                 state.past.push(mark);
             }
             // Without an end of the window, whose window begins first is the best there is. Looking both ways, each may be.

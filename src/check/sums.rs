@@ -88,6 +88,16 @@ impl<E: EventSet> Equality<E> {
         Self(self.0.at(time, lateness))
     }
 
+    /// As [`Sequence::skew`].
+    pub fn skew(self, skew: Duration) -> Self {
+        Self(self.0.skew(skew))
+    }
+
+    /// As [`Sequence::imported`].
+    pub fn imported(self) -> Self {
+        Self(self.0.imported())
+    }
+
     /// As [`Sequence::closed_by`]: what comes later is added up anew.
     pub fn closed_by(self, close: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         Self(self.0.closed_by(close))
@@ -108,7 +118,9 @@ impl<E: EventSet> Equality<E> {
     }
 
     /// They are compared at the end of each stretch of this length: an hour, or with [`Span::in_zone`] a day of a calendar. What comes
-    /// in between may be in any order, and one of the values that were said must be right.
+    /// in between may be in any order, and one of the values that were said must be right. With [`at`](Self::at) a stretch is over when
+    /// the watermark is behind it: an event that is told late counts in its own. What one says that is told later still cannot be
+    /// compared, and is a finding.
     pub fn bucket(mut self, length: impl Into<Span>) -> Self {
         match length.into().bucket() {
             Ok(bucket) => {

@@ -48,7 +48,7 @@ use super::book::Book;
 use super::glance::{Glance, Glasses};
 use super::judge::{Nowhere, sure};
 use super::word::{Finding, Verdict};
-use super::{Check, Clocked, Fault, signed_micros, time_of};
+use super::{Check, Fault, signed_micros, time_of};
 use crate::error::DecodeError;
 use crate::event::{self, EventSet, Family, Raw};
 use crate::order::{Position, Timestamp};
@@ -157,8 +157,8 @@ impl Trial {
         let mut findings = Vec::new();
         for (index, (time, raw)) in shown.iter().enumerate() {
             let recorded = Timestamp::from(start + *time);
-            if check.clocked == Clocked::Recorded {
-                sure(book.advance(time_of(recorded), &Nowhere));
+            if let Some(watermark) = check.clocked.watermark(time_of(recorded)) {
+                sure(book.advance(watermark, &Nowhere));
             }
             if !Check::regards(&families, raw.family()) {
                 continue;
@@ -321,7 +321,7 @@ impl Found {
             Verdict::Violated => Outcome::Violated,
             Verdict::Healed => Outcome::Healed,
             Verdict::Retracted => Outcome::Retracted,
-            Verdict::Untold => Outcome::CannotTell,
+            Verdict::Untold | Verdict::Skewed => Outcome::CannotTell,
         };
         let index = |position: u64| usize::try_from(position - 1).expect("a fixture is in memory");
         Self {

@@ -8,7 +8,7 @@
 //! ```text
 //! word                  activation  satisfied when                  violated when
 //! existence(n)          key         n A in the window               window over, or closed
-//! absence(n)            key         window over, or closed          the n-th A
+//! absence(n)            key         closed                          the n-th A; with a window, n of them in any stretch of its length
 //! exactly(n)            key         closed or window over with n    the n+1-th A; closed or over with fewer
 //! init, end             key         its first, last event is A      it is not (end: once closed)
 //! not coexistence       A or B      closed                          the second of the two
@@ -129,6 +129,15 @@ impl Word {
         matches!(self, ChainResponse | ChainPrecedence | NotChainResponse | Init | End) || self.counts()
     }
 
+    /// Counts how often the meaning of the word has changed: a definition judged by an older meaning is judged anew.
+    pub fn revision(self) -> u32 {
+        match self {
+            // It slides its window; buckets wait for late events.
+            Word::Absence | Word::Equals => 2,
+            _ => 1,
+        }
+    }
+
     /// Without a window, a scope or a close each activation may be remembered for ever.
     pub fn waits(self) -> bool {
         use Word::{
@@ -220,13 +229,28 @@ pub(crate) struct Rule {
     pub n: u32,
     /// Of what is added up.
     pub sums: Sums,
+    /// Times never go back along the log: they are those of commits.
+    pub ordered: bool,
 }
 
 impl Rule {
     /// What must not stand for longer than this.
     pub fn standing(longest: Time) -> Self {
         let window = Some(Window::within(longest));
-        Self { word: Word::Standing, window, n: 0, sums: Sums::default() }
+        Self { word: Word::Standing, window, n: 0, sums: Sums::default(), ordered: false }
+    }
+
+    /// It counts in every stretch of the window's length, and not once for each key.
+    pub fn slides(&self) -> bool {
+        self.word == Word::Absence && self.window.is_some()
+    }
+
+    /// Of earlier events with one tie, the last alone matters to a later event: the window ends first for the others.
+    pub(super) fn last_is_enough(&self) -> bool {
+        let exact = |window: Window| {
+            window.from == Length::Exact(0) && window.to.is_none_or(|to| matches!(to, Length::Exact(_)))
+        };
+        self.ordered && self.window.is_none_or(exact)
     }
 }
 
@@ -292,8 +316,10 @@ pub(crate) enum Verdict {
     Healed,
     /// What was missing had come in time, and was told late: it never was a violation.
     Retracted,
-    /// The event could not be read.
+    /// The event could not be read, or came too late to be compared.
     Untold,
+    /// The event says a time too far ahead of the store's clock.
+    Skewed,
 }
 
 /// A verdict, and what it rests on.
@@ -306,7 +332,7 @@ pub(crate) struct Finding {
     pub by: u64,
     /// When it was decided, in the rule's own time.
     pub decided: Time,
-    /// Of what is added up: what was said, and what it should have been.
+    /// Of what is added up: what was said, and what it should have been. Of a skewed event: its time, and that of its commit.
     pub amounts: Option<(i64, i64)>,
 }
 
@@ -322,6 +348,8 @@ pub(crate) struct Counts {
     pub retracted: u64,
     /// Events that could not be read.
     pub untold: u64,
+    /// Events that say a time too far ahead.
+    pub skewed: u64,
 }
 
 impl Counts {

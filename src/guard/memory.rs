@@ -28,6 +28,9 @@ use crate::state::varint::{put, take};
 use crate::sync::Mutex;
 use std::sync::Arc;
 
+/// Events of one key that a guard remembers at most: each append with that key reads and writes them all.
+const MARKS_MAX: usize = 1024;
+
 /// What all guards of a store remember.
 pub(super) struct Memory {
     pub id: [u8; 4],
@@ -106,19 +109,29 @@ impl Memory {
                 put_part(after, other, bytes);
             }
             state.clear();
+            let mut bytes_before = 0;
             if let Some((_, bytes)) = parts.next_if(|(other, _)| other == guard) {
+                bytes_before = bytes.len();
                 state.unpack(bytes).ok_or_else(damaged)?;
             }
+            let marks_before = state.marks_len();
             let violates = self.guards[*guard].judge(state, seen, *now);
             packed.clear();
             if !state.is_empty() {
                 state.pack(packed);
                 put_part(after, *guard, packed);
             }
-            let (size, limit) = (packed.len(), step.limits.row_bytes);
+            let (size, limit, marks) = (packed.len(), step.limits.row_bytes, state.marks_len());
+            // An event that leaves less to remember is never refused for what came before it.
             if !violates.is_empty() {
                 told(*guard, Told::Violates(violates));
-            } else if size > limit {
+            } else if marks > MARKS_MAX && marks > marks_before {
+                let why = format!(
+                    "it would keep {marks} events of one key, the limit is {MARKS_MAX}: a shorter window, or an exact one that begins at \
+                     once and goes by the time of commits, keeps fewer"
+                );
+                told(*guard, Told::CannotTell(why));
+            } else if size > limit && size > bytes_before {
                 let why = format!("what it keeps of the key has {size} bytes, the limit is {limit}");
                 told(*guard, Told::CannotTell(why));
             }
@@ -152,8 +165,10 @@ impl Memory {
         match self.guards[guard].check.clocked {
             // One that goes by snapshots does not open as a guard.
             Clocked::Recorded | Clocked::Pulled => Ok(recorded),
-            Clocked::Events { lateness } => {
-                self.move_to(guard, said.map(|said| said.min(recorded).saturating_sub(lateness)), step)
+            clocked @ Clocked::Events { lateness, skew, .. } => {
+                let said = said.filter(|said| *said <= recorded.saturating_add(skew));
+                let said = self.move_to(guard, said.map(|said| said.saturating_sub(lateness)), step)?;
+                Ok(clocked.watermark(recorded).map_or(said, |watermark| watermark.max(said)))
             }
         }
     }
@@ -209,10 +224,11 @@ impl Guard {
         rule.observe(state, seen, now, &mut out);
         // What no later refusal can rest on: how many violations there were, and what was answered too late.
         state.violations = 0;
-        // A late B still belongs to its A; what stood too long is not switched on again.
-        if !matches!(rule.word, Word::EachClosedBy | Word::Standing) {
+        // A late B still belongs to its A; what stood too long is not switched on again; of sums these are no activations.
+        if !matches!(rule.word, Word::EachClosedBy | Word::Standing | Word::Equals) {
             state.broken.clear();
         }
+        rule.keep_newest(state);
         let violated = out.findings.iter().filter(|finding| finding.verdict == Verdict::Violated);
         violated.map(|finding| finding.activation).collect()
     }
@@ -346,10 +362,62 @@ impl Drop for Taken<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "rules"))]
 mod tests {
     use super::*;
+    use crate::check::word::{Amount, Roles};
     use proptest::prelude::*;
+
+    /// A guard of this declaration.
+    fn guard(declared: &str) -> Guard {
+        let text = format!(
+            "[check.it]\nwhen = \"f.A\"\n{declared}\nguard = true\nseverity = \"note\"\nowner = \"o\"\nmeans = \"m\"\nremedy = \"r\""
+        );
+        let check = crate::check::rules::parse(&text, "it.toml").expect("it is right").remove(0);
+        Guard { families: check.lens.families(), check }
+    }
+
+    /// The largest state of one key that a guard comes to in so many events, a second apart.
+    fn largest(guard: &Guard, events: u64, roles: impl Fn(u64) -> Roles) -> usize {
+        let (mut state, mut packed, mut largest) = (State::default(), Vec::new(), 0);
+        for position in 1..=events {
+            let time = 1_780_000_000_000_000 + position as Time * 1_000_000;
+            let (tie, amount) = (position % 3, Amount::default());
+            let seen = Seen { position, time, roles: roles(position), tie_a: tie, tie_b: tie, amount };
+            guard.judge(&mut state, &seen, time);
+            state.pack(&mut packed);
+            largest = largest.max(packed.len());
+        }
+        largest
+    }
+
+    /// One busy key: each append reads and writes the state, so that its size times their number is the cost.
+    #[test]
+    fn a_busy_key_keeps_the_last_activation_of_each_tie() {
+        let (a, both) = (|_: u64| Roles::A, |_: u64| Roles::A.with(Roles::B, true));
+        for (declared, roles) in [
+            ("kind = \"precedence\"\nthen = \"f.B\"\nwithin = \"30d\"", &both as &dyn Fn(u64) -> Roles),
+            ("kind = \"precedence\"\nthen = \"f.B\"\nwithin = \"30d\"", &a),
+            ("kind = \"alternate_precedence\"\nthen = \"f.B\"\nwithin = \"30d\"", &a),
+            ("kind = \"not_precedence\"\nthen = \"f.B\"\nwithin = \"30d\"", &a),
+            ("kind = \"not_response\"\nthen = \"f.B\"\nwithin = \"30d\"", &a),
+            ("kind = \"not_response\"\nthen = \"f.B\"\nunbounded = true", &a),
+            ("kind = \"absent_between\"\nthen = \"f.B\"\nuntil = \"f.C\"", &a),
+            ("kind = \"response\"\nthen = \"f.B\"\nwithin = \"30d\"\nclosed_by = \"f.C\"", &a),
+            ("kind = \"succession\"\nthen = \"f.B\"\nwithin = \"30d\"", &a),
+            ("kind = \"absence\"\nn = 3\nwithin = \"10s\"", &a),
+        ] {
+            let largest = largest(&guard(declared), 5_000, roles);
+            assert!(largest <= 160, "{declared}: {largest} bytes");
+        }
+    }
+
+    #[test]
+    fn a_window_that_needs_every_event_keeps_them_all() {
+        let days = "kind = \"precedence\"\nthen = \"f.B\"\nnot_before = \"1s\"\nwithin = \"30d\"";
+        let largest = largest(&guard(days), 1_000, |_| Roles::A);
+        assert!(largest > 1_000 * 8, "{largest} bytes");
+    }
 
     proptest! {
         #[test]

@@ -21,7 +21,7 @@ const HOST: u32 = 3;
 const NOTES_BEGIN: i64 = 1_779_999_000 * SECOND;
 
 /// By name: what a check must come to.
-pub const RULES: [(&str, fn(&Model) -> Judged); 8] = [
+pub const RULES: [(&str, fn(&Model) -> Judged); 9] = [
     ("freed", freed),
     ("not-topped-up", not_topped_up),
     ("sat-too-long", sat_too_long),
@@ -30,9 +30,10 @@ pub const RULES: [(&str, fn(&Model) -> Judged); 8] = [
     ("opened-first", opened_first),
     ("not-crowded", not_crowded),
     (BY_EVENTS, answered),
+    ("answered-live", answered_live),
 ];
 
-/// The one that goes by the time of events.
+/// The one that goes by the time of events alone.
 pub const BY_EVENTS: &str = "answered";
 
 // ---- as they are declared ----
@@ -99,11 +100,14 @@ pub fn checked(setup: Setup) -> Setup {
     let brackets = about("bracketed")
         .each_closed_by(move |event| number(event) % 3 == 0, move |event| number(event) % 3 == 1)
         .closed_by(move |event| number(event) % 3 == 2);
-    let answered = about("answered")
-        .response(move |event| number(event) % 4 == 0, move |event| number(event) % 4 == 1)
-        .by(move |event| number(event) / 4 % 2)
-        .at(said, seconds(LATENESS / SECOND))
-        .within(seconds(ANSWER / SECOND));
+    let by_events = |id| {
+        about(id)
+            .response(move |event| number(event) % 4 == 0, move |event| number(event) % 4 == 1)
+            .by(move |event| number(event) / 4 % 2)
+            .at(said, seconds(LATENESS / SECOND))
+    };
+    let answered = by_events(BY_EVENTS).imported().within(seconds(ANSWER / SECOND));
+    let live = by_events("answered-live").skew(seconds(SKEW / SECOND)).within(seconds(ANSWER / SECOND));
     setup
         .check(
             in_show
@@ -123,6 +127,7 @@ pub fn checked(setup: Setup) -> Setup {
             about("not-crowded").absence(CROWD, reserved).closed_by(freed).within(seconds(CROWDED / SECOND)),
         )
         .check(answered)
+        .check(live)
 }
 
 const FREED: i64 = 8 * SECOND;
@@ -134,6 +139,9 @@ const CROWD: u32 = 3;
 const CROWDED: i64 = 10 * SECOND;
 const LATENESS: i64 = 3 * SECOND;
 const ANSWER: i64 = 5 * SECOND;
+/// Of the live one: so much that both commits and notes move its time. Of the other it is what a check has that says nothing.
+const SKEW: i64 = 990 * SECOND;
+const USUAL_SKEW: i64 = 300 * SECOND;
 
 /// A show with company needs money on the account of its number.
 fn is_uncovered(balance: Option<i64>, taken: Option<&Vec<u32>>) -> bool {
@@ -156,6 +164,8 @@ pub enum Verdict {
     Healed,
     /// What was missing had been there in time.
     Retracted,
+    /// Its time is too far ahead.
+    Skewed,
 }
 
 /// What is to be on record of an activation.
@@ -236,6 +246,7 @@ impl Judged {
         match verdict {
             Verdict::Violated => self.violated += 1,
             Verdict::Healed => self.healed += 1,
+            Verdict::Skewed => {}
             Verdict::Retracted => {
                 (self.retracted, self.violated, self.satisfied) =
                     (self.retracted + 1, self.violated - 1, self.satisfied + 1);
@@ -457,7 +468,7 @@ fn opened_first(model: &Model) -> Judged {
     judged.in_order()
 }
 
-/// Not so many come so soon after the first, before one goes.
+/// Not so many come in any stretch of time, before one goes. Each counts once.
 fn not_crowded(model: &Model) -> Judged {
     let (lines, mut judged) = (lines(model, is_booking), Judged::default());
     for show in 0..SHOWS as u32 {
@@ -465,14 +476,25 @@ fn not_crowded(model: &Model) -> Judged {
         let is_over = |line: &&Line<'_>| matches!(line.fact, Fact::Freed(..));
         let mut epochs = of_show.split(is_over).peekable();
         while let Some(epoch) = epochs.next() {
-            let Some(first) = epoch.first() else { continue };
-            judged.activations += 1;
-            let deadline = first.time + CROWDED;
-            let mut in_time = epoch.iter().filter(|line| line.time <= deadline);
-            match in_time.nth(CROWD as usize - 1) {
-                Some(last) => judged.violated_by(first.position, **last),
-                None if epochs.peek().is_some() || over(model, deadline).is_some() => judged.satisfied += 1,
-                None => judged.pending.push(deadline),
+            if epoch.is_empty() {
+                continue;
+            }
+            let (mut first, mut found) = (0, 0);
+            for (index, last) in epoch.iter().enumerate() {
+                let Some(begin) = (index + 1).checked_sub(CROWD as usize).filter(|begin| *begin >= first)
+                else {
+                    continue;
+                };
+                if last.time - epoch[begin].time <= CROWDED {
+                    judged.violated_by(epoch[begin].position, **last);
+                    (first, found) = (index + 1, found + 1);
+                }
+            }
+            judged.activations += found.max(1);
+            match found {
+                0 if epochs.peek().is_some() => judged.satisfied += 1,
+                0 => judged.pending.push(i64::MAX),
+                _ => {}
             }
         }
     }
@@ -481,52 +503,70 @@ fn not_crowded(model: &Model) -> Judged {
 
 /// Notes answer notes, by the time that they say themselves.
 fn answered(model: &Model) -> Judged {
+    answers(model, USUAL_SKEW, false)
+}
+
+/// The same, and the time of commits moves it too.
+fn answered_live(model: &Model) -> Judged {
+    let mut judged = answers(model, SKEW, true);
+    judged.pending.iter_mut().for_each(|deadline| *deadline += LATENESS + SKEW);
+    judged
+}
+
+fn answers(model: &Model, skew: i64, is_live: bool) -> Judged {
     let mut judged = Judged::default();
-    let mut watermark = i64::MIN;
-    let notes: Vec<_> = lines(model, |fact| note_of(fact).is_some())
-        .into_iter()
-        .map(|line| {
-            let (number, bytes) = note_of(line.fact).expect("it is a note");
+    // When the time up to which all is complete moved, and where to.
+    let (mut moves, mut complete): (Vec<(Moment, i64)>, i64) = (Vec::new(), i64::MIN);
+    let mut notes = Vec::new();
+    for (commit, kept) in (1..).zip(&model.commits) {
+        let time = kept.micros as i64;
+        if is_live {
+            complete = complete.max(time - skew - LATENESS);
+            moves.push(((commit, 0, 0), complete));
+        }
+        for position in kept.first..=kept.last {
+            let fact = &model.event(position).fact;
+            let Some((number, bytes)) = note_of(fact) else { continue };
             let said = said(number, bytes);
-            // A time ahead of that of the commit proves nothing.
-            watermark = watermark.max(said.min(line.time) - LATENESS);
-            (line, number, said, watermark)
-        })
-        .collect();
-    for (index, (asks, number, asked, watermark)) in notes.iter().enumerate() {
+            if said <= time + skew {
+                complete = complete.max(said - LATENESS);
+                moves.push(((commit, position, 0), complete));
+            } else if number % 4 < 2 {
+                judged.find((commit, position, 0), Verdict::Skewed, position, position, time);
+            }
+            notes.push((Line { fact, position, commit, time }, number, said, complete));
+        }
+    }
+    for (index, (asks, number, asked, complete)) in notes.iter().enumerate() {
         if number % 4 != 0 {
             continue;
         }
         judged.activations += 1;
         let (activation, deadline) = (asks.position, asked + ANSWER);
-        let mut is_late = *watermark > deadline;
-        if is_late {
-            let moment = (asks.commit, asks.position, 1);
-            judged.find(moment, Verdict::Violated, activation, 0, *watermark);
-        }
-        let mut end = None;
-        for (line, other, said, watermark) in &notes[index + 1..] {
-            if !is_late && *watermark > deadline {
-                is_late = true;
-                let moment = (line.commit, line.position, 0);
-                judged.find(moment, Verdict::Violated, activation, 0, deadline + 1);
+        let over = match moves.get(moves.partition_point(|(_, complete)| *complete <= deadline)) {
+            None => None,
+            // Told too late to wait for anything.
+            Some((moment, _)) if *moment <= (asks.commit, asks.position, 0) => {
+                Some(((asks.commit, asks.position, 1), *complete))
             }
-            if other % 4 != 1 || other / 4 % 2 != number / 4 % 2 {
-                continue;
-            }
+            Some((moment, _)) => Some((*moment, deadline + 1)),
+        };
+        let is_over =
+            |line: &Line<'_>| over.is_some_and(|(moment, _)| moment <= (line.commit, line.position, 1));
+        let end = notes[index + 1..].iter().find_map(|(line, other, said, _)| {
+            let is_it = other % 4 == 1 && other / 4 % 2 == number / 4 % 2;
             let in_time = (*asked..=deadline).contains(said);
-            if in_time || (is_late && *said > deadline) {
-                end = Some((*line, *said, in_time));
-                break;
-            }
-        }
-        match end {
-            None if is_late => {}
-            None => judged.pending.push(deadline),
-            Some(_) if !is_late => judged.satisfied += 1,
-            Some((line, said, in_time)) => {
-                let verdict = if in_time { Verdict::Retracted } else { Verdict::Healed };
-                judged.find((line.commit, line.position, 2), verdict, activation, line.position, said);
+            (is_it && (in_time || is_over(line) && *said > deadline)).then_some((*line, *said, in_time))
+        });
+        match (over, end) {
+            (_, Some((line, ..))) if !is_over(&line) => judged.satisfied += 1,
+            (None, _) => judged.pending.push(deadline),
+            (Some((moment, decided)), end) => {
+                judged.find(moment, Verdict::Violated, activation, 0, decided);
+                if let Some((line, said, in_time)) = end {
+                    let verdict = if in_time { Verdict::Retracted } else { Verdict::Healed };
+                    judged.find((line.commit, line.position, 2), verdict, activation, line.position, said);
+                }
             }
         }
     }

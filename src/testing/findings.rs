@@ -145,6 +145,7 @@ impl Noticed {
             Own::Violated(violated) => found(violated, Verdict::Violated),
             Own::Healed(healed) => found(healed, Verdict::Healed),
             Own::Retracted(retracted) => found(retracted, Verdict::Retracted),
+            Own::Skewed(skewed) => found(skewed, Verdict::Skewed),
             Own::Alerted { check, through, .. } => Says::Alerted(check, through),
             Own::Acknowledged(seen) => Says::Acknowledged(seen.check, seen.activation, seen.subject),
             Own::Passed => Says::Passed,
@@ -237,7 +238,7 @@ fn hold_number(model: &Model, says: &Says) -> Result<(), Odd> {
     }
 }
 
-/// An alert is on record if somebody took it, and tells all that is new. One life of the checks tells it once.
+/// An alert is on record if somebody took it, and tells all that is new and not over. One life of the checks tells it once.
 fn hold_alert(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
     let Says::Alerted(id, through) = says else { return Ok(()) };
     let pages = pager.since_record(id);
@@ -250,7 +251,10 @@ fn hold_alert(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
         .map(|(.., finding)| finding.activation)
         .collect();
     let Some(last) = pages.last() else { return differs(format!("nobody was alerted of {id}")) };
-    let is_told = last.count == violated.len() as u64
+    // What ended before the alert is not in it; when it was sent is not on record.
+    let is_open = |activation: &&u64| !is_over(model, id, **activation);
+    let open = violated.iter().filter(is_open).count() as u64;
+    let is_told = (open..=violated.len() as u64).contains(&last.count)
         && last.sample.iter().all(|activation| violated.contains(activation));
     let times = pages.iter().filter(|page| page.life == last.life).count();
     match is_told && times == 1 {
@@ -328,6 +332,7 @@ fn compare_violations(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
                 let key = (&**check, finding.activation, &*finding.subject);
                 match finding.verdict {
                     Verdict::Violated => drop(must.insert(key, (position, finding, None, false))),
+                    Verdict::Skewed => {}
                     _ => must.get_mut(&key).into_iter().for_each(|episode| episode.2 = Some(finding)),
                 }
             }
@@ -378,12 +383,28 @@ pub fn forgotten(model: &Model, now: Timestamp) -> Vec<&'static str> {
     by_commits.filter(|(_, rule)| is_forgotten(*rule)).map(|(id, _)| *id).collect()
 }
 
-/// Checks with violations of which nobody was alerted.
+/// Whether all that a check found of an activation is over. One activation of a check over rows may have several subjects.
+fn is_over(model: &Model, id: &str, activation: u64) -> bool {
+    let mut open = BTreeSet::new();
+    for (.., finding) in on_record(model, id).filter(|(.., finding)| finding.activation == activation) {
+        match finding.verdict {
+            Verdict::Violated => drop(open.insert(&finding.subject)),
+            Verdict::Healed | Verdict::Retracted => drop(open.remove(&finding.subject)),
+            Verdict::Skewed => {}
+        }
+    }
+    open.is_empty()
+}
+
+/// Checks with violations that are not over, and of which nobody was alerted.
 pub fn untold(model: &Model) -> Vec<&'static str> {
     let is_untold = |id: &str| {
         let through = alerted(model, id);
         let mut all = on_record(model, id);
-        all.any(|(_, number, finding)| number >= through && finding.verdict == Verdict::Violated)
+        all.any(|(_, number, finding)| {
+            let is_violated = number >= through && finding.verdict == Verdict::Violated;
+            is_violated && !is_over(model, id, finding.activation)
+        })
     };
     RULES.iter().map(|(id, _)| *id).filter(|id| is_untold(id)).collect()
 }

@@ -256,6 +256,7 @@ impl Run {
                 Says::Found(.., Finding { verdict: Verdict::Violated, .. }) => "check violated",
                 Says::Found(.., Finding { verdict: Verdict::Healed, .. }) => "check healed",
                 Says::Found(.., Finding { verdict: Verdict::Retracted, .. }) => "check retracted",
+                Says::Found(.., Finding { verdict: Verdict::Skewed, .. }) => "check skewed",
                 Says::Alerted(..) => "check alerted",
                 Says::Passed => "time passed",
                 Says::Acknowledged(..) => panic!("nobody acknowledges anything"),

@@ -28,6 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Checks that move while they have something to judge.
+/// Names of the checks of the store itself.
+pub(super) const BUILT_IN: [&str; 3] = [FRESHNESS, RULES, ALERTS];
 const FRESHNESS: &str = "tallystone.freshness";
 /// Rules that can be read.
 const RULES: &str = "tallystone.rules";

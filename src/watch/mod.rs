@@ -3,6 +3,7 @@
 //! Checks are judged behind the writer, on a thread of their own. What they find is recorded in the store as events of its own,
 //! so a violation is as durable as what it is about, and is folded into rows like anything else.
 
+mod acts;
 mod convergence;
 mod delivery;
 mod dog;
@@ -37,22 +38,21 @@ pub use crate::alert::json_lines;
 #[cfg(feature = "tracing")]
 pub use crate::alert::traced;
 pub use crate::alert::{Alert, Delivery};
+use crate::check::Invariant;
 use crate::check::Severity;
 use crate::check::glance::{Glance, Glasses};
-use crate::check::{Digest, Invariant};
 use crate::episode::Episodes;
 pub use crate::episode::{State, Violation};
 use crate::error::{AppendError, ReadError, StorageError};
 use crate::event::{Raw, Sequenced};
 use crate::order::{Position, Timestamp};
-use crate::own::Own;
 use crate::query::Query;
 use crate::request::{Append, Receipt};
 use crate::view::View;
 pub use remedy::{Remediation, RemedyError};
 pub use sources::{Change, Evidence, Sighting, Source};
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Where a check stands. Numbers are of all the log up to `position`.
 #[derive(Debug, Clone)]
@@ -82,7 +82,9 @@ pub struct CheckStats {
     pub retracted: u64,
     /// Events it could not read, and therefore cannot tell about.
     pub unread: u64,
-    /// Position of the last of them since the store was opened, and why.
+    /// Events that say a time too far ahead of the store's clock; see [`Sequence::skew`](crate::check::Sequence::skew).
+    pub skewed: u64,
+    /// Position of the last event it could not read since the store was opened, and why.
     pub last_unread: Option<(u64, String)>,
     /// Findings that are not recorded yet.
     pub unrecorded: u64,
@@ -161,10 +163,12 @@ pub struct Checks<'s> {
 }
 
 /// What the desk asks of its store.
-pub(crate) trait Desk {
+pub(crate) trait Desk: Send + Sync {
     fn view(&self) -> Result<View, ReadError>;
     fn append(&self, append: Append) -> Result<Receipt, AppendError>;
     fn head(&self) -> Position;
+    /// Returns the store's time: that of the clock, and never before the last commit.
+    fn now(&self) -> Timestamp;
     fn watch(&self) -> std::sync::Arc<Watch>;
     fn glasses(&self) -> Glasses;
     fn invariants(&self) -> &[Invariant];
@@ -276,78 +280,5 @@ impl Checks<'_> {
             remedy: about.remedy.into_owned(),
             events,
         })
-    }
-
-    /// Records that nobody is to be alerted of what this check finds until then, and why. It goes on judging and recording; when
-    /// the time is over, one alert tells of what was found meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// `Invalid` without a reason. As [`Store::append`](crate::Store::append).
-    pub fn mute(
-        &self,
-        check: &str,
-        by: &str,
-        reason: &str,
-        until: SystemTime,
-    ) -> Result<Receipt, AppendError> {
-        if reason.trim().is_empty() {
-            return Err(AppendError::Invalid { what: "mute", why: "it has no reason".into() });
-        }
-        let until = Timestamp::from(until).micros();
-        let (check, by, reason) = (check.to_owned(), by.to_owned(), reason.to_owned());
-        self.desk.append(Append::event(Own::Muted { check, by, reason, until }))
-    }
-
-    /// Records that somebody has seen to it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::append`](crate::Store::append).
-    pub fn acknowledge(&self, violation: &Violation, by: &str) -> Result<Receipt, AppendError> {
-        self.desk.append(Append::event(Own::Acknowledged(violation.seen(by))))
-    }
-
-    /// Records that it may stand until then, and why.
-    ///
-    /// # Errors
-    ///
-    /// `Invalid` without a reason. As [`Store::append`](crate::Store::append).
-    pub fn waive(
-        &self,
-        violation: &Violation,
-        by: &str,
-        reason: &str,
-        until: SystemTime,
-    ) -> Result<Receipt, AppendError> {
-        if reason.trim().is_empty() {
-            return Err(AppendError::Invalid { what: "waiver", why: "it has no reason".into() });
-        }
-        let until = Timestamp::from(until).micros();
-        self.desk.append(Append::event(Own::Waived {
-            seen: violation.seen(by),
-            reason: reason.to_owned(),
-            until,
-        }))
-    }
-
-    /// Records what a consumer has applied: what [`About::applied_by`](crate::check::About::applied_by) compares.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::append`](crate::Store::append).
-    pub fn applied(&self, consumer: &str, digest: Digest) -> Result<Receipt, AppendError> {
-        self.desk.append(Append::event(digest.reported(consumer)))
-    }
-
-    /// Records that of the events that say their own time none comes any more that is older than this: what waits for one
-    /// until then is judged. For imports, and sources that have ended.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::append`](crate::Store::append).
-    pub fn complete(&self, check: &str, until: SystemTime) -> Result<Receipt, AppendError> {
-        let until = crate::check::signed_micros(until);
-        self.desk.append(Append::event(Own::Complete { check: check.to_owned(), until }))
     }
 }

@@ -22,6 +22,7 @@ use crate::check::glance::{Glance, Glasses};
 use crate::check::keys::KeyHash;
 use crate::check::outside::Evidence;
 use crate::check::rows::Rowed;
+use crate::check::text::time_text;
 use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
 use crate::check::{Check, Clocked, Raised, time_of};
 use crate::codec;
@@ -507,8 +508,8 @@ impl Watcher {
         let limits = self.ground.reader.rules.limits;
         let file = self.file.as_ref();
         for watched in self.all.iter_mut().filter(|watched| watched.head.commit == behind) {
-            if watched.check.clocked == Clocked::Recorded {
-                watched.advance(time, file)?;
+            if let Some(watermark) = watched.check.clocked.watermark(time) {
+                watched.advance(watermark, file)?;
             }
         }
         for event in record.events() {
@@ -697,8 +698,8 @@ impl Watcher {
     }
 
     fn next_due(&self) -> Option<Time> {
-        let recorded = self.all.iter().filter(|watched| watched.check.clocked == Clocked::Recorded);
-        recorded.filter_map(|watched| watched.book.next_due()).min()
+        let due = |watched: &Watched| watched.check.clocked.passes(watched.book.next_due()?);
+        self.all.iter().filter_map(due).min()
     }
 
     /// The position of the first of them. `None`: not now.
@@ -945,7 +946,7 @@ impl Watched {
                 let key = (self.check.id().to_owned(), activation, untold.subject);
                 self.news.add(key, episode, self.check.escalations.has_amounts());
             }
-            Verdict::Untold => self.news.unread += 1,
+            Verdict::Untold | Verdict::Skewed => self.news.unread += 1,
             Verdict::Healed | Verdict::Retracted => {}
         }
     }
@@ -1160,6 +1161,12 @@ impl Watched {
             if self.found >= self.told {
                 let (subject, rows) = self.tell_rows(key, file)?;
                 let disagrees = match finding.amounts {
+                    Some((said, recorded)) if finding.verdict == Verdict::Skewed => {
+                        format!(
+                            "its time is {} ahead of the store's",
+                            time_text(said.saturating_sub(recorded))
+                        )
+                    }
                     Some((sum, 0)) if self.check.rule.word == Word::Balances => {
                         format!("the events add up to {sum}, not to 0")
                     }
@@ -1183,6 +1190,7 @@ impl Watched {
             Verdict::Healed => Own::Healed(found),
             Verdict::Retracted => Own::Retracted(found),
             Verdict::Untold => Own::Untold(found),
+            Verdict::Skewed => Own::Skewed(found),
         }
     }
 
@@ -1201,6 +1209,7 @@ impl Watched {
             healed: counts.healed,
             retracted: counts.retracted,
             unread: counts.untold,
+            skewed: counts.skewed,
             last_unread: self.unread.clone(),
             unrecorded: self.untold.len() as u64,
             undelivered: self.undelivered.clone(),

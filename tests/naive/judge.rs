@@ -5,6 +5,9 @@ use super::{Def, Event, Mode, Template, Verdict};
 /// The activations of `def` in one case, by the place of their event; `None` is the case as a whole.
 pub fn case(events: &[&Event], def: &Def, mode: Mode, horizon: i64) -> Vec<(Option<usize>, Verdict)> {
     let case = Case { events, def, mode, horizon };
+    if def.template == Template::Absence && def.window.is_some() {
+        return case.crowds().into_iter().map(|verdict| (None, verdict)).collect();
+    }
     if def.template.of_the_case() {
         return case.as_a_whole().map(|verdict| (None, verdict)).into_iter().collect();
     }
@@ -123,6 +126,26 @@ impl Case<'_> {
             }
             other => unreachable!("{other:?} is not of the case"),
         })
+    }
+
+    /// Stretches of the window's length with too many A, each of which counts once: as soon as the last of them is told.
+    fn crowds(&self) -> Vec<Verdict> {
+        let n = self.def.n.expect("well formed");
+        let (mut told, mut verdicts) = (Vec::new(), Vec::new());
+        for at in (0..self.events.len()).filter(|at| self.is_a(*at)) {
+            told.push(at);
+            told.sort_by_key(|at| (self.events[*at].ts, *at));
+            let crowd = told.windows(n).position(|crowd| self.in_window(crowd[0], crowd[n - 1]));
+            if let Some(begin) = crowd {
+                told.drain(begin..begin + n);
+                verdicts.push(Verdict::Violated);
+            }
+        }
+        match (verdicts.is_empty(), self.mode) {
+            (true, Mode::Closed) => vec![Verdict::Satisfied],
+            (true, Mode::Open) => vec![Verdict::Pending],
+            (false, _) => verdicts,
+        }
     }
 
     /// Templates that ask of each A what comes after it, or anywhere.

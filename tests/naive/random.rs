@@ -87,7 +87,12 @@ pub fn random_def(seed: u64) -> Def {
         b: (!one_role).then(|| selector(&mut random)),
         c: (template == Template::AbsentBetween).then(|| selector(&mut random)),
         n: template.counts().then(|| 1 + random.below(3)),
-        window: if windowed { window(&mut random) } else { None },
+        window: match template {
+            // It slides over all of the case, so it has no beginning.
+            Template::Absence => random.one_in(2).then(|| Window { lo: 0, hi: Some(random.within(0, 25)) }),
+            _ if windowed => window(&mut random),
+            _ => None,
+        },
         corr: if template.pairs() { corr(&mut random) } else { Vec::new() },
         lasting: (template == Template::Standing).then(|| random.within(0, 30)),
         note: None,

@@ -1,9 +1,9 @@
 //! A store with checks: on a clock that only the test moves, and without threads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tallystone::Setup;
-use tallystone::disk::Platform;
+use tallystone::disk::{Clock, Platform};
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
 use tallystone::watch::Violation;
@@ -47,6 +47,10 @@ impl Bench {
         (0..8).for_each(|_| self.store.step());
         self.settle();
         (0..4).for_each(|_| self.store.step());
+    }
+
+    pub fn now(&self) -> SystemTime {
+        self.clock.now().into()
     }
 
     pub fn all(&self) -> Vec<Violation> {
