@@ -172,7 +172,11 @@ fn place_of(value: &Spanned<DeValue<'_>>, name: &str) -> Option<usize> {
 }
 
 /// The text of a file. An error: it is none.
-pub(crate) fn text(bytes: Vec<u8>, file: &str) -> Result<String, RuleError> {
+pub(crate) fn text(mut bytes: Vec<u8>, file: &str) -> Result<String, RuleError> {
+    // A byte order mark is no part of the text.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
     String::from_utf8(bytes).map_err(|error| {
         let (end, bytes) = (error.utf8_error().valid_up_to(), error.into_bytes());
         let text = String::from_utf8_lossy(&bytes[..end]);

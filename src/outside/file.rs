@@ -1,10 +1,15 @@
 //! A text file of somebody else: all of it, or a reason.
 
+use super::absolute;
 use crate::check::PullError;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
+
+/// Byte order mark that some programs write before UTF-8. It is no part of the text.
+const UTF_8_MARK: &[u8] = b"\xef\xbb\xbf";
+const UTF_16_MARKS: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
 /// A file of lines.
 #[derive(Debug, Clone)]
@@ -19,7 +24,7 @@ pub(super) struct TextFile {
 
 impl TextFile {
     pub fn new(path: PathBuf) -> Self {
-        Self { path, export: None, is_loose: false, may_be_empty: false }
+        Self { path: absolute(path), export: None, is_loose: false, may_be_empty: false }
     }
 
     /// All of it, and of which time it is if it is not of now.
@@ -35,6 +40,13 @@ impl TextFile {
         let after = file.metadata().map_err(unread)?;
         if stamp(&before) != stamp(&after) || bytes.len() as u64 != after.len() {
             return Err(PullError::Unfinished("it was written while it was read".into()));
+        }
+        if bytes.starts_with(UTF_8_MARK) {
+            bytes.drain(..UTF_8_MARK.len());
+        }
+        if UTF_16_MARKS.iter().any(|mark| bytes.starts_with(mark)) {
+            let why = "it is UTF-16: have it written as UTF-8".to_owned();
+            return Err(PullError::Row { place: "line 1".into(), why });
         }
         self.whole(&bytes)?;
         let as_of = match self.export {

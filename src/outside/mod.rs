@@ -2,6 +2,7 @@
 //!
 //! - A source gives a whole snapshot or a named error. Half a file, a row that does not fit, two rows with one key: nothing of
 //!   it is used.
+//! - A relative path is taken from the working directory in which its source is made, once.
 //! - Rows are serde structs, their fields the columns; the key is a function of the row.
 
 #[cfg(any(feature = "csv", feature = "sqlite"))]
@@ -27,3 +28,10 @@ pub use sqlite::SqliteQuery;
 /// The key of a row.
 #[cfg(any(feature = "csv", feature = "json", feature = "sqlite"))]
 type KeyOf<K, R> = Box<dyn Fn(&R) -> K + Send + Sync>;
+
+/// The path as it is meant now: a later change of the working directory does not change it.
+#[cfg(any(feature = "csv", feature = "json", feature = "sqlite"))]
+fn absolute(path: std::path::PathBuf) -> std::path::PathBuf {
+    // It fails for an empty path, or without a working directory: then there is nothing better than what was said.
+    std::path::absolute(&path).unwrap_or(path)
+}

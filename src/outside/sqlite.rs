@@ -1,6 +1,7 @@
 //! SQLite files.
 
 use super::KeyOf;
+use super::absolute;
 use super::cells::{Cell, Row};
 use crate::check::{Outside, PullError, Pulled};
 use crate::key::Key;
@@ -43,7 +44,7 @@ impl<K: Key, R> SqliteQuery<K, R> {
         key: impl Fn(&R) -> K + Send + Sync + 'static,
     ) -> Self {
         let patience = Duration::from_secs(5);
-        Self { path: path.into(), query: query.into(), patience, key: Box::new(key) }
+        Self { path: absolute(path.into()), query: query.into(), patience, key: Box::new(key) }
     }
 
     /// How long others may hold its lock. Default 5 seconds.
