@@ -156,6 +156,8 @@ impl Setup {
     /// - A file that cannot be read keeps no store from opening. What it said before stands, [`Checks::rules`] names file, line and
     ///   column, and somebody is told, once: it is a violation of `tallystone.rules`, healed when the file can be read.
     ///   The same goes for a file that does not end in `.toml`, and for one that defines what is defined elsewhere.
+    /// - A relative path is taken from the working directory at open. Links are followed if they stay below the folder, as in a
+    ///   ConfigMap of Kubernetes; one that leaves it is named like a file that cannot be read.
     /// - Put files there whole: write them under a name that begins with a dot, which is passed over, and rename them.
     ///
     /// ```

@@ -4,6 +4,8 @@
 //!   leaves out itself, the folder above says.
 //! - Contents are compared, not times. What cannot be read changes nothing: the rules that were read before stand.
 //! - No rule goes unread and unsaid: a file is read, or named with what is wrong. Only names that begin with a dot are passed over.
+//! - A link is followed if it stays below the folder of the setup, also to a sub-folder: volumes of Kubernetes are made of such links.
+//!   One that leaves is named.
 //! - Names are looked at in all groups at once, so that a file that is moved is in one of them.
 
 use super::source::{KEEPER, Known, Origin, Unread};
@@ -46,6 +48,7 @@ pub struct RuleFile {
 pub(crate) struct Folders {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
+    /// Absolute. Links above them are followed at each look: their files belong to others, who may replace them by a link.
     roots: Vec<PathBuf>,
     /// Checks of the setup. Their names are taken.
     fixed: Vec<Check>,
@@ -89,12 +92,14 @@ impl Default for Text {
 }
 
 /// What stands in the folders.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Names {
     /// Groups by path; the name, and why one cannot be looked into.
     groups: BTreeMap<PathBuf, (String, Option<RuleError>)>,
     /// Files, and the group of each.
     files: BTreeMap<PathBuf, PathBuf>,
+    /// Links, and where they lead.
+    links: BTreeMap<PathBuf, Option<PathBuf>>,
 }
 
 impl Folders {
@@ -108,7 +113,7 @@ impl Folders {
         vocabulary: Vocabulary,
     ) -> Self {
         let (groups, files, due) = Default::default();
-        let (roots, fixed) = (roots.to_vec(), fixed.to_vec());
+        let (roots, fixed) = (roots.iter().map(|root| disk.absolute(root)).collect(), fixed.to_vec());
         Self { disk, clock, roots, fixed, projections, vocabulary, groups, files, due }
     }
 
@@ -120,11 +125,15 @@ impl Folders {
 
     fn names(&self) -> Names {
         let mut names = Names::default();
-        self.roots.iter().for_each(|root| self.names_in(root, String::new(), &mut names));
+        for root in &self.roots {
+            let inside = self.disk.real(root).into_iter().collect();
+            self.names_in(root, String::new(), inside, &mut names);
+        }
         names
     }
 
-    fn names_in(&self, dir: &Path, name: String, into: &mut Names) {
+    /// `inside` are the real paths of the folders that were entered to get here: a link to one of them leads round in a circle.
+    fn names_in(&self, dir: &Path, name: String, inside: Vec<PathBuf>, into: &mut Names) {
         let children = match self.list(dir) {
             Ok(children) => children,
             Err(error) => {
@@ -142,11 +151,23 @@ impl Folders {
                 return;
             }
         };
-        for (child, kind) in children {
+        for (child, mut kind) in children {
             let path = dir.join(&child);
-            match kind {
-                Kind::Dir if name.is_empty() => self.names_in(&path, child, into),
-                Kind::Dir => self.names_in(&path, format!("{name}/{child}"), into),
+            let target = self.target(&path).ok();
+            if kind == Kind::Symlink {
+                kind = target.as_ref().and_then(|target| self.disk.kind(target).ok()).unwrap_or(kind);
+                into.links.insert(path.clone(), target.clone());
+            }
+            let name = if name.is_empty() { child } else { format!("{name}/{child}") };
+            match (kind, target) {
+                (Kind::Dir, Some(target)) if inside.contains(&target) => {
+                    let error = whole(&path, "it is a link to a folder that it is in");
+                    into.groups.insert(path, (name, Some(error)));
+                }
+                (Kind::Dir, target) => {
+                    let inside = inside.iter().cloned().chain(target).collect();
+                    self.names_in(&path, name, inside, into);
+                }
                 _ => drop(into.files.insert(path, dir.to_owned())),
             }
         }
@@ -170,20 +191,48 @@ impl Folders {
         Ok(children)
     }
 
+    /// Where a name leads: a link of it, or of a folder above it, may stay below the folder of the setup, and not leave it.
+    fn target(&self, path: &Path) -> io::Result<PathBuf> {
+        let root = self.roots.iter().find(|root| path.starts_with(root));
+        let root = self.disk.real(root.expect("every path is below a folder of the setup"))?;
+        match self.disk.real(path) {
+            Ok(target) if target.starts_with(&root) => Ok(target),
+            Ok(target) => {
+                let what = format!("it is a link that leaves the folder of rules: to {}", target.display());
+                Err(io::Error::other(what))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_link(&self, path: &Path) -> bool {
+        self.disk.kind(path).is_ok_and(|kind| kind == Kind::Symlink)
+    }
+
     /// `None`: it is not there any more.
     fn read(&self, path: &Path) -> Option<Text> {
+        let target = match self.target(path) {
+            Ok(target) => target,
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path.to_string_lossy().contains('\u{fffd}') =>
+            {
+                return Some(Text(Err(whole(path, "its name is not UTF-8: give it another"))));
+            }
+            // The name of a link stands also where what it leads to does not.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self
+                    .is_link(path)
+                    .then(|| Text(Err(whole(path, "it is a link that leads to nothing"))));
+            }
+            Err(error) => return Some(Text(Err(whole(path, error)))),
+        };
         if path.extension().is_none_or(|extension| extension != "toml") {
             let what = "a file of rules ends in `.toml`; only a name that begins with a dot is passed over";
             return Some(Text(Err(whole(path, what))));
         }
-        match self.bytes(path) {
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && path.to_string_lossy().contains('\u{fffd}') =>
-            {
-                Some(Text(Err(whole(path, "its name is not UTF-8: give it another"))))
-            }
+        match self.bytes(&target) {
             Ok(bytes) => Some(Text(rules::text(bytes, &shown(path)).map(Arc::from))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_link(path) => None,
             Err(error) => Some(Text(Err(whole(path, error)))),
         }
     }
@@ -208,9 +257,19 @@ impl Folders {
             // It may have been moved behind our back, to where we had looked already.
             names = self.names();
         }
-        let due: BTreeSet<PathBuf> =
-            names.groups.keys().filter(|dir| self.is_due(dir, now)).cloned().collect();
-        let (groups, files) = (self.found_groups(&names, &due, now), self.found_files(&names, &due));
+        let (mut groups, mut files) = self.found(&names, now);
+        // A link that was replaced while files were read: some would be of before, and some of after.
+        for _ in 0..3 {
+            if names.links.is_empty() {
+                break;
+            }
+            let later = self.names();
+            if later == names {
+                break;
+            }
+            names = later;
+            (groups, files) = self.found(&names, now);
+        }
         let said = |groups: &BTreeMap<PathBuf, Group>| -> Vec<_> {
             groups.iter().map(|(dir, group)| (dir.clone(), group.says.clone(), group.error.clone())).collect()
         };
@@ -220,6 +279,12 @@ impl Folders {
         let is_new = said(&groups) != said(&self.groups) || text(&files) != text(&self.files);
         (self.groups, self.files) = (groups, files);
         is_new
+    }
+
+    fn found(&self, names: &Names, now: Duration) -> (BTreeMap<PathBuf, Group>, BTreeMap<PathBuf, File>) {
+        let due: BTreeSet<PathBuf> =
+            names.groups.keys().filter(|dir| self.is_due(dir, now)).cloned().collect();
+        (self.found_groups(names, &due, now), self.found_files(names, &due))
     }
 
     /// What is wrong is looked at again each time: it may be right by now.
