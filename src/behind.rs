@@ -235,6 +235,12 @@ impl Followers {
         self.lockstep.lock().iter_mut().fold(false, turn)
     }
 
+    /// Lets go of them without a word: in a fork of the process, they are its parent's.
+    pub fn disown(&mut self) {
+        self.threads.clear();
+        mem::forget(mem::take(self.lockstep.get_mut()));
+    }
+
     /// Has all of them flush and end.
     pub fn stop(&mut self) {
         self.all.iter().for_each(|behind| behind.order(|orders| orders.stop = true));

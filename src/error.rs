@@ -40,6 +40,8 @@ pub(crate) enum TroubleKind {
     State,
     /// The file was closed under a reader.
     Closed,
+    /// Nothing keeps another process from writing the store, or this one must not.
+    Lock,
 }
 
 impl StorageError {
@@ -117,6 +119,12 @@ impl StorageError {
             }
             cause = cause.source()?;
         }
+    }
+
+    /// The lock that keeps other processes out was removed or replaced while the store was open, or this process is a fork of the one
+    /// that opened it. Nothing was written. Find out who has the store now before `Store::recover`, which takes the lock again.
+    pub fn is_lock_lost(&self) -> bool {
+        self.0.kind == TroubleKind::Lock
     }
 
     /// The disk is full, or a quota is used up.
@@ -198,8 +206,8 @@ pub enum OpenError {
         /// What is there instead.
         why: String,
     },
-    /// The directory may not be written.
-    #[error("the store at {} may not be written: {why}", .path.display())]
+    /// The directory may not be written: wrong permissions, or a medium that is mounted for reading only. `Store::inspect` reads it.
+    #[error("the store at {} may not be written: {why}; `Store::inspect` reads it as it is", .path.display())]
     ReadOnly {
         /// The store.
         path: PathBuf,

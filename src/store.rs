@@ -2,6 +2,7 @@
 
 mod durable;
 mod opening;
+mod place;
 
 use crate::alert;
 use crate::audit::{self, Audit, Scratch};
@@ -10,13 +11,13 @@ use crate::check::Invariant;
 use crate::check::glance::Glasses;
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
-use crate::disk::{Access, File, Kind, Platform};
+use crate::disk::Platform;
 use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind, TxError};
 use crate::event::EventSet;
 use crate::idempotency;
 use crate::log::memory::MemoryLog;
-use crate::log::segments::{Cut, LogOptions, Prepare, SegmentLog};
-use crate::log::{Log, StoreId};
+use crate::log::segments::{Cut, LogOptions, Prepare};
+use crate::log::{self, Log};
 use crate::order::{CommitNo, Position};
 use crate::projection::{Limits, Projection};
 use crate::query::Query;
@@ -39,6 +40,7 @@ use crate::writer::reply::Answer;
 use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
 use durable::remember;
 use opening::{Files, fresh_tables, new_tables, open_files, open_tables};
+use place::{New, Place, new_id, trouble};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -51,9 +53,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-const LOG: &str = "log";
-const LOG_CREATING: &str = "log.creating";
-const LOCK: &str = "lock";
 const STATE: &str = "state.redb";
 /// Rows folded again beside the real ones, while `verify` or `audit` runs.
 pub(crate) const VERIFY: &str = "verify.redb";
@@ -94,7 +93,7 @@ pub struct Store {
 }
 
 struct Inner {
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
     setup: Setup,
     current: Current,
     lasting: Lasting,
@@ -124,13 +123,6 @@ impl Lasting {
     }
 }
 
-/// A store's directory, and the lock that keeps others out of it while this lives.
-struct Place {
-    path: PathBuf,
-    platform: Platform,
-    _lock: Box<dyn File>,
-}
-
 /// The threads behind a store.
 struct Engine {
     door: Door,
@@ -144,7 +136,7 @@ struct Engine {
     pullers: Pullers,
     stopped: bool,
     /// Kept for the clock, which calls it when it was moved by hand.
-    _on_move: Arc<dyn Fn() + Send + Sync>,
+    on_move: Option<Arc<dyn Fn() + Send + Sync>>,
     /// What opening cut off.
     cut: Option<CutTail>,
 }
@@ -163,7 +155,7 @@ impl Watching {
         if ground.checks.is_empty() && ground.source.is_none() {
             return Ok(Self::default());
         }
-        let watch = Arc::new(Watch::default());
+        let (watch, head) = (Arc::new(Watch::default()), ground.head_bell.clone());
         let deliveries = Some(ground.deliveries.clone());
         let dog = Dog::new(&ground, watch.clone());
         let watcher = Watcher::new(ground, watch.clone());
@@ -175,13 +167,31 @@ impl Watching {
                 lockstep: Mutex::new(Some((watcher, dog))),
             });
         }
-        let threads = vec![spawn("dog", move || dog.run())?, spawn("checks", move || watcher.run())?];
-        Ok(Self { watch, deliveries, threads, lockstep: Mutex::default() })
+        let mut started = Self { watch, deliveries, threads: Vec::new(), lockstep: Mutex::default() };
+        let threads = [
+            ("dog", Box::new(|| dog.run()) as Box<dyn FnOnce() + Send>),
+            ("checks", Box::new(|| watcher.run())),
+        ];
+        for (name, run) in threads {
+            match spawn(name, run) {
+                Ok(thread) => started.threads.push(thread),
+                Err(error) => {
+                    started.stop(&head);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(started)
     }
 
     /// One piece of work on this thread. `false`: there was none, or there is a thread for it.
     fn step(&self) -> bool {
         self.lockstep.lock().as_mut().is_some_and(|(watcher, dog)| watcher.step() | dog.step())
+    }
+
+    fn disown(&mut self) {
+        self.threads.clear();
+        mem::forget(self.lockstep.get_mut().take());
     }
 
     fn stop(&mut self, head: &Bell) {
@@ -225,6 +235,10 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens the store in the directory `path`. Never creates one.
     ///
+    /// The path is resolved here, once: changing the working directory or a link above it does not move an open store. The directory
+    /// itself must not be a link. Open it after a `fork()` of the process, not before: a child cannot write its parent's store, and may
+    /// wait for ever if a thread of the store was at work while it was forked.
+    ///
     /// What a crash left is made good first: derived state that is behind, missing or damaged is folded from the log.
     ///
     /// # Errors
@@ -237,28 +251,21 @@ impl Store {
     /// - `NewerFormat`: use a later version of this crate.
     pub fn open(path: impl AsRef<Path>, setup: Setup) -> Result<Self, OpenError> {
         check(&setup)?;
-        let path = path.as_ref();
-        match look(&setup.platform, path)? {
-            Found::Store => Self::open_locked(lock(&setup.platform, path)?, setup),
-            Found::Nothing | Found::Room => Err(OpenError::NotFound { path: path.to_owned() }),
-        }
+        Self::open_locked(Place::lock(&setup.platform, path.as_ref())?, setup)
     }
 
     /// Creates a store in the directory `path`, which must not exist or be empty, and opens it. Never overwrites.
     ///
-    /// A crash inside it leaves no store, and nothing that a later `create` minds.
+    /// If it fails, nothing is left of it; a crash inside it leaves no store, and nothing that a later `create` minds. Names that file
+    /// systems make (`lost+found`) are no obstacle.
     ///
     /// # Errors
     ///
     /// `AlreadyExists` if anything is there; otherwise as [`open`](Self::open).
     pub fn create(path: impl AsRef<Path>, setup: Setup) -> Result<Self, OpenError> {
         check(&setup)?;
-        let path = path.as_ref();
-        if look(&setup.platform, path).map_err(|error| exists(error, path))? == Found::Store {
-            return Err(OpenError::AlreadyExists { path: path.to_owned() });
-        }
-        let place = create(&setup, path)?;
-        Self::open_locked(place, setup)
+        let new = New::create(&setup.platform, path.as_ref(), &log_options(&setup))?;
+        Self::open_new(new, setup)
     }
 
     /// Opens the store in the directory `path`, or creates it there.
@@ -268,12 +275,16 @@ impl Store {
     /// As [`open`](Self::open) and [`create`](Self::create).
     pub fn open_or_create(path: impl AsRef<Path>, setup: Setup) -> Result<Self, OpenError> {
         check(&setup)?;
-        let path = path.as_ref();
-        let place = match look(&setup.platform, path)? {
-            Found::Store => lock(&setup.platform, path)?,
-            Found::Nothing | Found::Room => create(&setup, path)?,
+        let (platform, path) = (&setup.platform, path.as_ref());
+        let new = match Place::lock(platform, path) {
+            Err(OpenError::NotFound { .. }) => New::create(platform, path, &log_options(&setup)),
+            place => return Self::open_locked(place?, setup),
         };
-        Self::open_locked(place, setup)
+        match new {
+            // Another created it in between.
+            Err(OpenError::AlreadyExists { .. }) => Self::open_locked(Place::lock(platform, path)?, setup),
+            new => Self::open_new(new?, setup),
+        }
     }
 
     /// A store that lives in memory and is gone with its last handle. Receipts say `Durability::Memory`.
@@ -287,9 +298,16 @@ impl Store {
         Self::start(None, setup, Files { log, state: None, rebuild: false, cut: None })
     }
 
-    fn open_locked(place: Place, setup: Setup) -> Result<Self, OpenError> {
+    fn open_locked(place: impl Into<Arc<Place>>, setup: Setup) -> Result<Self, OpenError> {
+        let place = place.into();
         let files = open_files(&place, &setup, None)?;
         Self::start(Some(place), setup, files)
+    }
+
+    /// Opens what was created just now, or leaves nothing of it.
+    fn open_new(new: New, setup: Setup) -> Result<Self, OpenError> {
+        let place = new.place();
+        Self::open_locked(place, setup).inspect(|_| new.keep())
     }
 
     /// A store in memory that begins as a copy of this one, which is in memory too, and goes its own way: for tests that start
@@ -336,17 +354,17 @@ impl Store {
         Self::assemble(None, setup, |_, setup, lasting| launch(None, setup, lasting, ground))
     }
 
-    fn start(place: Option<Place>, setup: Setup, files: Files) -> Result<Self, OpenError> {
+    fn start(place: Option<Arc<Place>>, setup: Setup, files: Files) -> Result<Self, OpenError> {
         Self::assemble(place, setup, |place, setup, lasting| start(place, setup, lasting, files))
     }
 
     fn assemble(
-        place: Option<Place>,
+        place: Option<Arc<Place>>,
         setup: Setup,
         start: impl FnOnce(Option<&Place>, &Setup, &Lasting) -> Result<(Arc<Reader>, Engine), OpenError>,
     ) -> Result<Self, OpenError> {
         let lasting = Lasting::new(&setup);
-        let (reader, engine) = start(place.as_ref(), &setup, &lasting)?;
+        let (reader, engine) = start(place.as_deref(), &setup, &lasting)?;
         let current = Arc::new(RwLock::new(reader));
         let shared = Shared::new(setup.platform.clone(), setup.budget.clone(), setup.on_tx.clone());
         let inner = Inner {
@@ -366,115 +384,6 @@ impl Store {
 fn check(setup: &Setup) -> Result<(), OpenError> {
     let wrong = setup.faults();
     if wrong.is_empty() { Ok(()) } else { Err(OpenError::Setup(wrong)) }
-}
-
-fn new_id(platform: &Platform) -> StoreId {
-    let mut id = [0; 16];
-    platform.entropy.fill(&mut id);
-    StoreId(id)
-}
-
-/// What stands at a path.
-#[derive(Debug, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    /// A directory with nothing in it, or with what a crash inside `create` left.
-    Room,
-    Store,
-}
-
-fn look(platform: &Platform, path: &Path) -> Result<Found, OpenError> {
-    let not_a_store = |why: &str| OpenError::NotAStore { path: path.to_owned(), why: why.to_owned() };
-    match platform.disk.kind(path) {
-        Ok(Kind::Dir) => {}
-        Ok(Kind::File) => return Err(not_a_store("it is a file")),
-        Ok(Kind::Symlink) => return Err(not_a_store("it is a symbolic link")),
-        Ok(Kind::Other) => return Err(not_a_store("it is neither a file nor a directory")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(error) => return Err(trouble(path, error)),
-    }
-    let names = platform.disk.list(path).map_err(|error| trouble(path, error))?;
-    if names.iter().any(|name| name == LOG) {
-        return Ok(Found::Store);
-    }
-    match names.iter().find(|name| *name != LOCK && *name != LOG_CREATING) {
-        Some(name) => Err(not_a_store(&format!("it has no `{LOG}`, but `{name}`"))),
-        None => Ok(Found::Room),
-    }
-}
-
-fn exists(error: OpenError, path: &Path) -> OpenError {
-    match error {
-        OpenError::NotAStore { .. } => OpenError::AlreadyExists { path: path.to_owned() },
-        error => error,
-    }
-}
-
-fn trouble(path: &Path, error: io::Error) -> OpenError {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            OpenError::ReadOnly { path: path.to_owned(), why: error.to_string() }
-        }
-        _ => StorageError::io(format!("{} could not be read or written", path.display()), error).into(),
-    }
-}
-
-fn lock(platform: &Platform, path: &Path) -> Result<Place, OpenError> {
-    let file = path.join(LOCK);
-    let lock = match platform.disk.open(&file, Access::Write) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => platform.disk.create_new(&file),
-        opened => opened,
-    };
-    let lock = match lock {
-        // Another opener made it in between: it is in there before us.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(OpenError::AlreadyOpen { path: path.to_owned() });
-        }
-        lock => lock.map_err(|error| trouble(path, error))?,
-    };
-    match lock.try_lock().map_err(|error| trouble(path, error))? {
-        true => Ok(Place { path: path.to_owned(), platform: platform.clone(), _lock: lock }),
-        false => Err(OpenError::AlreadyOpen { path: path.to_owned() }),
-    }
-}
-
-/// Makes an empty log under another name, and renames it when it is whole: a store is there when its log is.
-fn create(setup: &Setup, path: &Path) -> Result<Place, OpenError> {
-    let disk = &setup.platform.disk;
-    let trouble = |error| trouble(path, error);
-    match disk.create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(trouble(error)),
-        _ => {}
-    }
-    let place = lock(&setup.platform, path)?;
-    // Looked at again under the lock: another may have created it meanwhile.
-    if look(&setup.platform, path).map_err(|error| exists(error, path))? == Found::Store {
-        return Err(OpenError::AlreadyExists { path: path.to_owned() });
-    }
-    let creating = path.join(LOG_CREATING);
-    if disk.kind(&creating).is_ok() {
-        for name in disk.list(&creating).map_err(trouble)? {
-            disk.remove(&creating.join(name)).map_err(trouble)?;
-        }
-        disk.remove_dir(&creating).map_err(trouble)?;
-    }
-    SegmentLog::create(disk, &creating, new_id(&setup.platform), &log_options(setup))?;
-    disk.sync_dir(path).map_err(trouble)?;
-    disk.rename(&creating, &path.join(LOG)).map_err(trouble)?;
-    Ok(place)
-}
-
-/// Makes the store's own name durable before anything is served: whoever made it may have been killed before that.
-fn sync_names(place: &Place) -> Result<(), OpenError> {
-    let (disk, path) = (&place.platform.disk, &place.path);
-    disk.sync_dir(path).map_err(|error| trouble(path, error))?;
-    let Some(parent) = path.parent() else { return Ok(()) };
-    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    match disk.sync_dir(parent) {
-        // Not ours to look into: then the directory in it was not made by us either.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        synced => synced.map_err(|error| trouble(path, error)),
-    }
 }
 
 fn log_options(setup: &Setup) -> LogOptions {
@@ -573,8 +482,7 @@ fn launch(
     let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published, bells.head.clone())));
     let health = Arc::new(Health::default());
     let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
-    let mut threads = Vec::new();
-    let no_thread = |error| StorageError::io("a thread could not be started", error);
+    let mut run_flusher = None;
     let projections = recovery::kept(&rules.projections);
     let expire = {
         let views = views.clone();
@@ -590,7 +498,7 @@ fn launch(
             let ((jobs, todo), (done, results)) = (unbounded(), bounded(1));
             let keys = keys.clone();
             let run = move || flush::run(tables, keys, projections, todo, done, before_flush);
-            threads.push(spawn("flusher", run).map_err(no_thread)?);
+            run_flusher = Some(run);
             Some(Flusher::Beside(Beside::new(jobs, results)))
         }
     };
@@ -614,16 +522,7 @@ fn launch(
         lockstep: setup.lockstep,
         released: Arc::default(),
     };
-    if !setup.lockstep {
-        let door = door.clone();
-        // Joined first: the flusher ends when the writer has.
-        threads.insert(0, spawn("writer", move || Writer::run(&door)).map_err(no_thread)?);
-    }
-    let every = Duration::from_millis(options.scrub_every_ms);
-    let scrub = match place {
-        Some(_) if !setup.lockstep => Some(scrub(&board, &health, every).map_err(no_thread)?),
-        _ => None,
-    };
+    let mut engine = Engine::new(door.clone(), bells.clone(), cut);
     let following = Following {
         log: log.clone(),
         board: board.clone(),
@@ -639,9 +538,19 @@ fn launch(
         }),
         before_flush: Arc::new(expire),
     };
-    let followers =
-        Followers::start(&following, &setup.behind, &forked, setup.lockstep).map_err(no_thread)?;
-    let behind = followers.all().to_vec();
+    engine.start(|engine| {
+        if !setup.lockstep {
+            let door = door.clone();
+            // Joined first: the flusher ends when the writer has.
+            engine.threads.push(spawn("writer", move || Writer::run(&door))?);
+            engine.threads.extend(run_flusher.map(|run| spawn("flusher", run)).transpose()?);
+            let every = Duration::from_millis(options.scrub_every_ms);
+            engine.scrub = place.map(|_| scrub(&board, &health, every)).transpose()?;
+        }
+        engine.behind = Followers::start(&following, &setup.behind, &forked, setup.lockstep)?;
+        Ok(())
+    })?;
+    let behind = engine.behind.all().to_vec();
     let reader = Reader { rules, terms, log, keys, board, health, behind, page_bytes: options.page_bytes };
     let reader = Arc::new(reader);
     let checks = watch::Ground {
@@ -665,13 +574,15 @@ fn launch(
             cache_bytes: options.state_cache_bytes,
         }),
     };
-    let pullers = Pullers::start(&checks, setup.lockstep).map_err(no_thread)?;
-    let checks = Watching::start(checks, setup.lockstep).map_err(no_thread)?;
-    let on_move = on_move(bells.head.clone(), checks.watch.clone(), &pullers);
+    engine.start(|engine| {
+        engine.pullers = Pullers::start(&checks, setup.lockstep)?;
+        engine.checks = Watching::start(checks, setup.lockstep)?;
+        Ok(())
+    })?;
+    let on_move = on_move(bells.head.clone(), engine.checks.watch.clone(), &engine.pullers);
     setup.platform.clock.wake_on_move(Arc::downgrade(&on_move));
-    let (bells, behind) = (bells.clone(), followers);
-    let (stopped, _on_move) = (false, on_move);
-    Ok((reader, Engine { door, bells, threads, scrub, behind, checks, pullers, stopped, _on_move, cut }))
+    engine.on_move = Some(on_move);
+    Ok((reader, engine))
 }
 
 /// Wakes all threads that wait for a time.
@@ -1236,10 +1147,14 @@ impl Store {
             State::Well if !damaged => return Ok(()),
             State::Well | State::Poisoned => {}
         }
+        if place.is_forked() {
+            return Err(log::forked().into());
+        }
         // No new request gets in while the files are opened again.
         reader.health.poison(StorageError::new(TroubleKind::Io, "the store is being recovered"));
         self.inner.engine.write().stop();
         self.inner.lasting.views.let_go();
+        place.relock()?;
         let durable = (reader.log.store(), reader.board.load().head);
         let files = open_files(place, &self.inner.setup, Some(durable)).inspect_err(|error| {
             if matches!(error, OpenError::TailLost { .. } | OpenError::Corrupt { .. }) {
@@ -1378,6 +1293,33 @@ impl Store {
 }
 
 impl Engine {
+    /// Of a store whose threads are not started.
+    fn new(door: Door, bells: Bells, cut: Option<CutTail>) -> Self {
+        let (threads, scrub, behind, checks, pullers) = Default::default();
+        Self { door, bells, threads, scrub, behind, checks, pullers, stopped: false, on_move: None, cut }
+    }
+
+    /// Starts some of the threads. If one cannot be started, all those that run are ended.
+    fn start(&mut self, start: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<(), OpenError> {
+        start(self).map_err(|error| {
+            self.stop();
+            StorageError::io("a thread could not be started", error).into()
+        })
+    }
+
+    /// Lets go of the threads without a word to them: in a fork of the process, they and the files are its parent's.
+    fn disown(&mut self) {
+        self.stopped = true;
+        self.threads.clear();
+        self.scrub = None;
+        self.behind.disown();
+        self.checks.disown();
+        self.pullers.disown();
+        self.on_move = None;
+        // What it holds would write to the files as it is dropped.
+        mem::forget(self.door.clone());
+    }
+
     fn stop(&mut self) {
         if mem::replace(&mut self.stopped, true) {
             return;
@@ -1400,6 +1342,12 @@ impl Engine {
 
 impl Inner {
     fn shut(&self) {
+        if self.place.as_ref().is_some_and(|place| place.is_forked()) {
+            self.engine.write().disown();
+            let reader = self.current.read().clone();
+            reader.health.close();
+            return mem::forget(reader);
+        }
         let _one = self.recovering.lock();
         self.engine.write().stop();
         let reader = self.current.read().clone();

@@ -14,7 +14,39 @@ pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
+    #[cfg(any(test, feature = "testing"))]
+    refusal::next()?;
     std::thread::Builder::new().name(format!("tallystone-{name}")).spawn(run)
+}
+
+/// Threads that cannot be started, for tests.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod refusal {
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static AFTER: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// Has this thread start so many more threads, and fail at the next one. Returns whether an earlier plan was still open.
+    #[cfg(feature = "testing")]
+    pub fn plan(after: Option<u32>) -> bool {
+        AFTER.replace(after).is_some()
+    }
+
+    pub(super) fn next() -> io::Result<()> {
+        match AFTER.get() {
+            Some(0) => {
+                AFTER.set(None);
+                Err(io::Error::new(io::ErrorKind::WouldBlock, "no more threads, on purpose"))
+            }
+            after => {
+                AFTER.set(after.map(|after| after - 1));
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Sleeps for a short while, or less.

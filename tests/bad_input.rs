@@ -96,7 +96,11 @@ fn symbolic_links_are_refused() {
     let (dir, path) = closed();
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&path, &link).expect("linked");
-    assert!(matches!(Store::open(&link, setup()), Err(OpenError::NotAStore { .. })));
+    // Neither a slash nor a dot at the end makes it another path.
+    for end in ["", "/", "/.", "//"] {
+        let link = format!("{}{end}", link.display());
+        assert!(matches!(Store::open(&link, setup()), Err(OpenError::NotAStore { .. })), "{link}");
+    }
     let dangling = dir.path().join("dangling");
     std::os::unix::fs::symlink(dir.path().join("target"), &dangling).expect("linked");
     assert!(matches!(Store::create(&dangling, setup()), Err(OpenError::AlreadyExists { .. })));
@@ -693,17 +697,19 @@ fn a_full_disk_refuses_and_loses_nothing() {
 
 #[cfg(unix)]
 #[test]
-fn a_log_removed_under_an_open_store_is_noticed_before_the_next_reply() {
+fn a_segment_removed_under_an_open_store_is_noticed_before_the_reply() {
     let (_dir, path) = closed();
     let store = Store::open(&path, setup()).expect("opens");
     store.append(deposit(1, 1)).expect("appended");
     let (files, log) = (content(&path.join("log")), path.join("log"));
-    fs::remove_dir_all(&log).expect("removed");
+    files.iter().for_each(|(name, _)| fs::remove_file(name).expect("removed"));
     let lost = store.append(deposit(1, 1).key("client", "lost"));
     assert!(matches!(lost, Err(AppendError::Unknown(_))), "{lost:?}");
     assert!(matches!(store.append(deposit(1, 1)), Err(AppendError::Poisoned { .. })));
     assert!(store.recover().is_err(), "there is nothing to recover from");
-    // Put back, it goes on, without what was never acknowledged.
+    // Put back, also in a directory of the same name, it goes on, without what was never acknowledged.
+    fs::remove_dir_all(&log).expect("removed");
+    assert!(store.recover().is_err(), "there is nothing to recover from");
     fs::create_dir(&log).expect("created");
     files.iter().for_each(|(name, bytes)| fs::write(name, bytes).expect("put back"));
     store.recover().expect("the log is there again");

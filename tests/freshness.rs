@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 use tallystone::check::{About, Check, Severity};
-use tallystone::disk::{Access, Clock, Disk, File, Kind, Platform};
+use tallystone::disk::{Access, Clock, Disk, File, Kind, Lock, Platform};
 use tallystone::error::OpenError;
 use tallystone::event::Raw;
 use tallystone::prelude::*;
@@ -244,6 +244,9 @@ impl NoFile {
 impl Disk for NoFile {
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         self.disk.kind(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.disk.lock(path)
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.disk.create_dir(path)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tallystone::disk::{Access, Clock, Disk, File, Kind, Platform};
+use tallystone::disk::{Access, Clock, Disk, File, Kind, Lock, Platform};
 use tallystone::error::{AppendError, OpenError, ReadError, TxError};
 use tallystone::event::Raw;
 use tallystone::prelude::{
@@ -469,6 +469,9 @@ impl Disk for PanickingDisk {
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         self.0.kind(path)
     }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.0.lock(path)
+    }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.0.create_dir(path)
     }
@@ -511,9 +514,6 @@ impl File for PanickingFile {
     }
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
-    }
-    fn try_lock(&self) -> io::Result<bool> {
-        self.0.try_lock()
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
-use tallystone::disk::{Access, Disk, File, Kind, Platform};
+use tallystone::disk::{Access, Disk, File, Kind, Lock, Platform};
 use tallystone::error::{AppendError, OpenError, ReadError, TxError};
 use tallystone::event::Raw;
 use tallystone::prelude::{Position, Query, Sequenced, Store, Subscription, View};
@@ -57,6 +57,9 @@ impl Process {
 impl Disk for Process {
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         self.alive()?.kind(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        self.alive()?.lock(path)
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.alive()?.create_dir(path)

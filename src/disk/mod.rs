@@ -10,7 +10,7 @@ pub use real::{RealDisk, SystemClock, SystemEntropy};
 use crate::order::Timestamp;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -48,6 +48,21 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
             Err(error) => Err(error),
         }
     }
+    /// `path` from the root of the file system, as the working directory is now. Links are not resolved, nothing need stand there.
+    ///
+    /// The default is for a disk without a working directory.
+    fn absolute(&self, path: &Path) -> PathBuf {
+        path.to_owned()
+    }
+    /// The absolute path, without any link in it, of the file or directory that `path` leads to; `NotFound` if there is none.
+    ///
+    /// The default is for a disk without links.
+    fn real(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(path.to_owned())
+    }
+    /// Takes the exclusive lock on the file or directory at `path`, held until it is dropped. `None` if another handle has it, in
+    /// this process or in another; `Unsupported` if the file system has no locks.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
     /// Makes one directory; `AlreadyExists` if anything stands there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
     /// Names in a directory, sorted.
@@ -79,8 +94,23 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes data and length durable. After an error nothing is known, and it is never called again on this handle.
     fn sync_data(&self) -> io::Result<()>;
-    /// Takes the exclusive lock on this file, held until the handle is dropped. `false` if another handle has it.
-    fn try_lock(&self) -> io::Result<bool>;
+}
+
+/// A lock on a file or directory, held until it is dropped.
+pub trait Lock: Send + Sync + fmt::Debug + 'static {
+    /// Whether it still keeps others out. Asked before every sync, so it must not cost one.
+    fn state(&self) -> io::Result<LockState>;
+}
+
+/// Whether a lock still keeps others out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockState {
+    /// It does.
+    Held,
+    /// What was locked does not stand at its path any more: another process can lock what stands there now.
+    Gone,
+    /// This process is a fork of the one that took the lock, and both have it.
+    Forked,
 }
 
 /// The time, taken from outside.

@@ -5,11 +5,11 @@
 //! - Reads and writes carry their offset: threads that share a handle share no cursor.
 //! - A short read or write is continued; an error is handed up as it came and nothing is tried twice.
 
-use super::{Access, Clock, Disk, Entropy, File, Kind};
+use super::{Access, Clock, Disk, Entropy, File, Kind, Lock, LockState};
 use crate::order::Timestamp;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Files and directories of the operating system.
@@ -31,6 +31,35 @@ impl Disk for RealDisk {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    // It fails for an empty path, or without a working directory: then there is nothing better than what was said.
+    fn absolute(&self, path: &Path) -> PathBuf {
+        std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+    }
+
+    fn real(&self, path: &Path) -> io::Result<PathBuf> {
+        fs::canonicalize(path).map_err(|cause| told(path, cause))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        if !matches!(self.kind(path)?, Kind::File | Kind::Dir) {
+            let cause = io::Error::new(io::ErrorKind::InvalidInput, "neither a regular file nor a directory");
+            return Err(told(path, cause));
+        }
+        let locked = system::open_to_lock(path).and_then(|file| match system::try_lock(&file) {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(cause)) => Err(system::lock_fault(cause)),
+        });
+        let Some(file) = locked.map_err(|cause| told(path, cause))? else { return Ok(None) };
+        let (meta, process) = (file.metadata().map_err(|cause| told(path, cause))?, std::process::id());
+        let lock = RealLock { file, meta, path: path.to_owned(), process };
+        // Removed between the opening and the lock: whoever did that has another file there, or none.
+        match lock.state()? {
+            LockState::Held => Ok(Some(Box::new(lock))),
+            LockState::Gone | LockState::Forked => Ok(None),
         }
     }
 
@@ -154,14 +183,40 @@ impl File for RealFile {
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+}
 
-    fn try_lock(&self) -> io::Result<bool> {
-        match self.0.try_lock() {
-            Ok(()) => Ok(true),
-            Err(fs::TryLockError::WouldBlock) => Ok(false),
-            Err(fs::TryLockError::Error(cause)) => Err(cause),
+/// A lock of the operating system's.
+struct RealLock {
+    /// The lock ends when this is closed.
+    file: fs::File,
+    /// Of what was locked.
+    meta: fs::Metadata,
+    path: PathBuf,
+    process: u32,
+}
+
+impl std::fmt::Debug for RealLock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} on {}", self.file, self.path.display())
+    }
+}
+
+impl Lock for RealLock {
+    fn state(&self) -> io::Result<LockState> {
+        if std::process::id() != self.process {
+            return Ok(LockState::Forked);
+        }
+        match fs::symlink_metadata(&self.path) {
+            Ok(stands) if system::same_file(&self.meta, &stands) => Ok(LockState::Held),
+            Ok(_) => Ok(LockState::Gone),
+            Err(cause) if is_absent(&cause) => Ok(LockState::Gone),
+            Err(cause) => Err(told(&self.path, cause)),
         }
     }
+}
+
+fn is_absent(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The operating system's clock.
@@ -199,7 +254,7 @@ impl Entropy for SystemEntropy {
 
 #[cfg(unix)]
 mod system {
-    use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+    use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
     use std::io;
     use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
     use std::path::Path;
@@ -217,6 +272,27 @@ mod system {
 
     pub fn same_file(seen: &Metadata, opened: &Metadata) -> bool {
         (seen.dev(), seen.ino()) == (opened.dev(), opened.ino())
+    }
+
+    /// A directory can only be opened for reading; some network file systems lock a file only if it was opened for writing.
+    pub fn open_to_lock(path: &Path) -> io::Result<File> {
+        let is_dir = std::fs::symlink_metadata(path)?.is_dir();
+        OpenOptions::new().read(true).write(!is_dir).open(path)
+    }
+
+    pub fn try_lock(file: &File) -> Result<(), TryLockError> {
+        file.try_lock()
+    }
+
+    /// The causes by which a file system says that it has no locks, under the one name.
+    pub fn lock_fault(cause: io::Error) -> io::Error {
+        // ENOSYS is 38 on Linux and 78 on the BSDs and macOS; ENOLCK 37 and 77.
+        let is_unsupported = cause.kind() == io::ErrorKind::Unsupported
+            || matches!(cause.raw_os_error(), Some(37 | 38 | 77 | 78));
+        match is_unsupported {
+            true => io::Error::new(io::ErrorKind::Unsupported, cause),
+            false => cause,
+        }
     }
 
     pub fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
@@ -237,7 +313,7 @@ mod system {
 
 #[cfg(windows)]
 mod system {
-    use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+    use std::fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError};
     use std::io;
     use std::os::windows::fs::{FileExt, OpenOptionsExt};
     use std::path::Path;
@@ -256,6 +332,32 @@ mod system {
     // `no_follow` opened the link itself, if one was put there, and its kind was looked at again.
     pub fn same_file(_seen: &Metadata, _opened: &Metadata) -> bool {
         true
+    }
+
+    const FILE_SHARE_READ_WRITE: u32 = 0x0000_0003;
+    const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
+
+    // Without the right to delete for others, it can neither be removed nor renamed while it is locked.
+    pub fn open_to_lock(path: &Path) -> io::Result<File> {
+        let is_dir = std::fs::symlink_metadata(path)?.is_dir();
+        let mut options = OpenOptions::new();
+        options.read(true).write(!is_dir).share_mode(FILE_SHARE_READ_WRITE);
+        if is_dir {
+            options.custom_flags(FILE_FLAG_BACKUP_SEMANTICS);
+        }
+        options.open(path)
+    }
+
+    // There is no lock on a directory here, and its open handle is enough to keep it where it is.
+    pub fn try_lock(file: &File) -> Result<(), TryLockError> {
+        match file.metadata().map_err(TryLockError::Error)?.is_dir() {
+            true => Ok(()),
+            false => file.try_lock(),
+        }
+    }
+
+    pub fn lock_fault(cause: io::Error) -> io::Error {
+        cause
     }
 
     pub fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> io::Result<()> {
@@ -404,13 +506,44 @@ mod tests {
     fn a_lock_is_held_until_its_handle_is_dropped() {
         let room = room();
         let path = room.path().join("lock");
-        let first = RealDisk.create_new(&path).unwrap();
-        let second = RealDisk.open(&path, Access::Write).unwrap();
-        assert!(first.try_lock().unwrap());
-        assert!(first.try_lock().unwrap(), "the holder may ask again");
-        assert!(!second.try_lock().unwrap());
-        drop(first);
-        assert!(second.try_lock().unwrap());
+        assert_eq!(
+            kind_of_error(RealDisk.lock(&path)),
+            io::ErrorKind::NotFound,
+            "nothing is made to be locked"
+        );
+        RealDisk.create_new(&path).unwrap();
+        for path in [&path, room.path()] {
+            let first = RealDisk.lock(path).unwrap().expect("nobody has it");
+            assert_eq!(first.state().unwrap(), LockState::Held);
+            assert!(RealDisk.lock(path).unwrap().is_none());
+            drop(first);
+            assert!(RealDisk.lock(path).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_replaced_is_gone() {
+        let room = room();
+        let path = room.path().join("lock");
+        RealDisk.create_new(&path).unwrap();
+        let first = RealDisk.lock(&path).unwrap().unwrap();
+        RealDisk.remove(&path).unwrap();
+        assert_eq!(first.state().unwrap(), LockState::Gone);
+        RealDisk.create_new(&path).unwrap();
+        assert_eq!(first.state().unwrap(), LockState::Gone);
+        assert!(RealDisk.lock(&path).unwrap().is_some(), "another file has another lock");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_real_path_has_no_link_in_it() {
+        let room = room();
+        let root = RealDisk.real(room.path()).unwrap();
+        RealDisk.create_dir(&root.join("d")).unwrap();
+        std::os::unix::fs::symlink("d", root.join("link")).unwrap();
+        assert_eq!(RealDisk.real(&root.join("link")).unwrap(), root.join("d"));
+        assert_eq!(kind_of_error(RealDisk.real(&root.join("none"))), io::ErrorKind::NotFound);
+        assert!(RealDisk.absolute(Path::new("none/link")).is_absolute());
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub(crate) trait Log: Send + Sync + fmt::Debug {
 
     /// Writes one group of commits in one write and syncs it. `commits` follow `expected` without a gap.
     ///
-    /// After `Io` nothing is known about the group, and every later append is refused with `Io` too. (Only a group over
+    /// After `NotHeld` nothing was written. After `Io` nothing is known about the group, and every later append is refused with `Io` too. (Only a group over
     /// 1 GiB, `InvalidInput`, is known to be refused and stops nothing.)
     ///
     /// # Panics
@@ -256,9 +256,19 @@ pub(crate) enum LogError {
     /// The caller's head is not the log's.
     #[error("the log is at commit {is}, not at {expected}")]
     NotAtHead { is: CommitNo, expected: CommitNo },
+    /// Another process may write this log, or its parent does. Nothing was written.
+    #[error("{0}")]
+    NotHeld(String),
     /// The disk.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// The refusal of a process that was forked from the one that has the log open.
+pub(crate) fn forked() -> LogError {
+    LogError::NotHeld(
+        "this process is a fork of the one that opened the store, which alone may write: open a store after the fork".to_owned(),
+    )
 }
 
 impl LogError {
@@ -283,6 +293,7 @@ impl From<LogError> for StorageError {
     fn from(error: LogError) -> Self {
         match error {
             LogError::Io(source) => Self::io("the log could not be read or written", source),
+            LogError::NotHeld(what) => Self::new(TroubleKind::Lock, what),
             damage => Self::new(TroubleKind::Log, damage.to_string()),
         }
     }

@@ -15,14 +15,14 @@ use super::recover;
 use super::segment::{HEADER, Header, Marks, Trailer};
 use super::window::Window;
 use super::{Head, Log, LogError, LogSize, Page, Seek, StoreId};
-use crate::disk::{Access, Disk, File};
+use crate::disk::{Access, Disk, File, Lock, LockState};
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::sync::{JoinHandle, Mutex, RwLock, spawn};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 pub(crate) use super::recover::{Cut, KnownLog, Opened};
 
@@ -88,6 +88,8 @@ pub(crate) struct SegmentLog {
     writer: Mutex<Writer>,
     /// Tells the preparing thread to leave off.
     stop: Arc<AtomicBool>,
+    /// What keeps other processes out. They end with the store, not with its last reader.
+    locks: Vec<Weak<dyn Lock>>,
 }
 
 impl fmt::Debug for SegmentLog {
@@ -232,8 +234,33 @@ impl SegmentLog {
             shared: RwLock::new(shared),
             writer: Mutex::new(recovered.writer),
             stop: Arc::new(AtomicBool::new(false)),
+            locks: Vec::new(),
         };
         Ok((log, recovered.opened))
+    }
+
+    /// The same log, which writes only while these locks are held.
+    pub fn held_by(mut self, locks: Vec<Weak<dyn Lock>>) -> Self {
+        self.locks = locks;
+        self
+    }
+
+    /// Whether other processes are kept out of the log.
+    fn check_locks(&self) -> Result<(), LogError> {
+        for lock in &self.locks {
+            match lock.upgrade().map(|lock| lock.state()).transpose()? {
+                Some(LockState::Held) => {}
+                Some(LockState::Forked) => return Err(super::forked()),
+                Some(LockState::Gone) | None => {
+                    let what = "was removed or replaced while the store was open, and another process may have taken it";
+                    return Err(LogError::NotHeld(format!(
+                        "the lock of {} {what}",
+                        self.place.dir.display()
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, writer: &mut Writer, head: &Head, commits: &[Commit]) -> Result<Head, LogError> {
@@ -241,6 +268,7 @@ impl SegmentLog {
         let mut starts = Vec::with_capacity(commits.len());
         let note = |commit: &Commit, at: usize| starts.push((commit.commit, commit.first, at as u64));
         let after = group::encode(self.place.store, head, commits, &mut buffer, note)?;
+        self.check_locks()?;
         // From here on the disk is touched: until all of it is done, nothing is known.
         writer.poisoned = true;
         self.make_room(writer, head, buffer.len() as u64)?;
@@ -528,6 +556,7 @@ impl Log for SegmentLog {
         if writer.sealed || writer.end == HEADER as u64 {
             return Ok(());
         }
+        self.check_locks()?;
         writer.poisoned = true;
         writer.file.write_at(writer.end, &group::seal(self.place.store, &self.head()))?;
         writer.file.sync_data()?;

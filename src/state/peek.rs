@@ -110,10 +110,6 @@ impl File for Peeked {
     fn sync_data(&self) -> io::Result<()> {
         Ok(())
     }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        Ok(true)
-    }
 }
 
 #[cfg(test)]

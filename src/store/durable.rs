@@ -4,7 +4,8 @@
 //! itself shows that if it ends with a whole group. So an open compares, and refuses; to go on with what there is has to be said, and
 //! is put on record in the log before anything else is changed.
 
-use super::{LOG, Place, STATE, trouble};
+use super::STATE;
+use super::place::{LOG, Place, trouble};
 use crate::behind;
 use crate::disk::Access;
 use crate::error::{OpenError, StorageError, TroubleKind};

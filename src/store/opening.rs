@@ -4,7 +4,8 @@
 //! is `state.redb` opened for writing.
 
 use super::durable::KnownHeads;
-use super::{CutTail, LOG, Place, STATE, log_options, remove_if_there, sync_names, trouble};
+use super::place::{LOG, Place, trouble};
+use super::{CutTail, STATE, log_options, remove_if_there};
 use crate::disk::Access;
 use crate::error::{OpenError, StorageError, TroubleKind};
 use crate::log::record::Record;
@@ -33,7 +34,7 @@ pub(super) fn open_files(
     setup: &Setup,
     durable: Option<(StoreId, Head)>,
 ) -> Result<Files, OpenError> {
-    sync_names(place)?;
+    place.sync_names()?;
     let state = peek_state(place)?;
     let known = KnownHeads::gather(place, state.as_ref(), durable)?;
     let accepts = |store: StoreId, end: &Head, last: Option<&Record<'_>>| {
@@ -43,6 +44,7 @@ pub(super) fn open_files(
     let known_log = KnownLog { durable: known.heads(), accepts: Some(&accepts) };
     let opened = SegmentLog::open(disk, &dir, log_options(setup), known_log);
     let (log, opened) = opened.map_err(|error| known.explain(place, error))?;
+    let log = log.held_by(place.locks());
     known.settle(place, setup, &log, opened.ends_early)?;
     // What was removed tells nothing any more.
     let is_of_this_log = |state: &Tables| log.has(&state.meta().head()).unwrap_or(false);

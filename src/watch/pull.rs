@@ -191,6 +191,12 @@ impl Pullers {
         }
     }
 
+    /// Lets go of them without a word: in a fork of the process, they are its parent's.
+    pub fn disown(&mut self) {
+        self.all.clear();
+        self.threads.clear();
+    }
+
     /// Takes the store away from all of them. Those that hang somewhere outside are left there.
     pub fn stop(&mut self) {
         for shared in self.all.drain(..) {

@@ -16,7 +16,7 @@ use crate::commit::{Decision, Group, Rules};
 use crate::disk::Clock;
 use crate::error::{AppendError, StorageError, TroubleKind};
 use crate::log::record::Commit;
-use crate::log::{Head, Log};
+use crate::log::{Head, Log, LogError};
 use crate::options::Options;
 use crate::request::Committed;
 use crate::state::flush::{self, Flushed, Job};
@@ -420,6 +420,14 @@ impl Writer {
         }
         let head = match self.log.append(&published.head, group.commits()) {
             Ok(head) => head,
+            // It is known that nothing was written.
+            Err(error @ LogError::NotHeld(_)) => {
+                let cause = StorageError::from(error);
+                answers
+                    .into_iter()
+                    .for_each(|(reply, _, request, _)| hand_back((request, reply), cause.clone()));
+                return Err(cause);
+            }
             Err(error) => {
                 let cause = StorageError::from(error);
                 answers.into_iter().for_each(|(reply, ..)| reply.send(Handed::unknown(cause.clone())));

@@ -35,6 +35,8 @@ pub enum Op {
     Read,
     /// `File::len`
     Len,
+    /// `Disk::lock`
+    Lock,
 }
 
 impl Op {

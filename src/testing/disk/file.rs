@@ -7,9 +7,10 @@ use super::SimDisk;
 use super::fault::{Fault, Op};
 use super::state::{Call, State};
 use super::tree::NodeId;
-use crate::disk::{Access, File};
+use crate::disk::{Access, File, Lock, LockState};
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One open file of one process.
@@ -18,7 +19,6 @@ pub(super) struct SimFile {
     /// As it was opened; the file may be called something else by now.
     pub name: String,
     pub node: NodeId,
-    pub id: u64,
     pub boot: u64,
     pub access: Access,
     /// Asked only to count what must not be done.
@@ -105,24 +105,49 @@ impl File for SimFile {
         }
         result
     }
-
-    fn try_lock(&self) -> io::Result<bool> {
-        let mut state = self.disk.0.lock();
-        state.alive(self.boot)?;
-        let lock = &mut state.tree.file_mut(self.node).locked_by;
-        Ok(*lock.get_or_insert(self.id) == self.id)
-    }
 }
 
 impl Drop for SimFile {
     fn drop(&mut self) {
         let mut state = self.disk.0.lock();
         if state.boot == self.boot {
-            let file = state.tree.file_mut(self.node);
-            file.open -= 1;
-            if file.locked_by == Some(self.id) {
-                file.locked_by = None;
-            }
+            state.tree.file_mut(self.node).open -= 1;
+        }
+    }
+}
+
+/// A lock of one process on a file or directory.
+pub(super) struct SimLock {
+    pub disk: SimDisk,
+    pub path: PathBuf,
+    pub node: NodeId,
+    pub boot: u64,
+    pub process: u32,
+}
+
+impl fmt::Debug for SimLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimLock {{ {} }}", self.path.display())
+    }
+}
+
+impl Lock for SimLock {
+    fn state(&self) -> io::Result<LockState> {
+        let mut state = self.disk.0.lock();
+        state.alive(self.boot)?;
+        Ok(match state.tree.find(&self.path) {
+            _ if state.process != self.process => LockState::Forked,
+            Ok(node) if node == self.node => LockState::Held,
+            _ => LockState::Gone,
+        })
+    }
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut state = self.disk.0.lock();
+        if state.boot == self.boot {
+            state.locks.remove(&self.node);
         }
     }
 }

@@ -16,10 +16,10 @@ mod tree;
 pub use fault::{Fault, Faults, Op, Stats};
 
 use super::random::Random;
-use crate::disk::{Access, Disk, File, Kind};
+use crate::disk::{Access, Disk, File, Kind, Lock};
 use crate::sync::Mutex;
 use content::FileData;
-use file::SimFile;
+use file::{SimFile, SimLock};
 use state::{Call, Entry, State};
 use std::fmt;
 use std::io;
@@ -164,6 +164,20 @@ impl SimDisk {
         state.end_process();
     }
 
+    /// Says which process calls from now on; at first it is 0. Another number than that at which a lock was taken is that of a
+    /// fork, which has the handles and the locks of its parent.
+    pub fn run_as(&self, process: u32) {
+        self.0.lock().process = process;
+    }
+
+    /// Paths of the files that a handle has open, in order.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut note = |path: &Path, file: &FileNode| files.extend((file.open > 0).then(|| path.to_owned()));
+        self.0.lock().tree.walk(ROOT, Path::new("/"), &mut note);
+        files
+    }
+
     /// What was done so far.
     pub fn stats(&self) -> Stats {
         self.0.lock().stats.clone()
@@ -259,13 +273,11 @@ impl SimDisk {
     ) -> io::Result<Box<dyn File>> {
         let mut state = self.0.lock();
         let node = open(&mut state)?;
-        state.next_handle += 1;
         state.tree.file_mut(node).open += 1;
         Ok(Box::new(SimFile {
             disk: self.clone(),
             name: path.display().to_string(),
             node,
-            id: state.next_handle,
             boot: state.boot,
             access,
             sync_failed: AtomicBool::new(false),
@@ -298,6 +310,15 @@ impl SimDisk {
 impl Disk for SimDisk {
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         self.look(Op::Kind, path, |state| Ok(state.tree.kind(state.tree.find(path)?)))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let mut state = self.0.lock();
+        let node = state.look(Op::Lock, &path.display().to_string(), |state| state.tree.find(path))?;
+        let (disk, path, boot, process) = (self.clone(), path.to_owned(), state.boot, state.process);
+        let is_free = state.locks.insert(node);
+        drop(state);
+        Ok(is_free.then(|| Box::new(SimLock { disk, path, node, boot, process }) as Box<dyn Lock>))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {

@@ -10,7 +10,7 @@ use super::tree::{NodeId, Tree};
 use super::{Cut, ImagePolicy};
 use crate::disk::Kind;
 use crate::testing::random::{Random, mix};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -24,7 +24,10 @@ pub(super) struct State {
     pub cut: Option<(u64, ImagePolicy)>,
     pub ops: u64,
     pub reads: u64,
-    pub next_handle: u64,
+    /// What the running process has locked.
+    pub locks: BTreeSet<NodeId>,
+    /// Number of the running process: a lock of another one was inherited from it.
+    pub process: u32,
     pub quota: Option<u64>,
     pub faults: Faults,
     pub random: Random,
@@ -46,7 +49,8 @@ impl State {
             cut: None,
             ops: 0,
             reads: 0,
-            next_handle: 0,
+            locks: BTreeSet::new(),
+            process: 0,
             quota: None,
             faults: Faults::none(),
             random: Random::new(seed),
@@ -71,6 +75,7 @@ impl State {
     /// No handle and no lock of before is worth anything after this.
     pub fn end_process(&mut self) {
         self.boot += 1;
+        self.locks.clear();
         self.tree.close_all();
         self.mix_in(&[self.boot]);
     }

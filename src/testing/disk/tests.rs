@@ -1,6 +1,7 @@
 //! That the simulated disk does what it says: a fault that is not what its name says proves nothing.
 
 use super::*;
+use crate::disk::LockState;
 use std::collections::BTreeSet;
 
 fn path(name: &str) -> PathBuf {
@@ -305,19 +306,33 @@ fn a_sync_by_the_next_process_makes_the_killed_one_s_writes_durable() {
 
 #[test]
 fn locks_end_with_their_handle_or_their_process() {
-    let (disk, first) = with_file(1, b"");
-    let open = || disk.open(&path("a"), Access::Write).unwrap();
-    let second = open();
-    assert!(first.try_lock().unwrap() && first.try_lock().unwrap() && !second.try_lock().unwrap());
+    let (disk, _file) = with_file(1, b"");
+    let lock = || disk.lock(&path("a")).unwrap();
+    let first = lock().expect("nobody has it");
+    assert!(lock().is_none());
     drop(first);
-    assert!(second.try_lock().unwrap());
+    let second = lock().expect("its holder let go");
     disk.kill();
-    let third = open();
-    assert!(third.try_lock().unwrap());
+    let third = lock().expect("its holder is gone");
     drop(second);
-    assert!(!open().try_lock().unwrap(), "a dead handle's end frees nothing");
+    assert!(lock().is_none(), "a dead handle's end frees nothing");
     disk.power_cut(ImagePolicy::KeepAll);
-    assert!(open().try_lock().unwrap());
+    assert!(lock().is_some() && third.state().is_err());
+}
+
+#[test]
+fn a_lock_tells_of_its_path_and_of_a_fork() {
+    let (disk, _file) = with_file(1, b"");
+    let lock = disk.lock(&path("a")).unwrap().unwrap();
+    assert_eq!(lock.state().unwrap(), LockState::Held);
+    disk.run_as(1);
+    assert_eq!(lock.state().unwrap(), LockState::Forked);
+    disk.run_as(0);
+    disk.remove(&path("a")).unwrap();
+    assert_eq!(lock.state().unwrap(), LockState::Gone);
+    disk.create_new(&path("a")).unwrap();
+    assert_eq!(lock.state().unwrap(), LockState::Gone);
+    assert!(disk.lock(&path("a")).unwrap().is_some());
 }
 
 #[test]
@@ -328,8 +343,8 @@ fn no_use_of_a_dead_handle_succeeds() {
         end(&disk);
         let calls = (disk.op_count(), disk.read_count());
         assert!(file.len().is_err() && file.read_at(0, &mut [0]).is_err() && file.write_at(0, b"y").is_err());
-        assert!(file.set_len(0).is_err() && file.sync_data().is_err() && file.try_lock().is_err());
-        assert_eq!(disk.stats().calls_on_dead_handles, 6);
+        assert!(file.set_len(0).is_err() && file.sync_data().is_err());
+        assert_eq!(disk.stats().calls_on_dead_handles, 5);
         assert_eq!((disk.op_count(), disk.read_count()), calls, "they never reach the disk");
         assert_eq!(bytes(&disk), b"x");
     }
@@ -371,7 +386,9 @@ fn the_planned_call_does_nothing_and_all_after_it_fail() {
     file.write_at(0, b"new").unwrap();
     assert!(!disk.is_off());
     assert!(file.sync_data().is_err() && disk.is_off());
-    assert!(file.read_at(0, &mut [0]).is_err() && disk.list(&path("")).is_err() && file.try_lock().is_err());
+    assert!(
+        file.read_at(0, &mut [0]).is_err() && disk.list(&path("")).is_err() && disk.lock(&path("a")).is_err()
+    );
     assert!(disk.create_new(&path("b")).is_err() && disk.open(&path("a"), Access::Read).is_err());
     assert_eq!(disk.op_count(), at);
     let cut = disk.restart();
@@ -836,6 +853,7 @@ fn differential(disk: &dyn Disk, root: &Path, seed: u64) -> Vec<String> {
     let mut random = Random::new(seed);
     let names = ["a", "b", "d", "d/a", "e", "e/a", "a/x"];
     let mut files: Vec<Box<dyn File>> = Vec::new();
+    let mut locks: Vec<Box<dyn Lock>> = Vec::new();
     let mut answers = Vec::new();
     for _ in 0..200 {
         let pick = |random: &mut Random| root.join(names[random.below(names.len() as u64) as usize]);
@@ -856,7 +874,17 @@ fn differential(disk: &dyn Disk, root: &Path, seed: u64) -> Vec<String> {
             (8, _) => told_kind(disk.remove_dir(&one)),
             (9, _) => told_kind(disk.sync_dir(&one)),
             (10, Some(file)) => told_kind(files[file].set_len(at)),
-            (11, Some(file)) => told_kind(files[file].try_lock()),
+            (11, _) if at < 1000 => {
+                locks.clear();
+                String::new()
+            }
+            (11, _) => {
+                let taken = disk.lock(&one);
+                let answer =
+                    told_kind(taken.as_ref().map(Option::is_some).map_err(|error| error.kind().into()));
+                locks.extend(taken.ok().flatten());
+                answer
+            }
             (12, Some(file)) => told_kind(files[file].read_at(at, &mut out).map(|()| crc32c::crc32c(&out))),
             (13, Some(file)) => told_kind(files[file].len()),
             (14, Some(file)) if at < 2000 => {

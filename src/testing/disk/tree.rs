@@ -30,8 +30,6 @@ pub(super) struct FileNode {
     pub data: FileData,
     /// Handles of the running process.
     pub open: u32,
-    /// The handle that has the lock.
-    pub locked_by: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -300,9 +298,9 @@ impl Tree {
         }
     }
 
-    /// Nobody has a file open or locked any more.
+    /// No file is open any more.
     pub fn close_all(&mut self) {
-        self.files_mut().for_each(|file| (file.open, file.locked_by) = (0, None));
+        self.files_mut().for_each(|file| file.open = 0);
         self.forget_unreachable();
     }
 
