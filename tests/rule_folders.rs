@@ -506,7 +506,7 @@ fn a_real_folder_is_read_on_the_thread_of_the_checks() {
             store.checks().rules()[1]
                 .error
                 .as_ref()
-                .is_some_and(|error| error.what.contains("not a regular file"))
+                .is_some_and(|error| error.what.contains("leaves the folder of rules"))
         );
     }
 }
