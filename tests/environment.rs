@@ -358,7 +358,7 @@ fn threads_that_cannot_be_started_leave_nothing_running() {
             break opened.expect("no thread was refused").close();
         }
         let Err(OpenError::Storage(error)) = opened else { panic!("{opened:?}") };
-        assert_eq!(error.to_string(), "a thread could not be started");
+        assert_eq!(error.to_string(), "a thread could not be started: no more threads, on purpose");
         assert_eq!(disk.open_files(), Vec::<PathBuf>::new(), "thread {refused}");
         assert_eq!(disk.files(), Vec::<PathBuf>::new(), "thread {refused}");
         refused += 1;
