@@ -7,7 +7,7 @@
 //! - Hostile text and hostile payloads give an error: depth, parts and values are bounded.
 //!
 //! ```text
-//! {to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],next:?^1}
+//! {to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],next:?^2}
 //! ```
 
 mod samples;

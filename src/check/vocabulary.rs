@@ -239,22 +239,19 @@ fn may_be(layout: &Layout, wanted: &Plain) -> bool {
 /// Walks as `Value::path` does, through what the bytes may hold.
 struct Walk<'l> {
     found: Vec<&'l Layout>,
-    /// An enum that holds itself is entered again without a step.
-    turns: usize,
+    /// Layouts by address, and how many steps were left there. An enum that holds itself leads back to where it was.
+    seen: BTreeSet<(*const Layout, usize)>,
 }
-
-const TURNS_MAX: usize = 4096;
 
 impl<'l> Walk<'l> {
     fn of(layouts: &[&'l Layout], steps: &[&str]) -> Vec<&'l Layout> {
-        let mut walk = Self { found: Vec::new(), turns: 0 };
+        let mut walk = Self { found: Vec::new(), seen: BTreeSet::new() };
         layouts.iter().for_each(|layout| walk.step(layout, &mut Vec::new(), steps));
         walk.found
     }
 
     fn step(&mut self, layout: &'l Layout, around: &mut Vec<&'l Layout>, steps: &[&str]) {
-        self.turns += 1;
-        if self.turns > TURNS_MAX {
+        if !self.seen.insert((layout, steps.len())) {
             return;
         }
         let index = |step: &str| step.parse::<usize>().ok();
@@ -354,7 +351,7 @@ mod tests {
         plain("where", &Some(vec![&layout]), at, &wanted).err().map(|wrong| wrong.why)
     }
 
-    const LAYOUT: &str = "{to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],lines:[{ok:bool}],next:?^1}";
+    const LAYOUT: &str = "{to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],lines:[{ok:bool}],next:?^2}";
 
     #[test]
     fn paths_that_lead_to_a_value_of_the_kind_are_right() {
