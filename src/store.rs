@@ -11,7 +11,6 @@ use crate::check::Invariant;
 use crate::check::glance::Glasses;
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
-use crate::disk::Platform;
 use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind, TxError};
 use crate::event::EventSet;
 use crate::idempotency;
@@ -599,7 +598,7 @@ fn on_move(head: Arc<Bell>, watch: Arc<Watch>, pullers: &Pullers) -> Arc<dyn Fn(
 fn rules(setup: &Setup) -> Option<Arc<Mutex<dyn watch::Origin>>> {
     #[cfg(feature = "rules")]
     if !setup.rule_folders.is_empty() {
-        let Platform { disk, clock, .. } = setup.platform.clone();
+        let crate::disk::Platform { disk, clock, .. } = setup.platform.clone();
         let projections = setup.inline.iter().chain(&setup.behind).cloned().collect();
         let (folders, names) = (&setup.rule_folders, setup.vocabulary());
         let folders = watch::Folders::new(disk, clock, folders, &setup.checks, projections, names);
