@@ -17,13 +17,14 @@ use crate::disk::{Access, Disk};
 use crate::error::{ReadError, StorageError, TroubleKind};
 use crate::log::{Head, Log, LogError, Page, Seek};
 use crate::order::Position;
-use crate::projection::{Limits, Projection, Registered, Stall};
+use crate::projection::{Limits, Projection, Registered, Skipped, Stall};
 use crate::recovery::refold;
 use crate::state::bell::Bell;
 use crate::state::overlay::{Delta, Overlay};
 use crate::state::tables::{Base, StoredProjection, Tables};
 use crate::state::{Board, Layouts, Published};
-use crate::sync::{JoinHandle, Mutex, RwLock, deadline, spawn};
+use crate::sync::{JoinHandle, Mutex, RwLock, ThreadId, deadline, join, spawn};
+use crate::wakers::Wakers;
 use std::any::TypeId;
 use std::io;
 use std::mem;
@@ -55,6 +56,11 @@ pub(crate) struct Bells {
 }
 
 impl Bells {
+    /// Tasks listen to the head alone: `due` runs their wakers.
+    pub fn new(due: Arc<Wakers>) -> Self {
+        Self { head: Arc::new(Bell::new(due)), ..Self::default() }
+    }
+
     /// For what all wait for: a recovery, or the end.
     pub fn ring(&self) {
         self.head.ring();
@@ -114,9 +120,38 @@ impl Behind {
 
     /// Has it go on after a stall or trouble.
     pub fn resume(&self) {
-        if self.standing().halt.is_some() {
-            self.order(|orders| orders.resume = true);
+        let halted = self.standing();
+        if halted.halt.is_none() {
+            return;
         }
+        self.order(|orders| orders.resume = true);
+        // From here on nobody is told of it, unless it halts again. Its thread has published last when it halted.
+        let mut standing = self.standing.write();
+        if Arc::ptr_eq(&standing, &halted) {
+            let (rows, building, built) = (halted.rows.clone(), halted.building, halted.built);
+            *standing = Arc::new(Standing { rows, building, halt: None, built });
+        }
+    }
+
+    /// The position it has stalled at, if it has.
+    pub fn stalled_at(&self) -> Option<Position> {
+        match &self.standing().halt {
+            Some(Halt::Stalled(stall)) => Some(stall.position),
+            _ => None,
+        }
+    }
+
+    /// Passes over an event, which is on record, and goes on.
+    pub fn skip(&self, position: Position, reason: &str) {
+        if let Some(skipped) = &self.projection.skipped {
+            skipped.write().insert(position.0, reason.to_owned());
+        }
+        self.resume();
+    }
+
+    /// Events that it passes over, and why.
+    pub fn skipped(&self) -> Skipped {
+        self.projection.skipped.as_ref().map_or_else(Skipped::new, |skipped| skipped.read().clone())
     }
 
     /// Has it folded from the first commit, beside what is served.
@@ -194,7 +229,7 @@ pub(crate) struct Following {
 #[derive(Default)]
 pub(crate) struct Followers {
     all: Vec<Arc<Behind>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// Themselves, where they have no threads.
     lockstep: Mutex<Vec<Follower>>,
 }
@@ -207,19 +242,27 @@ impl Followers {
         following: &Following,
         projections: &[Registered],
         forked: &[Arc<Standing>],
+        skipped: impl Fn(&Registered) -> Result<Skipped, StorageError>,
         lockstep: bool,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, StorageError> {
+        let no_thread = |error| StorageError::io("a thread could not be started", error);
         if let Some(files) = &following.files {
             files.forget_others(projections);
         }
         let mut started = Self::default();
         for (index, projection) in projections.iter().enumerate() {
-            let behind = Arc::new(Behind::new(projection.clone(), following.bells.clone()));
+            let skipped = Some(Arc::new(RwLock::new(skipped(projection)?)));
+            let projection = Registered { skipped, ..projection.clone() };
+            let name = file_name(projection.name);
+            let behind = Arc::new(Behind::new(projection, following.bells.clone()));
             started.all.push(behind.clone());
             let follower = Follower::new(following.clone(), behind, forked.get(index).map(|other| &**other));
             match lockstep {
                 true => started.lockstep.get_mut().push(follower),
-                false => started.threads.push(spawn(&file_name(projection.name), move || follower.run())?),
+                false => {
+                    let thread = spawn(&name, move || follower.run()).map_err(no_thread)?;
+                    started.threads.get_mut().push(thread);
+                }
             }
         }
         Ok(started)
@@ -235,20 +278,18 @@ impl Followers {
         self.lockstep.lock().iter_mut().fold(false, turn)
     }
 
-    /// Lets go of them without a word: in a fork of the process, they are its parent's.
-    pub fn disown(&mut self) {
-        self.threads.clear();
-        mem::forget(mem::take(self.lockstep.get_mut()));
+    /// The threads that run their folds.
+    pub fn threads(&self) -> Vec<ThreadId> {
+        self.threads.lock().iter().map(|thread| thread.thread().id()).collect()
     }
 
     /// Has all of them flush and end.
-    pub fn stop(&mut self) {
+    pub fn stop(&self) {
         self.all.iter().for_each(|behind| behind.order(|orders| orders.stop = true));
-        for thread in self.threads.drain(..) {
-            // It catches its panics.
-            let _ = thread.join();
-        }
-        self.lockstep.get_mut().drain(..).for_each(Follower::finish);
+        let threads = mem::take(&mut *self.threads.lock());
+        threads.into_iter().for_each(join);
+        let all = mem::take(&mut *self.lockstep.lock());
+        all.into_iter().for_each(Follower::finish);
     }
 }
 

@@ -253,6 +253,13 @@ pub enum OpenError {
     /// Everything the log needs and the setup lacks, at once.
     #[error("the setup lacks: {}", join(.0))]
     Missing(Vec<Missing>),
+    /// Of `recover` and `fork`: called on a thread that they would wait for, or inside a fold, a guard or an invariant. Call it on
+    /// another thread.
+    #[error("called inside {outer}, which it would wait for")]
+    Nested {
+        /// What the call is inside of.
+        outer: String,
+    },
     /// The setup contradicts itself, or the types in the log. One sentence each.
     #[error("the setup is wrong: {}", .0.join("; "))]
     Setup(Vec<String>),
@@ -363,10 +370,11 @@ pub enum AppendError {
         /// Its last event, if there is one.
         last: Option<Position>,
     },
-    /// This thread is inside a transaction of the store, whose decision may be made again. Append through it.
-    #[error("an append inside the transaction `{outer}`")]
+    /// This thread is inside a transaction of the store, whose decision may be made again: append through it. Or it is inside a
+    /// fold, a guard or an invariant, where no call of a store is taken: it would wait for the commit that it is part of.
+    #[error("an append inside `{outer}`")]
     Nested {
-        /// The label of the transaction.
+        /// The label of the transaction, or what else it is inside of.
         outer: String,
     },
     /// The key was used before with another input. Correct the caller; never retry.
@@ -512,10 +520,10 @@ pub enum TxError<E = Infallible> {
         /// What it may.
         limit: u64,
     },
-    /// This thread is inside a transaction already: `outer` is its label.
+    /// This thread is inside a transaction already, or inside a fold, a guard or an invariant, where no call of a store is taken.
     #[error("a transaction inside `{outer}`")]
     Nested {
-        /// The one it is inside of.
+        /// The label of the transaction, or what else it is inside of.
         outer: String,
     },
     /// The key was used before with another input. Correct the caller; never retry.
@@ -718,6 +726,7 @@ impl<E> From<ReadError> for TxError<E> {
             ReadError::Invalid { what, why } => Self::Invalid { what, why },
             ReadError::ViewExpired { .. } => Self::TooOld,
             ReadError::BeyondHead { position, head } => Self::BeyondHead { position, head },
+            ReadError::Nested { outer } => Self::Nested { outer },
             ReadError::Closed => Self::Closed,
             ReadError::Storage(error) => Self::Storage(error),
             error => Self::Read(error),
@@ -864,6 +873,13 @@ pub enum ReadError {
         /// Why.
         why: String,
     },
+    /// Called inside a fold, a guard or an invariant, whose result is a function of events and rows alone; or inside the progress
+    /// of a call that it would wait for.
+    #[error("a read inside {outer}")]
+    Nested {
+        /// What the call is inside of.
+        outer: String,
+    },
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -879,6 +895,40 @@ impl From<crate::query::BadQuery> for ReadError {
             bad => Self::Invalid { what: "query", why: bad.to_string() },
         }
     }
+}
+
+/// Why a projection does not pass over an event. Nothing was changed, unless an [`AppendError`] says that it is not known.
+#[derive(Debug, Clone, ThisError)]
+#[non_exhaustive]
+pub enum SkipError {
+    /// The projection has not stalled at that event.
+    #[error("projection `{projection}` has not stalled at position {asked}{}", stalled_at(.at))]
+    NotStalled {
+        /// The projection.
+        projection: &'static str,
+        /// The event it has stalled at. `None`: it has not stalled.
+        at: Option<Position>,
+        /// The event that was to be passed over.
+        asked: Position,
+    },
+    /// No projection behind the writer.
+    #[error("the setup lacks {0}")]
+    Unregistered(Missing),
+    /// It has no reason.
+    #[error("{what}: {why}")]
+    Invalid {
+        /// What is wrong.
+        what: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// It could not be put on record.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+fn stalled_at(at: &Option<Position>) -> String {
+    at.map_or_else(|| ": it has not stalled".to_owned(), |at| format!(", but at {at}"))
 }
 
 /// Why a fold stopped. Refuses the append in whose commit it runs.

@@ -112,6 +112,8 @@ pub(crate) mod sync;
 pub mod disk;
 #[cfg(not(feature = "testing"))]
 pub(crate) mod disk;
+pub(crate) mod reentry;
+pub(crate) mod wakers;
 
 // Ground, and what is derived from it.
 pub(crate) mod log;
@@ -125,6 +127,7 @@ pub(crate) mod guard;
 pub(crate) mod episode;
 pub(crate) mod evidence;
 pub(crate) mod waiting;
+pub(crate) mod skip;
 pub(crate) mod alert;
 
 // The path of a commit.

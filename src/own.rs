@@ -62,6 +62,8 @@ pub(crate) enum Own {
     },
     /// An event says a time too far ahead of the store's clock.
     Skewed(Found),
+    /// A projection behind the writer passes over an event, and why.
+    Skipped { projection: String, version: u32, position: u64, reason: String },
 }
 
 impl Own {
@@ -108,6 +110,7 @@ impl Event for Own {
     fn id(&self) -> String {
         match self {
             Self::Once { flag } => flag.clone(),
+            Self::Skipped { projection, .. } => format!("projection:{projection}"),
             Self::Passed => "time".to_owned(),
             Self::TailLost { end_commit, .. } => format!("log:{end_commit}"),
             Self::Applied { consumer, .. } => format!("consumer:{consumer}"),

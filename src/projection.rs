@@ -12,10 +12,12 @@ use crate::layout::{self, Layout, Samples};
 use crate::log::record::Fold;
 use crate::misfit::panic_text;
 use crate::order::{CommitNo, Position, Timestamp};
+use crate::reentry::{self, Inside};
 use crate::state::Published;
 use crate::state::layer::{Direction, KeyRange, Layers, RowEntry, RowVersion};
 use crate::state::overlay::{Delta, InlineSet};
 use crate::state::tables::Divergence;
+use crate::sync::RwLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::{TypeId, type_name};
@@ -325,8 +327,13 @@ pub(crate) struct Registered {
     pub code: Code,
     /// How its rows are read by field name, and its keys by people. Not of rows that a rule keeps.
     pub row: Option<Arc<Layout>>,
+    /// Events that it passes over. `None`: in the commit none may be.
+    pub skipped: Option<Arc<RwLock<Skipped>>>,
     pub key_text: fn(&[u8]) -> Result<String, DecodeError>,
 }
+
+/// Reasons for events that are passed over, by position.
+pub(crate) type Skipped = BTreeMap<u64, String>;
 
 /// What makes its rows.
 #[derive(Clone)]
@@ -385,6 +392,7 @@ impl Registered {
                 P::fold(&event, &mut Rows::on(table, &rewrites))
             })),
             row: of_row.ok().map(Arc::new),
+            skipped: None,
             key_text: |key| key::text(&key::decode::<P::Key>(key)?),
         }
     }
@@ -393,7 +401,8 @@ impl Registered {
     pub fn kept(id: [u8; 4], keeper: Arc<dyn Keeper>) -> Self {
         let (families, faults, type_id) = (Vec::new(), Vec::new(), TypeId::of::<dyn Keeper>());
         let (code, row, key_text) = (Code::Kept(keeper), None, hex as fn(&[u8]) -> _);
-        Self { name: "kept", version: 1, families, id, type_id, faults, code, row, key_text }
+        let (name, version, skipped) = ("kept", 1, None);
+        Self { name, version, families, id, type_id, faults, code, row, skipped, key_text }
     }
 
     /// Its name for people.
@@ -543,6 +552,11 @@ impl Table for Noting<'_> {
 }
 
 impl Registered {
+    /// It passes over the event there.
+    pub fn skips(&self, position: Position) -> bool {
+        self.skipped.as_ref().is_some_and(|skipped| skipped.read().contains_key(&position.0))
+    }
+
     fn table<'a>(&self, step: &'a mut Step<'_>) -> Layered<'a> {
         Layered {
             id: self.id,
@@ -570,6 +584,9 @@ impl Registered {
 
     /// Folds one event. A panic is the fold's refusal, and stays in here.
     pub fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), FoldFailure> {
+        if self.skips(step.at.position) {
+            return Ok(());
+        }
         if let Code::Kept(keeper) = &self.code {
             return keeper.fold(raw, step).map_err(FoldFailure::Storage);
         }
@@ -584,6 +601,7 @@ impl Registered {
     /// Folds one event on a table of the caller's. An error says why it refuses, or with what it panicked.
     pub fn fold_on(&self, raw: &RawRef<'_>, table: &mut dyn Table) -> Result<(), String> {
         let Code::Folds(fold) = &self.code else { return Err("its rows are kept by a rule".into()) };
+        let _inside = reentry::enter(Inside::Fold(self.name));
         match catch_unwind(AssertUnwindSafe(|| fold(raw, table))) {
             Ok(folded) => folded.map_err(|error| error.why),
             Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),

@@ -400,7 +400,8 @@ pub(crate) fn refold(
             Ok(raw) => raw,
             Err(error) => {
                 let stall = Stall { position, why: error.to_string() };
-                failed.extend(projections.iter().map(|projection| (projection.id, stall.clone())));
+                let stuck = projections.iter().filter(|projection| !projection.skips(position));
+                failed.extend(stuck.map(|projection| (projection.id, stall.clone())));
                 continue;
             }
         };

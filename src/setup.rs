@@ -17,6 +17,7 @@ use crate::order::CommitNo;
 use crate::own::Own;
 use crate::projection::{Projection, Projections, Registered};
 use crate::request::Retention;
+use crate::skip::Skips;
 use crate::state::term::Terms;
 use crate::waiting::Waiting;
 use std::collections::BTreeMap;
@@ -415,6 +416,9 @@ impl Setup {
                 Registered::of::<Mutes>(),
                 Registered::of::<Waiting>(),
             ]);
+        }
+        if !self.behind.is_empty() {
+            inline.push(Registered::of::<Skips>());
         }
         if self.compared().next().is_some() {
             inline.extend([

@@ -1,55 +1,61 @@
 //! The front door: opens a store, wires its threads, hands out views. Holds no logic.
 
 mod durable;
+mod engine;
 mod opening;
 mod place;
 
 use crate::alert;
 use crate::audit::{self, Audit, Scratch};
-use crate::behind::{Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
+use crate::behind::{Behind, Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
 use crate::check::Invariant;
 use crate::check::glance::Glasses;
 use crate::commit::Rules;
 use crate::commit::prepare::{Desk, Prepared};
-use crate::error::{AppendError, OpenError, ReadError, StorageError, TroubleKind, TxError};
+use crate::error::{AppendError, OpenError, ReadError, SkipError, StorageError, TroubleKind, TxError};
 use crate::event::EventSet;
 use crate::idempotency;
 use crate::log::memory::MemoryLog;
 use crate::log::segments::{Cut, LogOptions, Prepare};
 use crate::log::{self, Log};
 use crate::order::{CommitNo, Position};
-use crate::projection::{Limits, Projection};
+use crate::own::Own;
+use crate::projection::{Limits, Projection, Registered};
 use crate::query::Query;
 use crate::recovery::{self, Failure, Recovered, Recovery};
+use crate::reentry::{self, Inside};
 use crate::request::{Append, Committed, Durability, Receipt, Request, Retention};
 use crate::setup::Setup;
+use crate::skip;
 use crate::state::bell::Bell;
 use crate::state::term::Terms;
 use crate::state::{Board, Published, flush, scrub};
 use crate::subscription::Subscription;
-use crate::sync::{JoinHandle, Mutex, RwLock, Sender, bounded, deadline, spawn, unbounded};
+use crate::sync::{Mutex, RwLock, bounded, deadline, spawn, unbounded};
 use crate::transaction::attempt::{self, Concluded, Decided, Parts, Ready, Shared, Work};
 use crate::transaction::{self, ActiveTx, Answer as StoredAnswer, Callback, Decision, Tx, TxStats, inside};
 use crate::verify::{self, VerifyReport};
 use crate::view::{Current, Reader, View, Views, unregistered};
-use crate::watch::{self, Checks, DeliveryQueue, Desk as CheckDesk, Dog, Pullers, Watch, Watcher};
+use crate::wakers::Wakers;
+use crate::watch::{self, Checks, DeliveryQueue, Desk as CheckDesk, Pullers, Watch};
 use crate::writer::clock::Trusted;
 use crate::writer::queue::{Health, State, queue};
 use crate::writer::reply::Answer;
 use crate::writer::{Answered, Beside, Door, Flusher, Handed, Writer};
 use durable::remember;
+use engine::{Engine, Life, Scrub, Turn, Watching, no_thread};
 use opening::{Files, fresh_tables, new_tables, open_files, open_tables};
 use place::{New, Place, new_id, trouble};
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::mem;
+use std::ops::Deref;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
 const STATE: &str = "state.redb";
@@ -88,7 +94,7 @@ pub(crate) const VERIFY: &str = "verify.redb";
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    inner: Arc<Handles>,
 }
 
 struct Inner {
@@ -98,9 +104,9 @@ struct Inner {
     lasting: Lasting,
     /// What its transactions share.
     shared: Arc<Shared>,
-    engine: RwLock<Engine>,
-    /// One `recover` at a time.
-    recovering: Mutex<()>,
+    /// Taken out of its lock before it is used: code of the user may run in it.
+    engine: RwLock<Arc<Engine>>,
+    life: Life,
     /// One `verify` or `audit` at a time: its scratch file has one name.
     verifying: Mutex<()>,
 }
@@ -118,101 +124,8 @@ impl Lasting {
     fn new(setup: &Setup) -> Self {
         let age = Duration::from_millis(setup.options.view_age_ms_max);
         let views = Arc::new(Views::new(setup.platform.clock.clone(), age));
-        Self { views, bells: Bells::default(), rules: rules(setup) }
+        Self { views, bells: Bells::new(Wakers::new(setup.lockstep)), rules: rules(setup) }
     }
-}
-
-/// The threads behind a store.
-struct Engine {
-    door: Door,
-    bells: Bells,
-    threads: Vec<JoinHandle<()>>,
-    scrub: Option<Scrub>,
-    /// Projections behind the writer.
-    behind: Followers,
-    checks: Watching,
-    /// Those who read sources outside.
-    pullers: Pullers,
-    stopped: bool,
-    /// Kept for the clock, which calls it when it was moved by hand.
-    on_move: Option<Arc<dyn Fn() + Send + Sync>>,
-    /// What opening cut off.
-    cut: Option<CutTail>,
-}
-
-/// The watcher of the checks: on its thread, or by `step`.
-#[derive(Default)]
-struct Watching {
-    watch: Arc<Watch>,
-    deliveries: Option<Arc<DeliveryQueue>>,
-    threads: Vec<JoinHandle<()>>,
-    lockstep: Mutex<Option<(Watcher, Dog)>>,
-}
-
-impl Watching {
-    fn start(ground: watch::Ground, lockstep: bool) -> io::Result<Self> {
-        if ground.checks.is_empty() && ground.source.is_none() {
-            return Ok(Self::default());
-        }
-        let (watch, head) = (Arc::new(Watch::default()), ground.head_bell.clone());
-        let deliveries = Some(ground.deliveries.clone());
-        let dog = Dog::new(&ground, watch.clone());
-        let watcher = Watcher::new(ground, watch.clone());
-        if lockstep {
-            return Ok(Self {
-                watch,
-                deliveries,
-                threads: Vec::new(),
-                lockstep: Mutex::new(Some((watcher, dog))),
-            });
-        }
-        let mut started = Self { watch, deliveries, threads: Vec::new(), lockstep: Mutex::default() };
-        let threads = [
-            ("dog", Box::new(|| dog.run()) as Box<dyn FnOnce() + Send>),
-            ("checks", Box::new(|| watcher.run())),
-        ];
-        for (name, run) in threads {
-            match spawn(name, run) {
-                Ok(thread) => started.threads.push(thread),
-                Err(error) => {
-                    started.stop(&head);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(started)
-    }
-
-    /// One piece of work on this thread. `false`: there was none, or there is a thread for it.
-    fn step(&self) -> bool {
-        self.lockstep.lock().as_mut().is_some_and(|(watcher, dog)| watcher.step() | dog.step())
-    }
-
-    fn disown(&mut self) {
-        self.threads.clear();
-        mem::forget(self.lockstep.get_mut().take());
-    }
-
-    fn stop(&mut self, head: &Bell) {
-        // Before the checks end: what the sink takes meanwhile is put on record.
-        if let Some(deliveries) = &self.deliveries {
-            deliveries.close();
-        }
-        self.watch.stop();
-        self.watch.leash.slip();
-        head.ring();
-        for thread in self.threads.drain(..) {
-            // It catches its panics.
-            let _ = thread.join();
-        }
-        self.lockstep.get_mut().take().into_iter().for_each(|(watcher, _)| watcher.finish());
-    }
-}
-
-/// The scrub's thread. It ends when `_stop` is dropped.
-struct Scrub {
-    thread: JoinHandle<()>,
-    _stop: Sender<Infallible>,
 }
 
 /// What came of looking at an append on the caller's thread.
@@ -330,9 +243,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// `Setup`: the store is on disk. `Storage`: a thread could not be started.
+    /// `Setup`: the store is on disk. `Nested`: inside a fold, a guard or an invariant. `Storage`: a thread could not be started.
     pub fn fork(&self) -> Result<Self, OpenError> {
         let setup = self.inner.setup.clone();
+        if let Some(outer) = reentry::fold() {
+            return Err(OpenError::Nested { outer });
+        }
         // Nothing is committed while it is copied.
         let door = self.door();
         let _role = door.role.lock();
@@ -372,11 +288,11 @@ impl Store {
             current,
             lasting,
             shared: Arc::new(shared),
-            engine: RwLock::new(engine),
-            recovering: Mutex::default(),
+            engine: RwLock::new(Arc::new(engine)),
+            life: Life::default(),
             verifying: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(Handles(Arc::new(inner))) })
     }
 }
 
@@ -480,7 +396,8 @@ fn launch(
     let Lasting { views, bells, .. } = lasting;
     let (keys, board) = (Arc::new(keys), Arc::new(Board::new(published, bells.head.clone())));
     let health = Arc::new(Health::default());
-    let (outbox, inbox) = queue(options.queue_len_max, options.queue_bytes_max, health.clone());
+    let (outbox, inbox) =
+        queue(options.queue_len_max, options.queue_bytes_max, health.clone(), bells.head.wakers().clone());
     let mut run_flusher = None;
     let projections = recovery::kept(&rules.projections);
     let expire = {
@@ -537,16 +454,20 @@ fn launch(
         }),
         before_flush: Arc::new(expire),
     };
+    let published = board.load();
+    let skipped = |one: &Registered| skip::on_record(&published, &rules.projections, one.name, one.version);
     engine.start(|engine| {
         if !setup.lockstep {
             let door = door.clone();
+            let threads = engine.threads.get_mut();
             // Joined first: the flusher ends when the writer has.
-            engine.threads.push(spawn("writer", move || Writer::run(&door))?);
-            engine.threads.extend(run_flusher.map(|run| spawn("flusher", run)).transpose()?);
+            threads.push(spawn("writer", move || Writer::run(&door)).map_err(no_thread)?);
+            threads.extend(run_flusher.map(|run| spawn("flusher", run)).transpose().map_err(no_thread)?);
             let every = Duration::from_millis(options.scrub_every_ms);
-            engine.scrub = place.map(|_| scrub(&board, &health, every)).transpose()?;
+            let scrub = place.map(|_| scrub(&board, &health, every)).transpose().map_err(no_thread)?;
+            *engine.scrub.get_mut() = scrub;
         }
-        engine.behind = Followers::start(&following, &setup.behind, &forked, setup.lockstep)?;
+        engine.behind = Followers::start(&following, &setup.behind, &forked, skipped, setup.lockstep)?;
         Ok(())
     })?;
     let behind = engine.behind.all().to_vec();
@@ -574,13 +495,14 @@ fn launch(
         }),
     };
     engine.start(|engine| {
-        engine.pullers = Pullers::start(&checks, setup.lockstep)?;
-        engine.checks = Watching::start(checks, setup.lockstep)?;
+        engine.pullers = Pullers::start(&checks, setup.lockstep).map_err(no_thread)?;
+        engine.checks = Watching::start(checks, setup.lockstep).map_err(no_thread)?;
         Ok(())
     })?;
     let on_move = on_move(bells.head.clone(), engine.checks.watch.clone(), &engine.pullers);
     setup.platform.clock.wake_on_move(Arc::downgrade(&on_move));
     engine.on_move = Some(on_move);
+    engine.own = engine.running();
     Ok((reader, engine))
 }
 
@@ -619,7 +541,7 @@ fn scrub(board: &Arc<Board>, health: &Arc<Health>, every: Duration) -> io::Resul
         }
     };
     let thread = spawn("scrub", move || scrub::run(&board, every, &stopped, found))?;
-    Ok(Scrub { thread, _stop: stop })
+    Ok(Scrub { thread, stop })
 }
 
 fn rebuilt_in_vain() -> OpenError {
@@ -666,7 +588,7 @@ impl Store {
         let patience = Duration::from_millis(self.inner.setup.options.queue_wait_ms_max);
         match self.look(append)? {
             Looked::Answered(answer) => Ok(answer),
-            Looked::New(request) => self.door().append(request, patience)?,
+            Looked::New(request) => self.inner.engine().door.append(request, patience)?,
         }
     }
 
@@ -675,14 +597,19 @@ impl Store {
     /// A full queue is `Overloaded` at once.
     pub fn submit(&self, append: Append) -> Commit {
         let handed = self.look(append).and_then(|looked| match looked {
-            Looked::Answered(answer) => Ok(Pending::Ready(Some(Ok(answer)))),
-            Looked::New(request) => self.door().submit(request, Duration::ZERO).map(Pending::Waiting),
+            Looked::Answered(answer) => Ok(Pending::Ready(Ok(answer))),
+            Looked::New(request) => {
+                self.inner.engine().door.submit(request, Duration::ZERO).map(Pending::Waiting)
+            }
         });
-        Commit(handed.unwrap_or_else(|error| Pending::Ready(Some(Err(error)))))
+        Commit(handed.unwrap_or_else(|error| Pending::Ready(Err(error))))
     }
 
     /// Everything that can be done before the writer is asked.
     fn look(&self, append: Append) -> Result<Looked, AppendError> {
+        if let Some(outer) = reentry::fold() {
+            return Err(AppendError::Nested { outer });
+        }
         if let Some(outer) = inside::outer(&self.inner.shared.registry) {
             return Err(AppendError::Nested { outer });
         }
@@ -821,7 +748,7 @@ impl Store {
     }
 
     fn parts(&self) -> Parts<'_> {
-        let Inner { shared, current, lasting: Lasting { views, .. }, setup, .. } = &*self.inner;
+        let Inner { shared, current, lasting: Lasting { views, .. }, setup, .. } = &**self.inner;
         Parts { shared, current, views, options: &setup.options, door: self.door() }
     }
 
@@ -829,23 +756,40 @@ impl Store {
         self.inner.engine.read().door.clone()
     }
 
+    /// Runs work of background threads on this one, in lockstep.
+    fn run_step(&self, work: impl FnOnce(&Engine) -> bool) -> bool {
+        let engine = self.inner.engine();
+        let moved = engine.steps.run(|| work(&engine));
+        engine.door.wake();
+        moved
+    }
+
     /// Serves what was submitted, as one group where it fits, and then a page for each projection behind the writer, on this
     /// thread. For stores set up with [`Setup::lockstep`].
     #[cfg(feature = "testing")]
+    ///
+    /// # Panics
+    ///
+    /// Inside a fold, a guard or an invariant.
     pub fn step(&self) {
-        let engine = self.inner.engine.read();
-        engine.door.role.lock().step();
-        engine.behind.step();
-        engine.pullers.step();
-        engine.checks.step();
+        not_inside_a_fold("step()");
+        self.run_step(|engine| {
+            engine.door.role.lock().step();
+            engine.behind.step();
+            engine.pullers.step();
+            engine.checks.step()
+        });
     }
 
     /// A consistent read of everything at the position that is durable now.
     ///
     /// # Errors
     ///
-    /// `Closed`.
+    /// `Closed`. `Nested`: inside a fold, a guard or an invariant.
     pub fn view(&self) -> Result<View, ReadError> {
+        if let Some(outer) = reentry::fold() {
+            return Err(ReadError::Nested { outer });
+        }
         let reader = self.reader();
         match reader.health.state() {
             State::Closed => Err(ReadError::Closed),
@@ -855,7 +799,7 @@ impl Store {
     }
 
     pub(crate) fn reader(&self) -> Arc<Reader> {
-        self.inner.current.read().clone()
+        self.inner.reader()
     }
 
     /// All events that match and stand behind `after`, in order: those that are there, then those that come.
@@ -978,7 +922,7 @@ impl Store {
                 Err(not_yet @ (ReadError::Behind { .. } | ReadError::Rebuilding { .. })) => {
                     let moved = match self.inner.setup.lockstep {
                         // Nobody moves but by this.
-                        true => self.inner.engine.read().behind.step(),
+                        true => self.run_step(|engine| engine.behind.step()),
                         false => listener.wait(deadline),
                     };
                     if !moved {
@@ -1001,6 +945,9 @@ impl Store {
     /// - `Unregistered`: only what [`Setup::behind`] registered is rebuilt by this; `Closed`, `Storage`.
     pub fn rebuild<P: Projection>(&self) -> Result<(), ReadError> {
         let find = || {
+            if let Some(outer) = reentry::fold() {
+                return Err(ReadError::Nested { outer });
+            }
             let reader = self.reader();
             match reader.health.state() {
                 State::Closed => Err(ReadError::Closed),
@@ -1032,6 +979,81 @@ impl Store {
             }
             Err(ReadError::Rebuilding { projection: P::NAME, at, of })
         })
+    }
+
+    /// Has a projection behind the writer pass over the event that it has stalled at, and go on behind it: for an event that no
+    /// code will ever fold. That and why is an event in the log, so a restart, a rebuild, `verify` and `audit` pass over it too;
+    /// [`Stats::behind`] and [`VerifyReport::skipped`] show it. Another `VERSION` is other code, and folds the event again.
+    ///
+    /// # Errors
+    ///
+    /// - `NotStalled`: it has not stalled, or elsewhere; nothing is passed over in advance.
+    /// - `Unregistered`: only what [`Setup::behind`] registered can pass over events. An inline projection refuses them instead.
+    /// - `Invalid` without a reason. `Append`: it could not be put on record.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use std::time::Duration;
+    /// # use tallystone::error::SkipError;
+    /// # use tallystone::prelude::*;
+    /// # #[derive(Serialize, Deserialize, Clone)]
+    /// # struct Paid { cents: u64 }
+    /// # impl Event for Paid {
+    /// #     const FAMILY: &str = "payment";
+    /// #     type Id = ();
+    /// #     fn id(&self) {}
+    /// # }
+    /// struct Sum;
+    /// impl Projection for Sum {
+    ///     const NAME: &str = "sum";
+    ///     type Event = Paid;
+    ///     type Key = ();
+    ///     type Row = u64;
+    ///     fn fold(paid: &Paid, rows: &mut Rows<Self>) -> Folded {
+    ///         if paid.cents > 1_000_000 {
+    ///             return Err(FoldError::refuse("more than there is"));
+    ///         }
+    ///         rows.update((), |sum| *sum += paid.cents)
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Store::in_memory(Setup::new().behind::<Sum>())?;
+    /// let typo = store.append(Append::event(Paid { cents: 5_000_000 }))?.receipt.last;
+    /// let paid = store.append(Append::event(Paid { cents: 500 }))?.receipt.last;
+    /// let wait = || store.wait_for::<Sum>(paid, Duration::from_secs(10));
+    /// assert!(matches!(wait(), Err(ReadError::Stalled { position, .. }) if position == typo));
+    /// store.skip::<Sum>(typo, "a typo, see ticket 7")?;
+    /// assert_eq!(wait()?.row::<Sum>(&())?, Some(500));
+    ///
+    /// // Example: nothing is passed over in advance.
+    /// let refused = store.skip::<Sum>(paid, "not wanted");
+    /// assert!(matches!(refused, Err(SkipError::NotStalled { at: None, .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn skip<P: Projection>(&self, position: Position, reason: &str) -> Result<Receipt, SkipError> {
+        if reason.trim().is_empty() {
+            return Err(SkipError::Invalid { what: "skip", why: "it has no reason" });
+        }
+        let find = || self.reader().behind.iter().find(|behind| behind.is::<P>()).cloned();
+        let Some(behind) = find() else {
+            let ReadError::Unregistered(missing) = unregistered::<P>() else { unreachable!("it says so") };
+            return Err(SkipError::Unregistered(missing));
+        };
+        let at = behind.stalled_at();
+        if at != Some(position) {
+            return Err(SkipError::NotStalled { projection: P::NAME, at, asked: position });
+        }
+        let (projection, reason) = (P::NAME.to_owned(), reason.to_owned());
+        let skipped =
+            Own::Skipped { projection, version: P::VERSION, position: position.0, reason: reason.clone() };
+        let receipt = self.append(Append::event(skipped).label("skip"))?.receipt;
+        // After a recovery in between it is another one, and has read what is on record.
+        find().unwrap_or(behind).skip(position, &reason);
+        Ok(receipt)
     }
 
     /// Walks everything: the log's chain and checksums, indexes and keys against the log, rows against a refold.
@@ -1098,7 +1120,16 @@ impl Store {
         &self,
         look: impl FnOnce(&Reader, &Recovery<'_>, &mut Scratch<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
+        if let Some(outer) = reentry::any() {
+            return Err(ReadError::Nested { outer });
+        }
         let _one = self.inner.verifying.lock();
+        let _inside = reentry::enter(Inside::Verify);
+        // A close meanwhile leaves the directory locked until this has ended.
+        let locks = self.inner.place.as_ref().map(|place| place.share());
+        if locks.as_ref().is_some_and(|locks| locks.is_empty()) {
+            return Err(ReadError::Closed);
+        }
         let reader = self.reader();
         let setup = &self.inner.setup;
         let recovery = Recovery {
@@ -1132,18 +1163,35 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open). The store stays as it was; call it again when the cause is mended.
+    /// As [`open`](Self::open). The store stays as it was; call it again when the cause is mended. `Nested`: on a thread that the
+    /// recovery would wait for: inside a fold, a guard, the closure of a check, a comparison with a source. An alert sink may call
+    /// it, unless another recovery or a close waits for that sink.
     pub fn recover(&self) -> Result<(), OpenError> {
-        let _one = self.inner.recovering.lock();
+        let engine = self.inner.engine();
+        let own = || engine.waits_for_this_thread().then(|| "a thread of the store's own".to_owned());
+        if let Some(outer) = reentry::any().or_else(own) {
+            return Err(OpenError::Nested { outer });
+        }
+        let _changing = match self.inner.life.change(!engine.owns_this_thread()) {
+            Turn::Mine(changing) => changing,
+            Turn::Taken => return Err(OpenError::Nested { outer: "a recovery or a close".to_owned() }),
+            Turn::Closed => {
+                let closed = |place: &Place| Err(OpenError::NotFound { path: place.path.clone() });
+                return self.inner.place.as_deref().map_or(Ok(()), closed);
+            }
+        };
+        let _inside = reentry::enter(Inside::Recovery);
+        let engine = self.inner.engine();
         let reader = self.reader();
         let damaged = reader.damage().is_some();
         reader.behind.iter().for_each(|behind| behind.resume());
-        self.inner.engine.read().checks.watch.resume();
-        self.inner.lasting.bells.head.ring();
+        engine.checks.watch.resume();
+        self.inner.lasting.bells.ring();
         let Some(place) = &self.inner.place else { return Ok(()) };
+        let has_stalls = !reader.rules.projections.stalls.is_empty();
         match reader.health.state() {
             State::Closed => return Err(OpenError::NotFound { path: place.path.clone() }),
-            State::Well if !damaged => return Ok(()),
+            State::Well if !damaged && !has_stalls => return Ok(()),
             State::Well | State::Poisoned => {}
         }
         if place.is_forked() {
@@ -1151,7 +1199,8 @@ impl Store {
         }
         // No new request gets in while the files are opened again.
         reader.health.poison(StorageError::new(TroubleKind::Io, "the store is being recovered"));
-        self.inner.engine.write().stop();
+        engine.stop();
+        reader.log.end();
         self.inner.lasting.views.let_go();
         place.relock()?;
         let durable = (reader.log.store(), reader.board.load().head);
@@ -1164,9 +1213,10 @@ impl Store {
         let files = Files { rebuild: damaged, ..files };
         let inner = &self.inner;
         let (reader, engine) = start(Some(place), &inner.setup, &inner.lasting, files)?;
-        *inner.engine.write() = engine;
+        let ended = mem::replace(&mut *inner.engine.write(), Arc::new(engine));
         *inner.current.write() = reader;
         inner.lasting.bells.ring();
+        drop(ended);
         Ok(())
     }
 
@@ -1174,7 +1224,12 @@ impl Store {
     ///
     /// There is no way back: the next commit records it, keys kept for a time that is over by then are not kept any more, and no
     /// later commit has an earlier time. If the clock is wrong, set it right instead; nothing more is needed.
+    ///
+    /// # Panics
+    ///
+    /// Inside a fold, a guard or an invariant.
     pub fn accept_clock(&self) -> SystemTime {
+        not_inside_a_fold("accept_clock()");
         self.door().role.lock().time.accept().into()
     }
 
@@ -1185,9 +1240,12 @@ impl Store {
 
     /// Closes the store for every handle: what was handed over is committed, state is flushed, threads end.
     ///
-    /// Dropping the last handle does the same.
+    /// Dropping the last handle does the same. It returns when that is done, and others may open the store then, also where
+    /// handles are left; an alert sink that runs is waited for until [`Options::alert_deadline_ms`](crate::Options::alert_deadline_ms).
+    /// Where it would wait for itself (inside a fold, a guard, the closure of a check, an alert sink, the source of a check) it
+    /// returns at once, and another thread closes the store when that has returned.
     pub fn close(self) {
-        self.inner.shut();
+        self.inner.close();
     }
 
     /// Figures about the store, as of now.
@@ -1195,7 +1253,7 @@ impl Store {
         let reader = self.reader();
         let published = reader.board.load();
         let log = reader.log.size();
-        let engine = self.inner.engine.read();
+        let engine = self.inner.engine();
         Stats {
             position: published.head.position,
             commit: published.head.commit,
@@ -1217,7 +1275,7 @@ impl Store {
             behind: reader
                 .behind
                 .iter()
-                .map(|one| BehindStats::new(one.projection.name, &one.standing(), &published))
+                .map(|one| BehindStats::new(one, &one.standing(), &published))
                 .collect(),
             poisoned: reader.health.trouble().filter(|_| reader.health.is_poisoned()),
             damaged: reader.damage(),
@@ -1244,7 +1302,7 @@ impl CheckDesk for Store {
     }
 
     fn watch(&self) -> Arc<Watch> {
-        self.inner.engine.read().checks.watch.clone()
+        self.inner.engine().checks.watch.clone()
     }
 
     fn glasses(&self) -> Glasses {
@@ -1261,27 +1319,39 @@ impl CheckDesk for Store {
     }
 
     fn pull(&self, check: &str, timeout: Duration) -> Option<bool> {
-        let deadline = deadline(timeout);
-        let order = self.inner.engine.read().pullers.order(check)?;
+        let (deadline, engine) = (deadline(timeout), self.inner.engine());
+        if reentry::fold().is_some() || engine.pullers.is_pulling(check) {
+            return Some(false);
+        }
+        let order = engine.pullers.order(check)?;
         if self.inner.setup.lockstep {
-            self.inner.engine.read().pullers.step();
+            self.run_step(|engine| {
+                engine.pullers.step();
+                true
+            });
         }
         Some(order.wait(deadline) && self.settled(CheckDesk::head(self), deadline))
     }
 }
 
 impl Store {
-    /// Until every check has settled there. `false`: the time is over, or they do not go on.
+    /// Waits until every check has settled there. `false`: the time is over, they do not go on, the store is closed, or this thread
+    /// is one that they wait for.
     fn settled(&self, position: Position, deadline: Option<Instant>) -> bool {
         loop {
             let listener = self.inner.lasting.bells.watch.listen();
-            let stats = self.watch().stats();
+            let engine = self.inner.engine();
+            let stats = engine.checks.watch.stats();
             if stats.iter().all(|check| check.position >= position && check.unrecorded == 0) {
                 return true;
             }
+            let is_closed = self.reader().health.state() == State::Closed;
+            if is_closed || reentry::fold().is_some() || engine.waits_for_this_thread() {
+                return false;
+            }
             let moved = match self.inner.setup.lockstep {
                 // Nobody moves but by this.
-                true => self.inner.engine.read().checks.step(),
+                true => self.run_step(|engine| engine.checks.step()),
                 false => stats.iter().all(|check| check.trouble.is_none()) && listener.wait(deadline),
             };
             if !moved {
@@ -1291,78 +1361,82 @@ impl Store {
     }
 }
 
-impl Engine {
-    /// Of a store whose threads are not started.
-    fn new(door: Door, bells: Bells, cut: Option<CutTail>) -> Self {
-        let (threads, scrub, behind, checks, pullers) = Default::default();
-        Self { door, bells, threads, scrub, behind, checks, pullers, stopped: false, on_move: None, cut }
-    }
-
-    /// Starts some of the threads. If one cannot be started, all those that run are ended.
-    fn start(&mut self, start: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<(), OpenError> {
-        start(self).map_err(|error| {
-            self.stop();
-            StorageError::io("a thread could not be started", error).into()
-        })
-    }
-
-    /// Lets go of the threads without a word to them: in a fork of the process, they and the files are its parent's.
-    fn disown(&mut self) {
-        self.stopped = true;
-        self.threads.clear();
-        self.scrub = None;
-        self.behind.disown();
-        self.checks.disown();
-        self.pullers.disown();
-        self.on_move = None;
-        // What it holds would write to the files as it is dropped.
-        mem::forget(self.door.clone());
-    }
-
-    fn stop(&mut self) {
-        if mem::replace(&mut self.stopped, true) {
-            return;
-        }
-        // They ask the writer.
-        self.pullers.stop();
-        self.checks.stop(&self.bells.head);
-        match self.door.lockstep {
-            true => self.door.role.lock().finish(),
-            false => self.door.outbox.close(),
-        }
-        self.threads.extend(self.scrub.take().map(|scrub| scrub.thread));
-        for thread in self.threads.drain(..) {
-            // A thread that panicked has poisoned the store already.
-            let _ = thread.join();
-        }
-        self.behind.stop();
+/// Refuses for a call that returns no error.
+fn not_inside_a_fold(call: &str) {
+    if let Some(outer) = reentry::fold() {
+        panic!("{call} inside {outer}, which it would wait for");
     }
 }
 
 impl Inner {
+    /// Closes, unless it is closed, and waits until that is done.
     fn shut(&self) {
         if self.place.as_ref().is_some_and(|place| place.is_forked()) {
-            self.engine.write().disown();
-            let reader = self.current.read().clone();
+            self.engine().disown();
+            let reader = self.reader();
             reader.health.close();
             return mem::forget(reader);
         }
-        let _one = self.recovering.lock();
-        self.engine.write().stop();
-        let reader = self.current.read().clone();
+        let Turn::Mine(changing) = self.life.change(true) else { return };
+        let engine = self.engine();
+        engine.stop();
+        let reader = self.reader();
         reader.health.close();
+        reader.log.end();
         self.lasting.bells.ring();
         self.lasting.views.let_go();
-        if let (Some(place), Some(_)) = (&self.place, reader.damage()) {
-            // What was found damaged is not found again: the next open rebuilds.
-            let _ = remove_if_there(place, STATE);
+        if let Some(place) = &self.place {
+            if reader.damage().is_some() {
+                // What was found damaged is not found again: the next open rebuilds.
+                let _ = remove_if_there(place, STATE);
+            }
+            // From here on another may open it, whoever still has a handle here.
+            place.unlock();
         }
+        changing.close();
+        engine.door.wake();
+    }
+
+    /// The closing would wait for the calling thread, or for the commit that it is part of.
+    fn is_inside(&self) -> bool {
+        reentry::any().is_some() || self.engine().owns_this_thread()
+    }
+
+    fn engine(&self) -> Arc<Engine> {
+        self.engine.read().clone()
+    }
+
+    fn reader(&self) -> Arc<Reader> {
+        self.current.read().clone()
     }
 }
 
-impl Drop for Inner {
+/// Shared by the handles of a store. The last one closes it.
+struct Handles(Arc<Inner>);
+
+impl Handles {
+    /// Closes the store. On a thread that the closing waits for, or inside a fold, another thread closes it, and this one goes on.
+    fn close(&self) {
+        if !self.0.is_inside() {
+            return self.0.shut();
+        }
+        let inner = self.0.clone();
+        // Where no thread can be started the store stays open until the process ends.
+        let _ = spawn("close", move || inner.shut());
+    }
+}
+
+impl Deref for Handles {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Drop for Handles {
     fn drop(&mut self) {
-        self.shut();
+        self.close();
     }
 }
 
@@ -1371,7 +1445,7 @@ impl Drop for Inner {
 pub struct Commit(Pending);
 
 enum Pending {
-    Ready(Option<Answered>),
+    Ready(Answered),
     Waiting(Answer<Handed>),
 }
 
@@ -1389,31 +1463,44 @@ impl Commit {
     /// As [`Store::append`].
     pub fn wait(self) -> Result<Committed, AppendError> {
         match self.0 {
-            Pending::Ready(answer) => answer.expect("an answer is taken once"),
-            Pending::Waiting(answer) => answer.wait().open(),
+            Pending::Ready(answer) => answer,
+            Pending::Waiting(answer) => {
+                refuse_inside_a_fold()?;
+                answer.wait().open()
+            }
         }
     }
 
-    /// Waits no longer than `timeout`. `None`: not decided yet; wait again.
+    /// Waits no longer than `timeout`. `None`: not decided yet; wait again. Answers again what was answered before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Committed, AppendError>> {
-        match &mut self.0 {
-            Pending::Ready(answer) => answer.take(),
-            Pending::Waiting(answer) => answer.wait_timeout(timeout).map(Handed::open),
-        }
+        let answered = match &mut self.0 {
+            Pending::Ready(answer) => return Some(answer.clone()),
+            Pending::Waiting(answer) => match refuse_inside_a_fold() {
+                Ok(()) => answer.wait_timeout(timeout)?.open(),
+                Err(error) => return Some(Err(error)),
+            },
+        };
+        self.0 = Pending::Ready(answered.clone());
+        Some(answered)
     }
 }
 
 impl Future for Commit {
     type Output = Result<Committed, AppendError>;
 
+    /// Answers again what was answered before.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Pending::Ready(answer) => {
-                Poll::Ready(answer.take().expect("a future is not polled after its answer"))
-            }
-            Pending::Waiting(answer) => Pin::new(answer).poll(context).map(Handed::open),
-        }
+        let answered = match &mut self.0 {
+            Pending::Ready(answer) => return Poll::Ready(answer.clone()),
+            Pending::Waiting(answer) => ready!(Pin::new(answer).poll(context)).open(),
+        };
+        self.0 = Pending::Ready(answered.clone());
+        Poll::Ready(answered)
     }
+}
+
+fn refuse_inside_a_fold() -> Result<(), AppendError> {
+    reentry::fold().map_or(Ok(()), |outer| Err(AppendError::Nested { outer }))
 }
 
 /// A decision under way. Dropped, what was handed over still commits.
@@ -1598,14 +1685,16 @@ pub struct BehindStats {
     pub overlay_bytes: u64,
     /// It is folded from the first commit: how far that is, and how far it must come to be served.
     pub rebuilding: Option<(Position, Position)>,
-    /// The event its fold failed on, and why. `recover` has it try again.
+    /// The event its fold failed on, and why. `recover` has it try again, [`Store::skip`] passes over it.
     pub stalled: Option<(Position, String)>,
     /// Why it cannot use its file or the log. `recover` has it try again.
     pub trouble: Option<StorageError>,
+    /// Events that it passes over, and why: of [`Store::skip`].
+    pub skipped: Vec<(Position, String)>,
 }
 
 impl BehindStats {
-    fn new(projection: &'static str, standing: &Standing, published: &Published) -> Self {
+    fn new(behind: &Behind, standing: &Standing, published: &Published) -> Self {
         let (stalled, trouble) = match &standing.halt {
             Some(Halt::Stalled(stall)) => (Some((stall.position, stall.why.clone())), None),
             Some(Halt::Trouble(error)) => (None, Some(error.clone())),
@@ -1613,7 +1702,7 @@ impl BehindStats {
         };
         let position = standing.position();
         Self {
-            projection,
+            projection: behind.projection.name,
             position,
             // It may have moved since the head was looked at.
             lag_len: published.head.position.get().saturating_sub(position.get()),
@@ -1623,6 +1712,7 @@ impl BehindStats {
             rebuilding: standing.building,
             stalled,
             trouble,
+            skipped: behind.skipped().into_iter().map(|(at, why)| (Position(at), why)).collect(),
         }
     }
 }

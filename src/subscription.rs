@@ -8,6 +8,7 @@ use crate::error::ReadError;
 use crate::event::{EventSet, Sequenced};
 use crate::order::Position;
 use crate::query::Query;
+use crate::reentry;
 use crate::state::bell::{Bell, Task};
 use crate::sync::deadline;
 use crate::view::{Current, Events};
@@ -31,6 +32,7 @@ type Item<E> = Result<Sequenced<E>, ReadError>;
 /// - It does not keep the store open: the last [`Store`](crate::Store) closes it, and the subscription ends. What it has read by
 ///   then, a page at most, it still gives.
 /// - While the store is poisoned it waits, and goes on after [`Store::recover`](crate::Store::recover).
+/// - Inside a fold, a guard or an invariant its next item is the error `Nested`.
 /// - After an error there is no further item. Subscribe again behind the last event once the cause is mended.
 pub struct Subscription<E> {
     /// `None` once it has ended: then it holds nothing of the store.
@@ -65,6 +67,10 @@ impl<E: EventSet> Subscription<E> {
     /// The next event, if there is one now. `Pending`: not yet; `Ready(None)`: it has ended.
     pub fn try_next(&mut self) -> Poll<Option<Item<E>>> {
         let Some(events) = &mut self.events else { return Poll::Ready(None) };
+        if let Some(outer) = reentry::fold() {
+            self.events = None;
+            return Poll::Ready(Some(Err(ReadError::Nested { outer })));
+        }
         if let Some(event) = events.buffered() {
             return Poll::Ready(Some(Ok(event)));
         }

@@ -4,7 +4,7 @@ pub(crate) use crossbeam_channel::{
     Receiver, RecvTimeoutError, Select, Sender, TryRecvError, TrySendError, bounded, unbounded,
 };
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-pub(crate) use std::thread::JoinHandle;
+pub(crate) use std::thread::{JoinHandle, ThreadId};
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -47,6 +47,18 @@ pub(crate) mod refusal {
             }
         }
     }
+}
+
+/// Waits for a thread of the store, unless it is this one. Each of them keeps its own panics.
+pub(crate) fn join(thread: JoinHandle<()>) {
+    if thread.thread().id() != this_thread() {
+        let _ = thread.join();
+    }
+}
+
+/// The id of the calling thread.
+pub(crate) fn this_thread() -> ThreadId {
+    std::thread::current().id()
 }
 
 /// Sleeps for a short while, or less.

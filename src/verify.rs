@@ -44,6 +44,9 @@ pub struct VerifyReport {
     pub folded_otherwise: Option<(String, Position)>,
     /// Tails that the log has lost, and goes on without because [`Setup::accept_lost_tail`](crate::Setup::accept_lost_tail) said so.
     pub lost_tails: Vec<LostTail>,
+    /// Events that projections behind the writer pass over, by the name of the projection, and why: of
+    /// [`Store::skip`](crate::Store::skip). Their rows are what a refold without those gives.
+    pub skipped: Vec<(String, Position, String)>,
 }
 
 /// Commits that were durable once, and are not in the log.
@@ -140,7 +143,12 @@ pub(crate) fn run(
     // Taken first: none of them is ahead of what is published then.
     let behind = served_behind(reader);
     let published = reader.board.load();
-    let mut report = VerifyReport::default();
+    let skipped = |one: &Arc<Behind>| {
+        let name = one.projection.name;
+        one.skipped().into_iter().map(move |(at, why)| (name.to_owned(), Position(at), why))
+    };
+    let skipped = reader.behind.iter().flat_map(skipped).collect();
+    let mut report = VerifyReport { skipped, ..VerifyReport::default() };
     match compare(reader, recovery, &published, &behind, shadow, &mut report) {
         Ok(()) => Ok(report),
         Err(Stop::Bad(bad)) => Ok(VerifyReport { first_bad: Some(bad), ..report }),

@@ -25,7 +25,7 @@ use crate::state::term::Terms;
 use crate::state::{Board, Published};
 use crate::sync::{Mutex, RwLock};
 use crate::value::Value;
-use crate::writer::queue::Health;
+use crate::writer::queue::{Health, State};
 use std::collections::VecDeque;
 use std::collections::vec_deque;
 use std::fmt;
@@ -379,6 +379,10 @@ impl View {
     }
 
     fn expired(&self) -> ReadError {
+        // Closing lets go of all views: a new one is no remedy then.
+        if self.reader().health.state() == State::Closed {
+            return ReadError::Closed;
+        }
         ReadError::ViewExpired { limit_ms: self.age_max.as_millis() as u64 }
     }
 }

@@ -154,6 +154,7 @@ fn table<E: EventSet>(
         faults: Vec::new(),
         code: Code::Folds(Arc::new(fold)),
         row: None,
+        skipped: None,
         key_text: hex,
     }
 }

@@ -12,6 +12,7 @@ use crate::event::RawRef;
 use crate::misfit::panic_text;
 use crate::order::Position;
 use crate::projection::{Registered, Stall, Step};
+use crate::reentry::{self, Inside};
 use crate::state::Published;
 use crate::state::overlay::Delta;
 use crate::state::term::Terms;
@@ -126,6 +127,7 @@ fn stalled(stall: &Stall) -> String {
 
 /// What foreign code says. A panic in it is an answer.
 fn caught<T>(ask: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    let _inside = reentry::enter(Inside::Guard);
     catch_unwind(AssertUnwindSafe(ask))
         .unwrap_or_else(|panic| Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic)))))
 }

@@ -117,6 +117,9 @@ pub(crate) trait Log: Send + Sync + fmt::Debug {
         Ok(self.read(Seek::Commit(head.commit.next()), end.commit, 0)?.before() == Some(head.hash))
     }
 
+    /// Stops what runs in the background: from here on nothing writes to the directory. Nothing is appended after it.
+    fn end(&self) {}
+
     /// Bytes kept, files held.
     fn size(&self) -> LogSize;
 

@@ -547,6 +547,14 @@ impl Log for SegmentLog {
         LogSize { files: segments.len() as u64, bytes }
     }
 
+    fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.writer.lock().next.take() {
+            // Its result no longer matters: the next open removes the file.
+            let _ = thread.join();
+        }
+    }
+
     fn seal(&self) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
         if writer.poisoned {
@@ -604,13 +612,8 @@ impl SegmentLog {
 }
 
 impl Drop for SegmentLog {
-    /// Waits for the preparing thread: afterwards nothing writes to the directory any more.
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.writer.get_mut().next.take() {
-            // Its result no longer matters: the next open removes the file.
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 

@@ -5,6 +5,7 @@
 //! - While nobody listens a ring is a fence and one load.
 
 use crate::sync::{Condvar, Mutex};
+use crate::wakers::Wakers;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ pub(crate) struct Bell {
     listening: AtomicUsize,
     state: Mutex<State>,
     rung: Condvar,
+    /// Run the wakers of tasks: `ring` may be called under a lock.
+    due: Arc<Wakers>,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +32,15 @@ struct State {
 }
 
 impl Bell {
+    pub fn new(due: Arc<Wakers>) -> Self {
+        Self { due, ..Self::default() }
+    }
+
+    /// Runs the wakers of its tasks.
+    pub fn wakers(&self) -> &Arc<Wakers> {
+        &self.due
+    }
+
     /// Wakes all who listen. To be called once what they wait for can be seen.
     pub fn ring(&self) {
         // Of this fence and the listener's one comes first: then either the listener is counted here, or it sees what was
@@ -43,7 +55,9 @@ impl Bell {
         self.listening.fetch_sub(wakers.len(), Ordering::Relaxed);
         drop(state);
         self.rung.notify_all();
-        wakers.into_values().for_each(Waker::wake);
+        if !wakers.is_empty() {
+            self.due.push(wakers.into_values());
+        }
     }
 
     /// Hears every ring from here on. Look again after this, and only then wait.
@@ -103,21 +117,29 @@ pub(crate) struct Task {
 impl Task {
     /// Has the task woken by the next ring, once. Look again after this, and only then return.
     pub fn listen(&self, waker: &Waker) {
+        // Cloning and dropping a waker are code of others: under no lock.
+        let waker = waker.clone();
         let mut state = self.bell.state.lock();
-        if state.wakers.insert(self.number, waker.clone()).is_none() {
+        let before = state.wakers.insert(self.number, waker);
+        if before.is_none() {
             self.bell.listening.fetch_add(1, Ordering::Relaxed);
         }
         drop(state);
         fence(Ordering::SeqCst);
+        drop(before);
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
         let mut state = self.bell.state.lock();
-        if state.wakers.remove(&self.number).is_some() {
+        let waker = state.wakers.remove(&self.number);
+        if waker.is_some() {
             self.bell.listening.fetch_sub(1, Ordering::Relaxed);
         }
+        drop(state);
+        // Code of others: under no lock.
+        drop(waker);
     }
 }
 
@@ -183,7 +205,8 @@ mod tests {
 
     #[test]
     fn a_ring_wakes_every_task_once_and_none_that_is_gone() {
-        let bell = Arc::new(Bell::default());
+        let wakers = Wakers::new(true);
+        let bell = Arc::new(Bell::new(wakers.clone()));
         let counts: [Arc<Count>; 3] = Default::default();
         let tasks: Vec<_> = counts.iter().map(|_| bell.task()).collect();
         for (task, count) in tasks.iter().zip(&counts) {
@@ -196,6 +219,7 @@ mod tests {
         drop(tasks);
         bell.ring();
         bell.ring();
+        wakers.run_here();
         assert_eq!(counts.each_ref().map(|count| count.0.load(Ordering::SeqCst)), [1, 1, 0]);
         assert_eq!(bell.listening.load(Ordering::SeqCst), 0, "nobody is counted who does not listen");
         drop(kept);

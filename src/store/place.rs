@@ -23,11 +23,12 @@ const DERIVED: [&str; 4] = [super::STATE, super::VERIFY, "checks.redb", "behind"
 const NOT_OURS: [&str; 6] =
     ["lost+found", ".DS_Store", ".Trashes", ".fseventsd", ".Spotlight-V100", "System Volume Information"];
 
-/// A store's directory, and the locks that keep others out of it while this lives.
+/// A store's directory, and the locks that keep others out of it until they are given up.
 pub(super) struct Place {
     /// Absolute, without any link in it.
     pub path: PathBuf,
     pub platform: Platform,
+    /// Empty once the store is closed.
     locks: Mutex<Vec<Arc<dyn Lock>>>,
 }
 
@@ -85,7 +86,17 @@ impl Place {
         Ok(())
     }
 
-    /// The locks, for the log to ask before it writes. They end with the place.
+    /// Gives the directory up: others may open the store as soon as nobody has a share of the locks any more.
+    pub fn unlock(&self) {
+        self.locks.lock().clear();
+    }
+
+    /// The locks, which keep others out as long as somebody has them. Empty: the directory was given up.
+    pub fn share(&self) -> Vec<Arc<dyn Lock>> {
+        self.locks.lock().clone()
+    }
+
+    /// The locks, for the log to ask before it writes.
     pub fn locks(&self) -> Vec<Weak<dyn Lock>> {
         self.locks.lock().iter().map(Arc::downgrade).collect()
     }

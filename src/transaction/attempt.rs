@@ -11,6 +11,7 @@ use crate::error::{AppendError, TxError};
 use crate::idempotency::{self, Keyed};
 use crate::layout::{Layout, Samples};
 use crate::options::Options;
+use crate::reentry;
 use crate::request::{Append, Committed, Receipt, Request, Retry};
 use crate::setup::OnTx;
 use crate::state::overlay::Delta;
@@ -185,6 +186,9 @@ impl Work {
         request: Request,
         at: &'static Location<'static>,
     ) -> Result<Self, TxError> {
+        if let Some(outer) = reentry::fold() {
+            return Err(TxError::Nested { outer });
+        }
         if let Some((what, why)) = request.fault {
             return Err(TxError::Invalid { what, why });
         }
@@ -238,6 +242,8 @@ impl Work {
         let Ready { prepared, answer, callbacks } = match concluded {
             Concluded::Ready(ready) => ready,
             Concluded::ReadOnly(answer, callbacks) => {
+                // Others need not wait for what runs after the decision.
+                drop(held);
                 self.call_back(callbacks);
                 return Ok(answer);
             }

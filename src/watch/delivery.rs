@@ -8,7 +8,7 @@
 
 use crate::disk::Clock;
 use crate::misfit::panic_text;
-use crate::sync::{Condvar, JoinHandle, Mutex, MutexGuard, deadline, spawn};
+use crate::sync::{Condvar, JoinHandle, Mutex, MutexGuard, ThreadId, deadline, spawn, this_thread};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Maximum number of jobs that wait.
 const QUEUE_LEN_MAX: usize = 64;
 
-/// What the sink answered: nothing, or why it has not taken the alert.
+/// Answer of the sink: nothing, or why it has not taken the alert.
 pub(super) type Taken = Result<(), String>;
 
 struct Job {
@@ -40,6 +40,7 @@ struct State {
     waiting: VecDeque<Job>,
     running: Option<Running>,
     thread: Option<JoinHandle<()>>,
+    thread_id: Option<ThreadId>,
     is_closed: bool,
 }
 
@@ -97,9 +98,10 @@ impl DeliveryQueue {
         }
         if state.thread.is_none() {
             let queue = self.clone();
-            let started = spawn("alerts", move || queue.run());
-            state.thread =
-                Some(started.map_err(|error| format!("its thread could not be started: {error}"))?);
+            let thread = spawn("alerts", move || queue.run())
+                .map_err(|error| format!("its thread could not be started: {error}"))?;
+            state.thread_id = Some(thread.thread().id());
+            state.thread = Some(thread);
         }
         state.waiting.push_back(Job { call: Box::new(job), sent: sent.clone(), done: Box::new(done) });
         drop(state);
@@ -142,12 +144,17 @@ impl DeliveryQueue {
     pub fn until_overdue(&self) -> Option<Duration> {
         let state = self.state.lock();
         let left = match &state.running {
-            Some(running) => (running.began + self.limit).checked_sub(self.clock.monotonic())?,
+            Some(running) => running.began.saturating_add(self.limit).checked_sub(self.clock.monotonic())?,
             None if state.waiting.is_empty() => return None,
             None => self.limit,
         };
         // Just after its deadline, not at it.
         Some(left + Duration::from_millis(1))
+    }
+
+    /// The calling thread is that of the sink.
+    pub fn is_here(&self) -> bool {
+        self.state.lock().thread_id == Some(this_thread())
     }
 
     /// Takes no more jobs, drops those that wait, and waits for the call that runs, until its deadline. Called by that call
@@ -158,9 +165,9 @@ impl DeliveryQueue {
         let waiting = std::mem::take(&mut state.waiting);
         self.changed.notify_all();
         let thread = state.thread.take();
-        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        let is_own = state.thread_id == Some(this_thread());
         if let Some(thread) = thread
-            && !is_own(&thread)
+            && !is_own
         {
             while let Some(until) = state.running.as_ref().map(|running| running.until) {
                 match until {

@@ -43,8 +43,9 @@ use crate::check::Severity;
 use crate::check::glance::{Glance, Glasses};
 use crate::episode::Episodes;
 pub use crate::episode::{State, Violation};
-use crate::error::{AppendError, ReadError, StorageError};
+use crate::error::{AppendError, DecodeError, ReadError, StorageError};
 use crate::event::{Raw, Sequenced};
+use crate::misfit::panic_text;
 use crate::order::{Position, Timestamp};
 use crate::query::Query;
 use crate::request::{Append, Receipt};
@@ -52,6 +53,7 @@ use crate::view::View;
 pub use remedy::{Remediation, RemedyError};
 pub use sources::{Change, Evidence, Sighting, Source};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// Where a check stands. Numbers are of all the log up to `position`.
@@ -200,8 +202,8 @@ impl Checks<'_> {
         self.desk.watch().known().files.clone()
     }
 
-    /// Waits until every check has judged the events up to `position`, and what it found is on record. `false`: the time is over, or
-    /// checks are in trouble.
+    /// Waits until every check has judged the events up to `position`, and what it found is on record. `false`: the time is over,
+    /// checks are in trouble, the store is closed, or they wait for this thread: inside the closure of a check, a fold or a guard.
     pub fn wait_for(&self, position: Position, timeout: Duration) -> bool {
         self.desk.settle(position, timeout)
     }
@@ -267,7 +269,11 @@ impl Checks<'_> {
                 let recorded = event.recorded_at.into();
                 let mut glance = Glance::new(event.event.borrowed(), event.position, recorded, &glasses);
                 let position = event.position;
-                check.lens.key_text(&mut glance).map_err(|cause| ReadError::Decode { position, cause })?
+                let text = catch_unwind(AssertUnwindSafe(|| check.lens.key_text(&mut glance)));
+                let text = text.unwrap_or_else(|panic| {
+                    Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic))))
+                });
+                text.map_err(|cause| ReadError::Decode { position, cause })?
             }
             (None, ..) => String::new(),
         };

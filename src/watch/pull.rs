@@ -24,10 +24,11 @@ use crate::state::Published;
 use crate::state::bell::Bell;
 use crate::state::layer::{Direction, KeyRange, RowEntry};
 use crate::state::tables::table_range;
-use crate::sync::{JoinHandle, Mutex, deadline, spawn};
+use crate::sync::{JoinHandle, Mutex, ThreadId, deadline, join, spawn, this_thread};
 use crate::view::Reader;
 use crate::writer::Door;
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,7 +49,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Pullers {
     all: Vec<Arc<Shared>>,
-    threads: Vec<(Arc<Shared>, JoinHandle<()>)>,
+    threads: Mutex<Vec<(Arc<Shared>, JoinHandle<()>)>>,
     /// Themselves, where they have no threads.
     lockstep: Mutex<Vec<Puller>>,
 }
@@ -164,7 +165,7 @@ impl Pullers {
             started.all.push(shared.clone());
             match lockstep {
                 true => started.lockstep.get_mut().push(puller),
-                false => started.threads.push((shared, spawn("pull", move || puller.run())?)),
+                false => started.threads.get_mut().push((shared, spawn("pull", move || puller.run())?)),
             }
         }
         Ok(started)
@@ -191,23 +192,35 @@ impl Pullers {
         }
     }
 
-    /// Lets go of them without a word: in a fork of the process, they are its parent's.
-    pub fn disown(&mut self) {
-        self.all.clear();
-        self.threads.clear();
-    }
-
     /// Takes the store away from all of them. Those that hang somewhere outside are left there.
-    pub fn stop(&mut self) {
-        for shared in self.all.drain(..) {
-            shared.leave();
-        }
-        for (shared, thread) in self.threads.drain(..) {
+    pub fn stop(&self) {
+        self.all.iter().for_each(|shared| shared.leave());
+        let threads = mem::take(&mut *self.threads.lock());
+        for (shared, thread) in threads {
+            // One that is outside is left there; any other does not go outside any more.
             if !shared.hold.lock().is_outside {
-                // It does not go outside any more.
-                let _ = thread.join();
+                join(thread);
             }
         }
+    }
+
+    /// The threads that call sources.
+    pub fn threads(&self) -> Vec<ThreadId> {
+        self.threads.lock().iter().map(|(_, thread)| thread.thread().id()).collect()
+    }
+
+    /// The calling thread pulls, and holds the store meanwhile: it compares rows, which runs code of the user too.
+    pub fn is_busy_here(&self) -> bool {
+        let threads = self.threads.lock();
+        let is_here = |thread: &JoinHandle<()>| thread.thread().id() == this_thread();
+        let own = threads.iter().find(|(_, thread)| is_here(thread));
+        own.is_some_and(|(shared, _)| shared.hold.try_lock().is_none_or(|hold| !hold.is_outside))
+    }
+
+    /// The calling thread pulls this source.
+    pub fn is_pulling(&self, check: &str) -> bool {
+        let threads = self.threads.lock();
+        threads.iter().any(|(shared, thread)| shared.check == check && thread.thread().id() == this_thread())
     }
 }
 

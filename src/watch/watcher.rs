@@ -57,7 +57,7 @@ use std::time::Duration;
 const UNSAVED_MAX: usize = 4_000_000;
 /// Findings in one commit: others want to commit, too.
 pub(crate) const TOLD_AT_ONCE: usize = 512;
-/// What is shown of an alert whose sink has not returned in time.
+/// Text shown for an alert whose sink has not returned in time.
 const OVERDUE: &str = "the sink has not returned in time, and still runs";
 /// In an idle store, time is recorded no more often than this.
 const TICK: Duration = Duration::from_secs(1);
@@ -104,6 +104,13 @@ impl Watch {
 
     pub fn resume(&self) {
         self.orders.lock().resume = true;
+        // From here on nobody is told of it, unless it comes again.
+        let mut stats = self.stats.write();
+        if stats.iter().any(|check| check.trouble.is_some()) {
+            let mut anew = stats.to_vec();
+            anew.iter_mut().for_each(|check| check.trouble = None);
+            *stats = Arc::new(anew);
+        }
     }
 }
 
@@ -177,8 +184,41 @@ pub(crate) struct Watcher {
     ticked: Option<Duration>,
     /// Those that are to be checked from now on, if they are others.
     others: Option<Vec<Check>>,
-    /// Whose turn it was: of those furthest ahead, or furthest behind.
+    /// Turns of those furthest ahead and furthest behind, while there are both.
+    turns: Turns,
+}
+
+/// Shares the time between checks that judge what comes and those that catch up, so that a slow new check starves no other.
+#[derive(Debug, Default)]
+struct Turns {
+    /// Side whose turn it was.
     is_front: bool,
+    /// Time used by those behind and those in front.
+    used: [Duration; 2],
+    /// Bytes read in one turn. `None`: as many as any long read.
+    page_bytes: Option<usize>,
+}
+
+/// Time that one turn should take while others wait.
+const TURN: Duration = Duration::from_millis(50);
+/// Smallest number of bytes read in one turn.
+const TURN_BYTES_MIN: usize = 4096;
+
+impl Turns {
+    /// Chooses the side that has used less time; of equals the one whose turn it was not.
+    fn begin(&mut self) -> bool {
+        let [behind, front] = self.used;
+        self.is_front = if behind == front { !self.is_front } else { front < behind };
+        self.is_front
+    }
+
+    /// Counts a turn. One that took long reads less the next time.
+    fn end(&mut self, took: Duration, page_bytes: usize) {
+        self.used[usize::from(self.is_front)] += took;
+        let bytes = self.page_bytes.unwrap_or(page_bytes);
+        let next = if took > TURN { bytes / 2 } else { bytes.saturating_mul(2) };
+        self.page_bytes = Some(next.clamp(TURN_BYTES_MIN, page_bytes.max(TURN_BYTES_MIN)));
+    }
 }
 
 /// An alert that was handed to the sink, and has no outcome yet.
@@ -186,7 +226,7 @@ struct Sending {
     sent: Sent,
     /// It tells the findings before this number.
     through: u64,
-    /// What it tells. If it is not taken, the next alert tells it.
+    /// Findings that it tells. If it is not taken, the next alert tells them.
     news: News,
 }
 
@@ -215,8 +255,17 @@ impl Watcher {
     pub fn new(ground: Ground, watch: Arc<Watch>) -> Self {
         let glasses = Glasses::new(ground.reader.terms.clone(), ground.reader.board.load().layouts.clone());
         let (all, file, trouble, ticked) = (Vec::new(), None, None, None);
-        let mut watcher =
-            Self { ground, watch, all, file, trouble, glasses, ticked, others: None, is_front: false };
+        let mut watcher = Self {
+            ground,
+            watch,
+            all,
+            file,
+            trouble,
+            glasses,
+            ticked,
+            others: None,
+            turns: Turns::default(),
+        };
         watcher.begin();
         // Those that cannot be opened are there all the same, and say so.
         watcher.all = watcher.ground.checks.iter().map(|check| watcher.anew(check)).collect();
@@ -458,11 +507,23 @@ impl Watcher {
         let published = self.ground.reader.board.load();
         let head = published.head;
         self.glasses.renew(&published.layouts);
-        // By turns: what is judged as it comes does not wait until a new check has caught up.
-        self.is_front = !self.is_front;
         let lagging = self.all.iter().map(|watched| watched.head.commit).filter(|at| *at < head.commit);
-        let behind = if self.is_front { lagging.max() } else { lagging.min() };
-        let Some(behind) = behind else { return Ok(false) };
+        let (first, last) = (lagging.clone().min(), lagging.max());
+        let (Some(first), Some(last)) = (first, last) else { return Ok(false) };
+        if first == last {
+            self.turns = Turns { is_front: !self.turns.is_front, ..Turns::default() };
+            return self.judge_from(first, head, self.ground.reader.page_bytes).map(|()| true);
+        }
+        // By turns: what is judged as it comes does not wait until a new check has caught up.
+        let (began, page_bytes) = (self.ground.clock.monotonic(), self.ground.reader.page_bytes);
+        let behind = if self.turns.begin() { last } else { first };
+        let judged = self.judge_from(behind, head, self.turns.page_bytes.unwrap_or(page_bytes));
+        self.turns.end(self.ground.clock.monotonic().saturating_sub(began), page_bytes);
+        judged.map(|()| true)
+    }
+
+    /// Shows whole groups, a page of them or a little more, to those who stand there.
+    fn judge_from(&mut self, behind: CommitNo, head: Head, page_bytes: usize) -> Result<(), StorageError> {
         // No further than to the next ones, whom they join there.
         let others = self.all.iter().map(|watched| watched.head);
         let through =
@@ -474,7 +535,7 @@ impl Watcher {
         let mut next = from.commit.next();
         let mut is_first = true;
         loop {
-            let page = reader.log.read(Seek::Commit(next), through.commit, reader.page_bytes)?;
+            let page = reader.log.read(Seek::Commit(next), through.commit, page_bytes)?;
             // Another history is never judged on top of this one.
             if is_first && page.before() != Some(from.hash) {
                 return Err(StorageError::new(TroubleKind::State, "checks.redb is of another log"));
@@ -495,7 +556,7 @@ impl Watcher {
                         watched.head = end;
                         watched.caught_up |= end.commit >= head.commit;
                     });
-                    return Ok(true);
+                    return Ok(());
                 }
                 // A group that is longer than a page.
                 None => next = page.last().next(),
@@ -1146,12 +1207,16 @@ impl Watched {
         let Some(key) = self.mirror.named(key, &cold)? else { return Ok(Default::default()) };
         let tables = rowed.projections();
         let rows = self.mirror.rows_of(&key, &tables, &cold)?;
-        let rows = tables.iter().zip(rows).enumerate().map(|(index, (table, row))| match row {
-            Some(row) => format!("{} has {}", table.name, rowed.row_text(index, &row)),
-            None => format!("{} has no row", table.name),
-        });
-        let rows = rows.collect::<Vec<_>>().join(", ");
-        Ok((rowed.key_text(&key).unwrap_or_else(|error| format!("? ({error})")), rows))
+        // Types of the user are decoded in there: one that panics stops no check.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            let rows = tables.iter().zip(rows).enumerate().map(|(index, (table, row))| match row {
+                Some(row) => format!("{} has {}", table.name, rowed.row_text(index, &row)),
+                None => format!("{} has no row", table.name),
+            });
+            let rows = rows.collect::<Vec<_>>().join(", ");
+            (rowed.key_text(&key).unwrap_or_else(|error| format!("? ({error})")), rows)
+        }));
+        Ok(told.unwrap_or_else(|panic| (format!("? (panicked: {})", panic_text(&*panic)), String::new())))
     }
 
     // ---- what was found ----

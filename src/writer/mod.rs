@@ -18,6 +18,7 @@ use crate::error::{AppendError, StorageError, TroubleKind};
 use crate::log::record::Commit;
 use crate::log::{Head, Log, LogError};
 use crate::options::Options;
+use crate::reentry;
 use crate::request::Committed;
 use crate::state::flush::{self, Flushed, Job};
 use crate::state::keys::KeyIndex;
@@ -105,11 +106,13 @@ pub(crate) struct Door {
 impl Door {
     /// Hands a request over. A full queue is waited for as long as `patience`.
     pub fn submit(&self, request: Box<Prepared>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
+        refuse_inside()?;
         self.outbox.put(request, patience)
     }
 
     /// Has a request served: on this thread, if nobody is before it.
     pub fn append(&self, request: Box<Prepared>, patience: Duration) -> Result<Answered, AppendError> {
+        refuse_inside()?;
         match self.serve_here(request) {
             Ok(answered) => Ok(answered),
             Err(request) => {
@@ -126,6 +129,7 @@ impl Door {
         request: Box<Prepared>,
         patience: Duration,
     ) -> Result<Option<Answered>, AppendError> {
+        refuse_inside()?;
         match self.serve_here(request) {
             Ok(answered) => Ok(Some(answered)),
             Err(request) => {
@@ -142,18 +146,26 @@ impl Door {
 
     /// Serves a request on this thread, if the writer is idle and nobody is before it.
     fn serve_here(&self, request: Box<Prepared>) -> Result<Answered, Box<Prepared>> {
-        match self.role.try_lock() {
+        let served = match self.role.try_lock() {
             Some(mut writer) if writer.inbox.is_empty() && writer.lease.is_none() => {
                 Ok(writer.serve_alone(request))
             }
             _ => Err(request),
-        }
+        };
+        self.wake();
+        served
+    }
+
+    /// Runs the wakers that are due, in lockstep: the role is free by now.
+    pub fn wake(&self) {
+        self.outbox.due.run_here();
     }
 
     /// Serves the queue where nobody else does.
     fn step(&self) {
         if self.lockstep {
             self.role.lock().step();
+            self.wake();
         }
     }
 
@@ -208,7 +220,12 @@ impl Held<'_> {
     pub fn append(self, request: Box<Prepared>, patience: Duration) -> Result<Option<Answered>, AppendError> {
         let mut writer = self.door.role.lock();
         match writer.lease.is_none() || writer.is_held_by(&self.holder) {
-            true => Ok(Some(writer.serve_alone(request))),
+            true => {
+                let served = writer.serve_alone(request);
+                drop(writer);
+                self.door.wake();
+                Ok(Some(served))
+            }
             false => {
                 drop(writer);
                 self.door.append_within(request, patience)
@@ -329,7 +346,7 @@ impl Writer {
 
     /// Serves one request, and whoever comes behind it, on the thread that brought it.
     fn serve_alone(&mut self, request: Box<Prepared>) -> Answered {
-        let (reply, answer) = slot(Handed::unanswered);
+        let (reply, answer) = slot(Handed::unanswered, &self.inbox.due);
         match self.health.state() {
             State::Closed => hand_back_closed((request, reply)),
             _ => drop(self.guarded(|writer| {
@@ -598,6 +615,11 @@ impl Writer {
         // Its thread ends with its last job.
         self.flusher = None;
     }
+}
+
+/// A commit whose fold or guard this thread runs would wait for itself.
+fn refuse_inside() -> Result<(), AppendError> {
+    reentry::fold().map_or(Ok(()), |outer| Err(AppendError::Nested { outer }))
 }
 
 fn gone() -> StorageError {

@@ -5,6 +5,7 @@ use super::reply::{Answer, Reply, slot};
 use crate::commit::prepare::Prepared;
 use crate::error::{AppendError, StorageError, TroubleKind};
 use crate::sync::{Mutex, Receiver, RwLock, Select, Sender, TryRecvError, TrySendError, bounded};
+use crate::wakers::Wakers;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -20,12 +21,17 @@ pub(crate) enum Message {
 }
 
 /// A bounded queue.
-pub(crate) fn queue(len_max: usize, bytes_max: usize, health: Arc<Health>) -> (Outbox, Inbox) {
+pub(crate) fn queue(
+    len_max: usize,
+    bytes_max: usize,
+    health: Arc<Health>,
+    due: Arc<Wakers>,
+) -> (Outbox, Inbox) {
     let (send, receive) = bounded(len_max);
     let bytes = Arc::new(AtomicUsize::new(0));
     (
-        Outbox { send, bytes: bytes.clone(), bytes_max, health },
-        Inbox { receive, bytes, closing: Cell::new(false) },
+        Outbox { send, bytes: bytes.clone(), bytes_max, health, due: due.clone() },
+        Inbox { receive, bytes, closing: Cell::new(false), due },
     )
 }
 
@@ -36,6 +42,8 @@ pub(crate) struct Outbox {
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
     health: Arc<Health>,
+    /// Run the wakers of tasks that wait for an answer.
+    pub due: Arc<Wakers>,
 }
 
 impl Outbox {
@@ -56,7 +64,7 @@ impl Outbox {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(AppendError::Overloaded(Box::new(request.append)));
         }
-        let (reply, answer) = slot(Handed::unanswered);
+        let (reply, answer) = slot(Handed::unanswered, &self.due);
         let message = Message::Append(request, reply);
         let sent = match self.send.try_send(message) {
             Err(TrySendError::Full(message)) if !patience.is_zero() => self
@@ -101,6 +109,7 @@ pub(crate) struct Inbox {
     bytes: Arc<AtomicUsize>,
     /// A close came while a group was gathered.
     closing: Cell<bool>,
+    pub due: Arc<Wakers>,
 }
 
 impl Inbox {

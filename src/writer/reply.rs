@@ -4,6 +4,7 @@
 //! - A caller that goes away never hurts the writer: the answer is dropped with the slot.
 
 use crate::sync::{Condvar, Mutex, deadline};
+use crate::wakers::Wakers;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use std::time::Duration;
 struct Slot<T> {
     state: Mutex<State<T>>,
     filled: Condvar,
+    /// Run the task's waker: the slot is filled under the writer's role.
+    due: Arc<Wakers>,
 }
 
 struct State<T> {
@@ -48,9 +51,9 @@ pub(crate) struct Answer<T> {
 }
 
 /// A fresh slot. `otherwise` answers if the writer goes away.
-pub(crate) fn slot<T>(otherwise: fn() -> T) -> (Reply<T>, Answer<T>) {
+pub(crate) fn slot<T>(otherwise: fn() -> T, due: &Arc<Wakers>) -> (Reply<T>, Answer<T>) {
     let state = State { answer: None, waker: None, sleeping: false, turn: Turn::Waits };
-    let slot = Arc::new(Slot { state: Mutex::new(state), filled: Condvar::new() });
+    let slot = Arc::new(Slot { state: Mutex::new(state), filled: Condvar::new(), due: due.clone() });
     (Reply { slot: slot.clone(), otherwise: Some(otherwise) }, Answer { slot })
 }
 
@@ -90,7 +93,7 @@ impl<T> Slot<T> {
             self.filled.notify_one();
         }
         if let Some(waker) = waker {
-            waker.wake();
+            self.due.push([waker]);
         }
     }
 }
@@ -138,14 +141,16 @@ impl<T> Future for Answer<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        // Cloning and dropping a waker are code of others: under no lock.
+        let waker = context.waker().clone();
         let mut state = self.slot.state.lock();
-        match state.answer.take() {
-            Some(answer) => Poll::Ready(answer),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
+        let before = match state.answer.take() {
+            Some(answer) => return Poll::Ready(answer),
+            None => state.waker.replace(waker),
+        };
+        drop(state);
+        drop(before);
+        Poll::Pending
     }
 }
 
@@ -166,13 +171,15 @@ mod tests {
 
     #[test]
     fn an_answer_wakes_the_task_that_polled_last() {
-        let (reply, mut answer) = slot(|| "gone");
+        let wakers = Wakers::new(true);
+        let (reply, mut answer) = slot(|| "gone", &wakers);
         let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
         for count in [&first, &second] {
             let waker = Waker::from(count.clone());
             assert!(Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)).is_pending());
         }
         reply.send("here");
+        wakers.run_here();
         assert_eq!((first.0.load(Ordering::SeqCst), second.0.load(Ordering::SeqCst)), (0, 1));
         let waker = Waker::from(second);
         assert_eq!(Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)), Poll::Ready("here"));
@@ -180,16 +187,16 @@ mod tests {
 
     #[test]
     fn a_writer_that_goes_away_still_answers() {
-        let (reply, answer) = slot(|| "gone");
+        let (reply, answer) = slot(|| "gone", &Wakers::new(true));
         drop(reply);
         assert_eq!(answer.wait(), "gone");
     }
 
     #[test]
     fn a_request_is_taken_or_withdrawn_and_never_both() {
-        let (reply, answer) = slot(|| "gone");
+        let (reply, answer) = slot(|| "gone", &Wakers::new(true));
         assert!(answer.withdraw() && !reply.take());
-        let (reply, answer) = slot(|| "gone");
+        let (reply, answer) = slot(|| "gone", &Wakers::new(true));
         assert!(reply.take() && !answer.withdraw());
         reply.send("here");
         assert_eq!(answer.wait(), "here");
@@ -197,14 +204,14 @@ mod tests {
 
     #[test]
     fn a_caller_that_goes_away_hurts_nobody() {
-        let (reply, answer) = slot(|| "gone");
+        let (reply, answer) = slot(|| "gone", &Wakers::new(true));
         drop(answer);
         reply.send("unheard");
     }
 
     #[test]
     fn a_sleeping_caller_is_woken() {
-        let (reply, answer) = slot(|| 0);
+        let (reply, answer) = slot(|| 0, &Wakers::new(true));
         let caller = std::thread::spawn(move || answer.wait());
         reply.send(7);
         assert_eq!(caller.join().expect("the caller does not panic"), 7);
@@ -212,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_wait_that_times_out_can_wait_again() {
-        let (reply, answer) = slot(|| 0);
+        let (reply, answer) = slot(|| 0, &Wakers::new(true));
         assert_eq!(answer.wait_timeout(Duration::ZERO), None);
         reply.send(7);
         assert_eq!(answer.wait_timeout(Duration::MAX), Some(7));
