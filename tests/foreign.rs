@@ -1,5 +1,7 @@
 //! Code of the user inside the store: it may block, panic, call the store and close it, and nobody else waits for it.
 
+mod matrix;
+
 use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::path::Path;
