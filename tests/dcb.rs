@@ -100,7 +100,7 @@ fn an_append_fails_if_an_event_matches_after_the_position() {
     let bo = || QueryItem::tag("student", "bo");
     let append = |after| store.append(Append::event(joined("c2", "bo")).fail_if_events_match(bo(), after));
     for (after, refused) in
-        [(None, true), (Some(0), true), (Some(3), true), (Some(4), false), (Some(1000), false)]
+        [(None, true), (Some(0), true), (Some(3), true), (Some(4), false), (Some(7), false)]
     {
         let answer = append(after.map(Position::new));
         match refused {
@@ -113,6 +113,8 @@ fn an_append_fails_if_an_event_matches_after_the_position() {
             false => drop(answer.unwrap_or_else(|error| panic!("after {after:?}: {error}"))),
         }
     }
+    let beyond = append(Some(Position::new(1000)));
+    assert!(matches!(beyond, Err(AppendError::BeyondHead { .. })), "{beyond:?}");
     assert_eq!(at(&store, bo()), [4, 7, 8], "refused appends left nothing");
 }
 

@@ -502,7 +502,11 @@ fn rot(trials: u64, rows: u32, seed: u64) -> BTreeMap<(String, Kind), Counts> {
             if !while_open {
                 change();
             }
-            let store = Store::open(STORE, setup(&disk)).expect("it opens");
+            let store = match Store::open(STORE, setup(&disk)) {
+                // State of another store tells of commits that this log never had: a person is asked.
+                Err(OpenError::TailLost { .. }) if kind == Kind::Foreign => return true,
+                opened => opened.expect("it opens"),
+            };
             if while_open {
                 change();
             }

@@ -307,7 +307,7 @@ fn a_rule_over_rows_that_nobody_folds_does_not_open() {
     let setup = in_a_file().into_iter().fold(Setup::new().inline::<Paid>(), Setup::check);
     let Err(OpenError::Setup(wrong)) = Store::in_memory(setup) else { panic!("it opens") };
     let wrong = format!("{wrong:?}");
-    assert!(wrong.contains("check `t-rows`: there is no projection `products`"), "{wrong}");
+    assert!(wrong.contains("check `t-rows`: `wrong`: there is no projection `products`"), "{wrong}");
     assert!(!wrong.contains("t-equals"), "{wrong}");
 }
 
