@@ -170,6 +170,8 @@ impl Setup {
     /// std::fs::write(
     ///     dir.path().join("orders.toml"),
     ///     r#"
+    ///     expects = ["order.*"]
+    ///
     ///     [check.placed-is-shipped]
     ///     kind = "response"
     ///     when = "order.Placed"

@@ -435,10 +435,10 @@ fn a_guard_tells_keys_apart_by_value_typed_or_json() {
 
 #[test]
 fn json_integers_beyond_64_bits_are_keys_of_their_own() {
-    let store = guarded("key = \"id\"");
+    let store = guarded("key = \"who\"");
     let event = |name: &str, id: &str| {
         let raw =
-            Raw::json_text(format!("access.{name}"), "access/", Tags::none(), &format!("{{\"id\":{id}}}"));
+            Raw::json_text(format!("access.{name}"), "access/", Tags::none(), &format!("{{\"who\":{id}}}"));
         store.append(Append::raw(raw.expect("it is json")))
     };
     event("Granted", "100000000000000000001").expect("it is a grant");
