@@ -339,6 +339,10 @@ fn a_closed_store_may_be_opened_again_while_handles_are_left() {
     let again = Store::open(&path, Setup::new().events::<Paid>()).expect("nobody has it open");
     again.append(paid(2)).expect("it is taken");
     assert!(matches!(left.append(paid(3)), Err(AppendError::Closed(_))));
+    assert!(
+        matches!(left.verify(), Err(ReadError::Closed)),
+        "its scratch file would be in a directory of others"
+    );
     assert!(matches!(view.stream_version::<Paid>(&1), Err(ReadError::Closed)));
     let fault = tx.append(Paid { order: 3 }).and_then(|()| tx.stream::<Paid>(&3).map(drop));
     assert!(fault.as_ref().is_err_and(|fault| matches!(fault.cause(), TxError::Closed)), "{fault:?}");

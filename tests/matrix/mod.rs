@@ -491,9 +491,9 @@ fn trigger(store: Store, callback: Callback, cell: &Arc<Cell>, number: u64) {
         SubscriptionWaker => {
             let head = store.stats().position;
             let mut all = store.subscribe::<Raw>(Query::all(), head);
-            if all.poll_next(&mut context).is_pending() {
-                let _ = store.append(append);
-            }
+            // What the store itself has recorded meanwhile is passed over.
+            while all.poll_next(&mut context).is_ready() && !cell.lock().has_fired {}
+            let _ = store.append(append);
         }
         Progress => {
             // Told at the end of a walk that has reached the head, which others move too.
