@@ -144,6 +144,7 @@ pub(crate) mod verify;
 pub mod audit;
 pub mod subscription;
 pub mod watch;
+pub mod inspect;
 pub mod store;
 pub mod outside;
 
@@ -151,6 +152,7 @@ pub mod outside;
 pub mod testing;
 
 pub use error::Error;
+pub use inspect::Inspect;
 pub use options::Options;
 pub use order::{CommitNo, Position, Timestamp};
 pub use setup::Setup;

@@ -2,6 +2,7 @@
 
 mod durable;
 mod engine;
+mod inspecting;
 mod opening;
 mod place;
 

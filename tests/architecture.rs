@@ -62,7 +62,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("subscription", &["error", "event", "order", "query", "reentry", "state", "sync", "view", "writer"]),
     ("watch", &["alert", "check", "codec", "commit", "disk", "episode", "error", "event", "evidence", "key", "log", "misfit", "options", "order", "own", "projection",
         "query", "request", "state", "sync", "view", "waiting", "writer"]),
-    ("store", &["alert", "audit", "behind", "check", "commit", "disk", "error", "event", "idempotency", "log", "order", "own", "projection",
+    // a store from outside
+    ("inspect", &["codec", "disk", "episode", "error", "event", "key", "layout", "log", "order", "projection", "query", "recovery", "request",
+        "state", "value"]),
+    ("store", &["alert", "audit", "behind", "check", "commit", "disk", "error", "event", "idempotency", "inspect", "log", "order", "own", "projection",
         "query", "recovery", "reentry", "request", "setup", "skip", "state", "subscription", "sync", "transaction", "verify", "view", "wakers", "watch",
         "writer"]),
     // beside it

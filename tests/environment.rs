@@ -618,6 +618,9 @@ fn a_read_only_medium_is_named_and_points_to_inspect() {
     };
     assert!(error.to_string().contains("Store::inspect"), "{error}");
     assert!(matches!(Store::create("/other", odd.setup()), Err(OpenError::ReadOnly { .. })));
+    let on = Platform { disk: Arc::new(odd.clone()), ..platform(&odd.disk) };
+    let inspect = Store::inspect_with("/store", &on).expect("reading is enough");
+    assert_eq!(inspect.events(Query::all()).map(Result::unwrap).count(), 3);
 }
 
 // ---- forks ----

@@ -533,7 +533,6 @@ impl<'a> Record<'a> {
     }
 
     /// The last position up to and including this commit.
-    #[cfg(any(test, feature = "testing"))]
     pub fn last(&self) -> Position {
         self.fixed.last()
     }

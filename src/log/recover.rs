@@ -12,6 +12,8 @@
 //!   one in the later segment counts; a copy that takes the name of its original is `.replacing` until that is gone,
 //!   and counts instead of it.
 
+pub(super) mod look;
+
 use super::descriptors::{Descriptors, SegmentFile};
 use super::group::{self, GroupHead};
 use super::record::Record;

@@ -11,7 +11,7 @@
 use super::descriptors::{Descriptors, SegmentFile};
 use super::group::{self, GroupHead, Walk};
 use super::record::Commit;
-use super::recover;
+use super::recover::{self, look::Looked};
 use super::segment::{HEADER, Header, Marks, Trailer};
 use super::window::Window;
 use super::{Head, Log, LogError, LogSize, Page, Seek, StoreId};
@@ -96,6 +96,15 @@ impl fmt::Debug for SegmentLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "log in {} at commit {}", self.place.dir.display(), self.head().commit)
     }
+}
+
+/// The bytes behind the head of a log that was only looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// Commits of whole groups of which nothing says that they were synced.
+    pub unproven_commits: u64,
+    /// Bytes that are no whole group.
+    pub torn_bytes: u64,
 }
 
 /// Where a log is, and whose.
@@ -237,6 +246,25 @@ impl SegmentLog {
             locks: Vec::new(),
         };
         Ok((log, recovered.opened))
+    }
+
+    /// Looks at the log in `dir` as it stands. It is never written through what is returned, and another process may write it.
+    pub fn look(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Self, Tail), LogError> {
+        let Looked { place, head, segments, tail } = recover::look::look(disk, dir)?;
+        let segment = segments.last().expect("a log has a segment").clone();
+        let (file, end, buffer) = (segment.file.get()?, segment.known.read().end, Vec::new());
+        // Poisoned: it refuses to append and to seal.
+        let writer =
+            Writer { segment, file, end, size: end, sealed: true, next: None, buffer, poisoned: true };
+        let log = Self {
+            place,
+            options: LogOptions::default(),
+            shared: RwLock::new(Shared { head, segments: Arc::new(segments) }),
+            writer: Mutex::new(writer),
+            stop: Arc::new(AtomicBool::new(false)),
+            locks: Vec::new(),
+        };
+        Ok((log, tail))
     }
 
     /// The same log, which writes only while these locks are held.
