@@ -125,6 +125,10 @@ impl Behind {
             return;
         }
         self.order(|orders| orders.resume = true);
+        // A file that failed answers nothing before its thread has opened it again: until then the halt stands for its rows.
+        if matches!(halted.halt, Some(Halt::Trouble(_))) {
+            return;
+        }
         // From here on nobody is told of it, unless it halts again. Its thread has published last when it halted.
         let mut standing = self.standing.write();
         if Arc::ptr_eq(&standing, &halted) {

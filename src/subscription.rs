@@ -167,6 +167,7 @@ mod tests {
     use crate::view::Reader;
     use serde::{Deserialize, Serialize};
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::mpsc;
     use std::task::{Wake, Waker};
 
     macro_rules! family {
@@ -266,19 +267,19 @@ mod tests {
 
     #[test]
     fn a_commit_during_a_look_wakes_a_task() {
-        #[derive(Default)]
-        struct Count(AtomicU64);
-        impl Wake for Count {
+        struct Tell(mpsc::Sender<()>);
+        impl Wake for Tell {
             fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::SeqCst);
+                let _ = self.0.send(());
             }
         }
         for before in 0..2 {
-            let (mut subscription, count) = (subscriber(before), Arc::new(Count::default()));
-            let waker = Waker::from(count.clone());
+            let (mut subscription, (tell, woken)) = (subscriber(before), mpsc::channel());
+            let waker = Waker::from(Arc::new(Tell(tell)));
             let mut next = subscription.poll_next(&mut Context::from_waker(&waker));
             if next.is_pending() {
-                assert_eq!(count.0.load(Ordering::SeqCst), 1, "in look {before} it went by unheard");
+                // Wakers run on a thread of their own.
+                woken.recv_timeout(Duration::from_secs(5)).expect("a commit in this look is heard");
                 next = subscription.poll_next(&mut Context::from_waker(&waker));
             }
             let Poll::Ready(Some(Ok(found))) = next else { panic!("it is there: {}", next.is_pending()) };
