@@ -470,7 +470,7 @@ elements! {
 pub(crate) struct Map<'w, 'a> {
     writer: &'w mut Writer<'a>,
     entries: Entries,
-    /// Where the key began whose value is still to come, and where that will begin.
+    /// Start of the key whose value is still to come, and start of that value.
     key: usize,
     value: usize,
 }

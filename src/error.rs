@@ -257,7 +257,7 @@ pub enum OpenError {
     /// another thread.
     #[error("called inside {outer}, which it would wait for")]
     Nested {
-        /// What the call is inside of.
+        /// Name of the code that the call is inside of.
         outer: String,
     },
     /// The setup contradicts itself, or the types in the log. One sentence each.
@@ -877,7 +877,7 @@ pub enum ReadError {
     /// of a call that it would wait for.
     #[error("a read inside {outer}")]
     Nested {
-        /// What the call is inside of.
+        /// Name of the code that the call is inside of.
         outer: String,
     },
     /// The store is closed.

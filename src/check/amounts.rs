@@ -83,7 +83,7 @@ pub struct SumsRule {
     /// Types that only raw appends bring, as in [`Definition::expects`](super::Definition::expects).
     #[serde(default)]
     pub expects: Vec<String>,
-    /// How far ahead of the store's clock the time of an event may be. Default 5 minutes.
+    /// Maximum lead of an event's time over the store's clock. Default 5 minutes.
     #[serde(default)]
     pub skew: Option<String>,
     /// The events are history that is read in: the time of commits does not count.

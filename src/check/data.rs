@@ -81,7 +81,7 @@ pub struct Definition {
     /// those of its types.
     #[serde(default)]
     pub expects: Vec<String>,
-    /// How far ahead of the store's clock the time of an event may be. Default 5 minutes.
+    /// Maximum lead of an event's time over the store's clock. Default 5 minutes.
     #[serde(default)]
     pub skew: Option<String>,
     /// The events are history that is read in: the time of commits does not count.
@@ -520,7 +520,7 @@ impl Lens for Fielded {
     }
 }
 
-/// How keys by field name are told apart, in the definition of a check that has one. States under other keys are of no use.
+/// Version of the encoding of keys by field name, in the definition of a check that has one. States under other keys are of no use.
 pub(super) const KEYS: &str = " keys as values";
 
 /// The time that an event says, in milliseconds, as a check counts it.

@@ -209,7 +209,7 @@ fn thin(table: &mut dyn Table) -> Folded {
     Ok(())
 }
 
-/// What an event of the store's own reports of a consumer.
+/// Report of an event of the store's own about a consumer.
 fn reported(consumer: &str, raw: &RawRef<'_>) -> Result<Option<Digest>, FoldError> {
     if raw.type_name() != Own::APPLIED {
         return Ok(None);
@@ -291,7 +291,7 @@ impl Rowed for Applied {
     }
 }
 
-/// Where a consumer stands, and how far the log is.
+/// Position of a consumer, and that of the log's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Stands {
     through: u64,

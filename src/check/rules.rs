@@ -158,7 +158,7 @@ pub(crate) fn misnamed(text: &str, file: &str, id: &str, wrong: &Misnamed) -> Ru
     }
 }
 
-/// Where a text, or a field of this name, stands in a value.
+/// Place of a text, or of a field of this name, in a value.
 fn place_of(value: &Spanned<DeValue<'_>>, name: &str) -> Option<usize> {
     match value.get_ref() {
         DeValue::String(text) => (text == name).then_some(value.span().start),

@@ -86,7 +86,7 @@ impl State {
         self.set_sum(self.sum().wrapping_add(amount));
     }
 
-    /// How many events it remembers, but for the key's first.
+    /// Number of events that it remembers, but for the key's first.
     pub fn marks_len(&self) -> usize {
         self.open.len() + self.broken.len() + self.past.len()
     }

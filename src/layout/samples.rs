@@ -3,7 +3,7 @@
 use crate::canonical::{self, Leaf};
 use serde::Serialize;
 
-/// What a trace offers to a type that refuses the usual samples.
+/// Values that a trace offers to a type that refuses the usual samples.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples {
     pub integers: Vec<i128>,

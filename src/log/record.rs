@@ -110,7 +110,7 @@ pub(crate) struct KeyPart {
     pub kept: Kept,
 }
 
-/// How the digests of a key's parts were made.
+/// Algorithm that made the digests of a key's parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Digests {
     /// Of encoded bytes, in which a variant is its place. None are made like that any more.

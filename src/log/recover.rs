@@ -33,7 +33,7 @@ use std::sync::atomic::AtomicBool;
 /// A side file that is not complete yet.
 const CUT_CREATING: &str = "cut.creating";
 
-/// What is known of a log from outside it.
+/// Knowledge of a log from outside it.
 #[derive(Default)]
 pub(crate) struct KnownLog<'a> {
     /// Heads that were durable for certain, each in the log of its store: of another store's log it says nothing.

@@ -88,7 +88,7 @@ pub(crate) struct SegmentLog {
     writer: Mutex<Writer>,
     /// Tells the preparing thread to leave off.
     stop: Arc<AtomicBool>,
-    /// What keeps other processes out. They end with the store, not with its last reader.
+    /// Locks that keep other processes out. They end with the store, not with its last reader.
     locks: Vec<Weak<dyn Lock>>,
 }
 

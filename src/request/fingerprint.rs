@@ -64,7 +64,7 @@ pub(crate) fn fingerprint(input: Print, parts: &[(String, Print)]) -> Vec<(Strin
     all
 }
 
-/// How a payload is written into a fingerprint. One follows the other, and each says where it ends.
+/// Encoding of a payload in a fingerprint. One follows the other, and each says where it ends.
 const BY_NAMES: u8 = 1;
 const BY_BYTES: u8 = 2;
 
