@@ -114,9 +114,87 @@ impl Projection for Sources {
                 let snapshot = Snapshot { as_of: *as_of, rows: *len, at };
                 rows.modify(source, |known| (known.snapshot, known.failed) = (Some(snapshot), None))
             }
-            Own::Unreachable { source, kind, why } => {
+            Own::Accepted { source, refused, .. } => {
+                let is_it = |failed: &Failed| failed.at == *refused;
+                rows.modify(source, |known| {
+                    known.failed = known.failed.take().filter(|failed| !is_it(failed))
+                })
+            }
+            Own::Unreachable { source, kind, why } | Own::Refused { source, kind, why, .. } => {
                 let failed = Failed { kind: kind.clone(), why: why.clone(), at };
                 rows.modify(source, |known| known.failed = Some(failed))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the next snapshot of a source is compared with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Baseline {
+    pub shape: [u8; 4],
+    /// Rows of the last snapshot that counted, or was accepted. `None`: there was none.
+    pub rows: Option<u64>,
+    /// Columns of the same.
+    pub columns: Vec<(String, Option<String>, bool)>,
+    /// Ranges may shrink this time: somebody accepted that.
+    pub accepts_ranges: bool,
+    /// A snapshot since then that was not believed.
+    pub refused: Option<Refused>,
+}
+
+/// A snapshot that was not believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refused {
+    /// Kind of its trouble: `columns`, or its number of rows.
+    pub kind: String,
+    pub columns: Vec<(String, Option<String>, bool)>,
+    pub rows: u64,
+    /// Where that is on record.
+    pub at: u64,
+}
+
+impl Baseline {
+    /// Takes over what the snapshot was refused for, and nothing else of it.
+    fn accept(&mut self, at: u64) {
+        let Some(refused) = self.refused.take_if(|refused| refused.at == at) else { return };
+        match refused.kind.as_str() {
+            "columns" => self.columns = refused.columns,
+            _ => (self.rows, self.accepts_ranges) = (Some(refused.rows), true),
+        }
+    }
+}
+
+/// Baselines of sources, by the check they are pulled for.
+pub(crate) struct Baselines;
+
+impl Projection for Baselines {
+    const NAME: &'static str = "tallystone.baselines";
+    type Event = Own;
+    type Key = String;
+    type Row = Baseline;
+
+    fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
+        let at = rows.position().get();
+        match event {
+            // Another row type is another reading of the source: it begins anew.
+            Own::Sourced { source, shape } => rows.update(source.clone(), |baseline| {
+                if baseline.shape != *shape {
+                    *baseline = Baseline { shape: *shape, ..Baseline::default() };
+                }
+            }),
+            Own::Columns { source, columns } => {
+                rows.modify(source, |baseline| baseline.columns.clone_from(columns))
+            }
+            Own::Pulled { source, rows: len, .. } => rows.modify(source, |baseline| {
+                (baseline.rows, baseline.accepts_ranges, baseline.refused) = (Some(*len), false, None);
+            }),
+            Own::Refused { source, kind, columns, rows: len, .. } => {
+                let refused = Refused { kind: kind.clone(), columns: columns.clone(), rows: *len, at };
+                rows.modify(source, |baseline| baseline.refused = Some(refused))
+            }
+            Own::Accepted { source, refused, .. } => {
+                rows.modify(source, |baseline| baseline.accept(*refused))
             }
             _ => Ok(()),
         }

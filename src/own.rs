@@ -64,6 +64,18 @@ pub(crate) enum Own {
     Skewed(Found),
     /// A projection behind the writer passes over an event, and why.
     Skipped { projection: String, version: u32, position: u64, reason: String },
+    /// Columns of a source, as the snapshot shows them that is recorded with this: name, declared type, may be missing.
+    Columns { source: String, columns: Vec<(String, Option<String>, bool)> },
+    /// A snapshot of a source is not believed: what kind of trouble it is, and why; and what it shows.
+    Refused {
+        source: String,
+        kind: String,
+        why: String,
+        columns: Vec<(String, Option<String>, bool)>,
+        rows: u64,
+    },
+    /// Somebody accepts what the snapshot was refused for whose refusal is on record there.
+    Accepted { source: String, refused: u64, by: String, reason: String },
 }
 
 impl Own {
@@ -131,6 +143,9 @@ impl Event for Own {
             | Self::Evidence { source, .. }
             | Self::Pulled { source, .. }
             | Self::Hashed { source, .. }
+            | Self::Columns { source, .. }
+            | Self::Refused { source, .. }
+            | Self::Accepted { source, .. }
             | Self::Unreachable { source, .. } => of_source(source),
         }
     }

@@ -10,7 +10,7 @@ use crate::check::{Check, Fault, Invariant, RESERVED};
 use crate::disk::Platform;
 use crate::episode::{Episodes, Mutes, Told};
 use crate::event::{Event, EventSet, Family};
-use crate::evidence::{Evidence, Hashes, Sources};
+use crate::evidence::{Baselines, Evidence, Hashes, Sources};
 use crate::guard::{self, Guards};
 use crate::options::Options;
 use crate::order::CommitNo;
@@ -427,6 +427,7 @@ impl Setup {
                 Registered::of::<Evidence>(),
                 Registered::of::<Hashes>(),
                 Registered::of::<Sources>(),
+                Registered::of::<Baselines>(),
             ]);
         }
         inline

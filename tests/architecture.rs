@@ -178,3 +178,49 @@ fn each_source(path: &Path, each: &mut impl FnMut(&Path, &str)) {
         }
     }
 }
+
+/// An advice once named a method that did not exist. `say`, `call` and `with` come before names of methods, or of fields of a rule.
+#[test]
+fn advice_names_what_exists() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut code = String::new();
+    each_source(&src, &mut |_, text| {
+        let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for line in product.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            // A text may go on in the next line.
+            code.push_str(line.strip_suffix('\\').unwrap_or(line));
+            if !line.ends_with('\\') {
+                code.push('\n');
+            }
+        }
+    });
+    let named: BTreeSet<&str> =
+        ["say `", "call `", "with `"].iter().flat_map(|verb| advised(&code, verb)).collect();
+    assert!(named.contains("may_be_empty") && named.contains("accept_source"), "nothing is found: {named:?}");
+    let exists = |name: &str| {
+        let forms =
+            [format!("fn {name}("), format!("fn {name}<"), format!("pub {name}: "), format!("\"{name}\"")];
+        forms.iter().any(|form| code.contains(form.as_str()))
+    };
+    let missing: Vec<_> = named.into_iter().filter(|name| !exists(name)).collect();
+    assert!(missing.is_empty(), "an advice names what there is not: {missing:?}");
+}
+
+/// Names after a verb: the one that follows it, and those that are joined to it by commas or `or`.
+fn advised<'a>(code: &'a str, verb: &str) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for mut rest in code.split(verb).skip(1) {
+        while let Some((name, next)) = rest.split_once('`') {
+            let last = name.rsplit("::").next().unwrap_or(name).trim_start_matches('.');
+            let last = last.split('(').next().unwrap_or(last);
+            if !last.is_empty() && last.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                names.push(last);
+            }
+            let joined =
+                [", or `", ", `", " or `", " and `"].iter().find_map(|joint| next.strip_prefix(joint));
+            let Some(joined) = joined else { break };
+            rest = joined;
+        }
+    }
+    names
+}

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tallystone::check::{
-    About, Check, Compared, KeyRange, Outside, PullError, Pulled, RangeRows, Ranges, Severity,
+    About, Check, Column, Compared, KeyRange, Outside, PullError, Pulled, RangeRows, Ranges, Severity,
 };
 use tallystone::disk::Platform;
 use tallystone::error::OpenError;
@@ -77,6 +77,7 @@ struct Theirs(Arc<Mutex<Answers>>);
 struct Answers {
     rows: Vec<(String, u64)>,
     as_of: Option<SystemTime>,
+    columns: Vec<Column>,
     fails: Option<PullError>,
     panics: bool,
     /// What reading single rows again gives instead.
@@ -119,19 +120,20 @@ impl Outside for Theirs {
         };
         assert!(!panics, "the network is a lie");
         let answers = self.0.lock().unwrap();
-        let pulled = Pulled::new(answers.rows.clone());
+        let pulled = Pulled::new(answers.rows.clone()).columns(answers.columns.clone());
         Ok(match answers.as_of {
             Some(time) => pulled.as_of(time),
             None => pulled,
         })
     }
 
-    fn again(&self, keys: &[String]) -> Result<Vec<(String, Option<u64>)>, PullError> {
+    fn again(&self, keys: &[String]) -> Result<Pulled<String, Option<u64>>, PullError> {
         let mut answers = self.0.lock().unwrap();
         answers.asked_again.extend_from_slice(keys);
         let rows: BTreeMap<_, _> = answers.rows.iter().cloned().collect();
         let row = |key: &String| answers.again.get(key).copied().unwrap_or_else(|| rows.get(key).copied());
-        Ok(keys.iter().map(|key| (key.clone(), row(key))).collect())
+        let rows = keys.iter().map(|key| (key.clone(), row(key))).collect();
+        Ok(Pulled::new(rows).columns(answers.columns.clone()))
     }
 }
 
@@ -478,7 +480,7 @@ fn a_snapshot_with_too_few_rows_is_not_believed() {
 #[test]
 fn an_empty_source_is_one_and_one_that_shrinks_to_nothing_is_read_twice() {
     let theirs = Theirs::default();
-    let bench = Bench::new(theirs.clone());
+    let bench = Bench::of([agreeing(theirs.clone()).may_be_empty().for_longer_than(QUARTER)]);
     bench.step();
     assert_eq!((bench.source().rows, bench.source().pulled.is_some()), (0, true));
     theirs.set(&[("mug", 500), ("pen", 200)]);
@@ -615,6 +617,7 @@ fn row_000_25_another_store_is_evidence_and_code_compares() {
             _ => false,
         })
         .every(MINUTE)
+        .may_be_empty()
         .for_longer_than(QUARTER);
     let (setup, alerts) = Bench::setup(&clock, [close]);
     let bench = Bench { store: Store::in_memory(setup).expect("it opens"), clock, alerts };
@@ -743,8 +746,8 @@ fn who_asks_while_it_is_pulled_gets_a_later_snapshot_and_nobody_waits_for_ever()
             let cents = self.0.lock().unwrap().recv().map_err(|_| PullError::Unreachable("gone".into()))?;
             Ok(Pulled::new(vec![("mug".into(), cents)]))
         }
-        fn again(&self, _: &[String]) -> Result<Vec<(String, Option<u64>)>, PullError> {
-            Ok(Vec::new())
+        fn again(&self, _: &[String]) -> Result<Pulled<String, Option<u64>>, PullError> {
+            Ok(Pulled::new(Vec::new()))
         }
     }
     let (answer, answers) = mpsc::channel();
@@ -894,7 +897,7 @@ fn a_source_that_shrinks_to_nothing_has_the_window_and_is_one_alert() {
     let theirs = Theirs::default();
     let many: Vec<_> = (0..100).map(|n| (format!("p{n:03}"), n)).collect();
     theirs.change(|answers| answers.rows = many.clone());
-    let bench = Bench::new(theirs.clone());
+    let bench = Bench::of([agreeing(theirs.clone()).may_be_empty().for_longer_than(QUARTER)]);
     for (product, cents) in &many {
         bench.append(started(product, *cents));
     }
@@ -970,6 +973,7 @@ proptest! {
         let check = agreeing(theirs.clone())
             .every(u32::try_from(every).unwrap() * MINUTE)
             .stale_after(10_000 * MINUTE)
+            .may_be_empty()
             .for_longer_than(u32::try_from(window).unwrap() * MINUTE);
         let bench = Bench::of([check]);
         let (mut ours, mut shown): ([Option<u64>; 3], [Option<u64>; 3]) = Default::default();
@@ -1072,10 +1076,10 @@ impl Outside for Large {
         panic!("it is too large")
     }
 
-    fn again(&self, keys: &[String]) -> Result<Vec<(String, Option<u64>)>, PullError> {
+    fn again(&self, keys: &[String]) -> Result<Pulled<String, Option<u64>>, PullError> {
         let vast = self.0.lock().unwrap();
         let row = |key: &String| vast.again.get(key).copied().unwrap_or_else(|| vast.rows.get(key).copied());
-        Ok(keys.iter().map(|key| (key.clone(), row(key))).collect())
+        Ok(Pulled::new(keys.iter().map(|key| (key.clone(), row(key))).collect()))
     }
 
     fn ranges(&self) -> Result<Option<Ranges<String>>, PullError> {
@@ -1196,4 +1200,243 @@ fn ranges_that_contradict_themselves_are_not_used() {
     let nothing = |vast: &mut Vast| (vast.strays, vast.begins) = (false, Vec::new());
     assert_eq!(why(&|vast| vast.strays = false), None);
     assert_eq!(why(&nothing).as_deref(), Some("its ranges: there are none: one holds all keys"));
+}
+
+// ---- what is believed ----
+
+impl Bench {
+    /// Why the last snapshot is not used.
+    fn trouble(&self) -> Option<String> {
+        self.source().failed.map(|(_, why)| why)
+    }
+
+    fn append_all(&self, products: &[(String, u64)]) {
+        for (product, cents) in products {
+            self.append(started(product, *cents));
+        }
+    }
+
+    fn accept(&self) {
+        let accepted = self.store.checks().accept_source(&self.source(), "ann", "moved to the new system");
+        accepted.expect("there is something to accept");
+    }
+}
+
+fn many(rows: u64) -> Vec<(String, u64)> {
+    (0..rows).map(|n| (format!("p{n:03}"), n)).collect()
+}
+
+/// The other side drops a column: every note reads as none, and each contract with a note becomes a violation.
+#[test]
+fn a_snapshot_without_a_column_on_record_is_refused_over_restarts_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("store");
+    let (theirs, clock) = (Theirs::default(), SimClock::default());
+    let columns = [Column::new("product"), Column::new("cents").typed("INTEGER")];
+    theirs.set(&[("mug", 500)]);
+    theirs.change(|answers| answers.columns = columns.to_vec());
+    let bench = Bench::on_disk(&path, &clock, theirs.clone());
+    bench.append(started("mug", 500));
+    bench.step();
+    assert_eq!(bench.source().columns, columns);
+    let recorded = bench.events_len();
+    bench.pass(MINUTE);
+    assert_eq!(bench.events_len(), recorded + 1, "they are recorded once");
+    bench.store.close();
+
+    theirs.set(&[("mug", 0)]);
+    theirs.change(|answers| answers.columns = vec![Column::new("product"), Column::new("price")]);
+    let bench = Bench::on_disk(&path, &clock, theirs.clone());
+    bench.step();
+    let why = "its columns are not those on record: gone: `cents`; added: `price`: put them back, or accept them with `accept_source`";
+    assert_eq!(bench.trouble().as_deref(), Some(why));
+    let recorded = bench.events_len();
+    bench.minutes(5);
+    assert_eq!(bench.events_len(), recorded, "one refusal is recorded once");
+    bench.minutes(20);
+    assert_eq!((bench.rows::<Theirs>(), bench.disagreements()), (vec![("mug".into(), 500)], vec![]));
+    assert_eq!(bench.open(), [("agree.fresh".into(), State::Open)]);
+
+    // Another difference is another refusal: what is accepted is what was seen.
+    let seen = bench.source();
+    theirs.change(|answers| answers.columns = vec![columns[0].clone(), columns[1].clone().typed("TEXT")]);
+    bench.minutes(1);
+    assert!(
+        bench.trouble().expect("it is refused").contains("of another type: `cents` from INTEGER to TEXT")
+    );
+    let other = bench.store.checks().accept_source(&seen, "ann", "as agreed").expect_err("it is another one");
+    assert_eq!(other.to_string(), "source: no snapshot of `agree` is refused, or another one than this says");
+    for (by, reason) in [("", "as agreed"), ("ann", " ")] {
+        assert!(bench.store.checks().accept_source(&bench.source(), by, reason).is_err());
+    }
+    bench.accept();
+    bench.store.close();
+    let bench = Bench::on_disk(&path, &clock, theirs.clone());
+    bench.step();
+    assert_eq!((bench.trouble(), bench.rows::<Theirs>()), (None, vec![("mug".into(), 0)]));
+    assert_eq!(bench.source().columns[1].kind.as_deref(), Some("TEXT"));
+    // One more is no harm, and is one of them from then on.
+    theirs.change(|answers| answers.columns.push(Column::new("note")));
+    bench.minutes(1);
+    assert_eq!(bench.trouble(), None);
+    theirs.change(|answers| drop(answers.columns.pop()));
+    bench.minutes(1);
+    assert!(bench.trouble().expect("it is refused").contains("gone: `note`: "));
+    bench.minutes(1);
+    theirs.change(|answers| answers.columns.push(Column::new("note")));
+    bench.minutes(1);
+    assert_eq!(bench.trouble(), None, "it is back");
+}
+
+/// The first reading has the column, the second does not: its rows would be put on record under the columns of the first.
+#[test]
+fn rows_read_again_under_other_columns_are_not_used() {
+    let theirs = Theirs::default();
+    theirs.set(&[("mug", 400)]);
+    theirs.change(|answers| answers.columns = vec![Column::new("cents")]);
+    struct Turning(Theirs);
+    impl Outside for Turning {
+        type Key = String;
+        type Row = u64;
+        fn pull(&self) -> Result<Pulled<String, u64>, PullError> {
+            let pulled = self.0.pull();
+            self.0.change(|answers| answers.columns = vec![Column::new("cents"), Column::new("note")]);
+            pulled
+        }
+    }
+    let bench = Bench::new(Turning(theirs.clone()));
+    bench.append(started("mug", 500));
+    bench.step();
+    assert_eq!(bench.trouble().as_deref(), Some("it is not finished: its columns changed while it was read"));
+    bench.pass(MINUTE);
+    assert_eq!((bench.trouble(), bench.rows::<Turning>()), (None, vec![("mug".into(), 400)]));
+}
+
+#[test]
+fn a_snapshot_of_far_fewer_rows_is_a_finding_and_no_evidence() {
+    let theirs = Theirs::default();
+    theirs.change(|answers| answers.rows = many(100));
+    let bench = Bench::new(theirs.clone());
+    bench.append_all(&many(100));
+    bench.step();
+    theirs.change(|answers| answers.rows = many(49));
+    bench.minutes(60);
+    let advice = "if that may be, say `shrinks_to` or `may_be_empty`, or accept it once with `accept_source`";
+    assert_eq!(bench.trouble(), Some(format!("it shrank from 100 rows to 49: {advice}")));
+    assert_eq!((bench.rows::<Theirs>().len(), bench.disagreements()), (100, vec![]));
+    assert_eq!(bench.open(), [("agree.fresh".into(), State::Open)]);
+    theirs.change(|answers| answers.rows = many(50));
+    bench.minutes(1);
+    assert_eq!((bench.trouble(), bench.source().rows), (None, 50), "half of it is believed");
+
+    theirs.change(|answers| answers.rows = many(11));
+    bench.minutes(1);
+    bench.accept();
+    // What was accepted is this many, and not any number.
+    theirs.change(|answers| answers.rows = many(5));
+    bench.minutes(1);
+    assert_eq!(bench.trouble(), Some(format!("it shrank from 11 rows to 5: {advice}")));
+    theirs.change(|answers| answers.rows = many(12));
+    bench.minutes(1);
+    assert_eq!((bench.trouble(), bench.source().rows), (None, 12));
+    theirs.change(|answers| answers.rows = Vec::new());
+    bench.minutes(1);
+    assert_eq!(bench.trouble(), Some(format!("it shrank from 12 rows to 0: {advice}")));
+    bench.accept();
+    bench.minutes(2);
+    assert_eq!((bench.trouble(), bench.source().rows), (None, 0));
+    let nothing = bench.store.checks().accept_source(&bench.source(), "ann", "again");
+    assert!(nothing.is_err(), "it is not refused");
+}
+
+#[test]
+fn a_few_rows_may_shrink_and_not_vanish() {
+    let shrunk = |of: &dyn Fn(Compared) -> Compared, from: u64, to: u64| {
+        let theirs = Theirs::default();
+        theirs.change(|answers| answers.rows = many(from));
+        let bench = Bench::of([of(agreeing(theirs.clone())).for_longer_than(QUARTER)]);
+        bench.step();
+        theirs.change(|answers| answers.rows = many(to));
+        bench.minutes(1);
+        bench.trouble().is_some()
+    };
+    let plain = |compared: Compared| compared;
+    assert_eq!(
+        [(9, 1), (9, 0), (10, 4), (10, 5), (1, 0)].map(|(from, to)| shrunk(&plain, from, to)),
+        [false, true, true, false, true]
+    );
+    let may_be_empty = |compared: Compared| compared.may_be_empty();
+    assert_eq!(
+        [(9, 0), (100, 0), (100, 1)].map(|(from, to)| shrunk(&may_be_empty, from, to)),
+        [false, false, true]
+    );
+    assert!(!shrunk(&|compared| compared.shrinks_to(0.0), 100, 0), "it may shrink to nothing");
+    assert!(shrunk(&|compared| compared.shrinks_to(1.0), 100, 99));
+    assert!(!shrunk(&|compared| compared.shrinks_to(0.1), 100, 10));
+    for part in [-0.1, 1.1, f64::NAN] {
+        let check = agreeing(Theirs::default()).shrinks_to(part).for_longer_than(QUARTER);
+        let Err(OpenError::Setup(why)) = Store::in_memory(Setup::new().inline::<Bills>().check(check)) else {
+            panic!("it must not open")
+        };
+        assert_eq!(
+            why,
+            ["check `agree`: `shrinks_to`: it is a part of the rows before: name a number from 0 to 1"]
+        );
+    }
+}
+
+/// A header and no rows: fifty violations, each of them the export's.
+#[test]
+fn a_first_snapshot_without_rows_is_believed_if_ours_has_none_either() {
+    let theirs = Theirs::default();
+    let bench = Bench::new(theirs.clone());
+    bench.append_all(&many(50));
+    bench.step();
+    bench.minutes(60);
+    assert_eq!((bench.disagreements(), bench.open()), (vec![], vec![("agree.fresh".into(), State::Open)]));
+    let why = "it has no rows, and that disagrees with ours: if it may have none, say `may_be_empty`, or accept it once with `accept_source`";
+    assert_eq!(bench.trouble().as_deref(), Some(why));
+    bench.accept();
+    bench.minutes(1);
+    assert_eq!((bench.trouble(), bench.source().rows), (None, 0));
+    bench.minutes(16);
+    assert_eq!(bench.disagreements().len(), 50);
+}
+
+/// One of many ranges answers with nothing: a shard that is down. The whole is nearly as large as before.
+#[test]
+fn a_range_of_far_fewer_rows_is_a_finding_and_no_evidence() {
+    let large = Large::new(&["a", "m", "t"], &[]);
+    let fill = |vast: &mut Vast, shard: char, rows: u64| {
+        vast.rows.retain(|key, _| !key.starts_with(shard));
+        vast.rows.extend((0..rows).map(|n| (format!("{shard}{n:03}"), n)));
+    };
+    [('b', 200), ('n', 20), ('u', 9)]
+        .into_iter()
+        .for_each(|(shard, rows)| large.change(|vast| fill(vast, shard, rows)));
+    let bench = Bench::new(large.clone());
+    bench.step();
+    assert_eq!((bench.source().rows, bench.trouble()), (229, None));
+    large.change(|vast| fill(vast, 'u', 0));
+    bench.minutes(1);
+    assert_eq!((bench.source().rows, bench.trouble()), (220, None), "of a few rows any may go");
+    large.change(|vast| fill(vast, 'n', 9));
+    bench.minutes(1);
+    let why = bench.trouble().expect("it is refused");
+    assert!(why.starts_with("its range from m shrank from 20 rows to 9: "), "{why}");
+    assert_eq!(bench.rows::<Large>().len(), 220);
+    bench.accept();
+    bench.minutes(1);
+    assert_eq!((bench.source().rows, bench.trouble()), (209, None));
+    large.change(|vast| fill(vast, 'b', 99));
+    bench.minutes(1);
+    let why = bench.trouble().expect("it is refused");
+    assert!(
+        why.starts_with("it shrank from 209 rows to 108: ")
+            || why.starts_with("its first range shrank from 200 rows to 99: "),
+        "{why}"
+    );
+    large.change(|vast| fill(vast, 'b', 199));
+    bench.minutes(1);
+    assert_eq!((bench.source().rows, bench.trouble()), (208, None));
 }

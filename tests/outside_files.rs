@@ -2,9 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
-use tallystone::check::{Outside, PullError};
+use tallystone::check::{About, Compared, Outside, PullError, Severity};
+use tallystone::disk::Platform;
 use tallystone::outside::{CsvFile, JsonLines, SqliteQuery};
+use tallystone::prelude::*;
+use tallystone::testing::SimClock;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -61,7 +65,7 @@ fn a_csv_file_that_is_not_well_is_not_used_and_says_where() {
             format!("{head}pen,2"),
             "it is not finished: line 3 does not end, and may be half written: say `loose_end` if it never does",
         ),
-        (String::new(), "it is not finished: it is empty: say `may_be_empty` if it may be"),
+        (String::new(), "it is not finished: it is empty, and has no header"),
         (format!("{head}pen,200\n"), "line 3: it has 2 fields, the first line has 4"),
         (
             format!("{head}pen,two,,1\n"),
@@ -112,7 +116,7 @@ fn json_lines_are_read_and_the_line_that_is_wrong_is_named() {
             format!("{good}{{\"product\":\"pen\",\"cents\":\"secret\",\"paid\":true}}\n"),
             "line 4: it does not fit the type at column 33",
         ),
-        (String::new(), "it is not finished: it is empty: say `may_be_empty` if it may be"),
+        (String::new(), "it is not finished: it is empty: say `may_be_empty` of the file if it may be"),
     ] {
         assert_eq!(pulled(json, &bytes).expect_err("it is not used"), why);
     }
@@ -193,4 +197,216 @@ fn what_a_sqlite_query_cannot_give_is_named() {
     let left: i64 =
         theirs.query_row("SELECT count(*) FROM invoices", [], |row| row.get(0)).expect("it is read");
     assert_eq!(left, 2);
+}
+
+// ---- in a store ----
+
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    product: String,
+    note: String,
+}
+
+impl Event for Noted {
+    const FAMILY: &'static str = "noted";
+    type Id = String;
+
+    fn id(&self) -> String {
+        self.product.clone()
+    }
+}
+
+struct Notes;
+
+impl Projection for Notes {
+    const NAME: &'static str = "notes";
+    type Event = Noted;
+    type Key = String;
+    type Row = String;
+
+    fn fold(event: &Noted, rows: &mut Rows<Self>) -> Folded {
+        rows.put(event.product.clone(), event.note.clone())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Loose {
+    product: String,
+    note: Option<String>,
+}
+
+fn of_product(row: &Loose) -> String {
+    row.product.clone()
+}
+
+fn comparing(source: impl Outside<Key = String, Row = Loose>) -> Compared {
+    About {
+        id: "notes-agree",
+        severity: Severity::Ticket,
+        owner: "shop",
+        means: "Notes differ.",
+        remedy: "1 ask",
+    }
+    .outside::<Notes, _>(source, |ours, theirs| ours == theirs.and_then(|row| row.note.as_ref()))
+    .every(MINUTE)
+}
+
+/// Number of violations and why the source is not used, some minutes after each version of it.
+fn told(compared: Compared, versions: &mut [&mut dyn FnMut()]) -> Vec<(usize, String)> {
+    let clock = SimClock::default();
+    let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
+    let setup = Setup::new().inline::<Notes>().platform(platform).lockstep().alerts(|_| {});
+    let store = Store::in_memory(setup.check(compared.for_longer_than(MINUTE))).expect("it opens");
+    for product in ["cup", "mug", "pen"] {
+        let noted = Noted { product: product.into(), note: "late".into() };
+        store.append(Append::event(noted)).expect("it is taken");
+    }
+    let mut told = Vec::new();
+    for change in versions {
+        change();
+        for _ in 0..4 {
+            clock.advance(MINUTE);
+            (0..8).for_each(|_| store.step());
+        }
+        let open = store.checks().of("notes-agree").expect("rows are read").len();
+        let source = store.checks().sources().expect("rows are read").remove(0);
+        told.push((open, source.failed.map(|(_, why)| why).unwrap_or_default()));
+    }
+    told
+}
+
+#[test]
+fn a_csv_file_that_loses_a_column_or_its_rows_proves_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notes.csv");
+    let source = |path: &Path| CsvFile::new(path, of_product);
+    let write = |text: &'static str| {
+        let path = path.clone();
+        move || std::fs::write(&path, text).expect("it is written")
+    };
+    let good = "product,note\ncup,late\nmug,late\npen,late\n";
+    let refused = |text: &'static str| {
+        let told =
+            told(comparing(source(&path)), &mut [&mut write(good), &mut write(text), &mut write(good)]);
+        assert_eq!((&told[0], &told[2]), (&(0, String::new()), &(0, String::new())), "it is well again");
+        assert_eq!(told[1].0, 0, "{text}");
+        told[1].1.clone()
+    };
+    for (text, part) in [
+        ("product\ncup\nmug\npen\n", "gone: `note`: "),
+        ("product,remark\ncup,late\nmug,late\npen,late\n", "gone: `note`; added: `remark`: "),
+        ("product, note\ncup,late\nmug,late\npen,late\n", "its columns: ` note` is not the field `note`: "),
+        ("product,NOTE\ncup,late\nmug,late\npen,late\n", "its columns: `NOTE` is not the field `note`: "),
+        ("product;note\ncup;late\nmug;late\npen;late\n", "line 2: field `product`"),
+        ("product,note,note\ncup,late,late\n", "line 1: two columns are called `note`"),
+        ("product,note\n", "it shrank from 3 rows to 0: "),
+        ("product\n", "gone: `note`: "),
+    ] {
+        let why = refused(text);
+        assert!(why.contains(part), "{text:?}: {why}");
+    }
+    // One with a header alone from the first on.
+    let only_header = &mut [&mut write("product,note\n") as &mut dyn FnMut()];
+    let [(0, why)] = &told(comparing(source(&path)), only_header)[..] else { panic!("it proves nothing") };
+    assert!(why.starts_with("it has no rows, and that disagrees with ours: "), "{why}");
+    let may_be_empty = comparing(source(&path).may_be_empty());
+    assert_eq!(told(may_be_empty, only_header), [(3, String::new())], "it may be empty");
+    // Another column beside them is as good.
+    let mut more = write("more,product,note\n1,cup,late\n1,mug,late\n1,pen,late\n");
+    let told = told(comparing(source(&path)), &mut [&mut write(good), &mut more]);
+    assert_eq!(told[1], (0, String::new()));
+}
+
+#[test]
+fn json_lines_that_lose_a_field_or_their_end_prove_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notes.jsonl");
+    let source = |path: &Path| JsonLines::new(path, of_product);
+    let line = |product: &str, rest: &str| format!("{{\"product\":\"{product}\"{rest}}}\n");
+    let text = |cup, mug, pen| [("cup", cup), ("mug", mug), ("pen", pen)];
+    let write = |lines: [(&str, &str); 3]| {
+        let (path, text) = (path.clone(), lines.map(|(product, rest)| line(product, rest)).concat());
+        move || std::fs::write(&path, &text).expect("it is written")
+    };
+    let late = ",\"note\":\"late\"";
+    let good = text(late, late, late);
+    let mut first = write(good);
+    let told_of =
+        |next: &mut dyn FnMut()| told(comparing(source(&path)), &mut [&mut write(good), next]).remove(1);
+    let (open, why) = told_of(&mut write(text("", "", "")));
+    assert!(open == 0 && why.contains("gone: `note`: "), "{why}");
+    assert_eq!(told_of(&mut write(text(late, late, ""))), (1, String::new()), "one may have none");
+    let (open, why) = told_of(&mut write(text(",\"Note\":\"late\"", "", "")));
+    assert!(open == 0 && why.starts_with("its columns: `Note` is not the field `note`: "), "{why}");
+    let truncated = &mut || {
+        write(good)();
+        let bytes = std::fs::read(&path).expect("it is read");
+        std::fs::write(&path, &bytes[..bytes.len() - 9]).expect("it is written");
+    };
+    let (open, why) = told_of(truncated);
+    assert!(open == 0 && why.contains("line 3 does not end"), "{why}");
+    let (open, why) = told_of(&mut || std::fs::write(&path, "").expect("it is written"));
+    assert!(open == 0 && why.contains("say `may_be_empty` of the file"), "{why}");
+    // Cut between two lines, it is a file of fewer rows.
+    let loose = comparing(source(&path).may_be_empty().may_lack("note"));
+    let mut lacking = write(text("", "", ""));
+    assert_eq!(told(loose, &mut [&mut first, &mut lacking])[1], (3, String::new()), "it may lack it");
+}
+
+#[test]
+fn a_sqlite_table_that_is_replaced_or_a_view_without_a_column_proves_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notes.db");
+    let run = |sql: &'static str| {
+        let path = path.clone();
+        move || rusqlite::Connection::open(&path).and_then(|file| file.execute_batch(sql)).expect("it runs")
+    };
+    let good = "DROP VIEW IF EXISTS shown; DROP TABLE IF EXISTS notes;
+        CREATE TABLE notes (product TEXT, note TEXT);
+        INSERT INTO notes VALUES ('cup', 'late'), ('mug', 'late'), ('pen', 'late');
+        CREATE VIEW shown AS SELECT product, note FROM notes;";
+    let refused = |query: &str, sql: &'static str| {
+        let source = SqliteQuery::new(&path, query, of_product);
+        let told = told(comparing(source), &mut [&mut run(good), &mut run(sql), &mut run(good)]);
+        assert_eq!((&told[0], &told[2]), (&(0, String::new()), &(0, String::new())), "it is well again");
+        assert_eq!(told[1].0, 0, "{sql}");
+        told[1].1.clone()
+    };
+    let without = "DROP VIEW shown; CREATE VIEW shown AS SELECT product FROM notes";
+    for (query, sql, part) in [
+        ("SELECT * FROM shown", without, "gone: `note`: "),
+        ("SELECT product, note FROM shown", without, "no such column: note"),
+        // In double quotes a name that is no column is a text to SQLite.
+        ("SELECT product, \"note\" FROM shown", without, "gone: `note`; added: `\"note\"`: "),
+        (
+            "SELECT product, \"note\" AS note FROM shown",
+            without,
+            "of another type: `note` from TEXT to none: ",
+        ),
+        ("SELECT * FROM notes", "DELETE FROM notes", "it shrank from 3 rows to 0: "),
+        (
+            "SELECT * FROM notes",
+            "DROP TABLE notes; CREATE TABLE notes (product TEXT, note TEXT)",
+            "it shrank from 3 rows to 0: ",
+        ),
+        (
+            "SELECT * FROM notes",
+            "DROP TABLE notes; CREATE TABLE notes (product TEXT, note BLOB)",
+            "of another type: `note` from TEXT to BLOB: ",
+        ),
+        (
+            "SELECT product, note FROM notes",
+            "ALTER TABLE notes RENAME note TO remark",
+            "no such column: note",
+        ),
+        ("SELECT * FROM notes", "ALTER TABLE notes RENAME note TO remark", "gone: `note`; added: `remark`: "),
+    ] {
+        let why = refused(query, sql);
+        assert!(why.contains(part), "{query}, {sql}: {why}");
+    }
+    let twice = SqliteQuery::new(&path, "SELECT product, note, note FROM notes", of_product);
+    assert_eq!(
+        twice.pull().expect_err("it is not used").to_string(),
+        "its columns: two columns are called `note`"
+    );
 }

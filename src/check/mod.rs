@@ -42,6 +42,7 @@
 mod amounts;
 pub(crate) mod book;
 pub(crate) mod calendar;
+pub(crate) mod columns;
 mod conserved;
 mod convergence;
 mod data;
@@ -77,6 +78,7 @@ use crate::event::{self, EventSet};
 use crate::key::Key;
 use crate::order::Timestamp;
 pub use amounts::{SumsRule, Term};
+pub use columns::Column;
 pub use convergence::{Convergence, Quantiles, Settling};
 pub(crate) use convergence::{Quieting, Timing};
 pub use data::{Definition, Escalate, Fields, Plain, Selector};

@@ -4,6 +4,7 @@
 //! - Both sides are compared, both ways: a row that the source has and we have not counts like one that we have alone.
 //! - A source that cannot be read proves nothing. It becomes old, and that is a finding of its own.
 
+use super::columns::{self, Column};
 use super::glance::Glance;
 use super::lens::{Lens, Looked};
 use super::rows::{Rowed, rowed};
@@ -73,15 +74,21 @@ pub trait Outside: Send + Sync + 'static {
 
     /// Reads these again: rows that disagree, before that is put on record. `None`: there is no such row.
     ///
-    /// Without one of its own, all of it is pulled again whenever anything disagrees: write one where that is dear.
+    /// Without one of its own, all of it is pulled again whenever anything disagrees: write one where that is dear. A source that
+    /// says its columns says those of this reading, too.
     ///
     /// # Errors
     ///
     /// As [`pull`](Self::pull).
-    #[allow(clippy::type_complexity, reason = "it is what it says")]
-    fn again(&self, keys: &[Self::Key]) -> Result<Vec<(Self::Key, Option<Self::Row>)>, PullError> {
-        let mut rows: BTreeMap<_, _> = self.pull()?.rows.into_iter().collect();
-        Ok(keys.iter().map(|key| (key.clone(), rows.remove(key))).collect())
+    fn again(&self, keys: &[Self::Key]) -> Result<Pulled<Self::Key, Option<Self::Row>>, PullError> {
+        let Pulled { as_of, columns, rows } = self.pull()?;
+        let mut rows: BTreeMap<_, _> = rows.into_iter().collect();
+        Ok(Pulled { as_of, columns, rows: keys.iter().map(|key| (key.clone(), rows.remove(key))).collect() })
+    }
+
+    /// Whether a snapshot without any row is one. Otherwise it is taken for a mistake: see [`Compared::may_be_empty`].
+    fn may_be_empty(&self) -> bool {
+        false
     }
 
     /// For a large source that can tell cheaply what has changed: hashes of ranges of its keys. Then only those are read whose
@@ -124,6 +131,8 @@ pub type RangeRows<O> = (u64, Vec<(<O as Outside>::Key, <O as Outside>::Row)>);
 pub struct Ranges<K> {
     /// As in [`Pulled`].
     pub as_of: Option<SystemTime>,
+    /// As in [`Pulled`].
+    pub columns: Vec<Column>,
     /// Where each range begins, in order, and its hash: whatever changes when one of its rows does, comes or goes. The first
     /// holds what is below it, too.
     pub hashes: Vec<(K, u64)>,
@@ -132,7 +141,13 @@ pub struct Ranges<K> {
 impl<K> Ranges<K> {
     /// Of now.
     pub fn new(hashes: Vec<(K, u64)>) -> Self {
-        Self { as_of: None, hashes }
+        Self { as_of: None, columns: Vec::new(), hashes }
+    }
+
+    /// As [`Pulled::columns`].
+    pub fn columns(mut self, columns: impl IntoIterator<Item = Column>) -> Self {
+        self.columns = columns.into_iter().collect();
+        self
     }
 
     /// As [`Pulled::as_of`].
@@ -149,6 +164,8 @@ pub struct Pulled<K, R> {
     /// A time before the first of the rows was read. `None`: the time at which the pull began, which is right for whatever
     /// reads the source itself.
     pub as_of: Option<SystemTime>,
+    /// Columns of the rows, as the source has them now. Empty: it does not say.
+    pub columns: Vec<Column>,
     /// All rows, each key once.
     pub rows: Vec<(K, R)>,
 }
@@ -156,7 +173,14 @@ pub struct Pulled<K, R> {
 impl<K, R> Pulled<K, R> {
     /// Rows that were all read since the pull began.
     pub fn new(rows: Vec<(K, R)>) -> Self {
-        Self { as_of: None, rows }
+        Self { as_of: None, columns: Vec::new(), rows }
+    }
+
+    /// Says which columns the source has, read together with the rows. They go on record. A later snapshot in which one is gone or
+    /// has another type is refused, until it is back or [accepted](crate::watch::Checks::accept_source); an added one is recorded.
+    pub fn columns(mut self, columns: impl IntoIterator<Item = Column>) -> Self {
+        self.columns = columns.into_iter().collect();
+        self
     }
 
     /// The rows are those of an earlier time: of an export, of a replica that lags. One ahead of the store's clock is not believed.
@@ -207,6 +231,42 @@ pub enum PullError {
         /// How many it must have.
         at_least: u64,
     },
+    /// Columns that are on record are gone, or have another type. What reads them would find their values missing.
+    ///
+    /// Have them put back, or accept the new ones with [`Checks::accept_source`](crate::watch::Checks::accept_source). A row type
+    /// with another layout, or another id of the check, begins anew.
+    #[error(
+        "its columns are not those on record: {}: put them back, or accept them with `accept_source`",
+        columns::difference(gone, changed, added)
+    )]
+    Columns {
+        /// Columns that it has no more.
+        gone: Vec<String>,
+        /// Columns of another type: name, type on record, type now.
+        changed: Vec<(String, String, String)>,
+        /// Columns that are not on record.
+        added: Vec<String>,
+    },
+    /// It has far fewer rows than the snapshot before it: half an export, or a table that was emptied by mistake.
+    ///
+    /// It is believed again when the rows are back. If it may shrink so, say [`Compared::shrinks_to`], or accept it once with
+    /// [`Checks::accept_source`](crate::watch::Checks::accept_source).
+    #[error(
+        "{what} shrank from {from} rows to {to}: if that may be, say `shrinks_to` or `may_be_empty`, or accept it once with `accept_source`"
+    )]
+    Shrunk {
+        /// `it`, or one of its ranges.
+        what: String,
+        /// Rows of the last snapshot that counted.
+        from: u64,
+        /// Rows of this one.
+        to: u64,
+    },
+    /// Its first snapshot has no rows, and ours would all be wrong: a header without an export, or an empty table.
+    #[error(
+        "it has no rows, and that disagrees with ours: if it may have none, say `may_be_empty`, or accept it once with `accept_source`"
+    )]
+    Empty,
     /// It is of a time before that of the snapshot before it: an old export, say.
     #[error("it is older than the snapshot before it")]
     Older,
@@ -225,6 +285,8 @@ impl PullError {
             Self::Twice(_) => "twice",
             Self::TooLarge { .. } => "too large",
             Self::TooFew { .. } => "too few",
+            Self::Columns { .. } => "columns",
+            Self::Shrunk { .. } | Self::Empty => "shrunk",
             Self::Older => "older",
             Self::Panicked(_) => "panicked",
         }
@@ -239,18 +301,29 @@ pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Where a range begins, and the hash of its rows.
 pub(crate) type Hashed = (Vec<u8>, u64);
 
+/// Something that was read of a source, with what it says of it.
+pub(crate) struct Shown<T> {
+    /// Snapshot time reported by the source.
+    pub said: Option<SystemTime>,
+    pub columns: Vec<Column>,
+    pub of: T,
+}
+
 /// A source of bytes.
 pub(crate) trait Source: Send + Sync {
-    fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError>;
+    fn pull(&self) -> Result<Shown<Rows>, PullError>;
 
     /// `None`: it has none.
-    fn ranges(&self) -> Result<Option<(Option<SystemTime>, Vec<Hashed>)>, PullError>;
+    fn ranges(&self) -> Result<Option<Shown<Vec<Hashed>>>, PullError>;
 
     /// The rows of a range, by the bytes of where it begins and where the next one does. `None`: it is the first, or the last.
     fn pull_range(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<(u64, Rows), PullError>;
 
     /// Those of the keys that the source has something to say of.
-    fn again(&self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PullError>;
+    fn again(&self, keys: &[Vec<u8>]) -> Result<Shown<Vec<(Vec<u8>, Option<Vec<u8>>)>>, PullError>;
+
+    /// A snapshot without rows is one.
+    fn may_be_empty(&self) -> bool;
 
     /// Two rows are the same to those who compare them.
     fn is_same(&self, one: &[u8], other: &[u8]) -> bool;
@@ -262,13 +335,15 @@ pub(crate) trait Source: Send + Sync {
 struct Typed<O>(O);
 
 impl<O: Outside> Source for Typed<O> {
-    fn pull(&self) -> Result<(Option<SystemTime>, Rows), PullError> {
-        let Pulled { as_of, rows } = self.0.pull()?;
-        Ok((as_of, bytes_of(&rows)?))
+    fn pull(&self) -> Result<Shown<Rows>, PullError> {
+        let Pulled { as_of, columns, rows } = self.0.pull()?;
+        columns::check_names::<O::Row>(&columns)?;
+        Ok(Shown { said: as_of, columns, of: bytes_of(&rows)? })
     }
 
-    fn ranges(&self) -> Result<Option<(Option<SystemTime>, Vec<Hashed>)>, PullError> {
-        let Some(Ranges { as_of, hashes }) = self.0.ranges()? else { return Ok(None) };
+    fn ranges(&self) -> Result<Option<Shown<Vec<Hashed>>>, PullError> {
+        let Some(Ranges { as_of, columns, hashes }) = self.0.ranges()? else { return Ok(None) };
+        columns::check_names::<O::Row>(&columns)?;
         let mut ranges: Vec<Hashed> = Vec::with_capacity(hashes.len());
         for (index, (key, hash)) in hashes.iter().enumerate() {
             let from = key_bytes(key, index)?;
@@ -278,7 +353,7 @@ impl<O: Outside> Source for Typed<O> {
             }
             ranges.push((from, *hash));
         }
-        Ok(Some((as_of, ranges)))
+        Ok(Some(Shown { said: as_of, columns, of: ranges }))
     }
 
     fn pull_range(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<(u64, Rows), PullError> {
@@ -301,15 +376,20 @@ impl<O: Outside> Source for Typed<O> {
         }
     }
 
-    fn again(&self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, PullError> {
+    fn again(&self, keys: &[Vec<u8>]) -> Result<Shown<Vec<(Vec<u8>, Option<Vec<u8>>)>>, PullError> {
         let typed: Result<Vec<O::Key>, _> = keys.iter().map(|key| key::decode(key)).collect();
         let typed = typed.map_err(|error| misfit("a key".into(), &error))?;
-        let rows = self.0.again(&typed)?;
+        let Pulled { as_of, columns, rows } = self.0.again(&typed)?;
         let read = |(index, (key, row)): (usize, &(O::Key, Option<O::Row>))| {
             let row = row.as_ref().map(|row| row_bytes(key, row)).transpose()?;
             Ok((key_bytes(key, index)?, row))
         };
-        rows.iter().enumerate().map(read).collect()
+        let of: Result<_, PullError> = rows.iter().enumerate().map(read).collect();
+        Ok(Shown { said: as_of, columns, of: of? })
+    }
+
+    fn may_be_empty(&self) -> bool {
+        self.0.may_be_empty()
     }
 
     fn is_same(&self, one: &[u8], other: &[u8]) -> bool {
@@ -382,6 +462,9 @@ impl<O: Outside> Projection for Theirs<O> {
 
 // ---- declared ----
 
+/// Rows from which on a snapshot is compared by number: of fewer, half may go any day.
+const FEW_ROWS: u64 = 10;
+
 /// What a check compares its rows with, and how often.
 pub(crate) struct Evidence {
     pub source: Arc<dyn Source>,
@@ -396,6 +479,9 @@ pub(crate) struct Evidence {
     pub every: Duration,
     pub stale_after: Option<Duration>,
     pub at_least: u64,
+    /// Part of the rows before that a snapshot must have: from 0 to 1.
+    pub shrinks_to: f64,
+    pub may_be_empty: bool,
     /// What is wrong with its types, by field.
     faults: Vec<(&'static str, String)>,
 }
@@ -407,6 +493,28 @@ impl Evidence {
         self.stale_after.unwrap_or(self.every.saturating_mul(3))
     }
 
+    /// Compares the rows of a snapshot with those of the last one that counted. `disagrees`: some of ours would be wrong.
+    ///
+    /// # Errors
+    ///
+    /// `PullError::Shrunk` or `Empty`: it is not to be believed.
+    pub fn check_len(&self, before: Option<u64>, len: u64, disagrees: bool) -> Result<(), PullError> {
+        let may_be_empty = self.may_be_empty || self.shrinks_to == 0.0 || self.source.may_be_empty();
+        match before {
+            _ if len == 0 && may_be_empty => Ok(()),
+            None if len == 0 && disagrees => Err(PullError::Empty),
+            Some(from) if self.is_shrunk(from, len) || (len == 0 && from > 0) => {
+                Err(PullError::Shrunk { what: "it".into(), from, to: len })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Fewer rows than the bound allows. Of a few rows any part may go.
+    pub fn is_shrunk(&self, from: u64, to: u64) -> bool {
+        from >= FEW_ROWS && (to as f64) < from as f64 * self.shrinks_to
+    }
+
     pub fn faults(&self, check: &str) -> Vec<Fault> {
         let typed = self.faults.iter().map(|(field, why)| Fault::new(check, field, why.clone()));
         let mut faults: Vec<_> = typed.collect();
@@ -416,6 +524,10 @@ impl Evidence {
         if self.fresh_for() <= self.every {
             let why = "it is not longer than the time between two pulls: the evidence would always be old";
             faults.push(Fault::new(check, "stale_after", why));
+        }
+        if !(0.0..=1.0).contains(&self.shrinks_to) {
+            let why = "it is a part of the rows before: name a number from 0 to 1";
+            faults.push(Fault::new(check, "shrinks_to", why));
         }
         faults
     }
@@ -500,6 +612,8 @@ impl About {
                 every: Duration::from_secs(5 * 60),
                 stale_after: None,
                 at_least: 0,
+                shrinks_to: 0.5,
+                may_be_empty: false,
                 faults,
             },
         }
@@ -533,6 +647,23 @@ impl Compared {
         self
     }
 
+    /// A snapshot with fewer rows than this part of those before it is not believed: it is a finding, `ID.fresh`, until the rows are
+    /// back or somebody [accepts](crate::watch::Checks::accept_source) it. From 0 to 1, default 0.5: fewer than half.
+    ///
+    /// Where there were fewer than 10 rows before, only one that was emptied counts. Of a source with
+    /// [ranges](Outside::ranges) the same holds for each range that is read again. 0: it may shrink to nothing.
+    pub fn shrinks_to(mut self, part: f64) -> Self {
+        self.evidence.shrinks_to = part;
+        self
+    }
+
+    /// A snapshot without rows is one. Without it, an empty one is not believed after one with rows, nor as the first one if
+    /// rows of ours would disagree with it.
+    pub fn may_be_empty(mut self) -> Self {
+        self.evidence.may_be_empty = true;
+        self
+    }
+
     /// They may disagree for this long: this long, too.
     pub fn for_longer_than(self, window: Duration) -> Check {
         let Self { about, evidence } = self;
@@ -557,7 +688,8 @@ impl Check {
             owner: owner.clone(),
             means: format!("The evidence of `{id}` is old: whether it holds cannot be told.").into(),
             remedy: format!(
-                "1 read why its source cannot be read, in `store.checks().sources()`; 2 mend that; it heals with the next pull. \
+                "1 read why its source cannot be read, in `store.checks().sources()`; 2 mend that, or accept it with `accept_source`; it heals with the next \
+                 pull. \
                  Until then look at what `{id}` is about by hand"
             )
             .into(),

@@ -3,7 +3,7 @@
 use super::KeyOf;
 use super::cells::{Cell, Row};
 use super::file::{TextFile, file_options};
-use crate::check::{Outside, PullError, Pulled};
+use crate::check::{Column, Outside, PullError, Pulled};
 use crate::key::Key;
 use csv::{ByteRecord, ReaderBuilder, StringRecord};
 use serde::Serialize;
@@ -15,6 +15,8 @@ use std::path::PathBuf;
 ///
 /// What is between two commas is text, and a number where the field is one; a field that may be missing (`Option`) is missing
 /// where nothing is between them. Nothing else stands for nothing: `NA` is a text.
+///
+/// Its header is on record with each snapshot. A later one without one of those columns is refused, and not read as missing fields.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -68,6 +70,9 @@ where
 
     fn pull(&self) -> Result<Pulled<K, R>, PullError> {
         let (mut bytes, as_of) = self.file.read()?;
+        if bytes.is_empty() {
+            return Err(PullError::Unfinished("it is empty, and has no header".into()));
+        }
         if !bytes.ends_with(b"\n") {
             bytes.push(b'\n');
         }
@@ -93,8 +98,12 @@ where
         match wrong {
             _ if !has_ended => Err(PullError::Unfinished("a quote does not end".into())),
             Some((line, why)) => Err(PullError::Row { place: at(line), why }),
-            None => Ok(Pulled { as_of, rows }),
+            None => Ok(Pulled { as_of, rows, columns: columns.iter().map(Column::new).collect() }),
         }
+    }
+
+    fn may_be_empty(&self) -> bool {
+        self.file.may_be_empty
     }
 }
 

@@ -56,12 +56,9 @@ impl TextFile {
         Ok((bytes, as_of))
     }
 
-    /// A file that is written from its beginning is empty first, and then ends anywhere.
+    /// A file that is being written from its beginning ends anywhere.
     fn whole(&self, bytes: &[u8]) -> Result<(), PullError> {
         match bytes.last() {
-            None if !self.may_be_empty => {
-                Err(PullError::Unfinished("it is empty: say `may_be_empty` if it may be".into()))
-            }
             Some(last) if *last != b'\n' && !self.is_loose => {
                 let line = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
                 let why = "does not end, and may be half written: say `loose_end` if it never does";
@@ -89,6 +86,13 @@ macro_rules! file_options {
         /// Its last line need not end. Without it, one that does not is taken for half written.
         pub fn loose_end(mut self) -> Self {
             self.file.is_loose = true;
+            self
+        }
+
+        /// It may have no rows at all. Without it, an empty file is taken for half written, and one that has no rows any more, or
+        /// none at first where ours would disagree, for a mistake.
+        pub fn may_be_empty(mut self) -> Self {
+            self.file.may_be_empty = true;
             self
         }
     };

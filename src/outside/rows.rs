@@ -47,9 +47,11 @@ where
         })
     }
 
-    fn again(&self, keys: &[P::Key]) -> Result<Vec<(P::Key, Option<P::Row>)>, PullError> {
+    fn again(&self, keys: &[P::Key]) -> Result<Pulled<P::Key, Option<P::Row>>, PullError> {
         let view = self.store.view().map_err(unread)?;
-        keys.iter().map(|key| Ok((key.clone(), view.row::<P>(key).map_err(unread)?))).collect()
+        let row = |key: &P::Key| Ok((key.clone(), view.row::<P>(key).map_err(unread)?));
+        let rows: Result<Vec<_>, PullError> = keys.iter().map(row).collect();
+        Ok(Pulled::new(rows?))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::KeyOf;
 use super::absolute;
 use super::cells::{Cell, Row};
-use crate::check::{Outside, PullError, Pulled};
+use crate::check::{Column, Outside, PullError, Pulled};
 use crate::key::Key;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags};
@@ -14,6 +14,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// A query of a SQLite file, which others may write meanwhile: it is opened for reading only, and read in one transaction.
+///
+/// The names of its columns and their declared types are on record with each snapshot; a later one without one of them, or with
+/// another type, is refused.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -72,19 +75,36 @@ where
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let file = Connection::open_with_flags(&self.path, flags).map_err(unread)?;
         file.busy_timeout(self.patience).map_err(unread)?;
+        // The first statement pins the schema: columns that are asked for before the rows are read are those of the rows.
+        let file = file.unchecked_transaction().map_err(unread)?;
+        file.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(unread)?;
         let mut query = file.prepare(&self.query).map_err(unread)?;
         if !query.readonly() {
             return Err(PullError::Unreachable("the query writes".into()));
         }
-        let names: Vec<String> = query.column_names().map(str::to_owned).collect();
-        // One statement is one transaction.
+        let columns: Vec<Column> = query.columns().map(|of| column(&of)).collect();
+        let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+        if let Some((_, twice)) =
+            names.iter().enumerate().find(|(index, name)| names[..*index].contains(name))
+        {
+            let why = format!("two columns are called `{twice}`");
+            return Err(PullError::Row { place: "its columns".into(), why });
+        }
         let (mut answer, mut rows) = (query.query([]).map_err(unread)?, Vec::new());
         while let Some(found) = answer.next().map_err(unread)? {
             let row: R = read(&names, found)
                 .map_err(|why| PullError::Row { place: format!("row {}", rows.len() + 1), why })?;
             rows.push(((self.key)(&row), row));
         }
-        Ok(Pulled::new(rows))
+        Ok(Pulled::new(rows).columns(columns))
+    }
+}
+
+fn column(of: &rusqlite::Column<'_>) -> Column {
+    let column = Column::new(of.name());
+    match of.decl_type() {
+        Some(kind) => column.typed(kind.to_uppercase()),
+        None => column,
     }
 }
 

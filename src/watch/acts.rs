@@ -133,16 +133,16 @@ impl Checks<'_> {
     }
 }
 
-fn said(text: &str, why: &str) -> Result<(), AppendError> {
+pub(super) fn said(text: &str, why: &str) -> Result<(), AppendError> {
     let what = if why.ends_with("who") { "by" } else { "reason" };
     if text.trim().is_empty() { Err(invalid(what, why.to_owned())) } else { Ok(()) }
 }
 
-fn invalid(what: &'static str, why: String) -> AppendError {
+pub(super) fn invalid(what: &'static str, why: String) -> AppendError {
     AppendError::Invalid { what, why }
 }
 
-fn unread(error: ReadError) -> AppendError {
+pub(super) fn unread(error: ReadError) -> AppendError {
     match error {
         ReadError::Storage(error) => AppendError::Storage(error),
         ReadError::Closed => AppendError::Closed(Box::new(Append::events::<Own>([]))),

@@ -3,18 +3,20 @@
 //! - Each has a thread of its own. What it calls may panic or hang: nobody waits for it, and it holds nothing of the store
 //!   meanwhile. That it comes too late is found by the check `ID.fresh`, like any other deadline.
 //! - What disagrees is read again before it is put on record.
+//! - A snapshot that lacks a column of the last one, or most of its rows, is not believed: nothing of it is recorded but that.
 //! - A snapshot counts when all of it is on record. What a crash leaves of one was read like everything else; the next pull
 //!   records the rest.
 
 use super::Ground as WatchGround;
 use super::ranges::Ranges;
 use super::watcher::{append, row};
-use crate::check::outside::{Evidence, Rows, cut};
-use crate::check::{Check, PullError, signed_micros, time_of};
+use crate::check::columns::{self, Recorded};
+use crate::check::outside::{Evidence, Rows, Shown, cut};
+use crate::check::{Check, Column, PullError, signed_micros, time_of};
 use crate::codec;
 use crate::disk::Clock;
 use crate::error::StorageError;
-use crate::evidence::{Evidence as Cache, Hashes, Kept, Known, Sources};
+use crate::evidence::{Baseline, Baselines, Evidence as Cache, Hashes, Kept, Known, Refused, Sources};
 use crate::key;
 use crate::misfit::panic_text;
 use crate::options::Options;
@@ -117,20 +119,25 @@ struct Puller {
 
 /// What was read of a source.
 struct Read {
-    /// Of which time, by its own word.
+    /// Snapshot time reported by the source.
     said: Option<SystemTime>,
+    columns: Vec<Column>,
     rows: Rows,
-    /// Where it has them.
-    ranges: Option<Ranges>,
+    /// Its ranges, if it has some, and how many rows each had that was read again.
+    ranges: Option<(Ranges, Vec<(usize, u64)>)>,
 }
 
 impl Read {
+    fn refused(&self, error: PullError) -> Trouble {
+        Trouble::Refused(error, self.columns.clone(), self.rows.len() as u64)
+    }
+
     /// A row was read again.
     fn correct(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) {
         if self.rows.get(&key) == row.as_ref() {
             return;
         }
-        if let Some(ranges) = &mut self.ranges {
+        if let Some((ranges, _)) = &mut self.ranges {
             ranges.note(ranges.of(&key), None);
         }
         match row {
@@ -144,6 +151,8 @@ impl Read {
 enum Trouble {
     /// Of the source.
     Source(PullError),
+    /// A snapshot is not to be believed: why, its columns, and how many rows it has.
+    Refused(PullError, Vec<Column>, u64),
     /// Of the store, which says nothing about the source.
     Store,
     /// The store is closed.
@@ -317,6 +326,9 @@ impl Puller {
                 Err(Trouble::Source(error)) => {
                     self.shared.with(|ground| ground.failed(&self.shared.check, &error))
                 }
+                Err(Trouble::Refused(error, columns, rows)) => {
+                    self.shared.with(|ground| ground.refused(&self.shared.check, &error, &columns, rows))
+                }
                 pulled => pulled,
             };
             if let Err(Trouble::Closed) = noted {
@@ -340,50 +352,82 @@ impl Puller {
     }
 
     fn pull(&self) -> Result<(), Trouble> {
-        let begun = self.shared.with(Ground::now)?;
+        let Self { shared, evidence, .. } = self;
+        let begun = shared.with(Ground::now)?;
         let mut read = self.read()?;
-        self.confirm(&mut read)?;
-        self.shared.with(|ground| {
+        let baseline = shared.with(|ground| ground.baseline(&shared.check))??;
+        check_columns(&baseline, &read)?;
+        let disagrees = self.confirm(&mut read)?;
+        check_len(evidence, &baseline, &read, disagrees)?;
+        shared.with(|ground| {
             let as_of = as_of(read.said, begun);
             let until = as_of + (ground.now() - begun);
-            ground.record(&self.shared, &self.evidence, (as_of, until), read)
+            ground.record(shared, evidence, (as_of, until), &baseline, read)
         })?
     }
 
     /// Reads the source: all of it, or the ranges that have changed, and the others from what is on record.
     fn read(&self) -> Result<Read, Trouble> {
         let Self { shared, evidence, .. } = self;
-        let Some((said, hashed)) = shared.outside(|| evidence.source.ranges())? else {
-            let (said, rows) = shared.outside(|| evidence.source.pull())?;
-            return Ok(Read { said, rows, ranges: None });
+        let Some(Shown { said, columns, of }) = shared.outside(|| evidence.source.ranges())? else {
+            let Shown { said, columns, of } = shared.outside(|| evidence.source.pull())?;
+            return Ok(Read { said, columns, rows: of, ranges: None });
         };
-        let mut ranges = Ranges::new(hashed)?;
-        let (mut rows, unchanged) = shared.with(|ground| ground.unchanged(&shared.check, &ranges))??;
-        for index in (0..ranges.len()).filter(|index| !unchanged[*index]) {
-            let (from, to) = ranges.bounds(index);
+        let mut ranges = Ranges::new(of)?;
+        let (mut rows, kept) = shared.with(|ground| ground.unchanged(&shared.check, &ranges))??;
+        for (index, _) in &kept {
+            let (from, to) = ranges.bounds(*index);
             let (hash, more) = shared.outside(|| evidence.source.pull_range(from, to))?;
             rows.extend(more);
-            ranges.note(index, Some(hash));
+            ranges.note(*index, Some(hash));
         }
-        Ok(Read { said, rows, ranges: Some(ranges) })
+        Ok(Read { said, columns, rows, ranges: Some((ranges, kept)) })
     }
 
-    /// Reads again what disagrees.
-    fn confirm(&self, read: &mut Read) -> Result<(), Trouble> {
+    /// Reads again what disagrees. Returns whether anything did.
+    fn confirm(&self, read: &mut Read) -> Result<bool, Trouble> {
         let Self { shared, evidence, .. } = self;
         self.enough(&read.rows)?;
         let suspects = shared.with(|ground| ground.suspects(evidence, &read.rows))??;
         if !suspects.is_empty() {
-            let again = shared.outside(|| evidence.source.again(&suspects))?;
-            again.into_iter().for_each(|(key, row)| read.correct(key, row));
+            let Shown { said, columns, of } = shared.outside(|| evidence.source.again(&suspects))?;
+            if !columns.is_empty() && columns != read.columns {
+                return Err(PullError::Unfinished("its columns changed while it was read".into()).into());
+            }
+            // Rows of an older export than the first are as old as that.
+            read.said = read.said.into_iter().chain(said).min();
+            of.into_iter().for_each(|(key, row)| read.correct(key, row));
         }
-        Ok(self.enough(&read.rows)?)
+        self.enough(&read.rows)?;
+        Ok(!suspects.is_empty())
     }
 
     fn enough(&self, rows: &Rows) -> Result<(), PullError> {
         let (rows, at_least) = (rows.len() as u64, self.evidence.at_least);
         if rows < at_least { Err(PullError::TooFew { rows, at_least }) } else { Ok(()) }
     }
+}
+
+/// Refuses a snapshot that lacks a column of those on record.
+fn check_columns(baseline: &Baseline, read: &Read) -> Result<(), Trouble> {
+    let before = columns::of_record(baseline.columns.clone());
+    columns::compare(&before, &read.columns).map_err(|error| read.refused(error))
+}
+
+/// Refuses a snapshot that lacks most of the rows of the last one, as a whole or in a range that was read again.
+fn check_len(evidence: &Evidence, baseline: &Baseline, read: &Read, disagrees: bool) -> Result<(), Trouble> {
+    let shrunk = evidence.check_len(baseline.rows, read.rows.len() as u64, disagrees);
+    shrunk.map_err(|error| read.refused(error))?;
+    let Some((ranges, kept)) = read.ranges.as_ref().filter(|_| !baseline.accepts_ranges) else {
+        return Ok(());
+    };
+    let mut lens = vec![0; ranges.len()];
+    read.rows.keys().for_each(|key| lens[ranges.of(key)] += 1);
+    let mut shrunk = kept.iter().filter(|(index, from)| evidence.is_shrunk(*from, lens[*index]));
+    let Some((index, from)) = shrunk.next() else { return Ok(()) };
+    let first = ranges.bounds(*index).0.map(|key| evidence.source.key_text(key));
+    let what = first.map_or("its first range".to_owned(), |first| format!("its range from {first}"));
+    Err(read.refused(PullError::Shrunk { what, from: *from, to: lens[*index] }))
 }
 
 fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
@@ -423,6 +467,42 @@ impl Ground {
         let why = cut(&error.to_string(), WHY_BYTES_MAX).to_owned();
         // If it is not taken, the next failure is.
         let _ = self.append(vec![Own::Unreachable { source, kind, why }]);
+    }
+
+    fn baseline(&self, check: &str) -> Result<Baseline, Trouble> {
+        let baseline = row::<Baselines>(&self.reader, &check.to_owned());
+        Ok(baseline.map_err(|_| Trouble::Store)?.unwrap_or_default())
+    }
+
+    /// Puts on record that a snapshot is not believed: once, unless its columns are others than those refused before.
+    fn refused(&self, check: &str, error: &PullError, columns: &[Column], rows: u64) {
+        let (Ok(known), Ok(baseline)) = (self.known(check), self.baseline(check)) else { return };
+        let columns = match self.to_record(columns) {
+            Ok(columns) => columns,
+            Err(error) => return self.failed(check, &error),
+        };
+        let is_same = |refused: &Refused| refused.kind == error.kind() && refused.columns == columns;
+        let is_recorded = known.failed.is_some_and(|failed| failed.kind == error.kind());
+        if is_recorded && baseline.refused.as_ref().is_some_and(is_same) {
+            return;
+        }
+        let (source, kind) = (check.to_owned(), error.kind().to_owned());
+        let why = cut(&error.to_string(), WHY_BYTES_MAX).to_owned();
+        // If it is not taken, the next refusal is.
+        let _ = self.append(vec![Own::Refused { source, kind, why, columns, rows }]);
+    }
+
+    /// Columns as an event holds them, and a row of the store's own twice.
+    fn to_record(&self, columns: &[Column]) -> Result<Recorded, PullError> {
+        let len = |column: &Column| 32 + column.name.len() + column.kind.as_ref().map_or(0, String::len);
+        let size: usize = columns.iter().map(len).sum();
+        let Options { event_bytes_max, row_bytes_max, .. } = self.options;
+        let limit = event_bytes_max.min(row_bytes_max / 2).saturating_sub(AROUND_BYTES + WHY_BYTES_MAX);
+        if size <= limit {
+            return Ok(columns::to_record(columns));
+        }
+        let why = format!("their names take {size} bytes, the limit is {limit}");
+        Err(PullError::Row { place: "its columns".into(), why })
     }
 
     // ---- comparing ----
@@ -495,6 +575,7 @@ impl Ground {
         shared: &Shared,
         evidence: &Evidence,
         (as_of, until): (i64, i64),
+        baseline: &Baseline,
         read: Read,
     ) -> Result<(), Trouble> {
         let source = &shared.check;
@@ -504,11 +585,13 @@ impl Ground {
             return Err(PullError::Older.into());
         }
         let len = read.rows.len() as u64;
-        let hashed = read.ranges.map(|ranges| ranges.to_record());
+        let columns = self.to_record(&read.columns)?;
+        let columns = Some(columns).filter(|columns| !columns.is_empty() && *columns != baseline.columns);
+        let hashed = read.ranges.map(|(ranges, _)| ranges.to_record());
         self.ranges_fit(hashed.as_deref().unwrap_or_default())?;
         let changes = self.changes(source, evidence, read.rows)?;
         let is_hashed = changes.is_empty() && self.hashes(source)? == hashed;
-        if is_hashed && before == Some(as_of) && known.failed.is_none() {
+        if is_hashed && before == Some(as_of) && known.failed.is_none() && columns.is_none() {
             return Ok(());
         }
         let shape = evidence.shape;
@@ -530,9 +613,10 @@ impl Ground {
         }
         let hashed =
             hashed.filter(|_| !is_hashed).map(|ranges| Own::Hashed { source: source.clone(), ranges });
+        let columns = columns.map(|columns| Own::Columns { source: source.clone(), columns });
         let pulled = Own::Pulled { source: source.clone(), shape, as_of, rows: len };
-        // Both or none: hashes of rows that are not all on record would hide those that are missing.
-        self.append(hashed.into_iter().chain([pulled]).collect())
+        // All or none: hashes of rows that are not all on record would hide those that are missing.
+        self.append(hashed.into_iter().chain(columns).chain([pulled]).collect())
     }
 
     fn ranges_fit(&self, ranges: &[(Bytes, Option<u64>)]) -> Result<(), PullError> {
@@ -551,20 +635,26 @@ impl Ground {
         row::<Hashes>(&self.reader, &source.to_owned()).map_err(|_| Trouble::Store)
     }
 
-    /// Which ranges need not be read, and their rows.
-    fn unchanged(&self, source: &str, ranges: &Ranges) -> Result<(Rows, Vec<bool>), Trouble> {
+    /// Rows of the ranges that need not be read; and the ranges that are to be, with how many rows each has on record.
+    #[allow(clippy::type_complexity, reason = "it is what it says")]
+    fn unchanged(&self, source: &str, ranges: &Ranges) -> Result<(Rows, Vec<(usize, u64)>), Trouble> {
         let known = self.known(source).map_err(|_| Trouble::Store)?;
         // Rows of another shape are to be read again.
         let before = if known.snapshot.is_some() { self.hashes(source)? } else { None };
-        let Some(before) = before else { return Ok((Rows::new(), vec![false; ranges.len()])) };
+        let Some(before) = before else {
+            return Ok((Rows::new(), (0..ranges.len()).map(|index| (index, 0)).collect()));
+        };
         let unchanged = ranges.unchanged(&Ranges::recorded(before));
-        let mut rows = Rows::new();
+        let (mut rows, mut lens) = (Rows::new(), vec![0; ranges.len()]);
         self.each_kept(source, |key, kept| {
-            if unchanged[ranges.of(&key.0)] {
+            let index = ranges.of(&key.0);
+            lens[index] += 1;
+            if unchanged[index] {
                 rows.insert(key.0, kept.row.0);
             }
         })?;
-        Ok((rows, unchanged))
+        let changed = lens.into_iter().enumerate().filter(|(index, _)| !unchanged[*index]);
+        Ok((rows, changed.collect()))
     }
 
     /// Shows every row that is on record.

@@ -1,14 +1,17 @@
 //! What is on record of sources outside: where each stands, and its rows with the times at which they were seen.
 
+use super::acts::{invalid as wrong, said, unread};
 use super::{Checks, State};
-use crate::check::Outside;
+use crate::check::columns::of_record;
 use crate::check::outside::freshness_id;
+use crate::check::{Column, Outside};
 use crate::codec;
-use crate::error::ReadError;
-use crate::evidence::{Evidence as Cache, Failed, Kept, Known, Snapshot, Sources};
+use crate::error::{AppendError, ReadError};
+use crate::evidence::{Baselines, Evidence as Cache, Failed, Kept, Known, Snapshot, Sources};
 use crate::key;
 use crate::order::{Position, Timestamp};
 use crate::own::{self, Bytes, Own};
+use crate::request::{Append, Receipt};
 use crate::view::View;
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -24,6 +27,8 @@ pub struct Source {
     pub as_of: Option<SystemTime>,
     /// Rows of it.
     pub rows: u64,
+    /// Columns that the next snapshot must have, if the source says its columns.
+    pub columns: Vec<Column>,
     /// Where it is on record. `None` without one.
     pub pulled: Option<Position>,
     /// What came of the pulls since then, and where the first of them is on record. `None`: there is no trouble.
@@ -51,6 +56,7 @@ impl Checks<'_> {
                 Ok(Source {
                     as_of: snapshot.as_ref().map(|snapshot| time(snapshot.as_of)),
                     rows: snapshot.as_ref().map_or(0, |snapshot| snapshot.rows),
+                    columns: of_record(view.row::<Baselines>(&check)?.unwrap_or_default().columns),
                     pulled: snapshot.as_ref().map(|snapshot| Position::new(snapshot.at)),
                     failed: failed.map(|Failed { why, at, .. }| (Position::new(at), why)),
                     is_stale,
@@ -120,6 +126,81 @@ impl Checks<'_> {
             return Ok(None);
         }
         Ok(self.sources()?.into_iter().find(|source| source.check == check))
+    }
+
+    /// Accepts, on record, what the last snapshot of a source was refused for: its columns, or its number of rows. The next snapshot is
+    /// compared with that one instead; what else it may be refused for still counts. Pass what [`sources`](Self::sources) returned.
+    ///
+    /// For a schema that was changed on purpose, and for a table that was emptied on purpose.
+    ///
+    /// ```
+    /// # use std::sync::{Arc, Mutex};
+    /// # use std::time::Duration;
+    /// # use tallystone::check::{About, Column, Outside, PullError, Pulled, Severity};
+    /// # use tallystone::prelude::*;
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Sold { cup: u32 }
+    /// # impl Event for Sold {
+    /// #     const FAMILY: &str = "sold";
+    /// #     type Id = u32;
+    /// #     fn id(&self) -> u32 { self.cup }
+    /// # }
+    /// # struct Cups;
+    /// # impl Projection for Cups {
+    /// #     const NAME: &str = "cups";
+    /// #     type Event = Sold;
+    /// #     type Key = u32;
+    /// #     type Row = ();
+    /// #     fn fold(event: &Sold, rows: &mut Rows<Self>) -> Folded { rows.put(event.cup, ()) }
+    /// # }
+    /// # struct Shelf(Arc<Mutex<Vec<&'static str>>>);
+    /// # impl Outside for Shelf {
+    /// #     type Key = u32;
+    /// #     type Row = ();
+    /// #     fn pull(&self) -> Result<Pulled<u32, ()>, PullError> {
+    /// #         let columns = self.0.lock().expect("nobody panics").clone();
+    /// #         Ok(Pulled::new(vec![(8, ())]).columns(columns.into_iter().map(Column::new)))
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Error> {
+    /// # let about = About { id: "sold-or-there", severity: Severity::Note, owner: "shop", means: "A cup is gone.", remedy: "1 look" };
+    /// # let columns = Arc::new(Mutex::new(vec!["cup", "shelf"]));
+    /// # let agree = about.outside::<Cups, _>(Shelf(columns.clone()), |sold, there| sold.is_some() != there.is_some());
+    /// # let store = Store::in_memory(Setup::new().inline::<Cups>().check(agree.for_longer_than(Duration::ZERO)))?;
+    /// let checks = store.checks();
+    /// let source = checks.pull("sold-or-there", Duration::from_secs(60))?.expect("within a minute");
+    /// assert_eq!(source.columns.len(), 2);
+    /// // Example: nothing was refused.
+    /// assert!(checks.accept_source(&source, "ann", "shelves are gone").is_err());
+    ///
+    /// # *columns.lock().expect("nobody panics") = vec!["cup"];
+    /// // The other side drops the column `shelf`.
+    /// let source = checks.pull("sold-or-there", Duration::from_secs(60))?.expect("within a minute");
+    /// assert!(source.failed.as_ref().is_some_and(|(_, why)| why.contains("gone: `shelf`")));
+    /// checks.accept_source(&source, "ann", "shelves are gone")?;
+    /// let source = checks.pull("sold-or-there", Duration::from_secs(60))?.expect("within a minute");
+    /// assert_eq!((source.failed, source.columns.len()), (None, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` if the source has not been refused, or again for another reason since then: ask for the sources again; or if `by` or
+    /// the reason is empty. As [`Store::append`](crate::Store::append).
+    pub fn accept_source(&self, source: &Source, by: &str, reason: &str) -> Result<Receipt, AppendError> {
+        said(by, "the acceptance does not say who")?;
+        said(reason, "the acceptance has no reason")?;
+        let view = self.desk.view().map_err(unread)?;
+        let baseline = view.row::<Baselines>(&source.check).map_err(unread)?.unwrap_or_default();
+        let seen = source.failed.as_ref().map(|(at, _)| at.get());
+        let refused = baseline.refused.map(|refused| refused.at).filter(|at| seen == Some(*at));
+        let Some(refused) = refused else {
+            let why = format!("no snapshot of `{}` is refused, or another one than this says", source.check);
+            return Err(wrong("source", why));
+        };
+        let (source, by, reason) = (source.check.clone(), by.to_owned(), reason.to_owned());
+        self.desk.append(Append::event(Own::Accepted { source, refused, by, reason }))
     }
 
     /// What was pulled for a check, as of now. `O` is the type of its source.
