@@ -753,7 +753,7 @@ impl Store {
         Parts { shared, current, views, options: &setup.options, door: self.door() }
     }
 
-    fn door(&self) -> Door {
+    pub(crate) fn door(&self) -> Door {
         self.inner.engine.read().door.clone()
     }
 

@@ -146,14 +146,24 @@ impl Door {
 
     /// Serves a request on this thread, if the writer is idle and nobody is before it.
     fn serve_here(&self, request: Box<Prepared>) -> Result<Answered, Box<Prepared>> {
-        let served = match self.role.try_lock() {
+        match self.role.try_lock() {
             Some(mut writer) if writer.inbox.is_empty() && writer.lease.is_none() => {
-                Ok(writer.serve_alone(request))
+                let (answered, met_close) = (writer.serve_alone(request), writer.inbox.take_close());
+                drop(writer);
+                self.put_back(met_close);
+                Ok(answered)
             }
             _ => Err(request),
-        };
+        }
+    }
+
+    /// Ends what a caller did in the writer's role. A close that its group met goes back into the queue: the writer's thread may be
+    /// about to sleep on that, and would be told of it only when it looks around on its own.
+    fn put_back(&self, met_close: bool) {
+        if met_close {
+            self.outbox.close();
+        }
         self.wake();
-        served
     }
 
     /// Runs the wakers that are due, in lockstep: the role is free by now.
@@ -221,10 +231,13 @@ impl Held<'_> {
         let mut writer = self.door.role.lock();
         match writer.lease.is_none() || writer.is_held_by(&self.holder) {
             true => {
-                let served = writer.serve_alone(request);
+                let (answered, met_close) = (writer.serve_alone(request), writer.inbox.take_close());
                 drop(writer);
-                self.door.wake();
-                Ok(Some(served))
+                let door = self.door;
+                // First: in a full queue there is no place for the close while the writer's thread waits for the lease.
+                drop(self);
+                door.put_back(met_close);
+                Ok(Some(answered))
             }
             false => {
                 drop(writer);
@@ -305,7 +318,7 @@ impl Writer {
         };
         let (mut groups, mut more) = (0, false);
         loop {
-            // The role is free while this sleeps. A close that a group met is in the inbox and no longer in the queue.
+            // The role is free while this sleeps. A close that a group of this thread met is in the inbox, not in the queue.
             let woken = more || watch.wait(quiet);
             let Some(mut writer) = door.free(Duration::MAX) else { continue };
             let idle = !woken && groups == writer.groups;
@@ -638,4 +651,41 @@ fn hand_back((request, reply): queue::Waiting, cause: StorageError) {
 
 fn hand_back_closed((request, reply): queue::Waiting) {
     reply.send(Handed::from(Err(AppendError::Closed(Box::new(request.append)))));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::prepare::Desk;
+    use crate::event::Event;
+    use crate::request::Append;
+    use crate::setup::Setup;
+    use crate::store::Store;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    struct Asked {}
+
+    impl Event for Asked {
+        const FAMILY: &'static str = "asked";
+        type Id = ();
+        fn id(&self) {}
+    }
+
+    /// 1. The writer's thread has served what was there, and is about to sleep on the queue. 2. A caller serves a request, and meets a
+    ///    close behind it. 3. The thread sleeps, for `overlay_age_ms_max`: nothing is in the queue.
+    #[test]
+    fn a_close_that_a_callers_group_met_goes_back() {
+        let store = Store::in_memory(Setup::new().events::<Asked>().lockstep()).expect("a fresh store");
+        let (door, reader) = (store.door(), store.reader());
+        let desk = Desk { rules: &reader.rules, options: &Options::default(), terms: &reader.terms };
+        let request = desk.prepare(Append::event(Asked {})).expect("a good append");
+        let held = door.hold("test", Duration::from_secs(1), Duration::ZERO).expect("nobody else holds it");
+        door.outbox.close();
+        held.append(Box::new(request), Duration::ZERO)
+            .expect("it is served")
+            .expect("at once")
+            .expect("well");
+        assert_eq!(door.outbox.len(), 1, "the thread is told");
+    }
 }

@@ -137,6 +137,11 @@ impl Inbox {
         }
     }
 
+    /// Takes the close that was kept, if there is one.
+    pub fn take_close(&self) -> bool {
+        self.closing.take()
+    }
+
     /// The next append, if one waits. A close that comes instead is kept for `try_next`.
     pub fn try_next_append(&self) -> Option<Waiting> {
         match self.try_next() {
