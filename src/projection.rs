@@ -18,6 +18,8 @@ use crate::state::layer::{Direction, KeyRange, Layers, RowEntry, RowVersion};
 use crate::state::overlay::{Delta, InlineSet};
 use crate::state::tables::Divergence;
 use crate::sync::RwLock;
+use crate::sync::atomic::AtomicUsize;
+use crate::sync::atomic::Ordering::Relaxed;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::{TypeId, type_name};
@@ -27,8 +29,6 @@ use std::marker::PhantomData;
 use std::ops::{Bound, RangeBounds};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 /// What a fold returns.

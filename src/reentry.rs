@@ -3,6 +3,7 @@
 //! A fold is a function of an event and of rows, a guard one of events. Both run where a commit is decided, so a call of a store
 //! from inside one would wait for itself, or read what no refold reads. Such a call is refused at once, whichever store it asks.
 
+use crate::sync::thread_local;
 use std::cell::Cell;
 
 /// Code of the user, or a call that runs some, that a thread is inside of.
@@ -26,18 +27,18 @@ thread_local! {
 pub(crate) struct Entered(Option<Inside>);
 
 pub(crate) fn enter(inside: Inside) -> Entered {
-    Entered(INSIDE.replace(Some(inside)))
+    Entered(INSIDE.with(|cell| cell.replace(Some(inside))))
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        INSIDE.set(self.0);
+        INSIDE.with(|cell| cell.set(self.0));
     }
 }
 
 /// Returns the fold or guard that the thread is inside of, in words. `None`: neither.
 pub(crate) fn fold() -> Option<String> {
-    match INSIDE.get()? {
+    match INSIDE.with(Cell::get)? {
         inside @ (Inside::Fold(_) | Inside::Guard) => Some(inside.in_words()),
         Inside::Verify | Inside::Recovery => None,
     }
@@ -45,7 +46,7 @@ pub(crate) fn fold() -> Option<String> {
 
 /// Returns whatever the thread is inside of, in words.
 pub(crate) fn any() -> Option<String> {
-    INSIDE.get().map(Inside::in_words)
+    INSIDE.with(Cell::get).map(Inside::in_words)
 }
 
 impl Inside {

@@ -153,6 +153,9 @@ impl<E: EventSet> futures_core::stream::FusedStream for Subscription<E> {
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod schedules;
+
 #[cfg(test)]
 mod tests {
     use super::*;

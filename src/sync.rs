@@ -1,10 +1,30 @@
-//! Channels, locks and threads: the one file that names where they come from.
+//! Channels, locks, atomics and threads: the one file that names where they come from.
+//!
+//! With `--cfg shuttle` the unit tests get them from [`simulated`], and one thread runs at a time, in an order that a test draws.
 
-pub(crate) use crossbeam_channel::{
-    Receiver, RecvTimeoutError, Select, Sender, TryRecvError, TrySendError, bounded, unbounded,
+#[cfg(all(test, shuttle))]
+pub(crate) mod simulated;
+
+#[cfg(all(test, shuttle))]
+pub(crate) use simulated::{
+    Condvar, Mutex, MutexGuard, Receiver, RwLock, Select, Sender, bounded, park_timeout, unbounded,
 };
-pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
-pub(crate) use std::thread::{JoinHandle, ThreadId};
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use {
+    crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded},
+    parking_lot::{Condvar, Mutex, MutexGuard, RwLock},
+    std::sync::atomic,
+    std::thread::{self, JoinHandle, ThreadId, park_timeout},
+    std::thread_local,
+};
+#[cfg(all(test, shuttle))]
+pub(crate) use {
+    shuttle::sync::atomic,
+    shuttle::thread::{self, JoinHandle, ThreadId},
+    shuttle::thread_local,
+};
+
+pub(crate) use crossbeam_channel::{RecvTimeoutError, TryRecvError, TrySendError};
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,7 +36,7 @@ pub(crate) fn spawn<T: Send + 'static>(
 ) -> io::Result<JoinHandle<T>> {
     #[cfg(any(test, feature = "testing"))]
     refusal::next()?;
-    std::thread::Builder::new().name(format!("tallystone-{name}")).spawn(run)
+    thread::Builder::new().name(format!("tallystone-{name}")).spawn(run)
 }
 
 /// Threads that cannot be started, for tests.
@@ -58,12 +78,12 @@ pub(crate) fn join(thread: JoinHandle<()>) {
 
 /// The id of the calling thread.
 pub(crate) fn this_thread() -> ThreadId {
-    std::thread::current().id()
+    thread::current().id()
 }
 
 /// Sleeps for a short while, or less.
 pub(crate) fn pause(time: Duration) {
-    std::thread::park_timeout(time);
+    park_timeout(time);
 }
 
 /// When a caller's patience ends. `None`: a patience too long to have an end.

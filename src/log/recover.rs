@@ -24,11 +24,11 @@ use super::{Head, LogError, StoreId};
 use crate::disk::{Access, Disk, File};
 use crate::order::CommitNo;
 use crate::sync::RwLock;
+use crate::sync::atomic::AtomicBool;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// A side file that is not complete yet.
 const CUT_CREATING: &str = "cut.creating";

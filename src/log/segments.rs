@@ -17,11 +17,11 @@ use super::window::Window;
 use super::{Head, Log, LogError, LogSize, Page, Seek, StoreId};
 use crate::disk::{Access, Disk, File, Lock, LockState};
 use crate::order::{CommitNo, Position, Timestamp};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{JoinHandle, Mutex, RwLock, spawn};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 pub(crate) use super::recover::{Cut, KnownLog, Opened};

@@ -4,12 +4,12 @@
 //! - It says that something happened, never what: whoever is woken looks again.
 //! - While nobody listens a ring is a fence and one load.
 
+use crate::sync::atomic::{AtomicUsize, Ordering, fence};
 use crate::sync::{Condvar, Mutex};
 use crate::wakers::Wakers;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -142,6 +142,9 @@ impl Drop for Task {
         drop(waker);
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod schedules;
 
 #[cfg(test)]
 mod tests {

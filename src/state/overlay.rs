@@ -10,12 +10,12 @@ use super::term::{Term, TermMap};
 use crate::error::StorageError;
 use crate::log::record::LayoutDecl;
 use crate::order::{CommitNo, Position};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeBounds;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The positions of one term, rising.
 #[derive(Debug, Default, Clone)]

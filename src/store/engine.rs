@@ -4,6 +4,7 @@ use super::CutTail;
 use crate::behind::{Bells, Followers};
 use crate::error::StorageError;
 use crate::state::bell::Bell;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, JoinHandle, Mutex, Sender, ThreadId, join, spawn, this_thread};
 use crate::watch::{self, DeliveryQueue, Dog, Pullers, Watch, Watcher};
 use crate::writer::Door;
@@ -11,7 +12,6 @@ use std::convert::Infallible;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The threads of a store, from an open or a recovery to the next or the end. Shared: nobody holds a lock while it ends.
 pub(super) struct Engine {

@@ -9,9 +9,9 @@ use crate::error::{OpenError, StorageError};
 use crate::log::StoreId;
 use crate::log::segments::{LogOptions, SegmentLog};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 pub(super) const LOG: &str = "log";

@@ -2,7 +2,7 @@
 
 use crate::budget::Meter;
 use crate::error::{Rule, TxError};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, thread_local};
 use std::cell::RefCell;
 use std::panic::Location;
 use std::sync::{Arc, Weak};
@@ -27,7 +27,8 @@ pub(crate) struct Inside(Arc<Running>);
 
 /// Enters, unless the thread is inside already.
 pub(crate) fn enter(running: &Arc<Running>, at: &'static Location<'static>) -> Result<Inside, TxError> {
-    INSIDE.with_borrow_mut(|inside| {
+    INSIDE.with(|inside| {
+        let mut inside = inside.borrow_mut();
         let label = |outer: &Running| outer.meter.lock().event.label.clone();
         if let Some(outer) = inside.iter().find(|outer| outer.store == running.store) {
             return Err(TxError::Nested { outer: label(outer) });
@@ -47,13 +48,14 @@ pub(crate) fn enter(running: &Arc<Running>, at: &'static Location<'static>) -> R
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.with_borrow_mut(|inside| inside.retain(|running| !Arc::ptr_eq(running, &self.0)));
+        INSIDE.with(|inside| inside.borrow_mut().retain(|running| !Arc::ptr_eq(running, &self.0)));
     }
 }
 
 /// The transaction of this store that the thread is inside of.
 pub(crate) fn outer(registry: &Registry) -> Option<String> {
-    INSIDE.with_borrow(|inside| {
+    INSIDE.with(|inside| {
+        let inside = inside.borrow();
         let outer = inside.iter().find(|running| running.store == registry.address())?;
         Some(outer.meter.lock().event.label.clone())
     })
@@ -77,7 +79,8 @@ pub(crate) fn outer(registry: &Registry) -> Option<String> {
 #[track_caller]
 pub fn outside_tx<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
     let at = Location::caller();
-    let denied = INSIDE.with_borrow(|inside| {
+    let denied = INSIDE.with(|inside| {
+        let inside = inside.borrow();
         let running = inside.last()?;
         let mut meter = running.meter.lock();
         meter.forbidden(Rule::OutsideCall, what, at).err().map(|_| meter.event.label.clone())

@@ -18,13 +18,13 @@ use crate::options::Options;
 use crate::order::Position;
 use crate::own::{Found, Own};
 use crate::state::bell::Bell;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::deadline;
 use crate::view::Reader;
 use crate::writer::Door;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Checks that move while they have something to judge.

@@ -26,6 +26,7 @@ use crate::state::Published;
 use crate::state::bell::Bell;
 use crate::state::layer::{Direction, KeyRange, RowEntry};
 use crate::state::tables::table_range;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{JoinHandle, Mutex, ThreadId, deadline, join, spawn, this_thread};
 use crate::view::Reader;
 use crate::writer::Door;
@@ -33,7 +34,6 @@ use std::io;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Rows in one event: others want to commit, too.

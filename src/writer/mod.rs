@@ -10,6 +10,8 @@
 pub(crate) mod clock;
 pub(crate) mod queue;
 pub(crate) mod reply;
+#[cfg(all(test, shuttle))]
+mod schedules;
 
 use crate::commit::prepare::Prepared;
 use crate::commit::{Decision, Group, Rules};

@@ -4,11 +4,11 @@ use super::Handed;
 use super::reply::{Answer, Reply, slot};
 use crate::commit::prepare::Prepared;
 use crate::error::{AppendError, StorageError, TroubleKind};
+use crate::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Mutex, Receiver, RwLock, Select, Sender, TryRecvError, TrySendError, bounded};
 use crate::wakers::Wakers;
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// A request and where its answer goes.
@@ -249,3 +249,6 @@ impl Health {
         self.trouble.lock().clone()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod schedules;

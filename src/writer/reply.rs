@@ -154,6 +154,9 @@ impl<T> Future for Answer<T> {
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod schedules;
+
 #[cfg(test)]
 mod tests {
     use super::*;

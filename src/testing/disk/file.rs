@@ -8,10 +8,10 @@ use super::fault::{Fault, Op};
 use super::state::{Call, State};
 use super::tree::NodeId;
 use crate::disk::{Access, File, Lock, LockState};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One open file of one process.
 pub(super) struct SimFile {

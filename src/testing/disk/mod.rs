@@ -18,6 +18,7 @@ pub use fault::{Fault, Faults, Op, Stats};
 use super::random::Random;
 use crate::disk::{Access, Disk, File, Kind, Lock};
 use crate::sync::Mutex;
+use crate::sync::atomic::AtomicBool;
 use content::FileData;
 use file::{SimFile, SimLock};
 use state::{Call, Entry, State};
@@ -26,7 +27,6 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tree::{FileNode, Node, NodeId, ROOT};
 
 /// What a power cut leaves of the changes that were not synced.
