@@ -267,6 +267,14 @@ fn what_is_wrong_with_a_rule_over_rows_or_amounts_is_named_with_its_line_and_col
             "`wrong`: of `paid` it says nothing",
         ),
         (
+            "kind = \"rows\"\nwrong = [{ row = \"paid\", above = { cents = nan } }]\nwithin = \"1m\"",
+            "`wrong`: of `paid`, `cents` is compared with NaN: say a finite number",
+        ),
+        (
+            "kind = \"rows\"\nwrong = [{ row = \"paid\", below = { cents = -inf } }]\nwithin = \"1m\"",
+            "`wrong`: of `paid`, `cents` is compared with -inf: say a finite number",
+        ),
+        (
             "kind = \"rows\"\nwrong = [{ row = \"paid\", exist = true }]\nwithin = \"1m\"",
             "unknown field `exist`",
         ),

@@ -112,6 +112,13 @@ impl TryFrom<RowsRule> for Check {
             );
             return Err(at("wrong", why));
         }
+        for RowIs { row, above, below, .. } in &rule.wrong {
+            let bounds = above.iter().chain(below);
+            if let Some((field, bound)) = bounds.into_iter().find(|(_, bound)| !bound.is_finite()) {
+                let why = format!("of `{row}`, `{field}` is compared with {bound}: say a finite number");
+                return Err(at("wrong", why));
+            }
+        }
         let window = parse_time(&rule.within).map_err(|why| at("within", why))?;
         let mut names: Vec<String> = Vec::new();
         for name in rule.wrong.iter().flat_map(RowIs::names) {
