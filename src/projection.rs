@@ -362,8 +362,32 @@ pub(crate) trait Keeper: Send + Sync {
 /// A fold of one event, its types erased.
 pub(crate) type FoldFn = Arc<dyn Fn(&RawRef<'_>, &mut dyn Table) -> Folded + Send + Sync>;
 
-impl Registered {
-    pub fn of<P: Projection>() -> Self {
+thread_local! {
+    /// Traced projections by type: tracing takes most of an open.
+    static TRACED: RefCell<HashMap<TypeId, Traced>> = RefCell::default();
+}
+
+/// Findings about a projection's key and row.
+#[derive(Clone)]
+struct Traced {
+    id: [u8; 4],
+    row: Option<Arc<Layout>>,
+    faults: Vec<String>,
+}
+
+impl Traced {
+    /// Traces it once on each thread: a Rust type stays what it is.
+    fn of<P: Projection>() -> Self {
+        if let Some(traced) = TRACED.with_borrow(|all| all.get(&TypeId::of::<P>()).cloned()) {
+            return traced;
+        }
+        // No borrow is held here: this runs the code of the key and the row.
+        let traced = Self::trace::<P>();
+        TRACED.with_borrow_mut(|all| all.insert(TypeId::of::<P>(), traced.clone()));
+        traced
+    }
+
+    fn trace<P: Projection>() -> Self {
         let mut faults = Vec::new();
         let mut layout = |what, layout: Result<Layout, LayoutError>| match layout {
             Ok(layout) => layout.to_string(),
@@ -385,6 +409,13 @@ impl Registered {
         }
         let mut id = [0; 4];
         hasher.finalize_xof().fill(&mut id);
+        Self { id, row: of_row.ok().map(Arc::new), faults }
+    }
+}
+
+impl Registered {
+    pub fn of<P: Projection>() -> Self {
+        let Traced { id, row, faults } = Traced::of::<P>();
         let rewrites = Rewrites::default();
         Self {
             name: P::NAME,
@@ -397,7 +428,7 @@ impl Registered {
                 let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
                 P::fold(&event, &mut Rows::on(table, &rewrites))
             })),
-            row: of_row.ok().map(Arc::new),
+            row,
             skipped: None,
             key_text: |key| key::text(&key::decode::<P::Key>(key)?),
         }

@@ -7,7 +7,16 @@ use crate::misfit::{DecodeError, LayoutError};
 use crate::reflect;
 use crate::upcast::Older;
 use std::any::{TypeId, type_name};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
+
+type Types = Result<Vec<EventType>, Vec<LayoutError>>;
+
+thread_local! {
+    /// Types by family: an open asks several times, and tracing takes most of it.
+    static TRACED: RefCell<HashMap<TypeId, Types>> = RefCell::default();
+}
 
 /// What the code knows of a family: its names, and on demand the layouts of its payloads.
 #[derive(Clone, Copy)]
@@ -18,7 +27,7 @@ pub struct Family {
     rust_name: &'static str,
     names: fn() -> Result<reflect::Names, LayoutError>,
     same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
-    types: fn() -> Result<Vec<EventType>, Vec<LayoutError>>,
+    types: fn() -> Types,
     layout_of: fn(&str) -> Result<Layout, LayoutError>,
     canonical: fn(&RawRef<'_>, &mut Vec<u8>) -> Result<(), DecodeError>,
 }
@@ -92,13 +101,19 @@ impl Family {
         (self.canonical)(raw, out)
     }
 
-    /// Every type with its layout, traced: to be asked once, when a store is opened.
+    /// Every type with its layout. It is traced once on each thread: a Rust type stays what it is.
     ///
     /// # Errors
     ///
     /// - Everything in the family that a store cannot carry, all at once.
     pub fn types(&self) -> Result<Vec<EventType>, Vec<LayoutError>> {
-        (self.types)()
+        if let Some(types) = TRACED.with_borrow(|traced| traced.get(&self.type_id).cloned()) {
+            return types;
+        }
+        // No borrow is held here: this runs the type's own code, which may ask for types too.
+        let types = (self.types)();
+        TRACED.with_borrow_mut(|traced| traced.insert(self.type_id, types.clone()));
+        types
     }
 
     /// The layout of the payload of one variant, which may be an older name of it.
@@ -111,7 +126,7 @@ impl Family {
     }
 }
 
-fn types_of<E: Event>() -> Result<Vec<EventType>, Vec<LayoutError>> {
+fn types_of<E: Event>() -> Types {
     check_family(E::FAMILY).map_err(|e| vec![LayoutError::new(e.to_string())])?;
     let (upcasts, given) = (E::upcasts(), Samples::of(&E::samples()));
     let mut wrong = upcasts.faults();
