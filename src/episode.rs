@@ -25,6 +25,8 @@ pub(crate) struct Episode {
     pub acknowledged: Option<String>,
     pub waived: Option<Waiver>,
     pub remediated: Option<(String, u64)>,
+    /// Where it was opened again last, after a waiver or a remediation. 0: it was not.
+    pub reopened: u64,
 }
 
 impl Episode {
@@ -37,16 +39,29 @@ impl Episode {
         recorded: u64,
     ) -> Self {
         let (end, acknowledged, waived, remediated) = (None, None, None, None);
-        Self { definition, number, by, decided, disagrees, recorded, end, acknowledged, waived, remediated }
+        let reopened = 0;
+        Self {
+            definition,
+            number,
+            by,
+            decided,
+            disagrees,
+            recorded,
+            end,
+            acknowledged,
+            waived,
+            remediated,
+            reopened,
+        }
     }
 }
 
-/// How it ended by itself.
+/// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct End {
-    pub retracted: bool,
-    pub by: u64,
-    pub decided: i64,
+pub(crate) enum End {
+    Healed { by: u64, decided: i64 },
+    Retracted { by: u64 },
+    Retired { at: u64 },
 }
 
 /// Who lets it stand, why, and until when.
@@ -79,21 +94,43 @@ impl Projection for Episodes {
         match event {
             Own::Violated(found) => {
                 let Found { definition, number, by, decided, disagrees, .. } = found.clone();
-                let episode = Episode::new(definition, number, by, decided, disagrees, rows.position().get());
-                rows.put((found.check.clone(), found.activation, found.subject.clone()), episode)
+                let key = (found.check.clone(), found.activation, found.subject.clone());
+                let new = Episode::new(definition, number, by, decided, disagrees, rows.position().get());
+                // Another definition has found the same: what people said of it stays.
+                let episode = match rows.get(&key)?.filter(|older| older.end.is_none()) {
+                    Some(Episode { recorded, acknowledged, waived, remediated, reopened, .. }) => {
+                        Episode { recorded, acknowledged, waived, remediated, reopened, ..new }
+                    }
+                    None => new,
+                };
+                rows.put(key, episode)
             }
             Own::Healed(found) | Own::Retracted(found) => {
-                let retracted = matches!(event, Own::Retracted(_));
-                let end = End { retracted, by: found.by, decided: found.decided };
+                let end = match event {
+                    Own::Retracted(_) => End::Retracted { by: found.by },
+                    _ => End::Healed { by: found.by, decided: found.decided },
+                };
                 let key = (found.check.clone(), found.activation, found.subject.clone());
                 rows.modify(&key, |row| row.end = Some(end))
             }
+            Own::Retired { check, of, .. } => {
+                let at = rows.position().get();
+                of.iter().try_for_each(|(activation, subject)| {
+                    let key = (check.clone(), *activation, subject.clone());
+                    rows.modify(&key, |row| row.end = Some(End::Retired { at }))
+                })
+            }
+            Own::Reopened { check, of } => of.iter().try_for_each(|(activation, subject)| {
+                let key = (check.clone(), *activation, subject.clone());
+                let at = rows.position().get();
+                rows.modify(&key, |row| (row.waived, row.remediated, row.reopened) = (None, None, at))
+            }),
             Own::Acknowledged(seen) => {
                 rows.modify(&key(seen), |row| row.acknowledged = Some(seen.by.clone()))
             }
             Own::Waived { seen, reason, until } => {
                 let waiver = Waiver { by: seen.by.clone(), reason: reason.clone(), until: *until };
-                rows.modify(&key(seen), |row| row.waived = Some(waiver))
+                rows.modify(&key(seen), |row| (row.waived, row.remediated) = (Some(waiver), None))
             }
             Own::Remediated { seen, .. } => {
                 let at = rows.position().get();
@@ -164,24 +201,30 @@ pub enum State {
         /// Until when.
         until: SystemTime,
     },
+    /// No check finds it any more: its check was removed, or is defined otherwise.
+    Retired {
+        /// Where that is on record.
+        at: Position,
+    },
 }
 
 impl Violation {
     pub(crate) fn new((check, activation, subject): (String, u64, String), row: Episode) -> Self {
         let state = match row {
-            Episode { end: Some(end), .. } if end.retracted => State::Retracted { by: Position::new(end.by) },
+            Episode { end: Some(End::Retracted { by }), .. } => State::Retracted { by: Position::new(by) },
+            Episode { end: Some(End::Retired { at }), .. } => State::Retired { at: Position::new(at) },
             // What heals it afterwards is mostly what was done.
             Episode { remediated: Some((by, at)), .. } => State::Remediated { by, at: Position::new(at) },
-            Episode { end: Some(end), decided, .. } => State::Healed {
-                by: Position::new(end.by),
-                after: Duration::from_micros(u64::try_from(end.decided.saturating_sub(decided)).unwrap_or(0)),
+            Episode { end: Some(End::Healed { by, decided: end }), decided, .. } => State::Healed {
+                by: Position::new(by),
+                after: Duration::from_micros(u64::try_from(end.saturating_sub(decided)).unwrap_or(0)),
             },
             Episode { waived: Some(waived), .. } => State::Waived {
                 by: waived.by,
                 reason: waived.reason,
                 until: UNIX_EPOCH + Duration::from_micros(waived.until),
             },
-            _ => State::Open,
+            Episode { end: None, .. } => State::Open,
         };
         Self {
             check,
@@ -207,26 +250,15 @@ impl Violation {
     }
 }
 
-/// What a definition has on record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(crate) struct OnRecord {
-    /// Its findings.
-    pub told: u64,
-    /// Those of them that somebody was alerted of.
-    pub alerted: u64,
-    /// Events since then that could not be read.
-    pub unread: u64,
-}
-
-/// What each definition has on record.
+/// Number of findings that each definition of a check has on record.
 pub(crate) struct Told;
 
 impl Projection for Told {
     const NAME: &'static str = "tallystone.told";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     type Event = Own;
     type Key = (String, [u8; 8]);
-    type Row = OnRecord;
+    type Row = u64;
 
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
         match event {
@@ -234,22 +266,7 @@ impl Projection for Told {
             | Own::Healed(found)
             | Own::Retracted(found)
             | Own::Untold(found)
-            | Own::Skewed(found) => {
-                let is_unread = matches!(event, Own::Untold(_) | Own::Skewed(_));
-                rows.update((found.check.clone(), found.definition), |row| {
-                    row.told = found.number + 1;
-                    row.unread += u64::from(is_unread);
-                })
-            }
-            Own::Alerted { check, definition, through } => {
-                rows.update((check.clone(), *definition), |row| {
-                    row.alerted = *through;
-                    // Of findings that came meanwhile some may be; rather too many are told than too few.
-                    if row.told == *through {
-                        row.unread = 0;
-                    }
-                })
-            }
+            | Own::Skewed(found) => rows.put((found.check.clone(), found.definition), found.number + 1),
             _ => Ok(()),
         }
     }

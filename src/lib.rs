@@ -126,9 +126,10 @@ pub mod check;
 pub(crate) mod guard;
 pub(crate) mod episode;
 pub(crate) mod evidence;
-pub(crate) mod waiting;
+pub(crate) mod alerting;
+pub(crate) mod routed;
 pub(crate) mod skip;
-pub(crate) mod alert;
+pub(crate) mod notification;
 
 // The path of a commit.
 pub mod setup;

@@ -22,16 +22,14 @@ pub(crate) enum Own {
     Retracted(Found),
     /// A check could not read an event that it must judge.
     Untold(Found),
-    /// The sink has taken an alert of the findings before this number.
-    Alerted { check: String, definition: [u8; 8], through: u64 },
     /// Nobody is to be alerted of what a check finds until then.
     Muted { check: String, by: String, reason: String, until: u64 },
     /// Somebody has seen to a violation.
     Acknowledged(Seen),
     /// Somebody has decided that a violation may stand.
     Waived { seen: Seen, reason: String, until: u64 },
-    /// Something was done about a violation.
-    Remediated { seen: Seen, note: String },
+    /// Something was done about a violation. It counts as remediated until then.
+    Remediated { seen: Seen, note: String, until: u64 },
     /// What a consumer says that it has applied.
     Applied { consumer: String, count: u64, through: u64, sum: (u64, u64) },
     /// The store was opened: from here on the source of a check is pulled, for rows of this shape.
@@ -47,8 +45,6 @@ pub(crate) enum Own {
     Hashed { source: String, ranges: Vec<(Bytes, Option<u64>)> },
     /// A source could not be read: what kind of trouble it is, and why.
     Unreachable { source: String, kind: String, why: String },
-    /// The sink has taken an alert of violations that nobody has seen to, as one of this severity: by activation and subject.
-    Escalated { check: String, severity: String, of: Vec<(u64, String)> },
     /// The log goes on after the commit `end`, without a tail of which a later head was known to be durable.
     TailLost {
         end_commit: u64,
@@ -76,6 +72,17 @@ pub(crate) enum Own {
     },
     /// Somebody accepts what the snapshot was refused for whose refusal is on record there.
     Accepted { source: String, refused: u64, by: String, reason: String },
+    /// Violations are open again, by activation and subject: a waiver or the grace after a remediation is over.
+    Reopened { check: String, of: Vec<(u64, String)> },
+    /// Violations, by activation and subject, ended because this definition of their check does not find them, or because no check
+    /// has the name any more; then the definition is zeros.
+    Retired { check: String, definition: [u8; 8], of: Vec<(u64, String)> },
+    /// Somebody is to be notified.
+    Notified(Notice),
+    /// A route begins: it takes notices after this position.
+    Routed { route: String, after: u64 },
+    /// A route has taken the notice at this position. `group`: the notice's, 0 for none; `is_over`: nothing more of it is due.
+    Delivered { route: String, through: u64, group: u64, is_over: bool },
 }
 
 impl Own {
@@ -83,6 +90,8 @@ impl Own {
     pub const COMPLETE: &str = "tallystone.Complete";
     /// The type of [`Own::TailLost`].
     pub const TAIL_LOST: &str = "tallystone.TailLost";
+    /// The type of [`Own::Notified`].
+    pub const NOTIFIED: &str = "tallystone.Notified";
     /// The type of [`Own::Applied`].
     pub const APPLIED: &str = "tallystone.Applied";
 }
@@ -104,6 +113,68 @@ pub(crate) struct Found {
     pub by: u64,
     /// When it was decided, in the check's own time: microseconds since 1970.
     pub decided: i64,
+    /// Owner, where it is not that of the check; empty otherwise.
+    pub owner: String,
+    /// Severity, where it is not that of the check, and why; empty otherwise.
+    pub severity: String,
+    pub why: String,
+}
+
+/// What somebody is to be notified of: violations that were told together, and how they stand. Where the check does not run any more
+/// a route needs no more than this.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Notice {
+    pub check: String,
+    /// Owner of the line of violations; empty: that of the check.
+    pub line: String,
+    pub kind: NoticeKind,
+    /// Position of the notice that opened the group. 0: this one does, or it is of no group.
+    pub group: u64,
+    /// Position at which the first violation of the group was opened, and its activation.
+    pub first: u64,
+    pub activation: u64,
+    /// When that was, in microseconds since 1970.
+    pub since: u64,
+    pub about: NoticeAbout,
+    /// Why it is told, or with a higher severity; empty: it is the check's own.
+    pub why: String,
+    pub count: u64,
+    /// Violations among them that were waived, or counted as remediated, before.
+    pub reopened: u64,
+    pub over: Over,
+    /// Activation and subject of the first of them.
+    pub sample: Vec<(u64, String)>,
+}
+
+/// Kind of a notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NoticeKind {
+    Opened,
+    /// `ages`: because of its age.
+    Escalated {
+        ages: bool,
+    },
+    Reminded,
+    Resolved,
+    /// Of no group.
+    Indeterminate,
+}
+
+/// What routes go by, as it was when the violations were told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NoticeAbout {
+    pub severity: String,
+    pub owner: String,
+    pub labels: Vec<(String, String)>,
+}
+
+/// Violations that are over, by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Over {
+    pub healed: u64,
+    pub retracted: u64,
+    pub waived: u64,
+    pub retired: u64,
 }
 
 /// What a person says of a violation.
@@ -127,9 +198,11 @@ impl Event for Own {
             Self::TailLost { end_commit, .. } => format!("log:{end_commit}"),
             Self::Applied { consumer, .. } => format!("consumer:{consumer}"),
             Self::Complete { check, .. }
-            | Self::Alerted { check, .. }
             | Self::Muted { check, .. }
-            | Self::Escalated { check, .. } => of_check(check),
+            | Self::Reopened { check, .. }
+            | Self::Retired { check, .. }
+            | Self::Notified(Notice { check, .. }) => of_check(check),
+            Self::Routed { route, .. } | Self::Delivered { route, .. } => format!("route:{route}"),
             Self::Violated(found)
             | Self::Healed(found)
             | Self::Retracted(found)

@@ -149,6 +149,17 @@ impl<'a, P: Projection> Rows<'a, P> {
         found.iter().map(|(key, version)| Ok((decode_key::<P>(key)?, decode_row::<P>(version)?))).collect()
     }
 
+    /// The first row in a range of keys.
+    pub(crate) fn first_in(
+        &self,
+        keys: impl RangeBounds<P::Key>,
+    ) -> Result<Option<(P::Key, P::Row)>, FoldError> {
+        let range =
+            key_range::<P>(self.table.id(), keys).map_err(|error| FoldError::refuse(error.to_string()))?;
+        let found = self.table.first(&range)?;
+        found.map(|(key, version)| Ok((decode_key::<P>(&key)?, decode_row::<P>(&version)?))).transpose()
+    }
+
     /// The position of the event being folded.
     pub fn position(&self) -> Position {
         self.table.at().position
@@ -258,6 +269,10 @@ pub(crate) trait Table {
     fn limits(&self) -> Limits;
     fn get(&self, key: &[u8]) -> Result<Option<RowVersion>, FoldError>;
     fn scan(&self, range: &KeyRange) -> Result<Vec<RowEntry>, FoldError>;
+    /// The first row of the range.
+    fn first(&self, range: &KeyRange) -> Result<Option<RowEntry>, FoldError> {
+        Ok(self.scan(range)?.into_iter().next())
+    }
     fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>);
 }
 
@@ -311,6 +326,10 @@ impl Table for Layered<'_> {
 
     fn scan(&self, range: &KeyRange) -> Result<Vec<RowEntry>, FoldError> {
         self.read(|layers| layers.rows(range, Direction::Forward, usize::MAX))
+    }
+
+    fn first(&self, range: &KeyRange) -> Result<Option<RowEntry>, FoldError> {
+        Ok(self.read(|layers| layers.rows(range, Direction::Forward, 1))?.pop())
     }
 
     fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>) {

@@ -2,7 +2,7 @@
 
 mod families;
 
-use crate::alert::{self, Alert, Delivery};
+use crate::alerting::Alerting;
 use crate::budget::{Budget, TxEvent};
 use crate::check::outside::Evidence as Compared;
 use crate::check::vocabulary::{Misnamed, Vocabulary};
@@ -12,14 +12,15 @@ use crate::episode::{Episodes, Mutes, Told};
 use crate::event::{Event, EventSet, Family};
 use crate::evidence::{Baselines, Evidence, Hashes, Sources};
 use crate::guard::{self, Guards};
+use crate::notification::{Delivery, Notification, Route};
 use crate::options::Options;
 use crate::order::CommitNo;
 use crate::own::Own;
 use crate::projection::{Projection, Projections, Registered};
 use crate::request::Retention;
+use crate::routed::Routed;
 use crate::skip::Skips;
 use crate::state::term::Terms;
-use crate::waiting::Waiting;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -39,7 +40,9 @@ pub struct Setup {
     pub(crate) invariants: Vec<Invariant>,
     #[cfg(feature = "rules")]
     pub(crate) rule_folders: Vec<std::path::PathBuf>,
-    pub(crate) alerts: Option<alert::Sink>,
+    pub(crate) name: Option<String>,
+    routes: Vec<Route>,
+    alerts: Option<Route>,
     pub(crate) options: Options,
     pub(crate) retention: Retention,
     pub(crate) progress: Option<ProgressSink>,
@@ -92,6 +95,8 @@ impl Setup {
             invariants: Vec::new(),
             #[cfg(feature = "rules")]
             rule_folders: Vec::new(),
+            name: None,
+            routes: Vec::new(),
             alerts: None,
             options: Options::default(),
             retention: Retention::default(),
@@ -200,19 +205,31 @@ impl Setup {
         self
     }
 
-    /// Who is told of what checks find. Without it, standard error.
+    /// Sets the sink of notifications that no [`route`](Self::route) takes. Without it, standard error.
     ///
     /// A violation is told at once; more of the same check are told together, every
-    /// [`Options::alert_every_ms`](Options::alert_every_ms). It may answer nothing, or a result: after an error, or if it panics,
-    /// the alert is tried again, and [`CheckStats::undelivered`](crate::watch::CheckStats::undelivered) says why. A crash just
-    /// after it may repeat one.
+    /// [`Options::alert_every_ms`](Options::alert_every_ms). The sink may answer nothing, or a result: after an error, or if it
+    /// panics, the notification is tried again, at first after 1 s and then ever more rarely, and
+    /// [`RouteStats::undelivered`](crate::watch::RouteStats::undelivered) says why. A crash just after it may repeat one.
     ///
-    /// It is called on a thread of its own, one alert at a time, and holds up nothing: checks go on while it runs, and it may call
-    /// the store, also [`Store::recover`](crate::Store::recover) and [`Store::close`](crate::Store::close). If it takes longer than
-    /// [`Options::alert_deadline_ms`], that is a violation of `tallystone.alerts`, told on standard error, and healed when it
-    /// returns; closing the store waits no longer for it, and leaves it behind.
-    pub fn alerts<D: Delivery>(mut self, tell: impl Fn(&Alert) -> D + Send + Sync + 'static) -> Self {
-        self.alerts = Some(alert::sink(tell));
+    /// It is called on a thread of its own, one notification at a time, and holds up nothing: checks go on while it runs, and it may
+    /// call the store, also [`Store::recover`](crate::Store::recover) and [`Store::close`](crate::Store::close). If it takes longer
+    /// than [`Options::alert_deadline_ms`], that is a violation of `tallystone.alerts`, told on standard error and by every other
+    /// route that takes it, and healed when it returns; closing the store waits no longer for it, and leaves it behind.
+    pub fn alerts<D: Delivery>(mut self, tell: impl Fn(&Notification) -> D + Send + Sync + 'static) -> Self {
+        self.alerts = Some(Route::rest(tell));
+        self
+    }
+
+    /// Adds a route of notifications: a sink, and by owner, severity or label what it takes. See [`Route`].
+    pub fn route(mut self, route: Route) -> Self {
+        self.routes.push(route);
+        self
+    }
+
+    /// Names the store in notifications. Without it, the name is that of its directory.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -357,6 +374,7 @@ impl Setup {
             }
         }
         let names = if self.checks.is_empty() { Vocabulary::default() } else { self.vocabulary() };
+        wrong.extend(Route::faults(&self.routes));
         for (index, check) in self.checks.iter().enumerate() {
             wrong.extend(check.faults().iter().map(Fault::to_string));
             let named = |name: &str| {
@@ -416,7 +434,8 @@ impl Setup {
                 Registered::of::<Episodes>(),
                 Registered::of::<Told>(),
                 Registered::of::<Mutes>(),
-                Registered::of::<Waiting>(),
+                Registered::of::<Alerting>(),
+                Registered::of::<Routed>(),
             ]);
         }
         if !self.behind.is_empty() {
@@ -440,6 +459,12 @@ impl Setup {
             return true;
         }
         !self.checks.is_empty()
+    }
+
+    /// Routes of notifications, those of the store's own last.
+    pub(crate) fn routes(&self) -> Vec<Route> {
+        let rest = self.alerts.clone().unwrap_or_else(|| Route::rest(|told| eprintln!("{told}")));
+        self.routes.iter().cloned().chain([rest, Route::of_sinks()]).collect()
     }
 
     fn all_families(&self) -> impl Iterator<Item = Family> {

@@ -6,7 +6,6 @@ mod inspecting;
 mod opening;
 mod place;
 
-use crate::alert;
 use crate::audit::{self, Audit, Scratch};
 use crate::behind::{Behind, Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
 use crate::check::Invariant;
@@ -481,12 +480,8 @@ fn launch(
         clock: setup.platform.clock.clone(),
         checks: setup.checks.clone(),
         source: lasting.rules.clone(),
-        alerts: setup.alerts.clone().unwrap_or_else(alert::standard_error),
-        deliveries: DeliveryQueue::new(
-            setup.platform.clock.clone(),
-            Duration::from_millis(options.alert_deadline_ms),
-            setup.lockstep,
-        ),
+        name: name_of(setup, place),
+        outlets: outlets(setup),
         head_bell: bells.head.clone(),
         watch_bell: bells.watch.clone(),
         files: place.map(|place| watch::Files {
@@ -505,6 +500,19 @@ fn launch(
     engine.on_move = Some(on_move);
     engine.own = engine.running();
     Ok((reader, engine))
+}
+
+/// Routes of notifications, each with a thread that starts with its first notification.
+fn outlets(setup: &Setup) -> Vec<watch::Outlet> {
+    let deadline = Duration::from_millis(setup.options.alert_deadline_ms);
+    let queue = || DeliveryQueue::new(setup.platform.clock.clone(), deadline, setup.lockstep);
+    setup.routes().into_iter().map(|route| watch::Outlet { route, queue: queue() }).collect()
+}
+
+/// The store's name in notifications.
+fn name_of(setup: &Setup, place: Option<&Place>) -> String {
+    let directory = place.and_then(|place| Some(place.path.file_name()?.to_string_lossy().into_owned()));
+    setup.name.clone().or(directory).unwrap_or_else(|| "memory".to_owned())
 }
 
 /// Wakes all threads that wait for a time.

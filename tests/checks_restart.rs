@@ -10,6 +10,7 @@ use tallystone::check::{About, Check, Severity};
 use tallystone::disk::{Clock, Platform};
 use tallystone::prelude::*;
 use tallystone::testing::{Fault, Faults, Op, SimClock, SimDisk, SimEntropy};
+use tallystone::watch::NotificationKind;
 use tallystone::{Options, Timestamp};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -82,7 +83,12 @@ fn open(path: &Path, clock: &SimClock, pager: &Pager, options: Options, check: C
     let setup = Setup::new().events::<Order>().platform(platform).lockstep().options(options).check(check);
     let setup = setup.alerts(move |alert| {
         assert!(!pager.broken.load(Ordering::Relaxed), "the pager is broken");
-        pager.told.lock().expect("no test panics in it").push((alert.count, alert.unread));
+        let told = match alert.kind {
+            NotificationKind::Opened => (alert.count, 0),
+            NotificationKind::Indeterminate => (0, alert.count),
+            _ => return,
+        };
+        pager.told.lock().expect("no test panics in it").push(told);
     });
     Store::open_or_create(path, setup).expect("it opens")
 }
@@ -195,10 +201,12 @@ fn nobody_is_told_twice_while_the_clock_is_wrong() {
     let path = dir.path().join("store");
     let setup = || open(&path, &clock, &pager, Options::default(), placed_first());
     let store = setup();
+    pager.broken.store(true, Ordering::Relaxed);
     append(&store, Order::Shipped { order: 1 });
-    // Judged and recorded, and seen to be recorded.
+    // Judged and recorded, and it is on record that somebody is to be told.
     steps(&store, 2);
     assert_eq!((pager.told(), store.checks().stats()[0].unrecorded), (vec![], 0));
+    pager.broken.store(false, Ordering::Relaxed);
     let right = clock.now();
     clock.jump(Timestamp::from_micros(right.micros() + 100 * 86_400_000_000));
     let head = store.stats().position;

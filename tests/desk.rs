@@ -12,7 +12,7 @@ use tallystone::check::{About, Check, Quantiles, Severity, rules};
 use tallystone::event::{Raw, Tags};
 use tallystone::prelude::*;
 use tallystone::testing::{Random, SimClock};
-use tallystone::watch::{self, RemedyError, State, Violation};
+use tallystone::watch::{self, NotificationKind, RemedyError, State, Violation};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Order {
@@ -533,8 +533,8 @@ fn the_handbook_says_of_each_check_what_it_means_what_to_do_who_is_told_and_how_
          - Severity: ticket: somebody looks at it on a working day\n\
          - Owner: warehouse\n\
          - Rule: response: after each A comes a B, within 1d; of order\n\
-         - Escalates: to page when nobody has seen to it for longer than 4h\n\
-         - Judges: events since 2026-05-28T20:26:40Z, up to position 8\n\
+         - Escalates: to page when it is open for longer than 4h\n\
+         - Judges: events since 2026-05-28T20:26:40Z, up to position 11\n\
          - Found: 2 of 2 violated, 1 of them healed late, 0 pending\n\
          - Violated: first 2026-05-29T20:26:40Z, last 2026-05-29T20:26:40Z; open now: 1\n\
          - Muted: until 2026-09-21T14:13:20Z by ana: the warehouse \\*moves\\*\n\
@@ -543,7 +543,7 @@ fn the_handbook_says_of_each_check_what_it_means_what_to_do_who_is_told_and_how_
          - Severity: ticket: somebody looks at it on a working day\n\
          - Owner: warehouse\n\
          - Rule: precedence: before each B came an A; of order\n\
-         - Judges: events since 2026-05-28T20:26:40Z, up to position 8\n\
+         - Judges: events since 2026-05-28T20:26:40Z, up to position 11\n\
          - Found: 0 of 1 violated, 0 of them healed late, 0 pending\n\
          \nWhat to do:\n\n1. look for the parcel\n2. ship it again\n"
     );
@@ -761,7 +761,10 @@ type Heard = Arc<Mutex<Vec<(String, Severity, u64, Option<String>)>>>;
 fn hearing(setup: Setup, heard: &Heard) -> Setup {
     let heard = heard.clone();
     setup.alerts(move |alert| {
-        let told = (alert.check.clone(), alert.severity, alert.count, alert.escalated.clone());
+        if alert.kind == NotificationKind::Resolved {
+            return;
+        }
+        let told = (alert.check.clone(), alert.severity, alert.count, alert.why.clone());
         heard.lock().expect("no test panics in it").push(told);
     })
 }
@@ -772,7 +775,7 @@ fn take(heard: &Heard) -> Vec<(Severity, u64, Option<String>)> {
 }
 
 fn why(text: &str) -> Option<String> {
-    Some(format!("open for longer than {text}, and nobody has seen to it"))
+    Some(format!("open for longer than {text}"))
 }
 
 /// A bench that is opened again and again on one directory.
@@ -840,7 +843,7 @@ fn what_nobody_sees_to_is_told_again_louder_once_for_each_age_across_restarts() 
 }
 
 #[test]
-fn what_was_seen_to_healed_or_waived_is_not_told_again() {
+fn waived_and_remediated_violations_are_told_again_when_that_is_over() {
     let restarts = Restarts::new(shipped_within(HOUR).escalates(HOUR, Severity::Page));
     let bench = restarts.open();
     for order in 1..=5 {
@@ -855,12 +858,15 @@ fn what_was_seen_to_healed_or_waived_is_not_told_again() {
     checks.remediated(&open[2], "ana", "sent it").expect("it is open");
     bench.append(Order::Shipped { order: 4 });
     bench.pass(HOUR + SECOND);
-    assert_eq!(take(&restarts.heard), [(Severity::Page, 1, why("1h"))], "the fifth alone");
+    let unhelped = Some("the remediation did not help".to_owned());
+    let both = [(Severity::Page, 2, why("1h")), (Severity::Page, 1, unhelped)];
+    assert_eq!(take(&restarts.heard), both, "the first and the fifth; and the third, whose window is over");
     // A waiver has an end.
     bench.pass(2 * HOUR);
+    let over = Some("a waiver or a remediation is over".to_owned());
+    assert_eq!(take(&restarts.heard), [(Severity::Ticket, 1, over)]);
+    bench.pass(HOUR + SECOND);
     assert_eq!(take(&restarts.heard), [(Severity::Page, 1, why("1h"))]);
-    bench.pass(DAY);
-    assert_eq!(take(&restarts.heard), []);
 }
 
 impl Restarts {
@@ -1011,7 +1017,7 @@ fn an_alert_that_cannot_be_written_is_tried_again_and_the_desk_says_why() {
     let bench = Bench::of(clock, setup);
     bench.append(Order::Shipped { order: 1 });
     bench.pass(Duration::ZERO);
-    let undelivered = || bench.store.checks().stats()[0].undelivered.clone();
+    let undelivered = || bench.store.checks().routes()[0].undelivered.clone();
     assert_eq!(undelivered().as_deref(), Some("the disk is full"));
     bench.pass(2 * MINUTE);
     bench.append(Order::Shipped { order: 2 });
@@ -1027,8 +1033,10 @@ fn an_alert_that_cannot_be_written_is_tried_again_and_the_desk_says_why() {
     let lines: Vec<serde_json::Value> =
         written.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let counts: Vec<_> = lines.iter().map(|line| (&line["count"], &line["severity"])).collect();
-    assert_eq!(counts, [(&json!(2), &json!("ticket")), (&json!(2), &json!("page"))], "{written}");
-    assert_eq!(lines[1]["escalated"], json!("open for longer than 1d, and nobody has seen to it"));
+    let told = |severity| (json!(1), json!(severity));
+    let must = ["ticket", "ticket", "page", "page"].map(told);
+    assert!(counts.iter().copied().eq(must.iter().map(|(count, severity)| (count, severity))), "{written}");
+    assert_eq!(lines[2]["why"], json!("open for longer than 1d"));
 }
 
 /// Collects what `tracing` is told: level, target, fields.
@@ -1088,6 +1096,6 @@ fn tracing_is_told_by_severity_with_fields() {
     assert_eq!(target, "tallystone::alert");
     let field = |name: &str| fields.get(name).map(String::as_str);
     assert_eq!(field("check"), Some("\"placed-first\""));
-    assert_eq!((field("count"), field("first"), field("escalated")), (Some("1"), Some("1"), None));
+    assert_eq!((field("count"), field("first"), field("kind")), (Some("1"), Some("1"), Some("opened")));
     assert_eq!(field("message"), Some("We took the order and did not ship it."));
 }

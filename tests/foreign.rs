@@ -68,10 +68,10 @@ struct Held {
     go: Sender<()>,
 }
 
-fn held_sink() -> (Held, impl Fn(&tallystone::watch::Alert) + Send + Sync + 'static) {
+fn held_sink() -> (Held, impl Fn(&tallystone::watch::Notification) + Send + Sync + 'static) {
     let ((begin, began), (go, gone)) = (mpsc::channel(), mpsc::channel());
     let ends = Mutex::new((begin, gone));
-    let sink = move |_: &tallystone::watch::Alert| {
+    let sink = move |_: &tallystone::watch::Notification| {
         let (begin, gone) = &*ends.lock().expect("no call panics");
         let _ = begin.send(());
         let _ = gone.recv();
@@ -132,14 +132,15 @@ fn a_sink_that_hangs_delays_no_check_and_is_found() {
         let explained = store.checks().explain(&found[0]).expect("it is explained");
         assert_eq!((explained.key.as_str(), explained.severity), ("alerts", Severity::Page));
         let late = |why: &String| why.contains("not returned");
-        while !store.checks().stats()[0].undelivered.as_ref().is_some_and(late) {
+        while !store.checks().routes()[0].undelivered.as_ref().is_some_and(late) {
             std::thread::yield_now();
         }
         // It is healed when the sink returns, and what was told is on record.
-        let mut of_check = log("paid-once", at);
+        let of_route = QueryItem::stream_named("tallystone/route:alerts");
+        let mut of_route = store.subscribe::<Raw>(of_route, at);
         held.go.send(()).expect("the sink listens");
         next(&mut of_sink, "tallystone.Healed");
-        next(&mut of_check, "tallystone.Alerted");
+        next(&mut of_route, "tallystone.Delivered");
         let found = store.checks().of("tallystone.alerts").expect("rows are read");
         assert!(matches!(found[0].state, State::Healed { .. }), "{found:?}");
         drop(held);
@@ -162,7 +163,7 @@ fn a_close_leaves_a_sink_that_hangs_and_its_alert_is_told_again() {
         let (told, heard) = mpsc::channel();
         let store = Store::open(
             &path,
-            setup().alerts(move |alert: &tallystone::watch::Alert| {
+            setup().alerts(move |alert: &tallystone::watch::Notification| {
                 told.send(alert.count).expect("the test listens");
             }),
         );
@@ -191,14 +192,14 @@ fn a_close_waits_for_a_sink_and_records_what_it_took() {
         assert_eq!(alerted(), 1);
         assert_eq!(CALLS.load(Ordering::SeqCst), 0, "it is told once");
         fn alerted_through(path: &Path, setup: Setup) -> usize {
-            let count = |_: &tallystone::watch::Alert| {
+            let count = |_: &tallystone::watch::Notification| {
                 CALLS.fetch_add(1, Ordering::SeqCst);
             };
             let store = Store::open(path, setup.alerts(count)).expect("it opens");
             let head = store.stats().position;
             assert!(store.checks().wait_for(head, Duration::from_secs(60)));
             let view = store.view().expect("it is open");
-            view.query::<Raw>(QueryItem::types(["tallystone.Alerted"])).count()
+            view.query::<Raw>(QueryItem::types(["tallystone.Delivered"])).count()
         }
     });
 }

@@ -8,7 +8,7 @@ use tallystone::check::{About, Severity};
 use tallystone::disk::{Disk, Platform};
 use tallystone::prelude::*;
 use tallystone::testing::{Fault, Faults, SimClock, SimDisk};
-use tallystone::watch::{Alert, RuleFile, State};
+use tallystone::watch::{Notification, RuleFile, State};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Order {
@@ -47,7 +47,7 @@ fn owned(id: &str, before: &str) -> String {
     rule(id, before, "owner = \"warehouse\"")
 }
 
-type Alerts = std::sync::mpsc::Receiver<Alert>;
+type Alerts = std::sync::mpsc::Receiver<Notification>;
 
 /// A folder on a disk, and a store that reads it by a clock that only the test moves.
 struct Bench {
@@ -111,7 +111,7 @@ impl Bench {
         self.store.checks().rules()
     }
 
-    fn told(&self) -> Vec<Alert> {
+    fn told(&self) -> Vec<Notification> {
         self.alerts.try_iter().collect()
     }
 }
@@ -161,7 +161,7 @@ fn row_000_21_a_file_put_into_a_folder_runs_and_nothing_else_need_be_done() {
 }
 
 #[test]
-fn a_file_that_goes_ends_its_checks_and_what_they_found_stays() {
+fn a_file_that_goes_ends_its_checks_and_retires_what_they_found() {
     let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
     bench.append(Order::Shipped { order: 1 });
     bench.pass(Duration::ZERO);
@@ -170,12 +170,14 @@ fn a_file_that_goes_ends_its_checks_and_what_they_found_stays() {
     bench.pass(PERIOD);
     bench.append(Order::Shipped { order: 2 });
     bench.pass(PERIOD);
-    assert_eq!((bench.open().len(), bench.store.checks().stats().len(), bench.rules().len()), (1, 0, 0));
-    // When the file comes back all is judged, and what is on record is not recorded again.
+    assert_eq!((bench.open().len(), bench.store.checks().stats().len(), bench.rules().len()), (0, 0, 0));
+    let found = bench.store.checks().of("paid-first").expect("rows are read");
+    assert!(matches!(&found[..], [one] if matches!(one.state, State::Retired { .. })), "{found:?}");
+    // When the file comes back all is judged, and is open again.
     bench.write("orders.toml", &owned("paid-first", "Paid"));
     bench.pass(PERIOD);
     let found = bench.store.checks().of("paid-first").expect("rows are read");
-    assert_eq!(found.iter().map(|one| one.recorded.get()).collect::<Vec<_>>(), [2, 5]);
+    assert_eq!(found.iter().map(|one| &one.state).collect::<Vec<_>>(), [&State::Open; 2]);
 }
 
 #[test]

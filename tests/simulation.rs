@@ -30,6 +30,7 @@ use tallystone::testing::workload::{
 };
 use tallystone::testing::{Fault, Faults, ImagePolicy, Random, SimClock, SimDisk, SimEntropy};
 use tallystone::transaction::Decision;
+use tallystone::watch::NotificationKind;
 use tallystone::{Options, Timestamp};
 
 const STORE: &str = "/bank";
@@ -1026,7 +1027,12 @@ impl Sim {
                     checks::Verdict::Retracted => "checks: retracted",
                     checks::Verdict::Skewed => "checks: a time too far ahead",
                 },
-                Says::Alerted(..) => "checks: alerted",
+                Says::Notified(told) => match told.kind {
+                    NotificationKind::Resolved => "checks: resolved",
+                    _ => "checks: notified",
+                },
+                Says::Routed(_) => "checks: a route began",
+                Says::Delivered(..) => "checks: alerted",
                 Says::Passed => "checks: time passed",
                 Says::Acknowledged(..) => "checks: acknowledged",
             });
@@ -1051,8 +1057,11 @@ impl Sim {
             self.clock.advance(Duration::from_secs(5));
             self.store().step();
             let took = self.take_over()?;
-            let dog =
-                |says: &Says| matches!(says, Says::Found(id, ..) | Says::Alerted(id, _) if id == FRESHNESS);
+            // What was found before may be told now.
+            let dog = |says: &Says| match says {
+                Says::Found(id, ..) => id == FRESHNESS,
+                says => matches!(says, Says::Notified(_) | Says::Routed(_) | Says::Delivered(..)),
+            };
             ensure(took.iter().all(dog), || format!("checks that have stopped say {took:?}"))?;
         }
         ensure(before == stood(self.store()), || "checks that have stopped go on".to_owned())?;
@@ -1729,6 +1738,8 @@ fn seeds_agree_with_the_model_whatever_the_disk_does() {
             "unknown tx was there",
             "checks: acknowledged",
             "checks: alerted",
+            "checks: notified",
+            "checks: resolved",
             "checks: found that they stood still",
             "checks: healed",
             "checks: retracted",

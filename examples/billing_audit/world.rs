@@ -10,7 +10,7 @@ use tallystone::check::Digest;
 use tallystone::disk::Platform;
 use tallystone::prelude::*;
 use tallystone::testing::SimClock;
-use tallystone::watch::Alert;
+use tallystone::watch::Notification;
 
 /// A way in which the job, or who calls the shop, goes wrong. Each is injected below the checks, into what they watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub struct World {
     pub clock: SimClock,
     pub store: Store,
     pub remote: Remote,
-    alerts: Arc<Mutex<Vec<Alert>>>,
+    alerts: Arc<Mutex<Vec<Notification>>>,
     alerted: Arc<AtomicU64>,
     job: Job,
     totals: std::collections::HashMap<u64, i64>,
@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    pub fn alerts(&self) -> Vec<Alert> {
+    pub fn alerts(&self) -> Vec<Notification> {
         self.alerts.lock().expect("nobody panics while telling").clone()
     }
 

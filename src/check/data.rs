@@ -93,6 +93,15 @@ pub struct Definition {
     /// Who is told when nobody sees to it, or when it is about much.
     #[serde(default)]
     pub escalate: Vec<Escalate>,
+    /// Time between reminders of an incident that is open: [`Check::reminds`]. `0s`: none.
+    #[serde(default)]
+    pub remind_every: Option<String>,
+    /// Time that a remediation has to help: [`Check::remedied_within`].
+    #[serde(default)]
+    pub remedied_within: Option<String>,
+    /// Labels for notifications and their routes: [`Check::label`].
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// It may remember an activation for ever, and that is meant.
     #[serde(default)]
     pub unbounded: bool,
@@ -371,7 +380,13 @@ impl TryFrom<Definition> for Check {
         };
         let (mut shape, guard, unbounded) = (definition.shape(), definition.guard, definition.unbounded);
         shape.extend(window.map(Window::rules));
-        let escalations = definition.escalations().map_err(|why| at("escalate", why))?;
+        let mut escalations = definition.escalations().map_err(|why| at("escalate", why))?;
+        let time = |field: &'static str, text: &Option<String>| {
+            text.as_deref().map(parse_time).transpose().map_err(|why| at(field, why))
+        };
+        escalations.remind_every = time("remind_every", &definition.remind_every)?;
+        escalations.remedied_within = time("remedied_within", &definition.remedied_within)?;
+        escalations.labels = definition.labels.clone().into_iter().collect();
         let lens = Fielded { definition, word, families };
         let rule = Rule { word, window, n, sums: Sums::default(), ordered: false };
         let check = Self::new(described, rule, clocked, lens, shape);

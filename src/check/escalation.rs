@@ -16,7 +16,17 @@ pub(crate) struct Escalations {
     /// After this long, in microseconds, that severity.
     ages: Vec<(Time, Severity)>,
     amounts: Vec<Amount>,
+    /// Time between reminders, in microseconds. `None`: by severity.
+    pub(super) remind_every: Option<Time>,
+    /// Time that a remediation has to help. `None`: the check's window.
+    pub(super) remedied_within: Option<Time>,
+    pub labels: Vec<(String, String)>,
 }
+
+/// Time between reminders of a page, in microseconds, if its check does not say otherwise.
+const REMIND_PAGE: Time = 24 * 3_600 * 1_000_000;
+/// Shortest time that a remediation has to help.
+const GRACE_MIN: Time = 60 * 1_000_000;
 
 #[derive(Clone)]
 struct Amount {
@@ -78,11 +88,16 @@ impl Escalations {
     /// Writes all of it down, to be compared.
     pub fn text(&self) -> String {
         let amounts = self.amounts.iter().map(|Amount { name, limit, severity, .. }| (name, limit, severity));
-        format!("{:?} {:?}", self.ages, amounts.collect::<Vec<_>>())
+        let Self { ages, remind_every, remedied_within, labels, .. } = self;
+        format!("{ages:?} {:?} {remind_every:?} {remedied_within:?} {labels:?}", amounts.collect::<Vec<_>>())
     }
 
-    pub fn has_ages(&self) -> bool {
-        !self.ages.is_empty()
+    /// Returns the time between reminders of an incident of this severity. `None`: nobody is reminded.
+    pub fn remind_every(&self, severity: Severity) -> Option<Time> {
+        match self.remind_every {
+            Some(every) => Some(every).filter(|every| *every > 0),
+            None => (severity == Severity::Page).then_some(REMIND_PAGE),
+        }
     }
 
     pub fn has_amounts(&self) -> bool {
@@ -93,7 +108,7 @@ impl Escalations {
     pub fn due(&self, age: Time, told: Severity) -> Option<Raised> {
         let over = self.ages.iter().filter(|(after, severity)| age > *after && *severity > told);
         let (after, severity) = over.max_by_key(|(_, severity)| *severity)?;
-        let why = format!("open for longer than {}, and nobody has seen to it", time_text(*after));
+        let why = format!("open for longer than {}", time_text(*after));
         Some(Raised { severity: *severity, why })
     }
 
@@ -122,14 +137,9 @@ impl Escalations {
         raised
     }
 
-    /// The highest there is by amount: above it there is nothing to look for.
-    pub fn highest_amount(&self) -> Option<Severity> {
-        self.amounts.iter().map(|amount| amount.severity).max()
-    }
-
     pub(super) fn in_words(&self) -> Vec<String> {
         let ages = self.ages.iter().map(|(after, severity)| {
-            format!("to {severity} when nobody has seen to it for longer than {}", time_text(*after))
+            format!("to {severity} when it is open for longer than {}", time_text(*after))
         });
         let amounts = self.amounts.iter();
         ages.chain(amounts.map(|Amount { limit, severity, .. }| {
@@ -146,11 +156,47 @@ impl std::fmt::Debug for Escalations {
 }
 
 impl Check {
-    /// A violation that is open for longer than this, and that nobody has acknowledged, waived or remediated, is told again
-    /// with this severity, once. Its age is by the store's time, from when it was put on record. May be said several times.
+    /// Escalates an incident that is open for longer than this to a severity, once, also if somebody has acknowledged it; not while
+    /// all of it is waived or remediated. Its age is by the store's time, from when its first violation was put on record or was open
+    /// again. May be said several times.
     pub fn escalates(mut self, after: Duration, severity: Severity) -> Self {
         self.escalations.by_age(micros(after), severity);
         self
+    }
+
+    /// Reminds of an incident that is still open, this long after it was told last. Without it, pages are told again every 24 hours,
+    /// and others never; with [`Duration::ZERO`] none is.
+    pub fn reminds(mut self, every: Duration) -> Self {
+        self.escalations.remind_every = Some(micros(every));
+        self
+    }
+
+    /// Gives a remediation this long to help: a violation that is still there then is open again, and escalated. Without it, the
+    /// check's window; at least 1 minute in any case. Only of what time has decided, such as a missing response: what an event has
+    /// violated once stays as it was, and its remediation counts for ever.
+    pub fn remedied_within(mut self, grace: Duration) -> Self {
+        self.escalations.remedied_within = Some(micros(grace));
+        self
+    }
+
+    /// Adds a label: notifications carry it, and a [`Route`](crate::watch::Route) may go by it. A name that is there gets the new
+    /// value.
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let (name, labels) = (name.into(), &mut self.escalations.labels);
+        labels.retain(|(other, _)| *other != name);
+        labels.push((name, value.into()));
+        self
+    }
+
+    /// Returns the time until which a remediation at this time counts. A violation that an event has decided can never be seen to be
+    /// over, so its remediation counts for ever.
+    pub(crate) fn grace_end(&self, now: Time, by_event: bool) -> Time {
+        if by_event || !self.rule.word.heals() {
+            return Time::MAX;
+        }
+        let window_end = || self.rule.window.and_then(|window| window.end(now));
+        let said = self.escalations.remedied_within.map(|grace| now.saturating_add(grace));
+        said.or_else(window_end).unwrap_or(now).max(now.saturating_add(GRACE_MIN))
     }
 }
 
@@ -161,7 +207,22 @@ impl<E: EventSet> Sequence<E> {
         self
     }
 
-    /// A violation whose first event is about more than `limit` is told with this severity from the start.
+    /// As [`Check::reminds`].
+    pub fn reminds(self, every: Duration) -> Check {
+        Check::from(self).reminds(every)
+    }
+
+    /// As [`Check::remedied_within`].
+    pub fn remedied_within(self, grace: Duration) -> Check {
+        Check::from(self).remedied_within(grace)
+    }
+
+    /// As [`Check::label`].
+    pub fn label(self, name: impl Into<String>, value: impl Into<String>) -> Check {
+        Check::from(self).label(name, value)
+    }
+
+    /// Tells a violation whose first event is about more than `limit` with this severity from the start.
     pub fn escalates_above(
         mut self,
         amount: impl Fn(&E) -> i64 + Send + Sync + 'static,

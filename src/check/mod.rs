@@ -400,6 +400,11 @@ impl Check {
         *self.definition.get_or_init(|| self.hash())
     }
 
+    /// The same check under another definition: one that was replaced and comes back.
+    pub(crate) fn running_as(&self, definition: [u8; 8]) -> Self {
+        Self { definition: OnceLock::from(definition), ..self.clone() }
+    }
+
     fn hash(&self) -> [u8; 8] {
         let Rule { word, window, n, sums, .. } = self.rule;
         // A family's name may hold a comma, and no control character.

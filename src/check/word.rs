@@ -164,6 +164,25 @@ impl Word {
         !matches!(self, Existence | End | RespondedExistence | Response | Standing | Balances)
     }
 
+    /// A violation that time has decided ends when what was missing comes. All others are facts that nothing undoes.
+    pub fn heals(self) -> bool {
+        use Word::{
+            AlternateResponse, ChainResponse, EachClosedBy, Existence, RespondedExistence, Response,
+            Standing, Succession,
+        };
+        matches!(
+            self,
+            Existence
+                | Response
+                | RespondedExistence
+                | Succession
+                | AlternateResponse
+                | ChainResponse
+                | EachClosedBy
+                | Standing
+        )
+    }
+
     /// An activation that nothing has answered is as it must be.
     pub(super) fn forbids(self) -> bool {
         matches!(self, Word::NotResponse | Word::NotChainResponse | Word::AbsentBetween)

@@ -70,6 +70,12 @@ impl fmt::Debug for StoreId {
     }
 }
 
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 /// What a log does. A later form may keep it on other machines: hence the expected head.
 pub(crate) trait Log: Send + Sync + fmt::Debug {
     /// Whose log this is.

@@ -104,7 +104,7 @@ impl Engine {
     /// The calling thread is one of its own, or runs their work.
     pub fn owns_this_thread(&self) -> bool {
         let this = this_thread();
-        let is_sink = || self.checks.deliveries.as_ref().is_some_and(|queue| queue.is_here());
+        let is_sink = || self.checks.deliveries.iter().any(|queue| queue.is_here());
         self.waits_for_this_thread() || self.pullers.threads().contains(&this) || is_sink()
     }
 }
@@ -118,7 +118,7 @@ pub(super) fn no_thread(error: io::Error) -> StorageError {
 #[derive(Default)]
 pub(super) struct Watching {
     pub watch: Arc<Watch>,
-    pub deliveries: Option<Arc<DeliveryQueue>>,
+    pub deliveries: Vec<Arc<DeliveryQueue>>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     lockstep: Mutex<Option<(Watcher, Dog)>>,
 }
@@ -129,7 +129,7 @@ impl Watching {
             return Ok(Self::default());
         }
         let (watch, head) = (Arc::new(Watch::default()), ground.head_bell.clone());
-        let deliveries = Some(ground.deliveries.clone());
+        let deliveries = ground.outlets.iter().map(|outlet| outlet.queue.clone()).collect();
         let dog = Dog::new(&ground, watch.clone());
         let watcher = Watcher::new(ground, watch.clone());
         if lockstep {
@@ -159,10 +159,10 @@ impl Watching {
     }
 
     fn stop(&self, head: &Bell) {
-        // Before the checks end: what the sink takes meanwhile is put on record.
-        if let Some(deliveries) = &self.deliveries {
-            deliveries.close();
-        }
+        // Before the checks end: what sinks take meanwhile is put on record. All of them first: each waits for its own deadline, and
+        // they are over together.
+        self.deliveries.iter().for_each(|queue| queue.refuse());
+        self.deliveries.iter().for_each(|queue| queue.close());
         self.watch.stop();
         self.watch.leash.slip();
         head.ring();

@@ -1,17 +1,17 @@
 //! What a store puts on record by itself, and what must be on record by then.
 //!
 //! - What the watcher appends nobody asked for: the model takes it over as it comes, and holds it to the promises. Findings are
-//!   numbered without a gap, and an alert is on record once somebody has taken it.
+//!   numbered without a gap; what is told is what was found and not told; and a notice counts as delivered once somebody has taken it.
 //! - Once checks have seen everything, what is on record is what the rules of `checks` say: nothing less, and nothing twice.
 
 use super::checks::{BY_EVENTS, Finding, Judged, RULES, Verdict, in_their_order};
 use super::model::Model;
 use super::workload::{Fact, Request};
-use crate::alert::Alert;
 use crate::error::ReadError;
 use crate::event::{EventSet, Raw, Sequenced};
+use crate::notification::{Notification, NotificationKind};
 use crate::order::{Position, Timestamp};
-use crate::own::{Found, Own};
+use crate::own::{Found, Notice, NoticeKind, Own};
 use crate::query::Query;
 use crate::setup::Setup;
 use crate::sync::Mutex;
@@ -42,12 +42,29 @@ pub struct Noticed {
 pub enum Says {
     /// Which check found what, and which of its findings that is.
     Found(String, u64, Finding),
-    /// Somebody has taken an alert of the findings of a check before this number.
-    Alerted(String, u64),
+    /// Somebody is to be told of a check.
+    Notified(Told),
+    /// A route begins.
+    Routed(String),
+    /// A route has taken the notice at this position.
+    Delivered(String, u64),
     /// Time has passed.
     Passed,
     /// Somebody has seen to a violation of a check: by activation and subject.
     Acknowledged(String, u64, String),
+}
+
+/// A notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its check.
+    pub check: String,
+    /// Why.
+    pub kind: NotificationKind,
+    /// The notice that opened it.
+    group: u64,
+    count: u64,
+    sample: Vec<u64>,
 }
 
 /// Why the model cannot follow.
@@ -73,10 +90,10 @@ fn differs<T>(what: impl Into<String>) -> Result<T, Odd> {
 
 /// Takes alerts, and outlives every process.
 #[derive(Debug, Clone, Default)]
-pub struct Pager(Arc<Mutex<Told>>);
+pub struct Pager(Arc<Mutex<Heard>>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct Heard {
     is_down: bool,
     /// How often the checks have begun anew.
     life: u64,
@@ -87,6 +104,7 @@ struct Told {
 #[derive(Debug, Clone)]
 struct Page {
     check: String,
+    kind: NotificationKind,
     life: u64,
     count: u64,
     sample: Vec<u64>,
@@ -96,7 +114,7 @@ impl Pager {
     /// A setup whose alerts come here.
     pub fn hears(&self, setup: Setup) -> Setup {
         let pager = self.clone();
-        setup.alerts(move |alert| pager.take(alert))
+        setup.alerts(move |told| pager.take(told))
     }
 
     /// From now on it takes alerts, or none.
@@ -109,23 +127,20 @@ impl Pager {
         self.0.lock().life += 1;
     }
 
-    fn take(&self, alert: &Alert) -> Result<(), String> {
+    fn take(&self, alert: &Notification) -> Result<(), String> {
         let mut told = self.0.lock();
         if told.is_down {
             return Err("nobody is there".to_owned());
         }
         let sample = alert.sample.iter().map(|violation| violation.activation.get()).collect();
-        let (check, life, count) = (alert.check.clone(), told.life, alert.count);
-        told.pages.push(Page { check, life, count, sample });
+        let (check, kind, life, count) = (alert.check.clone(), alert.kind, told.life, alert.count);
+        told.pages.push(Page { check, kind, life, count, sample });
         Ok(())
     }
 
-    /// The alerts of a check that have come since the last one that is on record.
-    fn since_record(&self, check: &str) -> Vec<Page> {
-        let pages = &mut self.0.lock().pages;
-        let (of_it, others) = std::mem::take(pages).into_iter().partition(|page| page.check == check);
-        *pages = others;
-        of_it
+    /// What was taken since the last time that it was put on record.
+    fn since_record(&self) -> Vec<Page> {
+        std::mem::take(&mut self.0.lock().pages)
     }
 }
 
@@ -146,7 +161,9 @@ impl Noticed {
             Own::Healed(healed) => found(healed, Verdict::Healed),
             Own::Retracted(retracted) => found(retracted, Verdict::Retracted),
             Own::Skewed(skewed) => found(skewed, Verdict::Skewed),
-            Own::Alerted { check, through, .. } => Says::Alerted(check, through),
+            Own::Notified(notice) => Says::Notified(told(notice)),
+            Own::Routed { route, .. } => Says::Routed(route),
+            Own::Delivered { route, through, .. } => Says::Delivered(route, through),
             Own::Acknowledged(seen) => Says::Acknowledged(seen.check, seen.activation, seen.subject),
             Own::Passed => Says::Passed,
             other => return Err(format!("nobody asked for {other:?}")),
@@ -156,12 +173,25 @@ impl Noticed {
     }
 
     /// What is told in one commit has one kind.
-    fn kind(&self) -> Option<bool> {
+    fn kind(&self) -> Option<u8> {
         match &self.says {
-            Says::Found(check, ..) => Some(check == FRESHNESS),
+            Says::Found(check, ..) => Some(u8::from(check == FRESHNESS)),
+            Says::Notified(_) | Says::Routed(_) => Some(2),
             _ => None,
         }
     }
+}
+
+fn told(notice: Notice) -> Told {
+    let kind = match notice.kind {
+        NoticeKind::Opened => NotificationKind::Opened,
+        NoticeKind::Escalated { .. } => NotificationKind::Escalated,
+        NoticeKind::Reminded => NotificationKind::Reminded,
+        NoticeKind::Resolved => NotificationKind::Resolved,
+        NoticeKind::Indeterminate => NotificationKind::Indeterminate,
+    };
+    let sample = notice.sample.iter().map(|(activation, _)| *activation).collect();
+    Told { check: notice.check, kind, group: notice.group, count: notice.count, sample }
 }
 
 /// What a check has on record: each finding with its position.
@@ -176,17 +206,32 @@ fn on_record<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, u6
     })
 }
 
-/// Findings of a check before this number were alerted.
-fn alerted(model: &Model, id: &str) -> u64 {
-    let own = model.events.iter().rev().filter_map(|event| match &event.fact {
-        Fact::Own(noticed) => Some(&noticed.says),
+/// What a check has told, with the position of each notice.
+fn notices<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, &'m Told)> {
+    (1..).zip(&model.events).filter_map(move |(position, event)| match &event.fact {
+        Fact::Own(noticed) => match &noticed.says {
+            Says::Notified(told) if told.check == id => Some((position, told)),
+            _ => None,
+        },
         _ => None,
+    })
+}
+
+/// Where a check's last `Opened` before this position is; 0 if there is none.
+fn opened_before(model: &Model, id: &str, position: u64) -> u64 {
+    let opened =
+        notices(model, id).filter(|(at, told)| *at < position && told.kind == NotificationKind::Opened);
+    opened.map(|(at, _)| at).last().unwrap_or(0)
+}
+
+/// Violations that were put on record between these two, and those of them that are not over.
+fn violated_between(model: &Model, id: &str, after: u64, before: u64) -> (Vec<u64>, u64) {
+    let of_it = on_record(model, id).filter(|(position, _, finding)| {
+        (after..before).contains(position) && finding.verdict == Verdict::Violated
     });
-    let mut through = own.filter_map(|says| match says {
-        Says::Alerted(check, through) if check == id => Some(*through),
-        _ => None,
-    });
-    through.next().unwrap_or(0)
+    let all: Vec<_> = of_it.map(|(.., finding)| (finding.activation, &finding.subject)).collect();
+    let open = all.iter().filter(|(activation, subject)| !is_over(model, id, *activation, subject)).count();
+    (all.iter().map(|(activation, _)| *activation).collect(), open as u64)
 }
 
 /// Takes over what the store has put on record since the model looked last: what its last step may have. Returns that.
@@ -215,7 +260,8 @@ pub fn take_over(model: &mut Model, view: &View, pager: &Pager) -> Result<Vec<Sa
     let mut says = Vec::new();
     for (micros, noticed) in commits {
         let of_commit: Vec<_> = noticed.iter().map(|noticed| noticed.says.clone()).collect();
-        of_commit.iter().try_for_each(|says| hold_alert(model, says, pager))?;
+        of_commit.iter().try_for_each(|says| hold_notice(model, says))?;
+        of_commit.iter().try_for_each(|says| hold_delivery(model, says, pager))?;
         let facts: Vec<_> = noticed.into_iter().map(|noticed| Fact::Own(Arc::new(noticed))).collect();
         model.apply(&Request::of(facts), None, micros);
         of_commit.iter().try_for_each(|says| hold_number(model, says))?;
@@ -238,29 +284,78 @@ fn hold_number(model: &Model, says: &Says) -> Result<(), Odd> {
     }
 }
 
-/// An alert is on record if somebody took it, and tells all that is new and not over. One life of the checks tells it once.
-fn hold_alert(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
-    let Says::Alerted(id, through) = says else { return Ok(()) };
-    let pages = pager.since_record(id);
-    if id == FRESHNESS {
-        return Ok(());
-    }
-    let new = alerted(model, id)..*through;
-    let violated: Vec<_> = on_record(model, id)
-        .filter(|(_, number, finding)| new.contains(number) && finding.verdict == Verdict::Violated)
-        .map(|(.., finding)| finding.activation)
-        .collect();
-    let Some(last) = pages.last() else { return differs(format!("nobody was alerted of {id}")) };
-    // What ended before the alert is not in it; when it was sent is not on record.
-    let is_open = |activation: &&u64| !is_over(model, id, **activation);
-    let open = violated.iter().filter(is_open).count() as u64;
-    let is_told = (open..=violated.len() as u64).contains(&last.count)
-        && last.sample.iter().all(|activation| violated.contains(activation));
-    let times = pages.iter().filter(|page| page.life == last.life).count();
-    match is_told && times == 1 {
+/// What is opened is all that was found, is not over, and was not told; what is resolved is over, and was not resolved before.
+fn hold_notice(model: &Model, says: &Says) -> Result<(), Odd> {
+    let Says::Notified(told) = says else { return Ok(()) };
+    let (id, next) = (told.check.as_str(), model.position() + 1);
+    let is_right = match told.kind {
+        NotificationKind::Opened => {
+            let (all, open) = violated_between(model, id, opened_before(model, id, next), next);
+            told.count == open && open > 0 && told.sample.iter().all(|activation| all.contains(activation))
+        }
+        NotificationKind::Resolved => {
+            let is_resolved = notices(model, id)
+                .any(|(_, other)| other.group == told.group && other.kind == NotificationKind::Resolved);
+            let since = opened_before(model, id, told.group);
+            let (all, open) = violated_between(model, id, since, told.group);
+            !is_resolved && open == 0 && all.len() as u64 >= told.count
+        }
+        NotificationKind::Indeterminate => {
+            on_record(model, id).any(|(.., finding)| finding.verdict == Verdict::Skewed)
+        }
+        NotificationKind::Reminded | NotificationKind::Escalated => {
+            violated_between(model, id, opened_before(model, id, told.group), told.group).1 > 0
+        }
+    };
+    match is_right {
         true => Ok(()),
-        false => differs(format!("{id} before {through}: told {pages:?}, must be {violated:?}")),
+        false => differs(format!("at {next} it tells {told:?}")),
     }
+}
+
+/// A notice is delivered if somebody took it; one life of the store delivers it once. Notices are delivered in their order.
+fn hold_delivery(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
+    let Says::Delivered(route, through) = says else { return Ok(()) };
+    let pages = pager.since_record();
+    let Some(Says::Notified(told)) = says_at(model, *through) else {
+        return differs(format!("{route} was told of {through}, which is no notice"));
+    };
+    let is_it = |page: &&Page| {
+        (&page.check, page.kind, page.count, &page.sample)
+            == (&told.check, told.kind, told.count, &told.sample)
+    };
+    let last = pages.last().map(|page| page.life);
+    let (now, before): (Vec<_>, Vec<_>) = pages.iter().partition(|page| Some(page.life) == last);
+    let is_told_once = matches!(&now[..], [page] if is_it(page));
+    // What was taken before a crash may be on record with what the crash left.
+    let is_noticed = |page: &&Page| {
+        let mut all = notices(model, &page.check).map(|(_, told)| told);
+        all.any(|told| (page.kind, page.count, &page.sample) == (told.kind, told.count, &told.sample))
+    };
+    let is_later = delivered(model).is_none_or(|before| before < *through);
+    match is_told_once && before.iter().all(is_noticed) && is_later {
+        true => Ok(()),
+        false => differs(format!("{route} at {through}: told {pages:?}, must be {told:?}")),
+    }
+}
+
+fn says_at(model: &Model, position: u64) -> Option<&Says> {
+    let event = model.events.get(usize::try_from(position.checked_sub(1)?).ok()?)?;
+    match &event.fact {
+        Fact::Own(noticed) => Some(&noticed.says),
+        _ => None,
+    }
+}
+
+/// The last notice that was delivered.
+fn delivered(model: &Model) -> Option<u64> {
+    model.events.iter().rev().find_map(|event| match &event.fact {
+        Fact::Own(noticed) => match &noticed.says {
+            Says::Delivered(_, through) => Some(*through),
+            _ => None,
+        },
+        _ => None,
+    })
 }
 
 // ---- once they have seen everything ----
@@ -340,7 +435,7 @@ fn compare_violations(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
                 let episode = must.get_mut(&(&**check, *activation, &**subject));
                 episode.into_iter().for_each(|episode| episode.3 = true);
             }
-            Says::Alerted(..) | Says::Passed => {}
+            Says::Notified(_) | Says::Routed(_) | Says::Delivered(..) | Says::Passed => {}
         }
     }
     let mut told = 0;
@@ -383,28 +478,23 @@ pub fn forgotten(model: &Model, now: Timestamp) -> Vec<&'static str> {
     by_commits.filter(|(_, rule)| is_forgotten(*rule)).map(|(id, _)| *id).collect()
 }
 
-/// Whether all that a check found of an activation is over. One activation of a check over rows may have several subjects.
-fn is_over(model: &Model, id: &str, activation: u64) -> bool {
-    let mut open = BTreeSet::new();
-    for (.., finding) in on_record(model, id).filter(|(.., finding)| finding.activation == activation) {
-        match finding.verdict {
-            Verdict::Violated => drop(open.insert(&finding.subject)),
-            Verdict::Healed | Verdict::Retracted => drop(open.remove(&finding.subject)),
-            Verdict::Skewed => {}
-        }
-    }
-    open.is_empty()
+/// Whether what a check found last of an activation and a subject is that it is over.
+fn is_over(model: &Model, id: &str, activation: u64, subject: &str) -> bool {
+    let of_it = on_record(model, id)
+        .filter(|(.., finding)| (finding.activation, &*finding.subject) == (activation, subject));
+    of_it
+        .filter(|(.., finding)| finding.verdict != Verdict::Skewed)
+        .last()
+        .is_none_or(|(.., finding)| finding.verdict != Verdict::Violated)
 }
 
-/// Checks with violations that are not over, and of which nobody was alerted.
+/// Checks with violations that are not over, and of which nobody was told.
 pub fn untold(model: &Model) -> Vec<&'static str> {
+    let through = delivered(model).unwrap_or(0);
     let is_untold = |id: &str| {
-        let through = alerted(model, id);
-        let mut all = on_record(model, id);
-        all.any(|(_, number, finding)| {
-            let is_violated = number >= through && finding.verdict == Verdict::Violated;
-            is_violated && !is_over(model, id, finding.activation)
-        })
+        let last = opened_before(model, id, u64::MAX);
+        let is_undelivered = last > through && violated_between(model, id, 0, last).1 > 0;
+        violated_between(model, id, last, u64::MAX).1 > 0 || is_undelivered
     };
     RULES.iter().map(|(id, _)| *id).filter(|id| is_untold(id)).collect()
 }

@@ -257,7 +257,8 @@ impl Run {
                 Says::Found(.., Finding { verdict: Verdict::Healed, .. }) => "check healed",
                 Says::Found(.., Finding { verdict: Verdict::Retracted, .. }) => "check retracted",
                 Says::Found(.., Finding { verdict: Verdict::Skewed, .. }) => "check skewed",
-                Says::Alerted(..) => "check alerted",
+                Says::Notified(_) => "check notified",
+                Says::Routed(_) | Says::Delivered(..) => "check alerted",
                 Says::Passed => "time passed",
                 Says::Acknowledged(..) => panic!("nobody acknowledges anything"),
             });

@@ -32,7 +32,7 @@ impl Checks<'_> {
         said(reason, "the mute has no reason")?;
         let until = self.ahead(until)?;
         let (check, by, reason) = (check.to_owned(), by.to_owned(), reason.to_owned());
-        self.desk.append(Append::event(Own::Muted { check, by, reason, until }))
+        self.append(Own::Muted { check, by, reason, until })
     }
 
     /// Records that somebody is working on a violation.
@@ -44,7 +44,7 @@ impl Checks<'_> {
     pub fn acknowledge(&self, violation: &Violation, by: &str) -> Result<Receipt, AppendError> {
         said(by, "the acknowledgement does not say who")?;
         self.still_open(violation, |state| matches!(state, State::Open))?;
-        self.desk.append(Append::event(Own::Acknowledged(violation.seen(by))))
+        self.append(Own::Acknowledged(violation.seen(by)))
     }
 
     /// Records that a violation may stand until a time, for a reason. A waiver that exists is replaced.
@@ -63,9 +63,11 @@ impl Checks<'_> {
         said(by, "the waiver does not say who")?;
         said(reason, "the waiver has no reason")?;
         let until = self.ahead(until)?;
-        self.still_open(violation, |state| matches!(state, State::Open | State::Waived { .. }))?;
+        let open =
+            |state: &State| matches!(state, State::Open | State::Waived { .. } | State::Remediated { .. });
+        self.still_open(violation, open)?;
         let (seen, reason) = (violation.seen(by), reason.to_owned());
-        self.desk.append(Append::event(Own::Waived { seen, reason, until }))
+        self.append(Own::Waived { seen, reason, until })
     }
 
     /// Records the digest of the events that a consumer has applied, for
@@ -98,6 +100,13 @@ impl Checks<'_> {
             return Err(invalid("until", why));
         }
         self.desk.append(Append::event(Own::Complete { check: check.to_owned(), until }))
+    }
+
+    /// Appends an event that may change when somebody is to be told.
+    fn append(&self, event: Own) -> Result<Receipt, AppendError> {
+        let receipt = self.desk.append(Append::event(event))?;
+        self.desk.watch().leash.tug();
+        Ok(receipt)
     }
 
     fn running(&self, id: &str) -> Result<Check, AppendError> {

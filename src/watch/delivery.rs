@@ -157,6 +157,12 @@ impl DeliveryQueue {
         self.state.lock().thread_id == Some(this_thread())
     }
 
+    /// Takes no more jobs.
+    pub fn refuse(&self) {
+        self.state.lock().is_closed = true;
+        self.changed.notify_all();
+    }
+
     /// Takes no more jobs, drops those that wait, and waits for the call that runs, until its deadline. Called by that call
     /// itself it does not wait.
     pub fn close(&self) {

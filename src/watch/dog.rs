@@ -5,15 +5,17 @@
 //!   finding is; what is on record is neither recorded nor alerted again, whoever starts anew.
 //! - A check that waits for another that moves is well: the one furthest behind is judged first.
 
-use super::delivery::{DeliveryQueue, Sent};
+use super::delivery::Sent;
+use super::notifier::Notifier;
+use super::routes::Routes;
 use super::source::{KEEPER, Unread};
 use super::watcher::{Ground, Watch, append, episodes, row};
-use super::{CheckStats, Trouble, Violation};
-use crate::alert::{self, Alert, Sink};
+use super::{CheckStats, Trouble};
 use crate::check::{Described, Severity, time_of};
 use crate::disk::Clock;
-use crate::episode::{Episode, Mute, Mutes, OnRecord, Told};
+use crate::episode::Told;
 use crate::error::StorageError;
+use crate::notification::{Ended, Notification, NotificationKind, SINKS};
 use crate::options::Options;
 use crate::order::Position;
 use crate::own::{Found, Own};
@@ -29,17 +31,13 @@ use std::time::Duration;
 
 /// Checks that move while they have something to judge.
 /// Names of the checks of the store itself.
-pub(super) const BUILT_IN: [&str; 3] = [FRESHNESS, RULES, ALERTS];
+pub(super) const BUILT_IN: [&str; 3] = [FRESHNESS, RULES, SINKS];
 const FRESHNESS: &str = "tallystone.freshness";
 /// Rules that can be read.
 const RULES: &str = "tallystone.rules";
-/// A sink that takes alerts in time.
-const ALERTS: &str = "tallystone.alerts";
-/// The subject of its finding.
-const SINK: &str = "alerts";
 /// What they are, for verdicts.
 const DEFINITION: [u8; 8] = *b"built-in";
-/// Violations in one alert.
+/// Subjects that one notification describes.
 const SAMPLE: usize = 10;
 /// It looks this often in the time that a check may stand still.
 const LOOKS: u32 = 4;
@@ -69,9 +67,9 @@ pub(crate) struct Dog {
     door: Door,
     options: Options,
     clock: Arc<dyn Clock>,
-    sink: Sink,
-    deliveries: Arc<DeliveryQueue>,
     watch: Arc<Watch>,
+    notifier: Notifier,
+    routes: Routes,
     /// By check: how it stood, and for how long it has.
     stood: BTreeMap<String, Stood>,
     looked: Option<Duration>,
@@ -94,17 +92,10 @@ struct Stood {
 /// One of its checks, as it is on record.
 struct Kept {
     check: &'static str,
-    on_record: OnRecord,
+    /// Findings on record.
+    told: u64,
     /// By subject: the activation of what is open.
     open: BTreeMap<String, u64>,
-    /// What nobody was alerted of.
-    news: Vec<Violation>,
-    /// When that was tried last.
-    tried: Option<Duration>,
-    /// Alerts that the sink has now: they tell the findings before this number, so many of the news.
-    sending: Option<(Vec<Sent>, u64, usize)>,
-    /// The sink has taken alerts of the findings before this number, which is not on record.
-    handed: Option<u64>,
 }
 
 impl Dog {
@@ -114,8 +105,8 @@ impl Dog {
             door: ground.door.clone(),
             options: ground.options.clone(),
             clock: ground.clock.clone(),
-            sink: ground.alerts.clone(),
-            deliveries: ground.deliveries.clone(),
+            notifier: Notifier::new(ground, watch.clone()),
+            routes: Routes::new(ground, watch.clone()),
             watch,
             stood: BTreeMap::new(),
             looked: None,
@@ -132,32 +123,32 @@ impl Dog {
             if watch.leash.is_free.load(Ordering::Relaxed) {
                 return self.finish();
             }
-            self.step();
-            listener.wait(deadline(self.patience()));
+            if !self.step() {
+                listener.wait(deadline(self.patience()));
+            }
         }
     }
 
     fn patience(&self) -> Duration {
         let periods = self.watch.known().periods.values().map(|period| *period * 2).min();
         let limit = self.limit().min(periods.unwrap_or(Duration::MAX));
-        let tried = self.kept.iter().flatten().any(|kept| kept.tried.is_some() && !kept.news.is_empty());
-        let again = if tried { self.alert_every() } else { Duration::MAX };
-        let late = self.deliveries.until_overdue().unwrap_or(Duration::MAX);
-        (limit / LOOKS).min(again).min(late).max(Duration::from_millis(1))
+        let others = [self.notifier.patience(), self.routes.patience()].into_iter().flatten().min();
+        (limit / LOOKS).min(others.unwrap_or(Duration::MAX)).max(Duration::from_millis(1))
     }
 
     fn limit(&self) -> Duration {
         Duration::from_millis(self.options.check_overdue_ms)
     }
 
-    fn alert_every(&self) -> Duration {
-        Duration::from_millis(self.options.alert_every_ms)
-    }
-
-    /// Looks once. `false`: nothing is new.
+    /// Looks once, tells what is new, and delivers it. `false`: nothing is new.
     pub fn step(&mut self) -> bool {
         // What cannot be recorded now is found again at the next look.
-        catch_unwind(AssertUnwindSafe(|| self.look())).is_ok_and(|looked| looked.unwrap_or(false))
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            let looked = self.look().unwrap_or(false);
+            let told = self.notifier.step().unwrap_or(false);
+            looked | told | self.routes.step().unwrap_or(false)
+        }));
+        caught.unwrap_or(false)
     }
 
     fn look(&mut self) -> Result<bool, StorageError> {
@@ -165,7 +156,7 @@ impl Dog {
         let unread: Vec<String> = self.watch.known().unread.keys().cloned().collect();
         if self.kept.is_none() {
             let recall = |check| Kept::recall(&self.reader, check);
-            self.kept = Some([recall(FRESHNESS)?, recall(RULES)?, recall(ALERTS)?]);
+            self.kept = Some([recall(FRESHNESS)?, recall(RULES)?, recall(SINKS)?]);
         }
         let mut kept = self.kept.take().expect("it was read just now");
         let looked = self.compare(&mut kept, &overdue, &unread);
@@ -191,26 +182,17 @@ impl Dog {
         };
         let unread: Vec<_> = unread.iter().map(|file| (file.clone(), head.get())).collect();
         let is_read = |file: &str, _: u64| unread.iter().all(|(unread, _)| unread != file);
-        let hung: Vec<_> =
-            self.deliveries.overdue().map(|_| (SINK.to_owned(), head.get())).into_iter().collect();
-        let returned = |_: &str, _: u64| hung.is_empty();
-        let moved = self.record(fresh, &late, &moves, head)?
+        let hung: Vec<_> = self.routes.overdue().into_iter().map(|route| (route, head.get())).collect();
+        let returned = |route: &str, _: u64| hung.iter().all(|(hung, _)| hung != route);
+        Ok(self.record(fresh, &late, &moves, head)?
             | self.record(rules, &unread, &is_read, head)?
-            | self.record(sink, &hung, &returned, head)?;
-        Ok(moved | self.alert(fresh)? | self.alert(rules)? | self.alert(sink)?)
+            | self.record(sink, &hung, &returned, head)?)
     }
 
-    /// Puts on record what the sink has taken, before the store closes.
+    /// Records what sinks have taken, before the store closes.
     fn finish(&mut self) {
-        let finished = catch_unwind(AssertUnwindSafe(|| {
-            for kept in self.kept.take().iter_mut().flatten() {
-                kept.take_outcome();
-                // A store that takes nothing any more tells it again.
-                let _ = self.record_alerted(kept);
-            }
-        }));
-        // It has nothing left to report to.
-        drop(finished);
+        // It has nothing left to report a panic to.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.routes.finish()));
     }
 
     // ---- how the checks stand ----
@@ -274,63 +256,44 @@ impl Dog {
         if changes.is_empty() {
             return Ok(false);
         }
-        let numbers = kept.on_record.told..;
+        let numbers = kept.told..;
         let events = changes.iter().zip(numbers).map(|((subject, activation, is_new), number)| {
             let by = if *is_new { 0 } else { head.get() };
+            let about = about(&self.watch, kept.check, subject).filter(|_| *is_new);
+            let (owner, severity) =
+                about.map(|about| (about.owner.to_string(), about.severity.to_string())).unwrap_or_default();
             let (check, subject, activation) = (kept.check.to_owned(), subject.clone(), *activation);
-            let (definition, disagrees) = (DEFINITION, String::new());
-            let found = Found { check, definition, number, activation, subject, disagrees, by, decided };
+            let (definition, disagrees, why) = (DEFINITION, String::new(), String::new());
+            let found = Found {
+                check,
+                definition,
+                number,
+                activation,
+                subject,
+                disagrees,
+                by,
+                decided,
+                owner,
+                severity,
+                why,
+            };
             if *is_new { Own::Violated(found) } else { Own::Healed(found) }
         });
         let events: Vec<_> = events.collect();
-        let Some(at) = append(&self.reader, &self.door, &self.options, "check", events)? else {
+        if append(&self.reader, &self.door, &self.options, "check", events)?.is_none() {
             return Ok(false);
-        };
-        for ((subject, activation, is_new), at) in changes.into_iter().zip(at..) {
-            let number = kept.on_record.told;
-            kept.on_record.told += 1;
-            if is_new {
-                let key = (kept.check.to_owned(), activation, subject.clone());
-                let episode = Episode::new(DEFINITION, number, 0, decided, String::new(), at);
-                kept.news.push(Violation::new(key, episode));
-                kept.open.insert(subject, activation);
-            } else {
-                kept.open.remove(&subject);
-            }
+        }
+        kept.told += changes.len() as u64;
+        for (subject, activation, is_new) in changes {
+            match is_new {
+                true => kept.open.insert(subject, activation),
+                false => kept.open.remove(&subject),
+            };
         }
         Ok(true)
     }
 
-    // ---- telling ----
-
-    /// Alerts of what is on record and was not told, in one piece for each owner. `false`: there is nothing, or it is too soon.
-    fn alert(&self, kept: &mut Kept) -> Result<bool, StorageError> {
-        let (now, since) = (self.clock.now(), self.clock.monotonic());
-        kept.take_outcome();
-        let is_early = kept.tried.is_some_and(|tried| since < tried + self.alert_every());
-        let mute: Option<Mute> = row::<Mutes>(&self.reader, &kept.check.to_owned())?;
-        let is_muted = mute.is_some_and(|mute| now.micros() < mute.until);
-        if kept.sending.is_none() && kept.handed.is_none() && !kept.news.is_empty() && !is_early && !is_muted
-        {
-            kept.tried = Some(since);
-            let of = |news: &Violation| (about(&self.watch, news), Some(news.clone()));
-            let alerts = alerts(kept.check, kept.news.iter().map(of));
-            kept.sending =
-                self.tell(kept.check, alerts).map(|sent| (sent, kept.on_record.told, kept.news.len()));
-            kept.take_outcome();
-        }
-        self.record_alerted(kept)
-    }
-
-    /// Puts on record that findings were told. `false`: there is nothing to record, or not now.
-    fn record_alerted(&self, kept: &mut Kept) -> Result<bool, StorageError> {
-        let Some(through) = kept.handed else { return Ok(false) };
-        let alerted = Own::Alerted { check: kept.check.to_owned(), definition: DEFINITION, through };
-        if append(&self.reader, &self.door, &self.options, "alert", vec![alerted])?.is_some() {
-            (kept.on_record.alerted, kept.handed) = (through, None);
-        }
-        Ok(true)
-    }
+    // ---- telling what cannot be recorded ----
 
     /// A store that takes no events has checks that stand still, and nobody would hear of it.
     fn tell_unrecorded(&mut self, overdue: &[Overdue]) {
@@ -344,51 +307,56 @@ impl Dog {
         let late = overdue.iter().filter(|one| one.is_late && !self.unrecorded.contains(&one.check));
         let late: Vec<_> = late.map(|one| one.check.clone()).collect();
         if self.sending.is_none() && !late.is_empty() {
-            let about = |check: &String| (of_check(&self.watch, check), None);
-            let alerts = alerts(FRESHNESS, late.iter().map(about));
-            self.sending = self.tell(FRESHNESS, alerts).map(|sent| (sent, late));
+            self.sending = self.tell(&late).map(|sent| (sent, late));
         }
     }
 
-    /// Hands alerts to the sink; that the sink itself hangs goes to standard error. `None`: not all of them were taken.
-    fn tell(&self, check: &str, alerts: Vec<Alert>) -> Option<Vec<Sent>> {
-        if check == ALERTS {
-            let error = alert::standard_error();
-            return alerts.iter().all(|alert| error(alert).is_ok()).then(Vec::new);
+    /// Hands out one notification for each owner. `None`: not all of them were taken.
+    fn tell(&self, late: &[String]) -> Option<Vec<Sent>> {
+        let mut by_owner: BTreeMap<String, Vec<(u64, String)>> = BTreeMap::new();
+        for check in late {
+            let owner = of_check(&self.watch, check).owner.to_string();
+            by_owner.entry(owner).or_default().push((0, check.clone()));
         }
-        let offer = |alert: Alert| {
-            let (sink, watch) = (self.sink.clone(), self.watch.clone());
-            self.deliveries.offer(move || sink(&alert), move || watch.leash.tug()).ok()
-        };
-        alerts.into_iter().map(offer).collect()
+        let now = self.clock.now().into();
+        let told = by_owner.values().filter_map(|subjects| {
+            let Described { severity, owner, means, remedy, .. } =
+                about_all(&self.watch, FRESHNESS, subjects)?;
+            let keys: Vec<_> = subjects.iter().map(|(_, check)| check.clone()).collect();
+            self.routes.tell_unrecorded(&Notification {
+                kind: NotificationKind::Opened,
+                dedup_key: format!("{}/{FRESHNESS}/{}", self.reader.log.store(), keys.join(",")),
+                store: self.routes.store().to_owned(),
+                check: FRESHNESS.to_owned(),
+                severity,
+                owner: owner.into_owned(),
+                means: means.into_owned(),
+                remedy: remedy.into_owned(),
+                labels: Vec::new(),
+                why: None,
+                count: keys.len() as u64,
+                reopened: 0,
+                ended: Ended::default(),
+                keys,
+                sample: Vec::new(),
+                since: now,
+                at: now,
+            })
+        });
+        let told: Vec<_> = told.collect();
+        (told.len() == by_owner.len()).then(|| told.into_iter().flatten().collect())
     }
 }
 
-/// Alerts of findings, one for each owner.
-fn alerts(check: &str, news: impl Iterator<Item = (Option<Described>, Option<Violation>)>) -> Vec<Alert> {
-    let mut alerts: BTreeMap<String, Alert> = BTreeMap::new();
-    for (about, violation) in news {
-        let Some(about) = about else { continue };
-        let alert = alerts.entry(about.owner.to_string()).or_insert_with(|| Alert {
-            check: check.to_owned(),
-            severity: about.severity,
-            owner: about.owner.to_string(),
-            means: String::new(),
-            remedy: about.remedy.to_string(),
-            count: 0,
-            unread: 0,
-            sample: Vec::new(),
-            escalated: None,
-        });
-        alert.count += 1;
-        alert.severity = alert.severity.max(about.severity);
-        if alert.count <= SAMPLE as u64 {
-            let space = if alert.means.is_empty() { "" } else { " " };
-            alert.means += &format!("{space}{}", about.means);
-            alert.sample.extend(violation);
-        }
-    }
-    alerts.into_values().collect()
+/// What a built-in check says of its findings about these subjects, in one. `None`: there is nothing to say.
+pub(super) fn about_all(watch: &Watch, check: &str, subjects: &[(u64, String)]) -> Option<Described> {
+    let mut all = subjects.iter().filter_map(|(_, subject)| about(watch, check, subject));
+    let first = all.next()?;
+    Some(all.take(SAMPLE - 1).fold(first, |all, one| Described {
+        severity: all.severity.max(one.severity),
+        means: format!("{} {}", all.means, one.means).into(),
+        ..all
+    }))
 }
 
 /// Returns the outcome of all of them together. `None`: some have none yet.
@@ -410,48 +378,20 @@ struct Overdue {
 
 impl Kept {
     fn recall(reader: &Reader, check: &'static str) -> Result<Self, StorageError> {
-        let on_record = row::<Told>(reader, &(check.to_owned(), DEFINITION))?.unwrap_or_default();
-        let mut kept = Self {
+        let told = row::<Told>(reader, &(check.to_owned(), DEFINITION))?.unwrap_or_default();
+        let open = episodes(reader, check)?.into_iter().filter(|(_, episode)| episode.end.is_none());
+        Ok(Self {
             check,
-            on_record,
-            open: BTreeMap::new(),
-            news: Vec::new(),
-            tried: None,
-            sending: None,
-            handed: None,
-        };
-        for (key, episode) in episodes(reader, check)? {
-            if episode.end.is_none() {
-                kept.open.insert(key.2.clone(), key.1);
-            }
-            if episode.number >= on_record.alerted {
-                kept.news.push(Violation::new(key, episode));
-            }
-        }
-        Ok(kept)
-    }
-}
-
-impl Kept {
-    /// Takes the sink's answer, if there is one. What was told is no news any more.
-    fn take_outcome(&mut self) {
-        let Some((sent, through, len)) = self.sending.take() else { return };
-        match outcome(&sent) {
-            None => self.sending = Some((sent, through, len)),
-            Some(Ok(())) => {
-                self.news.drain(..len);
-                self.handed = Some(through);
-            }
-            Some(Err(())) => {}
-        }
+            told,
+            open: open.map(|((_, activation, subject), _)| (subject, activation)).collect(),
+        })
     }
 }
 
 /// What a violation of the store's own checks is.
-pub(super) fn about(watch: &Watch, violation: &Violation) -> Option<Described> {
-    let subject = violation.subject.as_ref()?;
-    match violation.check.as_str() {
-        FRESHNESS => of_check(watch, subject),
+pub(super) fn about(watch: &Watch, check: &str, subject: &str) -> Option<Described> {
+    match check {
+        FRESHNESS => Some(of_check(watch, subject)),
         RULES => {
             let known = watch.known();
             let unread = known.unread.get(subject).cloned();
@@ -470,24 +410,27 @@ pub(super) fn about(watch: &Watch, violation: &Violation) -> Option<Described> {
                     .into(),
             })
         }
-        ALERTS => Some(of_sink()),
+        SINKS => Some(of_sink(subject)),
         _ => None,
     }
 }
 
-fn of_sink() -> Described {
+fn of_sink(route: &str) -> Described {
     Described {
-        id: ALERTS.into(),
+        id: SINKS.into(),
         severity: Severity::Page,
         owner: "whoever runs the store".into(),
-        means: "The alert sink has not returned in time. Alerts wait behind it; checks go on and record what they find.".into(),
+        means: format!(
+            "The sink of the route `{route}` has not returned in time. Its notifications wait behind it; checks and other routes go on."
+        )
+        .into(),
         remedy: "1 look at what the thread `tallystone-alerts` does; 2 give the sink a deadline of its own, shorter than \
                  `alert_deadline_ms`; 3 if it never returns, start the process again; what was not told is told then"
             .into(),
     }
 }
 
-fn of_check(watch: &Watch, check: &str) -> Option<Described> {
+fn of_check(watch: &Watch, check: &str) -> Described {
     let (checks, stats) = (watch.checks(), watch.stats());
     let owner = checks.iter().find(|one| one.id() == check).map(|one| one.about.owner.clone());
     let stats = stats.iter().find(|stats| stats.check == check);
@@ -495,7 +438,7 @@ fn of_check(watch: &Watch, check: &str) -> Option<Described> {
         Some(Trouble(error)) => format!("has stopped: {error}"),
         None => "does not move, and there is something to judge".to_owned(),
     };
-    Some(Described {
+    Described {
         id: FRESHNESS.into(),
         severity: Severity::Page,
         owner: owner.unwrap_or_else(|| "whoever runs the store".into()),
@@ -504,5 +447,5 @@ fn of_check(watch: &Watch, check: &str) -> Option<Described> {
                  does not return: look at what the thread `tallystone-checks` does, and start the process \
                  again; nothing that was to be judged is lost"
             .into(),
-    })
+    }
 }

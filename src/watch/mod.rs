@@ -12,9 +12,11 @@ mod file;
 mod folder;
 mod handbook;
 mod mirror;
+mod notifier;
 mod pull;
 mod ranges;
 mod remedy;
+mod routes;
 mod source;
 mod sources;
 mod untold;
@@ -28,24 +30,25 @@ pub(crate) use folder::Folders;
 #[cfg(feature = "rules")]
 pub use folder::RuleFile;
 pub(crate) use pull::Pullers;
+pub(crate) use routes::Outlet;
 pub(crate) use source::Origin;
 #[cfg(feature = "testing")]
 pub(crate) use watcher::TOLD_AT_ONCE;
 pub(crate) use watcher::{Ground, Watch, Watcher};
 
-#[cfg(feature = "json")]
-pub use crate::alert::json_lines;
-#[cfg(feature = "tracing")]
-pub use crate::alert::traced;
-pub use crate::alert::{Alert, Delivery};
+use crate::alerting::{AlertKey, AlertRow, Alerting, Standing};
 use crate::check::Invariant;
 use crate::check::Severity;
-use crate::check::glance::{Glance, Glasses};
+use crate::check::glance::Glasses;
 use crate::episode::Episodes;
 pub use crate::episode::{State, Violation};
-use crate::error::{AppendError, DecodeError, ReadError, StorageError};
+use crate::error::{AppendError, ReadError, StorageError};
 use crate::event::{Raw, Sequenced};
-use crate::misfit::panic_text;
+#[cfg(feature = "json")]
+pub use crate::notification::json_lines;
+#[cfg(feature = "tracing")]
+pub use crate::notification::traced;
+pub use crate::notification::{Delivery, Ended, Notification, NotificationKind, Route};
 use crate::order::{Position, Timestamp};
 use crate::query::Query;
 use crate::request::{Append, Receipt};
@@ -53,7 +56,6 @@ use crate::view::View;
 pub use remedy::{Remediation, RemedyError};
 pub use sources::{Change, Evidence, Sighting, Source};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// Where a check stands. Numbers are of all the log up to `position`.
@@ -90,13 +92,26 @@ pub struct CheckStats {
     pub last_unread: Option<(u64, String)>,
     /// Findings that are not recorded yet.
     pub unrecorded: u64,
-    /// Reason why the last alert was not taken, or that its sink has not returned yet; it is tried again. `None`: it was taken, or
-    /// there was none since the store was opened.
-    pub undelivered: Option<String>,
     /// The time up to which it takes things for complete, in microseconds since 1970. `None`: nothing told it the time.
     pub watermark: Option<i64>,
     /// Why it does not go on, until `recover`.
     pub trouble: Option<Trouble>,
+    /// It has once judged all there was since the store was opened.
+    pub(crate) caught_up: bool,
+}
+
+/// Progress of a route of notifications.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RouteStats {
+    /// Its name: `alerts` for [`Setup::alerts`](crate::Setup::alerts), `standard error` for findings about routes.
+    pub route: String,
+    /// Position of the last notification that it has taken, or that is none of its own; 0 if there was none since the store was
+    /// opened.
+    pub delivered: Position,
+    /// Reason why the last notification was not taken, or that its sink has not returned yet; it is tried again. `None`: it was
+    /// taken, or there was none since the store was opened.
+    pub undelivered: Option<String>,
 }
 
 /// Why checks do not go on.
@@ -154,6 +169,7 @@ impl fmt::Display for Explanation {
             State::Retracted { by } => writeln!(f, "  retracted: {by} had come in time")?,
             State::Remediated { by, at } => writeln!(f, "  remediated by {by}, on record at {at}")?,
             State::Waived { by, reason, .. } => writeln!(f, "  waived by {by}: {reason}")?,
+            State::Retired { at } => writeln!(f, "  not found any more, on record at {at}")?,
         }
         write!(f, "  to do: {}", self.remedy)
     }
@@ -196,6 +212,11 @@ impl Checks<'_> {
         stats
     }
 
+    /// Where each route of notifications stands: those of the setup in their order, then the store's own.
+    pub fn routes(&self) -> Vec<RouteStats> {
+        self.desk.watch().routes.read().to_vec()
+    }
+
     /// The files in the folders of rules, and what became of each.
     #[cfg(feature = "rules")]
     pub fn rules(&self) -> Vec<RuleFile> {
@@ -208,13 +229,26 @@ impl Checks<'_> {
         self.desk.settle(position, timeout)
     }
 
-    /// All that is violated now, and was not waived or remediated.
+    /// Returns all that is violated now, by checks that run now, and is not waived or counted as remediated. It takes as long as there
+    /// are open ones, however many there have been.
     ///
     /// # Errors
     ///
     /// As reading rows.
     pub fn open(&self) -> Result<Vec<Violation>, ReadError> {
-        Ok(self.all()?.into_iter().filter(|violation| violation.state == State::Open).collect())
+        let (view, watch) = (self.desk.view()?, self.desk.watch());
+        let checks = watch.checks();
+        let runs = |id: &str| dog::BUILT_IN.contains(&id) || checks.iter().any(|check| check.id() == id);
+        let mut open = Vec::new();
+        for row in view.rows::<Alerting>(Alerting::open()) {
+            let (AlertKey::Open(check, activation, subject), AlertRow::Open(row)) = row? else { continue };
+            if row.standing != Standing::Open || !runs(&check) {
+                continue;
+            }
+            let key = (check, activation, subject);
+            open.extend(view.row::<Episodes>(&key)?.map(|episode| Violation::new(key, episode)));
+        }
+        Ok(open)
     }
 
     /// Every violation there ever was, by check and activation.
@@ -249,7 +283,10 @@ impl Checks<'_> {
         let watch = self.desk.watch();
         let checks = watch.checks();
         let check = checks.iter().find(|check| check.id() == violation.check);
-        let about = check.map(|check| check.about.clone()).or_else(|| dog::about(&watch, violation));
+        let about = check.map(|check| check.about.clone()).or_else(|| {
+            let subject = violation.subject.as_deref()?;
+            dog::about(&watch, &violation.check, subject)
+        });
         let about = about.ok_or_else(|| ReadError::Invalid {
             what: "violation",
             why: format!("no check of the setup is called `{}`", violation.check),
@@ -266,13 +303,8 @@ impl Checks<'_> {
             (Some(subject), ..) => subject.clone(),
             (None, Some(event), Some(check)) => {
                 let glasses = self.desk.glasses();
-                let recorded = event.recorded_at.into();
-                let mut glance = Glance::new(event.event.borrowed(), event.position, recorded, &glasses);
+                let text = routes::key_text(check, event, &glasses);
                 let position = event.position;
-                let text = catch_unwind(AssertUnwindSafe(|| check.lens.key_text(&mut glance)));
-                let text = text.unwrap_or_else(|panic| {
-                    Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic))))
-                });
                 text.map_err(|cause| ReadError::Decode { position, cause })?
             }
             (None, ..) => String::new(),

@@ -1,7 +1,7 @@
 //! Puts right what a check found: shown first, done once, on record.
 
 use super::{Checks, Desk, Explanation};
-use crate::check::Case;
+use crate::check::{Case, time_of};
 use crate::episode::{Episodes, State, Violation};
 use crate::error::{AppendError, ReadError};
 use crate::event::{Event, Raw};
@@ -14,6 +14,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How often it is looked again whether a violation is still open, while others of its check heal.
 const TRIES: u32 = 16;
+
+/// Time that a remediation of a built-in check has to help, in microseconds.
+const GRACE: i64 = 60 * 1_000_000;
 
 /// Why a violation was not put right. Nothing was written, unless an [`AppendError`] says that it is not known.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -183,7 +186,9 @@ impl<'s> Checks<'s> {
         Ok(Remediation { desk, explanation, append: Some(append) })
     }
 
-    /// Records that somebody has put this right, and what was done. Said twice, it changes nothing and answers the same.
+    /// Records that somebody has put this right, and what was done. Said twice, it changes nothing and answers the same. If it has not
+    /// helped in [`Check::remedied_within`](crate::check::Check::remedied_within), the violation is open again, and may be remediated
+    /// again.
     ///
     /// # Errors
     ///
@@ -212,18 +217,19 @@ impl Once<'_> {
         if self.by.trim().is_empty() {
             return Err(RemedyError::Invalid { what: "remediation", why: "it does not say who" });
         }
-        let (scope, key) = (format!("remedy:{}", self.violation.check), self.key());
+        let scope = format!("remedy:{}", self.violation.check);
         let seen = self.violation.seen(self.by);
-        let record = Own::Remediated { seen, note: self.note.to_owned() };
+        let record = Own::Remediated { seen, note: self.note.to_owned(), until: self.grace_end() };
         let stream = format!("{}/{}", Own::FAMILY, record.id());
-        let append = append.and(record).key(&scope, &key).input(&());
+        let append = append.and(record).input(&());
         for tries in 1.. {
             let view = self.desk.view()?;
             let subject = self.violation.subject.clone().unwrap_or_default();
             let row = (self.violation.check.clone(), self.violation.activation.get(), subject);
-            let state = match view.row::<Episodes>(&row)? {
+            let (state, key) = match view.row::<Episodes>(&row)? {
                 Some(episode) if episode.definition == self.violation.definition => {
-                    Violation::new(row, episode).state
+                    let key = self.key(episode.reopened);
+                    (Violation::new(row, episode).state, key)
                 }
                 _ => return Err(RemedyError::Unknown(Box::new(self.violation.clone()))),
             };
@@ -234,16 +240,31 @@ impl Once<'_> {
             // Nothing of its check may have ended between the look and the commit.
             let ended = ["Healed", "Retracted", "Remediated"].map(|end| format!("{}.{end}", Own::FAMILY));
             let ended = QueryItem::types(ended).in_stream(&stream);
-            match self.desk.append(append.clone().fail_if_events_match(ended, Some(view.position()))) {
+            match self
+                .desk
+                .append(append.clone().key(&scope, &key).fail_if_events_match(ended, Some(view.position())))
+            {
                 Err(AppendError::Conflict(conflict)) if conflict.stream == stream && tries < TRIES => {}
-                answered => return Ok(answered?),
+                answered => {
+                    self.desk.watch().leash.tug();
+                    return Ok(answered?);
+                }
             }
         }
         unreachable!("it ends with the last try");
     }
 
-    /// The violation, in one form: what is done under it is done once.
-    fn key(&self) -> String {
+    /// The time until which it counts as done.
+    fn grace_end(&self) -> u64 {
+        let (now, by_event) = (time_of(self.desk.now()), self.violation.by.is_some());
+        let checks = self.desk.watch().checks();
+        let check = checks.iter().find(|check| check.id() == self.violation.check);
+        let end = check.map_or(now.saturating_add(GRACE), |check| check.grace_end(now, by_event));
+        u64::try_from(end).unwrap_or(0)
+    }
+
+    /// The violation in one form, and where it was opened again: what is done under it is done once.
+    fn key(&self, reopened: u64) -> String {
         let Violation { definition, activation, subject, .. } = self.violation;
         let definition: String = definition.iter().map(|byte| format!("{byte:02x}")).collect();
         // A subject may be as long as a row's key; its hash is not.
@@ -252,6 +273,9 @@ impl Once<'_> {
             blake3::Hasher::new().update(subject.as_bytes()).finalize_xof().fill(&mut hash);
             hash.iter().map(|byte| format!("{byte:02x}")).collect()
         });
-        format!("{definition}/{activation}/{subject}/{}", self.how)
+        match reopened {
+            0 => format!("{definition}/{activation}/{subject}/{}", self.how),
+            again => format!("{definition}/{activation}/{subject}/{}/{again}", self.how),
+        }
     }
 }

@@ -7,16 +7,16 @@
 //!   the others, which do not wait for it.
 //! - What it cannot do stops it alone, and shows. A check that cannot read an event says so, and goes on.
 
-mod escalate;
+mod lineage;
+mod weigh;
 
-use super::delivery::{DeliveryQueue, Sent};
 use super::dog::Leash;
 use super::file::{CheckFile, ColdKeys, Files, Header, Saving};
 use super::mirror::Mirror;
+use super::routes::Outlet;
 use super::source::{Known, Origin};
 use super::untold::{Backlog, Untold};
-use super::{CheckStats, Trouble};
-use crate::alert::{Alert, Sink};
+use super::{CheckStats, RouteStats, Trouble};
 use crate::check::book::Book;
 use crate::check::glance::{Glance, Glasses};
 use crate::check::keys::KeyHash;
@@ -24,11 +24,11 @@ use crate::check::outside::Evidence;
 use crate::check::rows::Rowed;
 use crate::check::text::time_text;
 use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
-use crate::check::{Check, Clocked, Raised, time_of};
+use crate::check::{Check, Clocked, time_of};
 use crate::codec;
 use crate::commit::prepare::Desk;
 use crate::disk::Clock;
-use crate::episode::{Episode, Episodes, Mute, Mutes, OnRecord, Told, Violation};
+use crate::episode::{Episode, Episodes, Told};
 use crate::error::{AppendError, DecodeError, StorageError, TroubleKind};
 use crate::event::{Event, EventSet, RawRef};
 use crate::key;
@@ -45,7 +45,6 @@ use crate::state::layer::{Direction, RowVersion};
 use crate::sync::{Mutex, RwLock, deadline};
 use crate::view::Reader;
 use crate::writer::Door;
-use escalate::Ages;
 use std::cmp::Reverse;
 use std::mem;
 use std::ops::RangeBounds;
@@ -57,8 +56,6 @@ use std::time::Duration;
 const UNSAVED_MAX: usize = 4_000_000;
 /// Findings in one commit: others want to commit, too.
 pub(crate) const TOLD_AT_ONCE: usize = 512;
-/// Text shown for an alert whose sink has not returned in time.
-const OVERDUE: &str = "the sink has not returned in time, and still runs";
 /// In an idle store, time is recorded no more often than this.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -69,6 +66,7 @@ pub(crate) struct Watch {
     checks: RwLock<Arc<Vec<Check>>>,
     known: RwLock<Arc<Known>>,
     file_size: Mutex<(u64, u64)>,
+    pub routes: RwLock<Arc<Vec<RouteStats>>>,
     pub leash: Leash,
     orders: Mutex<Orders>,
 }
@@ -123,9 +121,10 @@ pub(crate) struct Ground {
     pub checks: Vec<Check>,
     /// Where more of them come from.
     pub source: Option<Arc<Mutex<dyn Origin>>>,
-    pub alerts: Sink,
-    /// The thread that calls `alerts`.
-    pub deliveries: Arc<DeliveryQueue>,
+    /// Name of the store, for notifications.
+    pub name: String,
+    /// Where notifications go.
+    pub outlets: Vec<Outlet>,
     /// Rung when the head has moved, and when there are orders.
     pub head_bell: Arc<Bell>,
     /// Rung when a check has moved.
@@ -145,22 +144,10 @@ struct Watched {
     untold: Backlog,
     /// Findings that are on record.
     told: u64,
-    /// Those of them that somebody was alerted of.
-    alerted: u64,
-    /// What the next alert tells.
-    news: News,
-    /// The alert that the sink has now.
-    sending: Option<Sending>,
-    /// The sink has taken an alert of the findings before this number, and that is not on record.
-    handed: Option<u64>,
-    /// When the last alert was tried, by the monotonic clock.
-    tried: Option<Duration>,
-    /// Why the last alert was not taken.
-    undelivered: Option<String>,
-    /// Those that nobody sees to.
-    ages: Ages,
     /// It has once seen everything since the store was opened.
     caught_up: bool,
+    /// Findings of other definitions that it does not find were ended.
+    has_retired: bool,
     /// Those whose events it looks at; none: all.
     families: Vec<String>,
     /// Of a check over rows: what is wrong with them, and the rows.
@@ -182,8 +169,16 @@ pub(crate) struct Watcher {
     glasses: Glasses,
     /// When time was recorded last, by the monotonic clock.
     ticked: Option<Duration>,
+    /// The checks as they are declared: those that run may have another definition (see `lineage`).
+    declared: Vec<Check>,
     /// Those that are to be checked from now on, if they are others.
     others: Option<Vec<Check>>,
+    /// Findings of checks that were removed were ended.
+    has_retired: bool,
+    /// The writer took no events last time: they are offered again after a while.
+    is_refused: bool,
+    /// There may be something to tell.
+    has_news: bool,
     /// Turns of those furthest ahead and furthest behind, while there are both.
     turns: Turns,
 }
@@ -221,29 +216,6 @@ impl Turns {
     }
 }
 
-/// An alert that was handed to the sink, and has no outcome yet.
-struct Sending {
-    sent: Sent,
-    /// It tells the findings before this number.
-    through: u64,
-    /// Findings that it tells. If it is not taken, the next alert tells them.
-    news: News,
-}
-
-/// Findings on record that nobody was alerted of.
-#[derive(Debug, Default)]
-struct News {
-    violated: u64,
-    unread: u64,
-    sample: Vec<Violation>,
-    /// Activations that may be about much, and what those that were looked at are worth.
-    unweighed: Vec<u64>,
-    raised: Option<Raised>,
-}
-
-/// Violations in one alert.
-const SAMPLE: usize = 10;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Moved,
@@ -263,7 +235,11 @@ impl Watcher {
             trouble,
             glasses,
             ticked,
+            declared: Vec::new(),
             others: None,
+            has_retired: false,
+            is_refused: false,
+            has_news: false,
             turns: Turns::default(),
         };
         watcher.begin();
@@ -308,6 +284,10 @@ impl Watcher {
         });
         if turn == Turn::Moved {
             self.publish();
+            // After what it shows: the watchdog tells only of what is there as a whole.
+            if mem::take(&mut self.has_news) {
+                self.watch.leash.tug();
+            }
         }
         turn
     }
@@ -315,7 +295,6 @@ impl Watcher {
     fn turn(&mut self) -> Turn {
         let orders = mem::take(&mut *self.watch.orders.lock());
         if orders.stop {
-            self.record_delivered();
             return Turn::Stop;
         }
         if orders.resume
@@ -330,6 +309,10 @@ impl Watcher {
         }
         let worked = self.renew().and_then(|renewed| {
             let mut moved = self.judge()? || renewed;
+            // Nobody is told of a part of what was found at once.
+            if self.all.iter().any(|watched| !watched.untold.is_empty()) {
+                self.publish();
+            }
             // Who judges does not run ahead of what is on record. That may take a while: how far it is can be seen, and who closes
             // the store does not wait for it.
             while !self.watch.orders.lock().stop && self.tell()? {
@@ -337,7 +320,7 @@ impl Watcher {
                 self.publish();
             }
             self.save_full()?;
-            Ok(moved || self.alert()? || self.escalate()? || self.tick()?)
+            Ok(moved || self.retire()? || self.tick()?)
         });
         match worked {
             Ok(true) => Turn::Moved,
@@ -373,6 +356,8 @@ impl Watcher {
 
     fn open(&mut self) -> Result<(), StorageError> {
         self.file = None;
+        self.has_retired = false;
+        self.ground.checks = self.as_they_run(&self.declared)?;
         let mut all = Vec::new();
         if let Some(files) = &self.ground.files {
             let mut file = CheckFile::open(files, self.ground.reader.log.store())?;
@@ -427,11 +412,13 @@ impl Watcher {
 
     /// Takes those that there are. After a recovery they were looked at already, and it may not be time to look again.
     fn begin(&mut self) {
+        self.declared = self.ground.checks.clone();
         let Some(source) = &self.ground.source else { return };
         let mut source = source.lock();
         let looked = source.look(self.ground.clock.monotonic());
         *self.watch.known.write() = Arc::new(looked.unwrap_or_else(|| source.known()));
-        self.ground.checks = source.checks();
+        self.declared = source.checks();
+        self.ground.checks = self.declared.clone();
     }
 
     /// Whether there are others, if it is time to look.
@@ -443,17 +430,20 @@ impl Watcher {
         self.watch.leash.tug();
         let said = |check: &Check| (check.definition(), check.about.clone(), check.escalations.text());
         let checks = source.checks();
-        self.others = (!checks.iter().map(said).eq(self.ground.checks.iter().map(said))).then_some(checks);
+        self.others = (!checks.iter().map(said).eq(self.declared.iter().map(said))).then_some(checks);
     }
 
     /// Goes on with others, if there are others. Those that are defined as before go on where they are. `false`: not now.
     fn renew(&mut self) -> Result<bool, StorageError> {
         self.look();
-        let Some(checks) = self.others.take() else { return Ok(false) };
-        if !self.let_go(&checks)? {
-            self.others = Some(checks);
+        let Some(declared) = self.others.take() else { return Ok(false) };
+        // Findings of those that go are recorded first.
+        while self.tell()? {}
+        if self.all.iter().any(|watched| !watched.untold.is_empty()) {
+            self.others = Some(declared);
             return Ok(false);
         }
+        let checks = self.as_they_run(&declared)?;
         if let Some(file) = &mut self.file {
             file.forget_others(&checks)?;
         }
@@ -468,32 +458,10 @@ impl Watcher {
             let index = new.iter().position(|watched| watched.is(check)).expect("it was known, or made");
             self.all.push(Watched { check: check.clone(), ..new.swap_remove(index) });
         }
-        self.ground.checks = checks;
+        (self.declared, self.ground.checks, self.has_retired) = (declared, checks, false);
         self.show_checks();
+        self.watch.leash.tug();
         Ok(true)
-    }
-
-    /// Those that go have put on record what they found, and told it. `false`: not now.
-    fn let_go(&mut self, stay: &[Check]) -> Result<bool, StorageError> {
-        while self.tell()? {}
-        for watched in &mut self.all {
-            if !stay.iter().any(|check| watched.is(check)) {
-                if !watched.untold.is_empty() {
-                    return Ok(false);
-                }
-                (watched.tried, watched.caught_up) = (None, true);
-            }
-        }
-        for _ in 0..self.all.len() {
-            if !self.alert()? {
-                break;
-            }
-        }
-        // A sink that hangs keeps no rules from changing.
-        let is_late = self.ground.deliveries.overdue().is_some();
-        let is_told =
-            |watched: &Watched| watched.sending.is_none() || stay.iter().any(|check| watched.is(check));
-        Ok(is_late || self.all.iter().all(is_told))
     }
 
     fn show_checks(&self) {
@@ -552,10 +520,11 @@ impl Watcher {
             match end {
                 Some(end) => {
                     let shown = self.all.iter_mut().filter(|watched| watched.head.commit == behind);
-                    shown.for_each(|watched| {
+                    for watched in shown {
                         watched.head = end;
+                        self.has_news |= !watched.caught_up && end.commit >= head.commit;
                         watched.caught_up |= end.commit >= head.commit;
-                    });
+                    }
                     return Ok(());
                 }
                 // A group that is longer than a page.
@@ -609,141 +578,22 @@ impl Watcher {
         let mut taken: Vec<usize> = vec![0; self.all.len()];
         for (index, watched) in self.all.iter().enumerate() {
             for untold in watched.untold.iter().take(room - events.len()) {
-                events.push(watched.event(untold));
+                events.push(watched.event(untold, self.weigh(index, untold)?));
                 taken[index] += 1;
             }
         }
         if events.is_empty() {
             return Ok(false);
         }
-        let now = self.ground.clock.now();
-        let Some(mut at) = self.append("check", events)? else { return Ok(false) };
-        for (watched, taken) in self.all.iter_mut().zip(taken) {
-            for untold in watched.untold.take(taken) {
-                watched.told = untold.number + 1;
-                watched.note(untold, at);
-                watched.note_age(now);
-                at += 1;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Alerts somebody of what is on record, a check at a time. `false`: there is nothing, or it is too soon.
-    fn alert(&mut self) -> Result<bool, StorageError> {
-        let (now, since) = (self.ground.clock.now(), self.ground.clock.monotonic());
-        let every = Duration::from_millis(self.ground.options.alert_every_ms);
-        let head = self.ground.reader.board.load().head;
-        // What is found in the past is told in one piece, when it has caught up with what was there when it began.
-        let ripe = |watched: &Watched| {
-            !watched.news.is_empty()
-                && watched.untold.is_empty()
-                && (watched.head.commit >= head.commit || watched.caught_up)
-                && watched.tried.is_none_or(|tried| since >= tried + every)
-        };
-        for index in 0..self.all.len() {
-            if self.all[index].handed.is_none() {
-                self.take_outcome(index);
-            }
-            let watched = &self.all[index];
-            if watched.handed.is_none()
-                && watched.sending.is_none()
-                && ripe(watched)
-                && !watched.is_muted(&self.ground.reader, now)?
-            {
-                self.all[index].tried = Some(since);
-                self.weigh(index)?;
-                self.send(index);
-            }
-            if self.record_alerted(index)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Hands the news of a check to the sink.
-    fn send(&mut self, index: usize) {
-        let alert = self.all[index].alert().raised(self.all[index].news.raised.clone());
-        if let Some(sent) = self.deliver(index, alert) {
-            let watched = &mut self.all[index];
-            let (through, news) = (watched.told, mem::take(&mut watched.news));
-            watched.sending = Some(Sending { sent, through, news });
-            self.take_outcome(index);
-        }
-    }
-
-    /// Takes the sink's answer to the alert of a check, if there is one. What was not taken is news again.
-    fn take_outcome(&mut self, index: usize) {
-        let watched = &mut self.all[index];
-        let Some(sending) = &watched.sending else { return };
-        let Some(taken) = sending.sent.outcome() else {
-            return self.show_overdue(index);
-        };
-        let Some(Sending { through, news, .. }) = watched.sending.take() else { return };
-        match taken {
-            Ok(()) => (watched.handed, watched.undelivered) = (Some(through), None),
-            Err(why) => {
-                watched.news.put_before(news);
-                watched.undelivered = Some(why);
-                // Nothing has moved, and it is to be seen all the same.
-                self.publish();
-            }
-        }
-    }
-
-    /// Puts on record that the findings of a check were told. `false`: there is nothing to record, or not now.
-    fn record_alerted(&mut self, index: usize) -> Result<bool, StorageError> {
-        // Where it cannot be recorded now, somebody has been told all the same.
-        let watched = &self.all[index];
-        let Some(through) = watched.handed else { return Ok(false) };
-        let (check, definition) = (watched.check.id().to_owned(), watched.check.definition());
-        if self.append("alert", vec![Own::Alerted { check, definition, through }])?.is_none() {
+        if self.append("check", events)?.is_none() {
             return Ok(false);
         }
-        let watched = &mut self.all[index];
-        (watched.alerted, watched.handed) = (through, None);
+        self.has_news = true;
+        for (watched, taken) in self.all.iter_mut().zip(taken) {
+            watched.told += taken as u64;
+            watched.untold.take(taken);
+        }
         Ok(true)
-    }
-
-    /// Hands an alert to the sink. `None`: its queue does not take it now.
-    fn deliver(&mut self, index: usize, alert: Alert) -> Option<Sent> {
-        let Ground { alerts, deliveries, head_bell, .. } = &self.ground;
-        let (sink, bell, watch) = (alerts.clone(), head_bell.clone(), self.watch.clone());
-        let done = move || {
-            bell.ring();
-            watch.leash.tug();
-        };
-        let offered = deliveries.offer(move || sink(&alert), done);
-        // The watchdog looks when it may be overdue.
-        self.watch.leash.tug();
-        match offered {
-            Ok(sent) => Some(sent),
-            Err(why) => {
-                self.all[index].undelivered = Some(why);
-                self.publish();
-                None
-            }
-        }
-    }
-
-    /// Shows that the sink has not returned in time.
-    fn show_overdue(&mut self, index: usize) {
-        let is_new = self.all[index].undelivered.as_deref() != Some(OVERDUE);
-        if is_new && self.ground.deliveries.overdue().is_some() {
-            self.all[index].undelivered = Some(OVERDUE.to_owned());
-            self.publish();
-        }
-    }
-
-    /// Puts on record what the sink has taken before the store closes, so that it is not told again.
-    fn record_delivered(&mut self) {
-        for index in 0..self.all.len() {
-            self.take_outcome(index);
-            // A store that takes nothing any more tells it again.
-            let _ = self.record_alerted(index);
-        }
-        let _ = self.record_escalated();
     }
 
     /// Records that time has passed, where a check waits for it and nothing else comes. `false`: none does.
@@ -825,16 +675,11 @@ impl Watcher {
         });
         let is_unsaved = self.file.is_some() && self.sum(Watched::unsaved_len) > 0;
         let age = is_unsaved.then(|| Duration::from_millis(self.ground.options.overlay_age_ms_max));
-        let unrecorded = |watched: &Watched| !watched.untold.is_empty() || watched.handed.is_some();
-        let again = self.all.iter().any(unrecorded).then_some(TICK);
-        let news = self.all.iter().any(|watched| !watched.news.is_empty());
-        let alert = news.then(|| Duration::from_millis(self.ground.options.alert_every_ms).max(TICK));
-        let (now, since) = (self.ground.clock.now(), self.ground.clock.monotonic());
+        let has_untold = self.all.iter().any(|watched| !watched.untold.is_empty());
+        let again = (has_untold || self.is_refused).then_some(TICK);
+        let since = self.ground.clock.monotonic();
         let look = self.ground.source.as_ref().map(|source| source.lock().due().saturating_sub(since));
-        let every = Duration::from_millis(self.ground.options.alert_every_ms).max(TICK);
-        let escalations = self.all.iter().filter_map(|watched| watched.until_escalation(now, since, every));
-        let late = self.ground.deliveries.until_overdue();
-        [due, age, again, alert, look, late, escalations.min()].into_iter().flatten().min()
+        [due, age, again, look].into_iter().flatten().min()
     }
 
     fn publish(&self) {
@@ -896,7 +741,7 @@ pub(super) fn row<P: Projection>(reader: &Reader, key: &P::Key) -> Result<Option
 }
 
 /// Rows of the store's own projections, all of a range.
-fn rows_of<P: Projection>(
+pub(super) fn rows_of<P: Projection>(
     reader: &Reader,
     keys: impl RangeBounds<P::Key>,
 ) -> Result<Vec<(P::Key, P::Row)>, StorageError> {
@@ -910,38 +755,7 @@ fn rows_of<P: Projection>(
     decoded.collect::<Result<_, DecodeError>>().map_err(|error| refused(&error.to_string()))
 }
 
-impl News {
-    fn is_empty(&self) -> bool {
-        self.violated == 0 && self.unread == 0
-    }
-
-    /// Puts back what an alert told that was not taken.
-    fn put_before(&mut self, mut older: News) {
-        let newer = mem::take(self);
-        older.violated += newer.violated;
-        older.unread += newer.unread;
-        older.sample.extend(newer.sample);
-        older.sample.truncate(SAMPLE);
-        older.unweighed.extend(newer.unweighed);
-        let severity = |raised: &Option<Raised>| raised.as_ref().map(|raised| raised.severity);
-        if severity(&newer.raised) > severity(&older.raised) {
-            older.raised = newer.raised;
-        }
-        *self = older;
-    }
-
-    fn add(&mut self, key: (String, u64, String), episode: Episode, weighs: bool) {
-        self.violated += 1;
-        if weighs {
-            self.unweighed.push(key.1);
-        }
-        if self.sample.len() < SAMPLE {
-            self.sample.push(Violation::new(key, episode));
-        }
-    }
-}
-
-fn refused(why: &str) -> StorageError {
+pub(super) fn refused(why: &str) -> StorageError {
     StorageError::new(TroubleKind::Io, format!("findings could not be recorded: {why}"))
 }
 
@@ -959,14 +773,8 @@ impl Watched {
             found: 0,
             untold: Backlog::default(),
             told: 0,
-            alerted: 0,
-            news: News::default(),
-            sending: None,
-            handed: None,
-            tried: None,
-            undelivered: None,
-            ages: Ages::default(),
             caught_up: false,
+            has_retired: false,
             families: check.lens.families(),
             rowed: check.lens.rowed(),
             mirror: Mirror::default(),
@@ -981,55 +789,12 @@ impl Watched {
         self.check.definition() == check.definition()
     }
 
-    /// What is on record of it, and what of that nobody was alerted of.
+    /// Takes over how many of its findings are on record.
     fn recall(&mut self, reader: &Reader) -> Result<(), StorageError> {
-        let (id, definition) = (self.check.id().to_owned(), self.check.definition());
-        let on_record = row::<Told>(reader, &(id.clone(), definition))?.unwrap_or_default();
-        OnRecord { told: self.told, alerted: self.alerted, unread: self.news.unread } = on_record;
-        self.untold.skip_to(on_record.told);
-        if self.alerted < self.told {
-            for (key, episode) in episodes(reader, &id)? {
-                if episode.definition == definition && episode.number >= self.alerted {
-                    self.news.add(key, episode, self.check.escalations.has_amounts());
-                }
-            }
-        }
+        let on_record = (self.check.id().to_owned(), self.check.definition());
+        self.told = row::<Told>(reader, &on_record)?.unwrap_or_default();
+        self.untold.skip_to(self.told);
         Ok(())
-    }
-
-    /// A finding is on record at this position.
-    fn note(&mut self, untold: Untold, at: u64) {
-        let Finding { verdict, activation, by, decided, .. } = untold.finding;
-        match verdict {
-            Verdict::Violated => {
-                let definition = self.check.definition();
-                let episode = Episode::new(definition, untold.number, by, decided, untold.disagrees, at);
-                let key = (self.check.id().to_owned(), activation, untold.subject);
-                self.news.add(key, episode, self.check.escalations.has_amounts());
-            }
-            Verdict::Untold | Verdict::Skewed => self.news.unread += 1,
-            Verdict::Healed | Verdict::Retracted => {}
-        }
-    }
-
-    fn is_muted(&self, reader: &Reader, now: Timestamp) -> Result<bool, StorageError> {
-        let mute: Option<Mute> = row::<Mutes>(reader, &self.check.id().to_owned())?;
-        Ok(mute.is_some_and(|mute| now.micros() < mute.until))
-    }
-
-    fn alert(&self) -> Alert {
-        let about = &self.check.about;
-        Alert {
-            check: about.id.to_string(),
-            severity: about.severity,
-            owner: about.owner.to_string(),
-            means: about.means.to_string(),
-            remedy: about.remedy.to_string(),
-            count: self.news.violated,
-            unread: self.news.unread,
-            sample: self.news.sample.clone(),
-            escalated: None,
-        }
     }
 
     fn advance(&mut self, watermark: Time, file: Option<&CheckFile>) -> Result<(), StorageError> {
@@ -1245,11 +1010,24 @@ impl Watched {
         Ok(())
     }
 
-    fn event(&self, untold: &Untold) -> Own {
+    fn event(&self, untold: &Untold, (severity, why): (String, String)) -> Own {
         let Untold { number, finding, subject, disagrees } = untold.clone();
         let Finding { verdict, activation, by, decided, .. } = finding;
         let (check, definition) = (self.check.id().to_owned(), self.check.definition());
-        let found = Found { check, definition, number, activation, subject, disagrees, by, decided };
+        let owner = String::new();
+        let found = Found {
+            check,
+            definition,
+            number,
+            activation,
+            subject,
+            disagrees,
+            by,
+            decided,
+            owner,
+            severity,
+            why,
+        };
         match verdict {
             Verdict::Violated => Own::Violated(found),
             Verdict::Healed => Own::Healed(found),
@@ -1277,7 +1055,7 @@ impl Watched {
             skewed: counts.skewed,
             last_unread: self.unread.clone(),
             unrecorded: self.untold.len() as u64,
-            undelivered: self.undelivered.clone(),
+            caught_up: self.caught_up,
             watermark: (self.book.watermark() > Time::MIN).then(|| self.book.watermark()),
             trouble: trouble.cloned().map(Trouble),
         }

@@ -456,7 +456,7 @@ fn setup(cell: &Arc<Cell>) -> Setup {
         .check(check)
         .check(agrees.for_longer_than(Duration::from_secs(60)))
         .invariant(invariant)
-        .alerts(move |_: &tallystone::watch::Alert| sink())
+        .alerts(move |_: &tallystone::watch::Notification| sink())
         .on_tx(move |_| on_tx())
         .progress(move |_| progress())
 }
