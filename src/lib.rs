@@ -128,6 +128,7 @@ pub(crate) mod episode;
 pub(crate) mod evidence;
 pub(crate) mod alerting;
 pub(crate) mod routed;
+pub(crate) mod rule_texts;
 pub(crate) mod skip;
 pub(crate) mod notification;
 

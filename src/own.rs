@@ -83,6 +83,10 @@ pub(crate) enum Own {
     Routed { route: String, after: u64 },
     /// A route has taken the notice at this position. `group`: the notice's, 0 for none; `is_over`: nothing more of it is due.
     Delivered { route: String, through: u64, group: u64, is_over: bool },
+    /// A file of rules was read and runs: its text, and the owner and severity that its folder gives to rules without.
+    RulesTaken { file: String, text: String, owner: Option<String>, severity: Option<String> },
+    /// A file of rules is not there any more.
+    RulesRemoved { file: String },
 }
 
 impl Own {
@@ -195,6 +199,7 @@ impl Event for Own {
             Self::Once { flag } => flag.clone(),
             Self::Skipped { projection, .. } => format!("projection:{projection}"),
             Self::Passed => "time".to_owned(),
+            Self::RulesTaken { file, .. } | Self::RulesRemoved { file } => format!("rules:{file}"),
             Self::TailLost { end_commit, .. } => format!("log:{end_commit}"),
             Self::Applied { consumer, .. } => format!("consumer:{consumer}"),
             Self::Complete { check, .. }

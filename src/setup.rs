@@ -449,6 +449,10 @@ impl Setup {
                 Registered::of::<Baselines>(),
             ]);
         }
+        #[cfg(feature = "rules")]
+        if !self.rule_folders.is_empty() {
+            inline.push(Registered::of::<crate::rule_texts::RuleTexts>());
+        }
         inline
     }
 

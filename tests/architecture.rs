@@ -43,11 +43,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("evidence", &["own", "projection"]),
     ("alerting", &["check", "error", "order", "own", "projection"]),
     ("routed", &["own", "projection"]),
+    ("rule_texts", &["own", "projection"]),
     ("skip", &["codec", "error", "key", "own", "projection", "state"]),
     ("notification", &["check", "episode", "own", "sync"]),
     // the path of a commit
     ("setup", &["alerting", "budget", "check", "disk", "episode", "error", "event", "evidence", "guard", "layout", "notification", "options", "order", "own",
-        "projection", "request", "routed", "skip", "state", "sync", "upcast"]),
+        "projection", "request", "routed", "rule_texts", "skip", "state", "sync", "upcast"]),
     ("commit", &["error", "event", "guard", "idempotency", "log", "options", "order", "projection", "query", "request", "setup",
         "state"]),
     ("writer", &["commit", "disk", "error", "log", "options", "order", "reentry", "request", "state", "sync", "wakers"]),
@@ -62,7 +63,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("audit", &["behind", "codec", "error", "key", "log", "order", "projection", "recovery", "setup", "state", "verify", "view"]),
     ("subscription", &["error", "event", "order", "query", "reentry", "state", "sync", "view", "writer"]),
     ("watch", &["alerting", "check", "codec", "commit", "disk", "episode", "error", "event", "evidence", "key", "log", "misfit", "notification", "options", "order", "own",
-        "projection", "query", "request", "routed", "state", "sync", "view", "writer"]),
+        "projection", "query", "request", "routed", "rule_texts", "state", "sync", "view", "writer"]),
     // a store from outside
     ("inspect", &["codec", "disk", "episode", "error", "event", "key", "layout", "log", "order", "projection", "query", "recovery", "request",
         "state", "value"]),

@@ -237,10 +237,9 @@ fn a_changed_file_is_judged_anew_and_a_better_remedy_is_not() {
 
     bench.write("orders.toml", &owned("first", "Paid").replace("ask the customer", "ask the driver"));
     bench.pass(PERIOD);
-    assert_eq!(
-        (bench.store.checks().stats()[0].definition, bench.store.stats().position),
-        (before, position)
-    );
+    // The text is recorded, and nothing is found again.
+    let after = (bench.store.checks().stats()[0].definition, bench.store.stats().position.get());
+    assert_eq!(after, (before, position.get() + 1));
     let violation = bench.store.checks().open().expect("rows are read").remove(0);
     let explained = bench.store.checks().explain(&violation).expect("its events are read");
     assert_eq!(explained.remedy, "1 ask the driver");
@@ -302,6 +301,78 @@ fn the_rule_that_stands_for_a_bad_file_stands_after_a_recovery_too() {
     bench.append(Order::Shipped { order: 1 });
     bench.pass(Duration::ZERO);
     assert_eq!(bench.open(), [seen("paid-first"), file("orders.toml")]);
+}
+
+/// The file is edited badly while the store is closed: nothing of it was checked any more after the next open.
+#[test]
+fn a_file_that_turned_bad_while_closed_leaves_its_rule_standing() {
+    let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
+    bench.pass(PERIOD);
+    let position = bench.store.stats().position;
+    let bench = bench.reopen();
+    bench.pass(PERIOD);
+    assert_eq!(bench.store.stats().position, position, "a text is recorded once");
+    let (disk, clock) = (bench.disk.clone(), bench.clock.clone());
+    bench.store.close();
+    let precedents = owned("paid-first", "Paid").replace("precedence", "precedents");
+    for bad in [precedents.as_str(), "", "[check.paid-first]\nkind ="] {
+        disk.write_file(at("orders.toml"), bad.as_bytes());
+        let bench = Bench::on(&disk, &clock, |setup| setup);
+        bench.pass(PERIOD);
+        let [listed] = &bench.rules()[..] else { panic!("one file is listed") };
+        assert!(listed.error.is_some() && listed.checks == ["paid-first"], "{listed:?}");
+        assert_eq!(bench.open(), [file("orders.toml")]);
+        let told = bench.told();
+        assert!(told.iter().all(|alert| alert.means.ends_with("what it said before stands.")), "{told:?}");
+        bench.store.close();
+    }
+    let bench = Bench::on(&disk, &clock, |setup| setup);
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(PERIOD);
+    assert_eq!(bench.open(), [seen("paid-first"), file("orders.toml")]);
+    // One that is mended says what it says, and is what stands from then on.
+    bench.write("orders.toml", &owned("placed-first", "Placed"));
+    bench.pass(PERIOD);
+    assert_eq!(bench.rules()[0].checks, ["placed-first"]);
+    bench.write("orders.toml", "nonsense");
+    let bench = bench.reopen();
+    bench.pass(PERIOD);
+    assert_eq!(bench.rules()[0].checks, ["placed-first"]);
+}
+
+#[test]
+fn a_removed_file_does_not_stand_when_a_bad_one_takes_its_name() {
+    let text = owned("paid-first", "Paid");
+    let bench = Bench::new(&[("open.toml", &text), ("closed.toml", &text.replace("paid-first", "other"))]);
+    bench.pass(PERIOD);
+    bench.disk.remove(&at("open.toml")).expect("it is there");
+    bench.pass(PERIOD);
+    let (disk, clock) = (bench.disk.clone(), bench.clock.clone());
+    bench.store.close();
+    disk.remove(&at("closed.toml")).expect("it is there");
+    let bench = Bench::on(&disk, &clock, |setup| setup);
+    bench.pass(PERIOD);
+    ["open.toml", "closed.toml"].iter().for_each(|name| bench.write(name, "nonsense"));
+    let bench = bench.reopen();
+    bench.pass(PERIOD);
+    let standing: Vec<_> =
+        bench.rules().into_iter().map(|file| (file.checks, file.error.is_some())).collect();
+    assert_eq!(standing, [(vec![], true), (vec![], true)]);
+}
+
+#[test]
+fn what_a_folder_said_stands_with_the_rule_over_a_restart() {
+    let settings = "owner = \"warehouse\"";
+    let bench = Bench::new(&[("folder.toml", settings), ("a.toml", &rule("paid-first", "Paid", ""))]);
+    bench.pass(PERIOD);
+    bench.write("folder.toml", "owner = \" \"");
+    let bench = bench.reopen();
+    bench.append(Order::Shipped { order: 1 });
+    bench.pass(PERIOD);
+    assert!(bench.open().contains(&seen("paid-first")), "{:?}", bench.open());
+    let told = bench.told();
+    let alert = told.iter().find(|alert| alert.check == "paid-first").expect("somebody is told");
+    assert_eq!(alert.owner, "warehouse");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //!   leaves out itself, the folder above says.
 //! - Contents are compared, not times. What cannot be read changes nothing: the rules that were read before stand.
 //! - No rule goes unread and unsaid: a file is read, or named with what is wrong. Only names that begin with a dot are passed over.
+//! - A text that runs is on record, so that it stands over restarts, too, until its file is removed or says something else that can be read.
 //! - A link is followed if it stays below the folder of the setup, also to a sub-folder: volumes of Kubernetes are made of such links.
 //!   One that leaves is named.
 //! - Names are looked at in all groups at once, so that a file that is moved is in one of them.
@@ -15,6 +16,7 @@ use crate::check::{Check, Severity};
 use crate::disk::{Access, Clock, Disk, Kind};
 use crate::order::Timestamp;
 use crate::projection::Registered;
+use crate::rule_texts::RuleText;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,8 @@ use std::time::{Duration, SystemTime};
 const SETTINGS: &str = "folder.toml";
 /// How often the files of a folder are read that says nothing.
 const PERIOD: Duration = Duration::from_secs(10);
+/// A path that is longer is no key of a row: the text of such a file is not recorded.
+const NAME_BYTES_MAX: usize = 512;
 
 /// A file of rules, and what became of it: of [`Checks::rules`](super::Checks::rules).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +61,8 @@ pub(crate) struct Folders {
     vocabulary: Vocabulary,
     groups: BTreeMap<PathBuf, Group>,
     files: BTreeMap<PathBuf, File>,
+    /// Texts of rules on record, by file.
+    recorded: BTreeMap<String, RuleText>,
     /// When it is looked at again, by the monotonic clock.
     due: Duration,
 }
@@ -112,9 +118,9 @@ impl Folders {
         projections: Vec<Registered>,
         vocabulary: Vocabulary,
     ) -> Self {
-        let (groups, files, due) = Default::default();
+        let (groups, files, recorded, due) = Default::default();
         let (roots, fixed) = (roots.iter().map(|root| disk.absolute(root)).collect(), fixed.to_vec());
-        Self { disk, clock, roots, fixed, projections, vocabulary, groups, files, due }
+        Self { disk, clock, roots, fixed, projections, vocabulary, groups, files, recorded, due }
     }
 
     fn named(&self, name: &str) -> Option<Registered> {
@@ -347,27 +353,12 @@ impl Folders {
 
     /// What each file says, where it can be read and defines no check that is defined elsewhere; else what it said before.
     fn settle(&mut self) {
+        self.stand_as_recorded();
         let mut new: BTreeMap<PathBuf, Result<Vec<Check>, RuleError>> = BTreeMap::new();
         for (path, file) in &self.files {
-            let parse = |text: Arc<str>| {
-                let checks = rules::parse_in(&self.says(&file.group).defaults, &text, &shown(path))?;
-                for check in &checks {
-                    let wrong = |what: String| rules::error_at(&text, &shown(path), check.id(), what);
-                    // A guard is part of every commit, and these come and go.
-                    if check.guard {
-                        return Err(wrong("a guard is declared in the setup: leave `guard` out".into()));
-                    }
-                    let compared = check.lens.compare(&self.vocabulary);
-                    compared.map_err(|wrong| rules::misnamed(&text, &shown(path), check.id(), &wrong))?;
-                    check.lens.find(&|name| self.named(name)).map_err(wrong)?;
-                }
-                if checks.is_empty() {
-                    // An editor that fails leaves an empty file, and nothing would be checked any more.
-                    return Err(whole(path, "there is no rule in it: remove the file if that is meant"));
-                }
-                Ok(checks)
-            };
-            new.insert(path.clone(), file.text.0.clone().and_then(parse));
+            let defaults = self.says(&file.group).defaults;
+            let parsed = file.text.0.clone().and_then(|text| self.parse(path, &defaults, &text));
+            new.insert(path.clone(), parsed);
         }
         // Refusing a file brings its older rules back, which may be in the way of others: until nobody is in anybody's way.
         while let Some((path, error)) = self.conflict(&new) {
@@ -379,6 +370,48 @@ impl Folders {
                 Err(error) => file.error = Some(error),
             }
         }
+    }
+
+    fn parse(&self, path: &Path, defaults: &Defaults, text: &str) -> Result<Vec<Check>, RuleError> {
+        let checks = rules::parse_in(defaults, text, &shown(path))?;
+        for check in &checks {
+            let wrong = |what: String| rules::error_at(text, &shown(path), check.id(), what);
+            // A guard is part of every commit, and these come and go.
+            if check.guard {
+                return Err(wrong("a guard is declared in the setup: leave `guard` out".into()));
+            }
+            let compared = check.lens.compare(&self.vocabulary);
+            compared.map_err(|wrong| rules::misnamed(text, &shown(path), check.id(), &wrong))?;
+            check.lens.find(&|name| self.named(name)).map_err(wrong)?;
+        }
+        if checks.is_empty() {
+            // An editor that fails leaves an empty file, and nothing would be checked any more.
+            return Err(whole(path, "there is no rule in it: remove the file if that is meant"));
+        }
+        Ok(checks)
+    }
+
+    /// Has files of which nothing is known yet stand as they are on record: they are found in the state in which they were left.
+    fn stand_as_recorded(&mut self) {
+        let parse = |(path, file): (&PathBuf, &File)| {
+            let RuleText { text, owner, severity } = self.recorded.get(&shown(path))?;
+            let severity = severity.as_deref().and_then(Severity::named);
+            let defaults = Defaults { owner: owner.clone(), severity };
+            // A name in it may be gone from the program: then it stands no more.
+            let checks = self.parse(path, &defaults, text).ok()?;
+            file.is_new().then(|| (path.clone(), checks))
+        };
+        let standing: Vec<_> = self.files.iter().filter_map(parse).collect();
+        for (path, checks) in standing {
+            self.files.entry(path).or_default().stand = checks;
+        }
+    }
+
+    /// The text of a file that runs, with what its folder says.
+    fn standing(&self, file: &File) -> Option<RuleText> {
+        let text = file.text.0.as_ref().ok().filter(|_| file.error.is_none())?.to_string();
+        let Defaults { owner, severity } = self.says(&file.group).defaults;
+        Some(RuleText { text, owner, severity: severity.map(|severity| severity.to_string()) })
     }
 
     /// A file that defines what is defined elsewhere, and by more right: by the setup, or by what stood before, or by a name that
@@ -415,6 +448,13 @@ impl Folders {
     }
 }
 
+impl File {
+    /// Nothing was read of it since the store was opened, or nothing good.
+    fn is_new(&self) -> bool {
+        self.stand.is_empty()
+    }
+}
+
 impl Group {
     fn take(&mut self, settings: Option<Text>, path: &Path) {
         let read = match settings {
@@ -448,6 +488,40 @@ impl Origin for Folders {
         let periods = self.groups.keys().map(|dir| self.says(dir).period.unwrap_or(PERIOD));
         self.due = now + periods.min().unwrap_or(PERIOD);
         Some(self.known())
+    }
+
+    fn recall(&mut self, recorded: BTreeMap<String, RuleText>) {
+        self.recorded = recorded;
+    }
+
+    fn unrecorded(&self, bytes_max: usize) -> BTreeMap<String, Option<RuleText>> {
+        let fits = |name: &str, text: &RuleText| {
+            let owner = text.owner.as_ref().map_or(0, String::len);
+            name.len() < NAME_BYTES_MAX && text.text.len() + owner + 2 * NAME_BYTES_MAX <= bytes_max
+        };
+        let of_file = |(path, file): (&PathBuf, &File)| {
+            let (name, text) = (shown(path), self.standing(file)?);
+            let is_new = self.recorded.get(&name) != Some(&text) && fits(&name, &text);
+            is_new.then_some((name, Some(text)))
+        };
+        let here: BTreeSet<String> = self.files.keys().map(|path| shown(path)).collect();
+        // A folder that cannot be reached has not been emptied.
+        let unreached = |name: &str| {
+            let mut wrong = self.groups.iter().filter(|(_, group)| group.error.is_some());
+            wrong.any(|(dir, _)| Path::new(name).starts_with(dir))
+        };
+        let gone = self.recorded.keys().filter(|name| !here.contains(*name) && !unreached(name));
+        let gone = gone.map(|name| (name.clone(), None));
+        self.files.iter().filter_map(of_file).chain(gone).collect()
+    }
+
+    fn note_recorded(&mut self, texts: BTreeMap<String, Option<RuleText>>) {
+        for (name, text) in texts {
+            match text {
+                Some(text) => drop(self.recorded.insert(name, text)),
+                None => drop(self.recorded.remove(&name)),
+            }
+        }
     }
 
     fn known(&self) -> Known {

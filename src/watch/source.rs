@@ -1,6 +1,7 @@
 //! Checks that come and go while the store is open.
 
 use crate::check::{Check, Severity};
+use crate::rule_texts::RuleText;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +12,15 @@ pub(crate) const KEEPER: &str = "whoever keeps the rules";
 pub(crate) trait Origin: Send {
     /// Looks again, if it is time. `None`: nothing is new.
     fn look(&mut self, now: Duration) -> Option<Known>;
+
+    /// Takes over texts of rules that are on record: they stood before, if nothing is known of their files yet.
+    fn recall(&mut self, recorded: BTreeMap<String, RuleText>);
+
+    /// Texts of rules that run and are not on record as they are, and files on record that are gone.
+    fn unrecorded(&self, bytes_max: usize) -> BTreeMap<String, Option<RuleText>>;
+
+    /// These are on record now.
+    fn note_recorded(&mut self, texts: BTreeMap<String, Option<RuleText>>);
 
     /// What is known, as it was looked at last.
     fn known(&self) -> Known;

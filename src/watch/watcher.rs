@@ -40,6 +40,7 @@ use crate::order::{CommitNo, Position, Timestamp};
 use crate::own::{Found, Own};
 use crate::projection::{At, Limits, Projection, key_range, row_key};
 use crate::request::Append;
+use crate::rule_texts::{RuleText, RuleTexts};
 use crate::state::bell::Bell;
 use crate::state::layer::{Direction, RowVersion};
 use crate::sync::{Mutex, RwLock, deadline};
@@ -242,10 +243,10 @@ impl Watcher {
             has_news: false,
             turns: Turns::default(),
         };
-        watcher.begin();
+        let begun = watcher.begin();
         // Those that cannot be opened are there all the same, and say so.
         watcher.all = watcher.ground.checks.iter().map(|check| watcher.anew(check)).collect();
-        if let Err(error) = watcher.open() {
+        if let Err(error) = begun.and_then(|()| watcher.open()) {
             watcher.failed(error);
         }
         watcher.show_checks();
@@ -411,14 +412,48 @@ impl Watcher {
     // ---- other checks ----
 
     /// Takes those that there are. After a recovery they were looked at already, and it may not be time to look again.
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Result<(), StorageError> {
         self.declared = self.ground.checks.clone();
-        let Some(source) = &self.ground.source else { return };
+        let Some(source) = &self.ground.source else { return Ok(()) };
+        let recorded = rows_of::<RuleTexts>(&self.ground.reader, ..);
         let mut source = source.lock();
+        let recalled = recorded.map(|recorded| source.recall(recorded.into_iter().collect()));
         let looked = source.look(self.ground.clock.monotonic());
         *self.watch.known.write() = Arc::new(looked.unwrap_or_else(|| source.known()));
         self.declared = source.checks();
         self.ground.checks = self.declared.clone();
+        recalled
+    }
+
+    /// Puts texts of rules on record that run: they stand after a restart, too.
+    fn record_rules(&self) -> Result<(), StorageError> {
+        let Ground { reader, door, options, .. } = &self.ground;
+        let Some(source) = &self.ground.source else { return Ok(()) };
+        let Options { event_bytes_max, row_bytes_max, append_events_max, .. } = *options;
+        let mut room = event_bytes_max.min(row_bytes_max);
+        let mut texts = source.lock().unrecorded(room);
+        texts = texts
+            .into_iter()
+            .take(append_events_max.min(512))
+            .filter(|(_, text)| {
+                let len = text.as_ref().map_or(0, |text| text.text.len());
+                len <= room && {
+                    room -= len;
+                    true
+                }
+            })
+            .collect();
+        let event = |(file, text): (&String, &Option<RuleText>)| match text.clone() {
+            Some(RuleText { text, owner, severity }) => {
+                Own::RulesTaken { file: file.clone(), text, owner, severity }
+            }
+            None => Own::RulesRemoved { file: file.clone() },
+        };
+        let events: Vec<_> = texts.iter().map(event).collect();
+        if !events.is_empty() && append(reader, door, options, "rules", events)?.is_some() {
+            source.lock().note_recorded(texts);
+        }
+        Ok(())
     }
 
     /// Whether there are others, if it is time to look.
@@ -436,6 +471,7 @@ impl Watcher {
     /// Goes on with others, if there are others. Those that are defined as before go on where they are. `false`: not now.
     fn renew(&mut self) -> Result<bool, StorageError> {
         self.look();
+        self.record_rules()?;
         let Some(declared) = self.others.take() else { return Ok(false) };
         // Findings of those that go are recorded first.
         while self.tell()? {}
