@@ -1,4 +1,7 @@
-//! Any bytes as a commit record: refused, or canonical.
+//! A commit record, built and damaged, or any bytes: refused, or canonical.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tallystone::testing::fuzz::record_decode(bytes));
+use tallystone::testing::fuzz::record_decode;
+use tallystone_fuzz::ORACLE;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| record_decode(bytes, ORACLE));

@@ -52,8 +52,7 @@ impl GroupHead {
         head[44..48].copy_from_slice(&self.bytes.to_le_bytes());
         head[48..56].copy_from_slice(&self.synced_through.0.to_le_bytes());
         head[56..].copy_from_slice(&self.chain.0);
-        let crc = crc32c::crc32c(&head[8..]);
-        head[4..8].copy_from_slice(&crc.to_le_bytes());
+        put_crc(&mut head);
         head
     }
 
@@ -87,6 +86,12 @@ impl GroupHead {
     pub fn size(&self) -> usize {
         HEAD.saturating_add(self.bytes as usize)
     }
+}
+
+/// Writes the checksum of a head into it. What follows the head is not looked at.
+pub(super) fn put_crc(head: &mut [u8]) {
+    let crc = crc32c::crc32c(&head[8..HEAD]);
+    head[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// The first `N` of `bytes`, which has them.
@@ -143,7 +148,7 @@ fn too_large() -> LogError {
 }
 
 /// The chain after a group: its head names the chain before.
-fn link(group: &[u8]) -> Hash {
+pub(super) fn link(group: &[u8]) -> Hash {
     Hash(*blake3::hash(&group[8..]).as_bytes())
 }
 

@@ -2,21 +2,23 @@
 //!
 //! - Nothing here may panic but by an assertion of its own.
 
-use super::record::Record;
+use super::group::{self, HEAD, array};
+use super::record::{self, FRAME, Record};
+use super::segment::{self, HEADER, TRAILER};
 use super::segments::{LogOptions, Prepare, SegmentLog};
-use super::{Head, Log, LogError, Page, Seek};
+use super::{Hash, Head, Log, LogError, Page, Seek, StoreId};
 use crate::disk::Disk;
 use crate::order::{CommitNo, Position};
 use std::path::Path;
 use std::sync::Arc;
 
 /// What decodes as a record encodes to the same bytes, owned and in place alike.
-pub(crate) fn record(body: &[u8]) {
+pub(crate) fn canonical(body: &[u8]) {
     let Ok(record) = Record::decode(body) else { return };
-    let store = super::StoreId([7; 16]);
+    let store = StoreId([7; 16]);
     let mut framed = Vec::new();
     record.to_commit().encode_into(store, &mut framed);
-    let (again, rest) = super::record::check(store, &framed).expect("what was encoded checks");
+    let (again, rest) = record::check(store, &framed).expect("what was encoded checks");
     assert_eq!(again, body, "one meaning has one spelling");
     assert!(rest.is_empty(), "a record fills its frame");
 }
@@ -68,6 +70,49 @@ fn only(page: &Page) -> Option<&[u8]> {
         [range] => Some(&page.bytes[range.clone()]),
         _ => None,
     }
+}
+
+/// Makes the checksums and the chain of a segment true to what it says, as far as its structure can be followed. It goes on from
+/// the chain of the segment before, if there is one, and returns its own.
+pub(crate) fn mend(file: &mut [u8], before: Option<Hash>) -> Option<Hash> {
+    let (header, mut rest) = file.split_first_chunk_mut::<HEADER>()?;
+    if let Some(chain) = before {
+        header[56..88].copy_from_slice(&chain.0);
+    }
+    segment::put_header_crc(header);
+    let (store, mut chain) = (StoreId(array(&header[16..])), Hash(array(&header[56..])));
+    while group::is_magic(rest) && rest.len() >= HEAD {
+        let bytes = u32::from_le_bytes(array(&rest[44..])) as usize;
+        let Some((group, after)) = std::mem::take(&mut rest).split_at_mut_checked(HEAD + bytes) else {
+            break;
+        };
+        let is_seal = bytes == 0;
+        let next = mend_group(store, chain, group);
+        chain = if is_seal { chain } else { next };
+        rest = after;
+    }
+    if let Some(trailer) =
+        file.last_chunk_mut::<TRAILER>().filter(|trailer| trailer.ends_with(segment::END_MAGIC))
+    {
+        trailer[48..80].copy_from_slice(&chain.0);
+        segment::put_trailer_crc(trailer);
+    }
+    Some(chain)
+}
+
+fn mend_group(store: StoreId, before: Hash, group: &mut [u8]) -> Hash {
+    group[56..HEAD].copy_from_slice(&before.0);
+    let mut rest = &mut group[HEAD..];
+    while let Some((frame, after)) = rest.split_first_chunk_mut::<FRAME>() {
+        let len: [u8; 4] = array(frame);
+        let size = u32::from_le_bytes(len) as usize;
+        let Some(body) = after.get(..size) else { break };
+        frame[4..].copy_from_slice(&record::crc(store, len, body).to_le_bytes());
+        let padded = (FRAME + size).next_multiple_of(8) - FRAME;
+        rest = after.get_mut(padded..).unwrap_or_default();
+    }
+    group::put_crc(group);
+    group::link(group)
 }
 
 /// Segments of a few groups.

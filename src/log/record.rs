@@ -295,7 +295,7 @@ fn section(out: &mut Vec<u8>, kind: u8, present: bool, content: impl FnOnce(&mut
     out[at..at + 4].copy_from_slice(&len.to_le_bytes());
 }
 
-fn crc(store: StoreId, len: [u8; 4], body: &[u8]) -> u32 {
+pub(super) fn crc(store: StoreId, len: [u8; 4], body: &[u8]) -> u32 {
     let mut prefix = [0; 20];
     prefix[..16].copy_from_slice(&store.0);
     prefix[16..].copy_from_slice(&len);

@@ -17,7 +17,7 @@ pub(crate) const FORMAT: u32 = 1;
 const MARK_EVERY: u32 = 4096;
 const MARK: usize = 12;
 const MAGIC: &[u8; 8] = b"TALLYLOG";
-const END_MAGIC: &[u8; 8] = b"TALLYEND";
+pub(super) const END_MAGIC: &[u8; 8] = b"TALLYEND";
 
 /// The head of a segment file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +48,7 @@ impl Header {
         header[48..56].copy_from_slice(&self.before.time.0.to_le_bytes());
         header[56..88].copy_from_slice(&self.before.hash.0);
         header[88..96].copy_from_slice(&self.size.to_le_bytes());
-        let crc = header_crc(&header);
-        header[12..16].copy_from_slice(&crc.to_le_bytes());
+        put_header_crc(&mut header);
         header
     }
 
@@ -83,6 +82,18 @@ fn header_crc(header: &[u8; HEADER]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&header[..12]), &header[16..])
 }
 
+/// Writes the checksum of a header into it.
+pub(super) fn put_header_crc(header: &mut [u8; HEADER]) {
+    let crc = header_crc(header);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Writes the checksum of a trailer into it.
+pub(super) fn put_trailer_crc(trailer: &mut [u8; TRAILER]) {
+    let crc = crc32c::crc32c(&trailer[..92]);
+    trailer[92..96].copy_from_slice(&crc.to_le_bytes());
+}
+
 /// The end of a finished segment file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trailer {
@@ -108,8 +119,7 @@ impl Trailer {
         trailer[80..84].copy_from_slice(&self.groups_end.to_le_bytes());
         trailer[84..88].copy_from_slice(&self.marks.to_le_bytes());
         trailer[88..92].copy_from_slice(&self.marks_crc.to_le_bytes());
-        let crc = crc32c::crc32c(&trailer[..92]);
-        trailer[92..96].copy_from_slice(&crc.to_le_bytes());
+        put_trailer_crc(&mut trailer);
         trailer[96..].copy_from_slice(END_MAGIC);
         trailer
     }

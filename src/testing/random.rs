@@ -7,8 +7,8 @@ pub struct Random(Source);
 #[derive(Debug, Clone)]
 enum Source {
     Seed(u64),
-    /// What was not drawn yet, last first; and the seed that goes on from there.
-    Bytes(Vec<u8>, Option<u64>),
+    /// What was not drawn yet, last first.
+    Bytes(Vec<u8>),
 }
 
 impl Random {
@@ -19,17 +19,12 @@ impl Random {
 
     /// Numbers that these bytes decide, one byte each; zeros when they are used up.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(Source::Bytes(bytes.iter().rev().copied().collect(), None))
-    }
-
-    /// The same, with the numbers of this seed when they are used up.
-    pub fn from_bytes_and_seed(bytes: &[u8], seed: u64) -> Self {
-        Self(Source::Bytes(bytes.iter().rev().copied().collect(), Some(seed)))
+        Self(Source::Bytes(bytes.iter().rev().copied().collect()))
     }
 
     /// No number is left that anybody chose. A seed never ends.
     pub fn is_used_up(&self) -> bool {
-        matches!(&self.0, Source::Bytes(rest, None) if rest.is_empty())
+        matches!(&self.0, Source::Bytes(rest) if rest.is_empty())
     }
 
     /// The next number.
@@ -40,12 +35,8 @@ impl Random {
                 *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 mix(*state)
             }
-            Source::Bytes(rest, Some(seed)) if rest.is_empty() => {
-                *self = Self::new(*seed);
-                self.next()
-            }
             // In the low bits and in the high ones, where coins and chances look.
-            Source::Bytes(rest, _) => u64::from(rest.pop().unwrap_or(0)) * 0x0100_0000_0000_0001,
+            Source::Bytes(rest) => u64::from(rest.pop().unwrap_or(0)) * 0x0100_0000_0000_0001,
         }
     }
 

@@ -648,11 +648,22 @@ impl Workload {
     }
 
     /// The workload that these numbers decide.
-    pub fn drawn_from(mut random: Random) -> Self {
-        let weights = std::array::from_fn(|_| [0, 1, 2, 6][random.below(4) as usize]);
-        let keyed = [0.2, 0.6, 0.9][random.below(3) as usize];
+    pub fn drawn_from(random: Random) -> Self {
+        let mut workload = Self::even(random);
+        workload.mix_anew();
+        workload
+    }
+
+    /// The same, with as many requests of one kind as of another.
+    pub fn even(random: Random) -> Self {
         let (past, again, decided, decide_again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { random, number: 0, weights, keyed, past, again, decided, decide_again }
+        Self { random, number: 0, weights: [1; 6], keyed: 0.6, past, again, decided, decide_again }
+    }
+
+    /// From now on another mixture of kinds.
+    pub fn mix_anew(&mut self) {
+        self.weights = std::array::from_fn(|_| [0, 1, 2, 6][self.random.below(4) as usize]);
+        self.keyed = [0.2, 0.6, 0.9][self.random.below(3) as usize];
     }
 
     /// Asks these again in the next group.

@@ -101,12 +101,12 @@ proptest! {
         let mut body = check(STORE, &framed).unwrap().0.to_vec();
         let at = at.index(body.len());
         if cut { body.truncate(at) } else { body[at] = byte }
-        hostile::record(&body);
+        hostile::canonical(&body);
     }
 
     #[test]
     fn any_bytes_are_refused_or_canonical(bytes in vec(any::<u8>(), 0..200)) {
-        hostile::record(&bytes);
+        hostile::canonical(&bytes);
         let _ = check(STORE, &bytes);
     }
 
@@ -122,7 +122,7 @@ proptest! {
             body.extend((content.len() as u32).to_le_bytes());
             body.extend(content);
         }
-        hostile::record(&body);
+        hostile::canonical(&body);
     }
 }
 
