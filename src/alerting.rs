@@ -45,7 +45,7 @@ pub(crate) enum AlertRow {
 pub(crate) struct Line {
     /// The last definition that has findings on record, or has ended those of others.
     pub definition: [u8; 8],
-    /// Those that were not told yet.
+    /// Violations that were not told yet.
     pub new: Untold,
     /// Events that the check could not read, and that were not told yet.
     pub unread: u64,
@@ -59,9 +59,9 @@ pub(crate) struct Line {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Untold {
     pub count: u64,
-    /// Those of them that were waived, or remediated, before.
+    /// Violations among them that were waived or remediated before.
     pub reopened: u64,
-    /// Where the first one was opened, its activation, and when that was in microseconds since 1970.
+    /// Position at which the first one was opened, its activation, and the time in microseconds since 1970.
     pub first: u64,
     pub activation: u64,
     pub since: u64,
@@ -73,11 +73,11 @@ pub(crate) struct Untold {
 /// Violations that were told together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Group {
-    /// Where its first violation was opened, its activation, and when that was.
+    /// Position at which its first violation was opened, its activation, and the time.
     pub first: u64,
     pub activation: u64,
     pub since: u64,
-    /// As it was told, with the highest severity so far.
+    /// Properties that it was told with, and the highest severity so far.
     pub about: NoticeAbout,
     /// Violations that are not over, and those of them that nobody says to have remediated.
     pub open: u64,
@@ -85,7 +85,7 @@ pub(crate) struct Group {
     /// Violations whose remediation did not help, and that were not told yet.
     pub unhelped: u64,
     pub over: Over,
-    /// When it was told last.
+    /// Time at which it was told last.
     pub told_at: u64,
     pub sample: Vec<(u64, String)>,
 }
@@ -95,12 +95,12 @@ pub(crate) struct Group {
 pub(crate) struct OpenRow {
     pub definition: [u8; 8],
     pub owner: String,
-    /// Where it was opened. 0: it is in no group, and not to be told.
+    /// Position at which it was opened. 0: it is in no group, and not to be told.
     pub opened: u64,
     pub standing: Standing,
 }
 
-/// How a violation that is not over stands.
+/// State of a violation that is not over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Standing {
     Open,

@@ -1,4 +1,4 @@
-//! What the store's own events say of violations: rows, like any others.
+//! Violations, as rows of the store's own events.
 //!
 //! - A violation is an episode: it opens, and is healed, retracted, acknowledged, waived or remediated; nothing is deleted.
 //! - [`Told`] says how many findings of a definition are on record, so that none is recorded twice.
@@ -19,13 +19,13 @@ pub(crate) struct Episode {
     pub by: u64,
     pub decided: i64,
     pub disagrees: String,
-    /// Where the finding is on record.
+    /// Position at which the finding is on record.
     pub recorded: u64,
     pub end: Option<End>,
     pub acknowledged: Option<String>,
     pub waived: Option<Waiver>,
     pub remediated: Option<(String, u64)>,
-    /// Where it was opened again last, after a waiver or a remediation. 0: it was not.
+    /// Position at which it was opened again last, after a waiver or a remediation. 0: it was not.
     pub reopened: u64,
 }
 
@@ -56,7 +56,7 @@ impl Episode {
     }
 }
 
-/// How it ended.
+/// End of a violation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum End {
     Healed { by: u64, decided: i64 },
@@ -64,7 +64,7 @@ pub(crate) enum End {
     Retired { at: u64 },
 }
 
-/// Who lets it stand, why, and until when.
+/// Person who lets it stand, reason, and end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Waiver {
     pub by: String,
@@ -145,13 +145,13 @@ impl Projection for Episodes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Violation {
-    /// Of which check.
+    /// Name of its check.
     pub check: String,
-    /// Of which definition of it.
+    /// Definition of the check that found it last.
     pub definition: [u8; 8],
     /// The event that began it; of words that are judged once for each key, the key's first.
     pub activation: Position,
-    /// What it is about, where no event says so: not of checks of sequences.
+    /// Subject, if no event says it: not of checks of sequences.
     pub subject: Option<String>,
     /// What does not agree with the events: rows as they stood, or a sum. Empty: the events do not agree with one another.
     pub disagrees: String,

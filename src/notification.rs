@@ -151,7 +151,7 @@ pub trait Delivery {
     ///
     /// # Errors
     ///
-    /// That reason: the notification is tried again.
+    /// The reason. The notification is tried again.
     fn taken(self) -> Result<(), String>;
 }
 
@@ -204,7 +204,7 @@ pub struct Route {
     pub(crate) sink: Sink,
 }
 
-/// What a route takes.
+/// Condition for a notification to take a route.
 #[derive(Debug, Clone)]
 enum Matching {
     These {
@@ -212,9 +212,9 @@ enum Matching {
         owners: Vec<String>,
         labels: Vec<(String, String)>,
     },
-    /// What no other route takes.
+    /// No other route takes it.
     Rest,
-    /// Findings about routes.
+    /// It is about routes.
     Sinks,
 }
 
@@ -333,7 +333,7 @@ impl fmt::Debug for Route {
 /// let setup = Setup::new().alerts(watch::json_lines(std::io::stdout()));
 /// ```
 ///
-/// What cannot be written is tried again; a line that was written in part is ended first, so that every other line is whole.
+/// A line that cannot be written is tried again; one that was written in part is ended first, so that every other line is whole.
 #[cfg(feature = "json")]
 pub fn json_lines(
     out: impl std::io::Write + Send + 'static,

@@ -12,13 +12,13 @@ pub(crate) enum Own {
     Once { flag: String },
     /// Nothing happened, and time passed: checks that wait are told so.
     Passed,
-    /// Of the events that say their own time none comes any more that is older: checks may take it for over.
+    /// No event of a check that goes by event time is older than this any more: the check may judge up to it.
     Complete { check: String, until: i64 },
     /// A check found an activation violated.
     Violated(Found),
-    /// What was missing came, too late.
+    /// A violation is over: the missing event came, too late.
     Healed(Found),
-    /// What was missing had been there in time, and was told late.
+    /// A violation never was: the missing event had come in time, and was told late.
     Retracted(Found),
     /// A check could not read an event that it must judge.
     Untold(Found),
@@ -30,13 +30,13 @@ pub(crate) enum Own {
     Waived { seen: Seen, reason: String, until: u64 },
     /// Something was done about a violation. It counts as remediated until then.
     Remediated { seen: Seen, note: String, until: u64 },
-    /// What a consumer says that it has applied.
+    /// Digest of the events that a consumer says it has applied.
     Applied { consumer: String, count: u64, through: u64, sum: (u64, u64) },
     /// The store was opened: from here on the source of a check is pulled, for rows of this shape.
     Sourced { source: String, shape: [u8; 4] },
     /// The store was closed: nobody pulls, and nobody expects it.
     Left { source: String },
-    /// What a source shows otherwise than it did: keys, and their rows where they have one. Each was read after `as_of` and not
+    /// Differences of a source to its last snapshot: keys, and their rows where they have one. Each was read after `as_of` and not
     /// after `until`, by the source's time.
     Evidence { source: String, shape: [u8; 4], as_of: i64, until: i64, changed: Vec<(Bytes, Option<Bytes>)> },
     /// All that a snapshot of a source shows is on record: after `as_of` every row was read, and there were this many.
@@ -100,7 +100,7 @@ impl Own {
     pub const APPLIED: &str = "tallystone.Applied";
 }
 
-/// What a check found.
+/// A finding of a check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Found {
     pub check: String,
@@ -109,13 +109,13 @@ pub(crate) struct Found {
     pub number: u64,
     /// Position of the activation; of words judged once for each key, of the key's first event.
     pub activation: u64,
-    /// What it is about, where no activation says so; empty otherwise.
+    /// Subject, if no activation says it; empty otherwise.
     pub subject: String,
-    /// What does not agree with the events: rows, or a sum. Empty: the events do not agree with one another.
+    /// Rows or a sum that do not agree with the events. Empty: the events do not agree with one another.
     pub disagrees: String,
     /// Position of the event that decided it; 0 where time or the key's end did.
     pub by: u64,
-    /// When it was decided, in the check's own time: microseconds since 1970.
+    /// Time of the decision, by the check's own clock: microseconds since 1970.
     pub decided: i64,
     /// Owner, where it is not that of the check; empty otherwise.
     pub owner: String,
@@ -124,8 +124,7 @@ pub(crate) struct Found {
     pub why: String,
 }
 
-/// What somebody is to be notified of: violations that were told together, and how they stand. Where the check does not run any more
-/// a route needs no more than this.
+/// A decision to notify: violations that are told together, and their state. A route needs no more if the check does not run any more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Notice {
     pub check: String,
@@ -137,10 +136,10 @@ pub(crate) struct Notice {
     /// Position at which the first violation of the group was opened, and its activation.
     pub first: u64,
     pub activation: u64,
-    /// When that was, in microseconds since 1970.
+    /// Time of that, in microseconds since 1970.
     pub since: u64,
     pub about: NoticeAbout,
-    /// Why it is told, or with a higher severity; empty: it is the check's own.
+    /// Reason for telling it, or for a higher severity; empty: the check found it.
     pub why: String,
     pub count: u64,
     /// Violations among them that were waived, or counted as remediated, before.
@@ -160,11 +159,11 @@ pub(crate) enum NoticeKind {
     },
     Reminded,
     Resolved,
-    /// Of no group.
+    /// Events that could not be read; of no group.
     Indeterminate,
 }
 
-/// What routes go by, as it was when the violations were told.
+/// Properties that routes go by, as they were when the violations were told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NoticeAbout {
     pub severity: String,
@@ -181,7 +180,7 @@ pub(crate) struct Over {
     pub retired: u64,
 }
 
-/// What a person says of a violation.
+/// A statement of a person about a violation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub check: String,

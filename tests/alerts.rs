@@ -449,6 +449,38 @@ fn a_rule_removed_while_nobody_listens_is_resolved_later() {
     assert_eq!(desk.told(), [told(OPENED, 1, "")], "it is back");
 }
 
+#[test]
+fn a_check_with_nothing_to_judge_is_found_while_its_events_come() {
+    let never_two = || Check::from(about("never-two", Severity::Ticket).absence(2, placed).within(MINUTE));
+    let off = || {
+        let on = |_: &Order| false;
+        Check::from(about("off", Severity::Ticket).switched_off(on, shipped, MINUTE))
+    };
+    let mut desk = Desk::open(&[in_time(), never_two(), off()]);
+    let found = |desk: &Desk| -> Vec<_> {
+        desk.open_ones().into_iter().map(|one| (one.check, one.subject.unwrap_or_default())).collect()
+    };
+    for order in 0..=10 {
+        desk.ship(order);
+        desk.pass(HOUR);
+    }
+    assert_eq!(found(&desk), [], "ten windows are not more than ten");
+    desk.pass(100 * DAY);
+    assert_eq!(found(&desk), [], "no events came");
+    desk.reopen(&[in_time(), never_two(), off()]);
+    desk.ship(11);
+    desk.pass(MINUTE);
+    // What counts the events of a key has them to judge; what stands too long is expected never to.
+    assert_eq!(found(&desk), [("tallystone.unexercised".to_owned(), "in-time".to_owned())]);
+    let [opened] = &desk.take()[..] else { panic!("it is told once") };
+    assert_eq!((opened.severity, opened.owner.as_str()), (Severity::Note, "warehouse"));
+    assert!(opened.means.contains("`in-time`") && !opened.remedy.is_empty(), "{opened}");
+    desk.place(12);
+    desk.ship(12);
+    desk.pass(MINUTE);
+    assert_eq!((found(&desk), desk.told()), (vec![], vec![told(RESOLVED, 1, "1 healed")]));
+}
+
 // ---- routes ----
 
 /// What a route was told, and whether it refuses.
@@ -665,7 +697,9 @@ proptest! {
             let open: Vec<_> = desk.all().into_iter().filter(|one| one.state == State::Open).collect();
             prop_assert_eq!(desk.open_ones(), open, "the index is of what is open");
         }
-        // Everything is seen to, and time passes.
+        // Everything is seen to, and time passes. There was something to judge.
+        desk.place(100);
+        desk.ship(100);
         desk.is_down.store(false, Ordering::Relaxed);
         (0..12).for_each(|order| desk.ship(order));
         (0..12).for_each(|_| desk.pass(6 * HOUR));

@@ -1,4 +1,4 @@
-//! Who is told when nobody sees to a violation, or when it is about much: a higher severity, by age and by amount.
+//! Escalation of violations by age and amount, reminders, the grace of remediations, and labels.
 
 use super::glance::Glance;
 use super::text::time_text;
@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Of one check.
+/// Escalation rules of one check.
 #[derive(Clone, Default)]
 pub(crate) struct Escalations {
     /// After this long, in microseconds, that severity.
@@ -36,7 +36,7 @@ struct Amount {
     severity: Severity,
 }
 
-/// How much an event is about. `None`: it says nothing of it.
+/// Amount that an event is about. `None`: it says none.
 pub(super) trait AmountOf: Send + Sync {
     fn amount(&self, glance: &mut Glance<'_>) -> Result<Option<i64>, DecodeError>;
 }

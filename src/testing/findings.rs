@@ -175,8 +175,10 @@ impl Noticed {
     /// What is told in one commit has one kind.
     fn kind(&self) -> Option<u8> {
         match &self.says {
-            Says::Found(check, ..) => Some(u8::from(check == FRESHNESS)),
-            Says::Notified(_) | Says::Routed(_) => Some(2),
+            Says::Found(check, ..) if check == FRESHNESS => Some(1),
+            Says::Found(check, ..) if check.starts_with("tallystone.") => Some(2),
+            Says::Found(..) => Some(0),
+            Says::Notified(_) | Says::Routed(_) => Some(3),
             _ => None,
         }
     }

@@ -31,18 +31,20 @@ use std::time::Duration;
 
 /// Checks that move while they have something to judge.
 /// Names of the checks of the store itself.
-pub(super) const BUILT_IN: [&str; 3] = [FRESHNESS, RULES, SINKS];
+pub(super) const BUILT_IN: [&str; 4] = [FRESHNESS, RULES, SINKS, UNEXERCISED];
 const FRESHNESS: &str = "tallystone.freshness";
 /// Rules that can be read.
 const RULES: &str = "tallystone.rules";
-/// What they are, for verdicts.
+/// Checks that have something to judge.
+const UNEXERCISED: &str = "tallystone.unexercised";
+/// Definition of all of them.
 const DEFINITION: [u8; 8] = *b"built-in";
 /// Subjects that one notification describes.
 const SAMPLE: usize = 10;
 /// It looks this often in the time that a check may stand still.
 const LOOKS: u32 = 4;
 
-/// How others reach it.
+/// Handle by which others wake or end the watchdog.
 #[derive(Debug, Default)]
 pub(crate) struct Leash {
     bell: Bell,
@@ -73,8 +75,8 @@ pub(crate) struct Dog {
     /// By check: how it stood, and for how long it has.
     stood: BTreeMap<String, Stood>,
     looked: Option<Duration>,
-    /// What is on record. `None`: not read yet.
-    kept: Option<[Kept; 3]>,
+    /// Findings on record. `None`: not read yet.
+    kept: Option<[Kept; 4]>,
     /// Checks that somebody was told of although it cannot be recorded.
     unrecorded: BTreeSet<String>,
     /// Alerts of such checks that the sink has now.
@@ -156,7 +158,7 @@ impl Dog {
         let unread: Vec<String> = self.watch.known().unread.keys().cloned().collect();
         if self.kept.is_none() {
             let recall = |check| Kept::recall(&self.reader, check);
-            self.kept = Some([recall(FRESHNESS)?, recall(RULES)?, recall(SINKS)?]);
+            self.kept = Some([recall(FRESHNESS)?, recall(RULES)?, recall(SINKS)?, recall(UNEXERCISED)?]);
         }
         let mut kept = self.kept.take().expect("it was read just now");
         let looked = self.compare(&mut kept, &overdue, &unread);
@@ -169,7 +171,7 @@ impl Dog {
 
     fn compare(
         &mut self,
-        [fresh, rules, sink]: &mut [Kept; 3],
+        [fresh, rules, sink, exercised]: &mut [Kept; 4],
         overdue: &[Overdue],
         unread: &[String],
     ) -> Result<bool, StorageError> {
@@ -184,9 +186,13 @@ impl Dog {
         let is_read = |file: &str, _: u64| unread.iter().all(|(unread, _)| unread != file);
         let hung: Vec<_> = self.routes.overdue().into_iter().map(|route| (route, head.get())).collect();
         let returned = |route: &str, _: u64| hung.iter().all(|(hung, _)| hung != route);
+        let idle = stats.iter().filter(|stats| stats.is_unexercised);
+        let idle: Vec<_> = idle.map(|stats| (stats.check.clone(), head.get())).collect();
+        let has_judged = |check: &str, _: u64| idle.iter().all(|(idle, _)| idle != check);
         Ok(self.record(fresh, &late, &moves, head)?
             | self.record(rules, &unread, &is_read, head)?
-            | self.record(sink, &hung, &returned, head)?)
+            | self.record(sink, &hung, &returned, head)?
+            | self.record(exercised, &idle, &has_judged, head)?)
     }
 
     /// Records what sinks have taken, before the store closes.
@@ -197,7 +203,7 @@ impl Dog {
 
     // ---- how the checks stand ----
 
-    /// Those that have stood still for too long, or stopped.
+    /// Returns the checks that have stood still for too long, or stopped.
     fn overdue(&mut self) -> Vec<Overdue> {
         let (now, head) = (self.clock.monotonic(), self.reader.board.load().head.position);
         let (stats, known) = (self.watch.stats(), self.watch.known());
@@ -348,7 +354,7 @@ impl Dog {
     }
 }
 
-/// What a built-in check says of its findings about these subjects, in one. `None`: there is nothing to say.
+/// Describes the findings of a built-in check about these subjects, in one. `None`: there is nothing to say.
 pub(super) fn about_all(watch: &Watch, check: &str, subjects: &[(u64, String)]) -> Option<Described> {
     let mut all = subjects.iter().filter_map(|(_, subject)| about(watch, check, subject));
     let first = all.next()?;
@@ -388,7 +394,7 @@ impl Kept {
     }
 }
 
-/// What a violation of the store's own checks is.
+/// Describes a violation of a built-in check.
 pub(super) fn about(watch: &Watch, check: &str, subject: &str) -> Option<Described> {
     match check {
         FRESHNESS => Some(of_check(watch, subject)),
@@ -411,7 +417,26 @@ pub(super) fn about(watch: &Watch, check: &str, subject: &str) -> Option<Describ
             })
         }
         SINKS => Some(of_sink(subject)),
+        UNEXERCISED => Some(of_unexercised(watch, subject)),
         _ => None,
+    }
+}
+
+fn of_unexercised(watch: &Watch, check: &str) -> Described {
+    let checks = watch.checks();
+    let owner = checks.iter().find(|one| one.id() == check).map(|one| one.about.owner.clone());
+    Described {
+        id: UNEXERCISED.into(),
+        severity: Severity::Note,
+        owner: owner.unwrap_or_else(|| "whoever runs the store".into()),
+        means: format!(
+            "The check `{check}` has had nothing to judge for ten of its windows, while events of its families came: it may wait for \
+             what never comes."
+        )
+        .into(),
+        remedy: "1 compare what the check looks for with the events that come; 2 if it is right, waive this until there is something \
+                 to judge"
+            .into(),
     }
 }
 

@@ -56,10 +56,12 @@ pub(super) struct Header {
     hash: [u8; 32],
     /// Findings so far.
     pub found: u64,
+    /// Times of the first and the last commit with events of its families, until one of them was to be judged.
+    pub idle: Option<(Time, Time)>,
 }
 
 impl Header {
-    pub fn new(check: &Check, book: &Book, head: &Head, found: u64) -> Self {
+    pub fn new(check: &Check, book: &Book, head: &Head, found: u64, idle: Option<(Time, Time)>) -> Self {
         Self {
             definition: check.definition(),
             counts: *book.counts(),
@@ -69,6 +71,7 @@ impl Header {
             time: head.time.0,
             hash: head.hash.0,
             found,
+            idle,
         }
     }
 

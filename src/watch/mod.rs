@@ -98,6 +98,8 @@ pub struct CheckStats {
     pub trouble: Option<Trouble>,
     /// It has once judged all there was since the store was opened.
     pub(crate) caught_up: bool,
+    /// Nothing was to be judged for ten windows, while events of its families came.
+    pub(crate) is_unexercised: bool,
 }
 
 /// Progress of a route of notifications.

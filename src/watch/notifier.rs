@@ -46,14 +46,14 @@ pub(super) struct Notifier {
     wait: Option<Duration>,
 }
 
-/// When to look at a line again.
+/// Times at which to look at a line again.
 #[derive(Debug, Default, Clone, Copy)]
 struct Pace {
-    /// As in the line when it was looked at.
+    /// Value of `Line::changed` when it was looked at.
     changed: u64,
     /// The store's time at which something may be due. 0: nobody has looked yet; the largest: nothing waits.
     next: u64,
-    /// When violations were told last, by the monotonic clock.
+    /// Time at which violations were told last, by the monotonic clock.
     told: Option<Duration>,
 }
 
@@ -208,7 +208,7 @@ impl Notifier {
         Duration::from_millis(self.options.alert_every_ms)
     }
 
-    /// What time brings: waivers and remediations that are over, ages, reminders.
+    /// Adds what is due by time: waivers and remediations that are over, ages, reminders.
     fn due(
         &self,
         look: &Look<'_>,
@@ -259,7 +259,7 @@ impl Notifier {
         Ok(next)
     }
 
-    /// How long it takes until there may be something to tell, where nothing comes.
+    /// Returns the time until there may be something to tell, if nothing comes.
     fn wait_of(&self, look: &Look<'_>, pace: Pace, now: u64, since: Duration) -> Option<Duration> {
         let until = |time: u64| Duration::from_micros(time.saturating_sub(now));
         let due = (pace.next < u64::MAX).then(|| until(pace.next));
@@ -411,7 +411,7 @@ fn about(described: &Described, severity: Severity, labels: &[(String, String)])
     }
 }
 
-/// The same in at most so many bytes: a smaller sample rather than nothing.
+/// Makes a notice fit into an event: a smaller sample rather than nothing.
 fn fitting(event: Own, bytes_max: usize) -> Own {
     let Own::Notified(mut notice) = event else { return event };
     loop {

@@ -51,7 +51,7 @@ pub(super) struct Routes {
     all: Vec<Progress>,
 }
 
-/// What delivering takes.
+/// Parts of the store that delivering needs.
 struct Context {
     reader: Arc<Reader>,
     current: Current,
@@ -63,7 +63,7 @@ struct Context {
     described: Vec<Route>,
 }
 
-/// How far a route is.
+/// Progress of a route.
 struct Progress {
     outlet: Outlet,
     /// The last notice that it has taken, or passed over. `None`: not read yet.
@@ -73,7 +73,7 @@ struct Progress {
     sending: Option<(Sent, Taken)>,
     /// Taken, and not on record.
     taken: Option<Taken>,
-    /// When it refused last, by the monotonic clock, and how often in a row.
+    /// Time of the last refusal, by the monotonic clock, and the number of refusals in a row.
     refused: Option<(Duration, u32)>,
     undelivered: Option<String>,
 }
@@ -307,7 +307,7 @@ impl Context {
         self.described.iter().any(|route| route.takes(check, about, false))
     }
 
-    /// What a notice says, with its violations as they stand now. Runs on the route's own thread: keys are read by code of checks.
+    /// Makes a message of a notice, with its violations as they stand now. Runs on the route's own thread: keys are read by code of checks.
     fn notification(
         &self,
         notice: &Notice,

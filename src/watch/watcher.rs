@@ -23,7 +23,7 @@ use crate::check::keys::KeyHash;
 use crate::check::outside::Evidence;
 use crate::check::rows::Rowed;
 use crate::check::text::time_text;
-use crate::check::word::{Amount, Finding, Roles, Seen, Time, Verdict, Word};
+use crate::check::word::{Amount, Finding, Roles, Rule, Seen, Time, Verdict, Word};
 use crate::check::{Check, Clocked, time_of};
 use crate::codec;
 use crate::commit::prepare::Desk;
@@ -57,6 +57,8 @@ use std::time::Duration;
 const UNSAVED_MAX: usize = 4_000_000;
 /// Findings in one commit: others want to commit, too.
 pub(crate) const TOLD_AT_ONCE: usize = 512;
+/// A check without a window that had nothing to judge for so long, in microseconds, is a finding.
+const UNEXERCISED: Time = 7 * 24 * 3_600 * 1_000_000;
 /// In an idle store, time is recorded no more often than this.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -159,6 +161,8 @@ struct Watched {
     read_until: Option<Time>,
     /// The last event it could not read, and why.
     unread: Option<(u64, String)>,
+    /// Times of the first and the last commit with events of its families, until one of them was to be judged.
+    idle: Option<(Time, Time)>,
 }
 
 pub(crate) struct Watcher {
@@ -378,6 +382,7 @@ impl Watcher {
                     Some((header, book, untold)) => Watched {
                         head: header.head(),
                         found: header.found,
+                        idle: header.idle,
                         untold,
                         ..Watched::new(check, book)
                     },
@@ -689,7 +694,7 @@ impl Watcher {
             let keep = keys_len <= keys_max;
             keys_len -= if keep { 0 } else { watched.keys_len() };
             let Watched { check, book, mirror, untold, .. } = watched;
-            let header = Header::new(check, book, &watched.head, watched.found);
+            let header = Header::new(check, book, &watched.head, watched.found, watched.idle);
             saving.add(check, &header, (book, mirror, untold), keep);
         }
         file.save(saving, &self.ground.checks)
@@ -817,6 +822,7 @@ impl Watched {
             evidence: check.lens.evidence(),
             read_until: None,
             unread: None,
+            idle: None,
         }
     }
 
@@ -865,6 +871,10 @@ impl Watched {
         }
         if let Some(rowed) = self.rowed.clone() {
             return self.fold(&*rowed, &glance.raw, at, limits, file);
+        }
+        if self.book.counts().activations == 0 {
+            let time = time_of(at.time);
+            self.idle = Some((self.idle.map_or(time, |(first, _)| first), time));
         }
         if let Some(error) = self.check.judge(&mut self.book, glance, &cold(&self.check, file))? {
             self.unread = Some((at.position.get(), error.to_string()));
@@ -1073,6 +1083,15 @@ impl Watched {
         }
     }
 
+    /// Nothing was to be judged for ten windows, while events of its families came. What stands too long is expected never to.
+    fn is_unexercised(&self) -> bool {
+        let Rule { word, window, .. } = self.check.rule;
+        let Some((first, last)) = self.idle else { return false };
+        let window_end = window.and_then(|window| window.end(first));
+        let bound = window_end.map_or(UNEXERCISED, |end| end.saturating_sub(first).saturating_mul(10));
+        word != Word::Standing && self.book.counts().activations == 0 && last.saturating_sub(first) > bound
+    }
+
     fn stats(&self, trouble: Option<&StorageError>) -> CheckStats {
         let counts = *self.book.counts();
         CheckStats {
@@ -1092,6 +1111,7 @@ impl Watched {
             last_unread: self.unread.clone(),
             unrecorded: self.untold.len() as u64,
             caught_up: self.caught_up,
+            is_unexercised: self.is_unexercised(),
             watermark: (self.book.watermark() > Time::MIN).then(|| self.book.watermark()),
             trouble: trouble.cloned().map(Trouble),
         }

@@ -111,7 +111,7 @@ fn caught(call: impl FnOnce() -> String) -> String {
 }
 
 /// All calls that may wait or read. `close` and the drop of a handle are made apart: they use the handle up.
-const CALLS: [Call; 22] = [
+const CALLS: [Call; 23] = [
     ("append", |store| said(store.append(Append::event(Other::Noted)))),
     ("submit", |store| {
         let answer = store.submit(Append::event(Other::Noted)).wait_timeout(Duration::ZERO);
@@ -138,6 +138,7 @@ const CALLS: [Call; 22] = [
     }),
     ("checks.pull", |store| said(store.checks().pull("agrees", Duration::from_millis(5)))),
     ("checks.stats", |store| format!("{}", store.checks().stats().len())),
+    ("checks.routes", |store| format!("{}", store.checks().routes().len())),
     ("subscribe", |store| {
         let mut all = store.subscribe::<Raw>(Query::all(), Position::START);
         format!("{:?}", all.next_timeout(Duration::ZERO))
@@ -557,7 +558,7 @@ fn is_refused(call: &str, said: &str) -> bool {
     match call {
         "checks.wait_for" => said == "false" || said == "true",
         // Taken in a fold or not, these wait for nobody and say nothing of rows.
-        "stats" | "active_transactions" | "checks.stats" => true,
+        "stats" | "active_transactions" | "checks.routes" | "checks.stats" => true,
         "checks.pull" => said == "taken",
         "skip" => said.contains("NotStalled"),
         "accept_clock" => said.contains("accept_clock() inside"),

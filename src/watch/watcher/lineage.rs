@@ -58,7 +58,7 @@ impl Watcher {
         self.retire_removed()
     }
 
-    /// The same of checks that were removed. Rules that cannot be read are not removed.
+    /// Ends the findings of checks that were removed. Rules that cannot be read are not removed.
     fn retire_removed(&mut self) -> Result<bool, StorageError> {
         if self.has_retired || !self.watch.known().unread.is_empty() {
             return Ok(false);
@@ -82,7 +82,7 @@ impl Watcher {
         Ok(false)
     }
 
-    /// As many of them as one append takes.
+    /// Returns as many events as one append takes.
     fn retired(&self, check: &str, definition: [u8; 8], all: &[(u64, String)]) -> Vec<Own> {
         let event =
             |of: &[(u64, String)]| Own::Retired { check: check.to_owned(), definition, of: of.to_vec() };
