@@ -129,7 +129,7 @@ impl Projection for Sources {
     }
 }
 
-/// What the next snapshot of a source is compared with.
+/// State of a source that its next snapshot is compared with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Baseline {
     pub shape: [u8; 4],

@@ -101,7 +101,7 @@ impl Own {
 }
 
 /// A finding of a check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Found {
     pub check: String,
     pub definition: [u8; 8],

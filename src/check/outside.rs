@@ -86,7 +86,7 @@ pub trait Outside: Send + Sync + 'static {
         Ok(Pulled { as_of, columns, rows: keys.iter().map(|key| (key.clone(), rows.remove(key))).collect() })
     }
 
-    /// Whether a snapshot without any row is one. Otherwise it is taken for a mistake: see [`Compared::may_be_empty`].
+    /// Returns whether a snapshot may have no rows. If not, an empty one is taken for a mistake: see [`Compared::may_be_empty`].
     fn may_be_empty(&self) -> bool {
         false
     }
@@ -131,7 +131,7 @@ pub type RangeRows<O> = (u64, Vec<(<O as Outside>::Key, <O as Outside>::Row)>);
 pub struct Ranges<K> {
     /// As in [`Pulled`].
     pub as_of: Option<SystemTime>,
-    /// As in [`Pulled`].
+    /// Columns of the rows, as in [`Pulled`].
     pub columns: Vec<Column>,
     /// Where each range begins, in order, and its hash: whatever changes when one of its rows does, comes or goes. The first
     /// holds what is below it, too.
@@ -144,7 +144,7 @@ impl<K> Ranges<K> {
         Self { as_of: None, columns: Vec::new(), hashes }
     }
 
-    /// As [`Pulled::columns`].
+    /// Says which columns the source has, as [`Pulled::columns`] does.
     pub fn columns(mut self, columns: impl IntoIterator<Item = Column>) -> Self {
         self.columns = columns.into_iter().collect();
         self

@@ -138,7 +138,7 @@ impl Pager {
         Ok(())
     }
 
-    /// What was taken since the last time that it was put on record.
+    /// Takes the pages since the last one that was put on record.
     fn since_record(&self) -> Vec<Page> {
         std::mem::take(&mut self.0.lock().pages)
     }
@@ -208,7 +208,7 @@ fn on_record<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, u6
     })
 }
 
-/// What a check has told, with the position of each notice.
+/// Notices of a check, each with its position.
 fn notices<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, &'m Told)> {
     (1..).zip(&model.events).filter_map(move |(position, event)| match &event.fact {
         Fact::Own(noticed) => match &noticed.says {
@@ -219,7 +219,7 @@ fn notices<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, &'m 
     })
 }
 
-/// Where a check's last `Opened` before this position is; 0 if there is none.
+/// Position of a check's last `Opened` before this one; 0 if there is none.
 fn opened_before(model: &Model, id: &str, position: u64) -> u64 {
     let opened =
         notices(model, id).filter(|(at, told)| *at < position && told.kind == NotificationKind::Opened);
@@ -286,7 +286,8 @@ fn hold_number(model: &Model, says: &Says) -> Result<(), Odd> {
     }
 }
 
-/// What is opened is all that was found, is not over, and was not told; what is resolved is over, and was not resolved before.
+/// Compares a notice with the findings: `Opened` tells all that are not over and were not told; `Resolved` is of a group that is over,
+/// and was not resolved before.
 fn hold_notice(model: &Model, says: &Says) -> Result<(), Odd> {
     let Says::Notified(told) = says else { return Ok(()) };
     let (id, next) = (told.check.as_str(), model.position() + 1);
@@ -480,7 +481,7 @@ pub fn forgotten(model: &Model, now: Timestamp) -> Vec<&'static str> {
     by_commits.filter(|(_, rule)| is_forgotten(*rule)).map(|(id, _)| *id).collect()
 }
 
-/// Whether what a check found last of an activation and a subject is that it is over.
+/// Says whether a check's last finding about an activation and a subject is that it is over.
 fn is_over(model: &Model, id: &str, activation: u64, subject: &str) -> bool {
     let of_it = on_record(model, id)
         .filter(|(.., finding)| (finding.activation, &*finding.subject) == (activation, subject));

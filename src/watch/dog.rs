@@ -269,19 +269,18 @@ impl Dog {
             let (owner, severity) =
                 about.map(|about| (about.owner.to_string(), about.severity.to_string())).unwrap_or_default();
             let (check, subject, activation) = (kept.check.to_owned(), subject.clone(), *activation);
-            let (definition, disagrees, why) = (DEFINITION, String::new(), String::new());
+            let (definition, rest) = (DEFINITION, Found::default());
             let found = Found {
                 check,
                 definition,
                 number,
                 activation,
                 subject,
-                disagrees,
                 by,
                 decided,
                 owner,
                 severity,
-                why,
+                ..rest
             };
             if *is_new { Own::Violated(found) } else { Own::Healed(found) }
         });

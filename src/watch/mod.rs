@@ -214,7 +214,7 @@ impl Checks<'_> {
         stats
     }
 
-    /// Where each route of notifications stands: those of the setup in their order, then the store's own.
+    /// Returns the progress of each route of notifications: those of the setup in their order, then the store's own.
     pub fn routes(&self) -> Vec<RouteStats> {
         self.desk.watch().routes.read().to_vec()
     }

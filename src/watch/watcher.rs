@@ -126,7 +126,7 @@ pub(crate) struct Ground {
     pub source: Option<Arc<Mutex<dyn Origin>>>,
     /// Name of the store, for notifications.
     pub name: String,
-    /// Where notifications go.
+    /// Routes of notifications.
     pub outlets: Vec<Outlet>,
     /// Rung when the head has moved, and when there are orders.
     pub head_bell: Arc<Bell>,
@@ -1060,20 +1060,10 @@ impl Watched {
         let Untold { number, finding, subject, disagrees } = untold.clone();
         let Finding { verdict, activation, by, decided, .. } = finding;
         let (check, definition) = (self.check.id().to_owned(), self.check.definition());
-        let owner = String::new();
-        let found = Found {
-            check,
-            definition,
-            number,
-            activation,
-            subject,
-            disagrees,
-            by,
-            decided,
-            owner,
-            severity,
-            why,
-        };
+        // Its owner is that of the check.
+        let found =
+            Found { check, definition, number, activation, subject, severity, why, ..Found::default() };
+        let found = Found { disagrees, by, decided, ..found };
         match verdict {
             Verdict::Violated => Own::Violated(found),
             Verdict::Healed => Own::Healed(found),
