@@ -85,6 +85,8 @@ fn child() {
         },
         #[cfg(unix)]
         "fork" => fork_after_open(&dir),
+        #[cfg(unix)]
+        "fork-beside" => close_beside_a_fork(&dir),
         mode => panic!("no such child: {mode}"),
     }
     std::process::exit(0);
@@ -690,4 +692,33 @@ fn a_child_made_by_fork_refuses_and_its_parent_goes_on() {
     let store = Store::open(&path, setup()).expect("opens");
     assert_eq!(events(&store).len(), 6);
     assert_eq!(store.verify().expect("verified").first_bad, None);
+}
+
+/// Another process has every file of the store open while it is closed, as a program has that is just being started.
+#[cfg(unix)]
+fn close_beside_a_fork(dir: &Path) {
+    use std::io::Read;
+    let store = Store::create(dir, setup()).expect("created");
+    let (mut until, hold) = std::io::pipe().expect("a pipe");
+    match fork::fork().expect("forked") {
+        fork::Fork::Child => {
+            drop(hold);
+            let _ = until.read(&mut [0]);
+            // Nothing is dropped.
+            std::process::exit(0);
+        }
+        fork::Fork::Parent(child) => {
+            store.close();
+            say(&format!("said {:?}", Store::open(dir, setup()).err()));
+            drop(hold);
+            fork::waitpid(child).expect("the child ends");
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_closed_store_opens_although_a_fork_has_its_files() {
+    let room = room();
+    assert_eq!(said("fork-beside", &room.path().join("db")), ["None"]);
 }

@@ -187,7 +187,6 @@ impl File for RealFile {
 
 /// A lock of the operating system's.
 struct RealLock {
-    /// The lock ends when this is closed.
     file: fs::File,
     /// Of what was locked.
     meta: fs::Metadata,
@@ -211,6 +210,17 @@ impl Lock for RealLock {
             Ok(_) => Ok(LockState::Gone),
             Err(cause) if is_absent(&cause) => Ok(LockState::Gone),
             Err(cause) => Err(told(&self.path, cause)),
+        }
+    }
+}
+
+impl Drop for RealLock {
+    /// Closing the file is not enough: a child that was forked and has not executed its program yet still has it open, and whoever
+    /// starts programs beside a close would be told that the store is open already. A forked process must not unlock: the lock is its
+    /// parent's.
+    fn drop(&mut self) {
+        if std::process::id() == self.process {
+            let _ = self.file.unlock();
         }
     }
 }
