@@ -186,9 +186,13 @@ impl Dog {
         let is_read = |file: &str, _: u64| unread.iter().all(|(unread, _)| unread != file);
         let hung: Vec<_> = self.routes.overdue().into_iter().map(|route| (route, head.get())).collect();
         let returned = |route: &str, _: u64| hung.iter().all(|(hung, _)| hung != route);
-        let idle = stats.iter().filter(|stats| stats.is_unexercised);
+        // One that judges history again knows only when it is through.
+        let idle = stats.iter().filter(|stats| stats.caught_up && stats.is_unexercised);
         let idle: Vec<_> = idle.map(|stats| (stats.check.clone(), head.get())).collect();
-        let has_judged = |check: &str, _: u64| idle.iter().all(|(idle, _)| idle != check);
+        let has_judged = |check: &str, _: u64| {
+            let stats = stats.iter().find(|stats| stats.check == check);
+            stats.is_none_or(|stats| stats.caught_up && !stats.is_unexercised)
+        };
         Ok(self.record(fresh, &late, &moves, head)?
             | self.record(rules, &unread, &is_read, head)?
             | self.record(sink, &hung, &returned, head)?
