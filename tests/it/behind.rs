@@ -204,7 +204,7 @@ fn named(disk: &SimDisk, what: &str) -> Vec<PathBuf> {
 #[test]
 fn rows_are_those_of_their_position_at_every_position_over_flushes_and_restarts() {
     let mut behind_at_times = 0;
-    for seed in 0..40 {
+    for seed in 0..24 {
         let (disk, mut dice) = (fresh_disk(seed), Dice::new(seed));
         let mut store = open(behind(&disk));
         let mut held = Vec::new();

@@ -285,7 +285,7 @@ fn the_fines_log_has_no_late_penalty_by_the_calendar_and_the_figure_of_the_oracl
     let setup = checks.into_iter().fold(Setup::new().lockstep().alerts(|_| ()), Setup::check);
     let store = Store::in_memory(setup).expect("the setup is well");
 
-    let log = data::log(&folder, "rtfm");
+    let log = data::fines(&folder);
     let horizon = log.iter().map(|event| event.ts).max().expect("it has events");
     // Others are nothing to this rule.
     let of_rule: Vec<_> = log.iter().filter(|event| [NOTIFIED, PENALTY].contains(&&*event.kind)).collect();

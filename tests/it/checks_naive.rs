@@ -8,8 +8,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
-use std::sync::OnceLock;
 
 /// A log in one line. `ab@5` is an event of case `k` with the roles A and B at millisecond 5, `z/c` one of case `z`, and `a(1)`
 /// has the attribute x = 1. Without a time it is at its place in the line.
@@ -628,11 +626,6 @@ fn verdicts_by_activation(log: &[Event], def: &Def, mode: Mode) -> BTreeMap<Acti
 
 // Real logs and their oracles.
 
-fn rtfm(folder: &Path) -> &'static [Event] {
-    static RTFM: OnceLock<Vec<Event>> = OnceLock::new();
-    RTFM.get_or_init(|| data::log(folder, "rtfm"))
-}
-
 #[derive(Deserialize)]
 struct Oracle {
     events: usize,
@@ -699,7 +692,7 @@ fn agrees_with_its_oracle(log: &[Event], oracle: &Oracle) {
 #[test]
 fn every_constraint_of_the_real_logs_agrees_with_its_oracle() {
     let Some(folder) = data::folder() else { return };
-    agrees_with_its_oracle(rtfm(&folder), &data::oracle(&folder, "rtfm"));
+    agrees_with_its_oracle(data::fines(&folder), &data::oracle(&folder, "rtfm"));
     let hospital = data::log(&folder, "hospital_billing");
     agrees_with_its_oracle(&hospital, &data::oracle(&folder, "hospital_billing"));
 }
@@ -740,7 +733,7 @@ fn totals_that_are_not_the_sum_of_the_payments_agree_with_their_oracle() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let expected = &oracle["rtfm_total_payment"];
-    let (compared, wrong) = recorded::wrong_totals(&Cases::of(rtfm(&folder)));
+    let (compared, wrong) = recorded::wrong_totals(&Cases::of(data::fines(&folder)));
     let cases: BTreeSet<&str> = wrong.iter().map(|id| id.rsplit_once(':').unwrap().0).collect();
     assert_eq!(json!(compared), expected["checked"]);
     assert_eq!(json!(wrong.len()), expected["mismatches"]);

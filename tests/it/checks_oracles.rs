@@ -126,7 +126,7 @@ fn totals_recorded_on_payments_are_judged_as_their_oracle_says() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let expected = &oracle["rtfm_total_payment"];
-    let log = data::log(&folder, "rtfm");
+    let log = data::fines(&folder);
     let judged = judge(&log, about("total").equals(|e: &Booked| e.adds, |e| e.says), fine, false);
     assert_eq!(json!(judged.activations), expected["checked"]);
     assert_eq!(json!(judged.found.len()), expected["mismatches"]);
@@ -409,7 +409,7 @@ fn fines_end_as_their_oracle_says_and_what_was_recorded_of_them_stands_wrong_as_
     const WINDOWS: [(&str, u32); 5] = [("0", 0), ("1d", 1), ("7d", 7), ("90d", 90), ("365d", 365)];
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
-    let log = data::log(&folder, "rtfm");
+    let log = data::fines(&folder);
     let clock = SimClock::new(time(log[0].ts).into());
     let setup =
         WINDOWS.iter().fold(lockstep(&clock).inline::<Fines>().alerts(|_| {}), |setup, (id, days)| {

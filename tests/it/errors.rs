@@ -260,7 +260,7 @@ fn what_a_message_advises_exists() {
         }
     }
     let mut all = Vec::new();
-    sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+    sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../src"), &mut all);
     let code: String = all.join("\n");
     let exists = |word: &str| {
         let is = |of: String| code.contains(&of);

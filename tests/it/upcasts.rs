@@ -489,7 +489,7 @@ fn chains_that_contradict_themselves_are_refused_at_every_open() {
     );
     check!(
         Upcasts::none().step("Defined", 1, one).last("Defined", 2, straight),
-        "DefinedV2, and the step from 2 takes upcasts::DefinedV1"
+        "DefinedV2, and the step from 2 takes it::upcasts::DefinedV1"
     );
     check!(
         Upcasts::none().step("Defined", 1, one).same("Defined", 2),

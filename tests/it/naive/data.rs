@@ -11,6 +11,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The folder of the data; `None`, and a word of it, where there is none.
 pub fn folder() -> Option<PathBuf> {
@@ -19,7 +20,7 @@ pub fn folder() -> Option<PathBuf> {
         assert!(told.is_dir(), "TALLYSTONE_DATA: no folder {}", told.display());
         return Some(told);
     }
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     if !beside.is_dir() {
         // Not `println`, which the runner shows of failed tests only.
         writeln!(io::stderr(), "skipped: no event logs in {}", beside.display()).expect("stderr");
@@ -53,6 +54,12 @@ pub fn log(folder: &Path, name: &str) -> Vec<Event> {
             Event { case: line.case, idx: line.idx, kind: line.kind, ts, attrs: line.attrs }
         })
         .collect()
+}
+
+/// The log of fines, which is read once: several tests judge it.
+pub fn fines(folder: &Path) -> &'static [Event] {
+    static FINES: OnceLock<Vec<Event>> = OnceLock::new();
+    FINES.get_or_init(|| log(folder, "rtfm"))
 }
 
 /// `name`.oracle.json.
