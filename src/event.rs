@@ -158,11 +158,10 @@ fn decode_as<E: Event>(raw: &RawRef<'_>) -> Result<E, DecodeError> {
     let Some(variant) = variant else {
         return Err(DecodeError::new(format!("not an event of family {}", E::FAMILY)));
     };
-    let upcasts = E::upcasts();
-    if raw.schema == upcasts.version(variant) || raw.schema == TODAY {
-        return codec::decode_event(raw.codec, variant, raw.data);
+    match raw.schema == TODAY {
+        true => codec::decode_event(raw.codec, variant, raw.data),
+        false => E::upcasts().read(variant, raw.schema, raw.codec, raw.data),
     }
-    upcasts.read(variant, raw.schema, raw.codec, raw.data)
 }
 
 fn encode_as<E: Event>(event: &E) -> Result<Raw, DecodeError> {

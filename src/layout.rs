@@ -10,17 +10,20 @@
 //! {to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],next:?^2}
 //! ```
 
+mod kind;
 mod samples;
 mod text;
 mod trace;
 
+pub(crate) use kind::EventKind;
 pub(crate) use samples::Samples;
 
-use crate::codec::{self, Codec, Reader, VALUE_BYTES_MAX};
+use crate::codec::{self, Reader, VALUE_BYTES_MAX};
 use crate::key;
 use crate::misfit::{DecodeError, LayoutError};
-use crate::reflect::{self, Names};
+use crate::reflect::Names;
 use crate::value::Value;
+use kind::{Kind, Sample, Written};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -109,7 +112,7 @@ impl Layout {
     pub(crate) fn with_samples<T: Serialize + DeserializeOwned>(
         given: &Samples,
     ) -> Result<Self, LayoutError> {
-        traced::<T>(given).map(|(layout, _)| layout)
+        traced(Kind::plain::<T>(), given).map(|(layout, _)| layout)
     }
 
     /// The layout of this text.
@@ -321,15 +324,13 @@ pub(crate) struct Variant {
 }
 
 /// The variants with their layouts, or everything that is wrong with the type.
-pub(crate) fn variants<E: Serialize + DeserializeOwned>(
-    given: &Samples,
-) -> Result<Vec<Variant>, Vec<LayoutError>> {
-    let layouts = event_layouts::<E>(given).map_err(|e| vec![e])?;
-    let names = reflect::names::<E>().map_err(|e| vec![e])?;
+pub(crate) fn variants(event: EventKind, given: &Samples) -> Result<Vec<Variant>, Vec<LayoutError>> {
+    let layouts = event_layouts(event, given).map_err(|e| vec![e])?;
+    let names = (event.names)().map_err(|e| vec![e])?;
     let mut types = Vec::new();
     let mut wrong = Vec::new();
     for (name, layout) in layouts {
-        match reflect::same_variant::<E>(&name) {
+        match (event.same_variant)(&name) {
             Ok(same) => {
                 let aliases = same.into_iter().filter(|other| **other != *name).map(str::to_owned).collect();
                 types.push(Variant { name: name.to_string(), aliases, layout });
@@ -347,22 +348,17 @@ pub(crate) fn variants<E: Serialize + DeserializeOwned>(
 }
 
 /// The layout of the payload of one variant, by any of its names.
-pub(crate) fn of_variant<E: Serialize + DeserializeOwned>(
-    variant: &str,
-    given: &Samples,
-) -> Result<Layout, LayoutError> {
-    let same = reflect::same_variant::<E>(variant)?;
-    let found = event_layouts::<E>(given)?.into_iter().find(|(name, _)| same.contains(&&**name));
-    found.map(|(_, layout)| layout).ok_or_else(|| {
-        LayoutError::new(format!("there is no variant {variant}")).of(std::any::type_name::<E>())
-    })
+pub(crate) fn of_variant(event: EventKind, variant: &str, given: &Samples) -> Result<Layout, LayoutError> {
+    let same = (event.same_variant)(variant)?;
+    let found = event_layouts(event, given)?.into_iter().find(|(name, _)| same.contains(&&**name));
+    found
+        .map(|(_, layout)| layout)
+        .ok_or_else(|| LayoutError::new(format!("there is no variant {variant}")).of(event.kind.name))
 }
 
-fn event_layouts<E: Serialize + DeserializeOwned>(
-    given: &Samples,
-) -> Result<Vec<(Arc<str>, Layout)>, LayoutError> {
-    let names = reflect::names::<E>()?;
-    let traced = trace::trace::<E>(given)?;
+fn event_layouts(event: EventKind, given: &Samples) -> Result<Vec<(Arc<str>, Layout)>, LayoutError> {
+    let names = (event.names)()?;
+    let (of, traced) = (event.kind.name, trace::trace(event.kind, given)?);
     let layouts = match (names, traced.layout()?) {
         (Names::Enum(_), Layout::Enum(variants)) => {
             // Of a family, the enum around the payload is not in the payload.
@@ -372,10 +368,20 @@ fn event_layouts<E: Serialize + DeserializeOwned>(
                 .collect::<Result<_, _>>()?
         }
         (Names::Struct(name), layout) => vec![(Arc::from(name), layout)],
-        _ => return Err(LayoutError::new("an event is an enum or a struct").of(std::any::type_name::<E>())),
+        _ => return Err(LayoutError::new("an event is an enum or a struct").of(of)),
     };
     for event in &traced.samples {
-        written_is_read(event, &layouts)?;
+        let Some(written) = written(&**event, of)? else { continue };
+        let variant = written.variant;
+        let Some((_, layout)) = layouts.iter().find(|(name, _)| **name == *variant) else {
+            let what = format!(
+                "variant {variant} can be written and not read (`skip_deserializing`, or two names?)"
+            );
+            return Err(LayoutError::new(what).of(of));
+        };
+        if !is_read_back(&**event, &written, layout) {
+            return Err(differs().of(format!("{of}, variant {variant}")));
+        }
     }
     Ok(layouts)
 }
@@ -394,58 +400,33 @@ fn without_enum(layout: Layout) -> Result<Layout, LayoutError> {
     Ok(layout)
 }
 
-fn written_is_read<E: Serialize + DeserializeOwned>(
-    event: &E,
-    layouts: &[(Arc<str>, Layout)],
-) -> Result<(), LayoutError> {
-    let of = std::any::type_name::<E>();
-    let mut payload = Vec::new();
-    let variant = match codec::encode_event(event, &mut payload) {
-        Ok(variant) => variant,
-        Err(e) => return refused_to_write(&e, of),
-    };
-    let Some((_, layout)) = layouts.iter().find(|(name, _)| **name == *variant) else {
-        let what =
-            format!("variant {variant} can be written and not read (`skip_deserializing`, or two names?)");
-        return Err(LayoutError::new(what).of(of));
-    };
-    let mut again = Vec::new();
-    let same = layout.read(&payload).is_ok()
-        && codec::decode_event::<E>(Codec::Bincode, variant, &payload)
-            .and_then(|event| codec::encode_event(&event, &mut again))
-            .is_ok_and(|name| name == variant);
-    if same && again.len() == payload.len() {
-        Ok(())
-    } else {
-        Err(differs().of(format!("{of}, variant {variant}")))
-    }
-}
-
-fn traced<T: Serialize + DeserializeOwned>(given: &Samples) -> Result<(Layout, Vec<T>), LayoutError> {
-    let traced = trace::trace::<T>(given)?;
+fn traced<'v>(kind: Kind<'v>, given: &Samples) -> Result<(Layout, Vec<Sample<'v>>), LayoutError> {
+    let traced = trace::trace(kind, given)?;
     let layout = traced.layout()?;
-    let of = std::any::type_name::<T>();
     for value in &traced.samples {
-        let bytes = match codec::encode(value) {
-            Ok(bytes) => bytes,
-            Err(e) => {
-                refused_to_write(&e, of)?;
-                continue;
-            }
-        };
-        let again = codec::decode::<T>(&bytes).and_then(|value| codec::encode(&value));
-        let same = layout.read(&bytes).is_ok() && again.is_ok_and(|again| again.len() == bytes.len());
-        if !same {
-            return Err(differs().of(of));
+        let Some(written) = written(&**value, kind.name)? else { continue };
+        if !is_read_back(&**value, &written, &layout) {
+            return Err(differs().of(kind.name));
         }
     }
     Ok((layout, traced.samples))
 }
 
-/// A type may refuse to write a sample that it read (a retired variant): that is its own business. What these bytes
+/// The bytes of a sample. A type may refuse to write one that it read (a retired variant): that is its own business. What the bytes
 /// cannot carry is ours.
-fn refused_to_write(e: &DecodeError, of: &str) -> Result<(), LayoutError> {
-    if e.said().is_some() { Ok(()) } else { Err(LayoutError::new(e.to_string()).of(of)) }
+fn written(value: &dyn kind::Value, of: &str) -> Result<Option<Written>, LayoutError> {
+    match value.write() {
+        Ok(written) => Ok(Some(written)),
+        Err(e) if e.said().is_some() => Ok(None),
+        Err(e) => Err(LayoutError::new(e.to_string()).of(of)),
+    }
+}
+
+/// Says whether these bytes fit the layout, and the type reads from them what it writes the same.
+fn is_read_back(value: &dyn kind::Value, written: &Written, layout: &Layout) -> bool {
+    let is_same =
+        |again: Written| again.variant == written.variant && again.bytes.len() == written.bytes.len();
+    layout.read(&written.bytes).is_ok() && value.rewrite(written).is_ok_and(is_same)
 }
 
 fn differs() -> LayoutError {
@@ -458,24 +439,26 @@ fn differs() -> LayoutError {
 pub(crate) fn check_key<K: key::Key>(given: &Samples) -> Result<(), LayoutError> {
     let of = std::any::type_name::<K>();
     let refuse = |what: &str| Err(LayoutError::new(what).of(of));
-    let (layout, mut samples) = traced::<K>(given)?;
+    let kind = Kind::plain::<K>();
+    let (layout, mut samples) = traced(kind, given)?;
     if layout.any(&|part| matches!(part, Layout::F32 | Layout::F64)) {
         return refuse("a float cannot be in a key: it has no order of its own");
     }
     if layout.any(&|part| matches!(part, Layout::Map(..))) {
         return refuse("a map cannot be in a key: it has no order of its own");
     }
-    samples.extend(trace::trace::<K>(given)?.varied());
+    samples.extend(trace::trace(kind, given)?.varied());
     let encode = |key: &K| {
         let mut bytes = Vec::new();
         key::encode(key, &mut bytes).map(|()| bytes)
     };
     let mut keys = Vec::new();
     for sample in &samples {
-        let bytes = encode(sample).map_err(|e| LayoutError::new(e.to_string()).of(of))?;
-        keys.push((sample, bytes));
+        let key = sample.write().and_then(|written| codec::decode::<K>(&written.bytes));
+        let bytes = key.and_then(|key| encode(&key).map(|bytes| (key, bytes)));
+        keys.push(bytes.map_err(|e| LayoutError::new(e.to_string()).of(of))?);
     }
-    let ordered = |(a, x): &(&K, Vec<u8>), (b, y): &(&K, Vec<u8>)| a.cmp(b) == x.cmp(y);
+    let ordered = |(a, x): &(K, Vec<u8>), (b, y): &(K, Vec<u8>)| a.cmp(b) == x.cmp(y);
     if keys.iter().all(|a| keys.iter().all(|b| ordered(a, b))) {
         return Ok(());
     }

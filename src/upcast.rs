@@ -9,7 +9,7 @@
 use crate::codec::{self, Codec};
 use crate::layout::{Layout, Samples};
 use crate::misfit::{DecodeError, LayoutError, panic_text};
-use crate::reflect;
+use crate::reflect::{self, Names};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::{Any, TypeId, type_name};
@@ -239,17 +239,60 @@ where
 impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
     /// The version that is written today.
     #[inline]
-    pub(crate) fn version(&self, variant: &str) -> u16 {
-        if self.steps.is_empty() { FIRST } else { self.last_version(variant) }
+    pub(crate) fn version(self, variant: &str) -> u16 {
+        if self.steps.is_empty() { FIRST } else { self.into_steps().version(variant) }
     }
 
-    fn last_version(&self, variant: &str) -> u16 {
+    /// Today's event from a payload of this version.
+    #[inline]
+    pub(crate) fn read(
+        self,
+        variant: &str,
+        version: u16,
+        codec: Codec,
+        payload: &[u8],
+    ) -> Result<E, DecodeError> {
+        if self.steps.is_empty() && version == FIRST {
+            return codec::decode_event(codec, variant, payload);
+        }
+        let steps = self.into_steps();
+        if version == steps.version(variant) {
+            return codec::decode_event(codec, variant, payload);
+        }
+        let event = steps.read(variant, version, codec, payload)?;
+        event.downcast().map(|event| *event).map_err(|_| apart())
+    }
+
+    pub(crate) fn into_steps(self) -> Steps {
+        Steps {
+            all: self.steps,
+            event: Type::of::<E>(),
+            names: reflect::names::<E>,
+            is_same: |variant, other| variant == other || reflect::same_as::<E>(variant)(other),
+            decode: |codec, variant, payload| {
+                Ok(Box::new(codec::decode_event::<E>(codec, variant, payload)?))
+            },
+        }
+    }
+}
+
+/// The steps of a family, whose type is behind pointers: what follows is compiled once.
+pub(crate) struct Steps {
+    all: Vec<Step>,
+    event: Type,
+    names: fn() -> Result<Names, LayoutError>,
+    is_same: fn(&str, &str) -> bool,
+    decode: fn(Codec, &str, &[u8]) -> Result<Box<dyn Any>, DecodeError>,
+}
+
+impl Steps {
+    /// The version that is written today.
+    pub fn version(&self, variant: &str) -> u16 {
         self.of(variant).map(|step| step.from.saturating_add(1)).max().unwrap_or(FIRST)
     }
 
     fn of(&self, variant: &str) -> impl Iterator<Item = &Step> {
-        let same = reflect::same_as::<E>(variant);
-        self.steps.iter().filter(move |step| same(step.variant))
+        self.all.iter().filter(move |step| (self.is_same)(variant, step.variant))
     }
 
     /// The steps of a variant in the order they are taken.
@@ -259,43 +302,49 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
         chain
     }
 
-    /// Today's event from a payload of an older version.
     #[cold]
-    pub(crate) fn read(
+    fn read(
         &self,
         variant: &str,
         version: u16,
         codec: Codec,
         payload: &[u8],
-    ) -> Result<E, DecodeError> {
+    ) -> Result<Box<dyn Any>, DecodeError> {
         let today = self.version(variant);
         let mut chain = self.chain(variant);
         chain.retain(|step| step.from >= version);
         if chain.first().is_none_or(|step| step.from != version) {
             return Err(DecodeError::new(format!("written with schema {version}, this code knows {today}")));
         }
-        catch_unwind(AssertUnwindSafe(|| lead(&chain, variant, codec, payload))).unwrap_or_else(|panic| {
+        let lead = || self.lead(&chain, variant, codec, payload);
+        catch_unwind(AssertUnwindSafe(lead)).unwrap_or_else(|panic| {
             let what = format!("a panic on the way from version {version} to {today}");
             Err(DecodeError::new(what).quoting(panic_text(&*panic)))
         })
     }
+
+    fn lead(
+        &self,
+        chain: &[&Step],
+        variant: &str,
+        codec: Codec,
+        payload: &[u8],
+    ) -> Result<Box<dyn Any>, DecodeError> {
+        let mut leads = chain.iter().filter_map(|step| step.lead.as_deref()).peekable();
+        let Some(first) = leads.peek() else { return (self.decode)(codec, variant, payload) };
+        let mut value = first.read(codec, payload)?;
+        for lead in leads {
+            value = lead.lead(value).ok_or_else(apart)?;
+            if (*value).type_id() == self.event.id {
+                return Ok(value);
+            }
+        }
+        Err(apart())
+    }
 }
 
-fn lead<E>(chain: &[&Step], variant: &str, codec: Codec, payload: &[u8]) -> Result<E, DecodeError>
-where
-    E: DeserializeOwned + 'static,
-{
-    let mut leads = chain.iter().filter_map(|step| step.lead.as_deref()).peekable();
-    let Some(first) = leads.peek() else { return codec::decode_event(codec, variant, payload) };
-    let mut value = first.read(codec, payload)?;
-    let apart = || DecodeError::new("its upcast steps do not follow one another");
-    for lead in leads {
-        value = match lead.lead(value).ok_or_else(apart)?.downcast() {
-            Ok(event) => return Ok(*event),
-            Err(next) => next,
-        };
-    }
-    Err(apart())
+fn apart() -> DecodeError {
+    DecodeError::new("its upcast steps do not follow one another")
 }
 
 // What is looked at before a store opens
@@ -309,14 +358,9 @@ pub(crate) struct Older {
     pub renamed: bool,
 }
 
-impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
+impl Steps {
     /// The older versions of a variant that are read, oldest first. `today` is how its payload is laid out now.
-    pub(crate) fn older(
-        &self,
-        variant: &str,
-        today: &Layout,
-        given: &Samples,
-    ) -> Result<Vec<Older>, LayoutError> {
+    pub fn older(&self, variant: &str, today: &Layout, given: &Samples) -> Result<Vec<Older>, LayoutError> {
         let mut older: Vec<Older> = Vec::new();
         for step in self.chain(variant).into_iter().rev() {
             let layout = match &step.lead {
@@ -330,11 +374,11 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
     }
 
     /// Everything that is wrong with the steps.
-    pub(crate) fn faults(&self) -> Vec<LayoutError> {
-        let Ok(names) = reflect::names::<E>() else { return Vec::new() };
+    pub fn faults(&self) -> Vec<LayoutError> {
+        let Ok(names) = (self.names)() else { return Vec::new() };
         let mut wrong = Vec::new();
         let mut seen: Vec<&Step> = Vec::new();
-        for step in &self.steps {
+        for step in &self.all {
             let Step { variant, from, .. } = step;
             if !names.contains(variant) {
                 wrong.push(format!("an upcast step from {from} is for `{variant}`, the family has {names}"));
@@ -342,9 +386,8 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
             if *from == 0 || *from == u16::MAX {
                 wrong.push(format!("an upcast step of `{variant}` is from {from}, versions are 1 to 65534"));
             }
-            let same = reflect::same_as::<E>(variant);
-            if !seen.iter().any(|other| same(other.variant)) {
-                chain_faults::<E>(&self.chain(variant), &mut wrong);
+            if !seen.iter().any(|other| (self.is_same)(variant, other.variant)) {
+                chain_faults(self.event, &self.chain(variant), &mut wrong);
             }
             seen.push(step);
         }
@@ -353,7 +396,7 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
 }
 
 /// Two steps for one version, a gap, and steps whose types do not meet.
-fn chain_faults<E: 'static>(chain: &[&Step], wrong: &mut Vec<String>) {
+fn chain_faults(today: Type, chain: &[&Step], wrong: &mut Vec<String>) {
     for pair in chain.windows(2) {
         let (variant, from, next) = (pair[0].variant, pair[0].from, pair[1].from);
         if from == next {
@@ -363,7 +406,6 @@ fn chain_faults<E: 'static>(chain: &[&Step], wrong: &mut Vec<String>) {
             wrong.push(format!("`{variant}` has an upcast step from {next} and none from {missing}: add it"));
         }
     }
-    let today = Type::of::<E>();
     let mut leads = chain.iter().filter_map(|step| Some((*step, step.lead.as_deref()?))).peekable();
     while let Some((Step { variant, from, .. }, lead)) = leads.next() {
         let makes = lead.makes();

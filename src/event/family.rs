@@ -2,10 +2,10 @@
 
 use super::{Event, EventSet, RawRef, check_family, full_name};
 use crate::canonical;
-use crate::layout::{self, Layout, Samples};
+use crate::layout::{self, EventKind, Layout, Samples};
 use crate::misfit::{DecodeError, LayoutError};
 use crate::reflect;
-use crate::upcast::Older;
+use crate::upcast::{Older, Steps};
 use std::any::{TypeId, type_name};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,10 +25,9 @@ pub struct Family {
     /// Tells two families with one name apart.
     pub(crate) type_id: TypeId,
     rust_name: &'static str,
-    names: fn() -> Result<reflect::Names, LayoutError>,
-    same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
-    types: fn() -> Types,
-    layout_of: fn(&str) -> Result<Layout, LayoutError>,
+    kind: EventKind,
+    steps: fn() -> Steps,
+    samples: fn() -> Samples,
     canonical: fn(&RawRef<'_>, &mut Vec<u8>) -> Result<(), DecodeError>,
 }
 
@@ -54,10 +53,9 @@ impl Family {
             name: E::FAMILY,
             type_id: TypeId::of::<E>(),
             rust_name: type_name::<E>(),
-            names: reflect::names::<E>,
-            same_variant: reflect::same_variant::<E>,
-            types: types_of::<E>,
-            layout_of: |variant| layout::of_variant::<E>(variant, &Samples::of(&E::samples())),
+            kind: EventKind::of::<E>(),
+            steps: || E::upcasts().into_steps(),
+            samples: || Samples::of(&E::samples()),
             canonical: |raw, out| canonical::encode(&E::decode(raw)?, out),
         }
     }
@@ -73,17 +71,17 @@ impl Family {
     ///
     /// - The type is no event family: `untagged`, `tag`, `flatten`, or neither enum nor struct.
     pub fn variants(&self) -> Result<Vec<&'static str>, LayoutError> {
-        (self.names)().map(reflect::Names::to_vec)
+        (self.kind.names)().map(reflect::Names::to_vec)
     }
 
     /// Whether the code can read this variant, by its name of today or an older one.
     pub fn has(&self, variant: &str) -> bool {
-        (self.names)().is_ok_and(|names| names.contains(variant))
+        (self.kind.names)().is_ok_and(|names| names.contains(variant))
     }
 
     /// All names of a variant, itself included: what it is called today, and its aliases.
     pub(crate) fn names_of(&self, variant: &str) -> Result<Vec<&'static str>, LayoutError> {
-        (self.same_variant)(variant)
+        (self.kind.same_variant)(variant)
     }
 
     /// The name of its Rust type, for messages.
@@ -111,7 +109,7 @@ impl Family {
             return types;
         }
         // No borrow is held here: this runs the type's own code, which may ask for types too.
-        let types = (self.types)();
+        let types = self.trace();
         TRACED.with_borrow_mut(|traced| traced.insert(self.type_id, types.clone()));
         types
     }
@@ -122,33 +120,32 @@ impl Family {
     ///
     /// - The family has no such variant, or its type cannot be traced.
     pub fn layout_of(&self, variant: &str) -> Result<Layout, LayoutError> {
-        (self.layout_of)(variant)
+        layout::of_variant(self.kind, variant, &(self.samples)())
     }
-}
 
-fn types_of<E: Event>() -> Types {
-    check_family(E::FAMILY).map_err(|e| vec![LayoutError::new(e.to_string())])?;
-    let (upcasts, given) = (E::upcasts(), Samples::of(&E::samples()));
-    let mut wrong = upcasts.faults();
-    let mut types = Vec::new();
-    let variants = layout::variants::<E>(&given).unwrap_or_else(|errors| {
-        wrong.extend(errors);
-        Vec::new()
-    });
-    let full = |variant: &String| full_name(E::FAMILY, variant);
-    for layout::Variant { name, aliases, layout } in variants {
-        match upcasts.older(&name, &layout, &given) {
-            Ok(older) => types.push(EventType {
-                name: full(&name),
-                aliases: aliases.iter().map(full).collect(),
-                schema: upcasts.version(&name),
-                layout,
-                older,
-            }),
-            Err(e) => wrong.push(e),
+    fn trace(&self) -> Types {
+        check_family(self.name).map_err(|e| vec![LayoutError::new(e.to_string())])?;
+        let (steps, given) = ((self.steps)(), (self.samples)());
+        let mut wrong = steps.faults();
+        let mut types = Vec::new();
+        let variants = layout::variants(self.kind, &given).unwrap_or_else(|errors| {
+            wrong.extend(errors);
+            Vec::new()
+        });
+        for layout::Variant { name, aliases, layout } in variants {
+            match steps.older(&name, &layout, &given) {
+                Ok(older) => types.push(EventType {
+                    name: self.type_name(&name),
+                    aliases: aliases.iter().map(|alias| self.type_name(alias)).collect(),
+                    schema: steps.version(&name),
+                    layout,
+                    older,
+                }),
+                Err(e) => wrong.push(e),
+            }
         }
+        if wrong.is_empty() { Ok(types) } else { Err(wrong) }
     }
-    if wrong.is_empty() { Ok(types) } else { Err(wrong) }
 }
 
 impl fmt::Debug for Family {

@@ -11,13 +11,12 @@
 //! Serde shows visitors, not types, and one question at a time. Names with aliases take passes of their own, which
 //! end with the answer (`Stop::Again`).
 
+use super::kind::{Kind, Sample};
 use super::{Layout, PARTS_MAX, Samples};
-use crate::codec;
 use crate::misfit::LayoutError;
 use crate::reflect;
 use serde::de::value::{StrDeserializer, U32Deserializer};
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
-use serde::ser::Serialize;
+use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use std::any::type_name;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -32,24 +31,27 @@ const SAMPLES_MAX: usize = 256;
 const TRAIL_MAX: usize = 40;
 
 /// What a trace found.
-pub(super) struct Traced<T> {
+pub(super) struct Traced<'v> {
+    kind: Kind<'v>,
     tracer: Tracer,
     root: Shape,
     /// One value for each pass that saw something new, and for each type in it one where that is as bare as can be:
     /// what is left out of a bare one (`skip_serializing_if`) is seen when it is written.
-    pub(super) samples: Vec<T>,
+    pub(super) samples: Vec<Sample<'v>>,
 }
 
 /// Traces a type completely.
 /// A type that refuses the usual samples is offered those that are given as well.
-pub(super) fn trace<T: Serialize + DeserializeOwned>(given: &Samples) -> Result<Traced<T>, LayoutError> {
+pub(super) fn trace<'v>(kind: Kind<'v>, given: &Samples) -> Result<Traced<'v>, LayoutError> {
     let mut tracer = Tracer { given: given.clone(), ..Tracer::default() };
     let mut samples = Vec::new();
     let mut root = None;
     loop {
         let before = (tracer.graph.nodes.len(), tracer.graph.unseen());
-        let value = tracer.fitting(&mut root)?;
-        tracer.note_names(&value);
+        let value = tracer.fitting(kind, &mut root)?;
+        value.variants(&mut |of, variant| {
+            tracer.written.insert((of, variant));
+        });
         if samples.len() < SAMPLES_MAX {
             samples.push(value);
         }
@@ -58,32 +60,32 @@ pub(super) fn trace<T: Serialize + DeserializeOwned>(given: &Samples) -> Result<
             break;
         }
         if after == before {
-            return Err(LayoutError::new("a part of the type is never reached").of(type_name::<T>()));
+            return Err(LayoutError::new("a part of the type is never reached").of(kind.name));
         }
     }
-    samples.extend(tracer.bare());
-    let root = root.ok_or_else(|| LayoutError::new("the type asks for nothing").of(type_name::<T>()))?;
-    Ok(Traced { tracer, root, samples })
+    samples.extend(tracer.bare(kind));
+    let root = root.ok_or_else(|| LayoutError::new("the type asks for nothing").of(kind.name))?;
+    Ok(Traced { kind, tracer, root, samples })
 }
 
-impl<T: DeserializeOwned> Traced<T> {
+impl<'v> Traced<'v> {
     pub(super) fn layout(&self) -> Result<Layout, LayoutError> {
         let mut unfold = Unfold { tracer: &self.tracer, around: Vec::new(), parts: 0 };
-        unfold.layout(&self.root).map_err(|e| e.of(type_name::<T>()))
+        unfold.layout(&self.root).map_err(|e| e.of(self.kind.name))
     }
 
     /// More values: each place in turn with other samples.
-    pub(super) fn varied(mut self) -> Vec<T> {
+    pub(super) fn varied(mut self) -> Vec<Sample<'v>> {
         let mut values = Vec::new();
         let mut out = None;
-        if self.tracer.pass::<T>(&mut out).is_err() {
+        if self.tracer.pass(self.kind, &mut out).is_err() {
             return values;
         }
         for (place, samples) in self.tracer.trail.clone() {
             let usual = self.tracer.choices.get(&place).copied();
             for choice in 0..samples.min(4) {
                 self.tracer.choices.insert(place, choice);
-                values.extend(self.tracer.pass::<T>(&mut out).ok());
+                values.extend(self.tracer.pass(self.kind, &mut out).ok());
             }
             self.tracer.choices.insert(place, usual.unwrap_or(0));
         }
@@ -253,7 +255,7 @@ struct Place {
 
 /// Why a pass ended.
 #[derive(Debug)]
-enum Stop {
+pub(super) enum Stop {
     /// It answered a question; the next one will know.
     Again,
     /// The type refused a sample.
@@ -338,7 +340,7 @@ struct Active {
 
 impl Tracer {
     /// One pass. What it saw stays if it came through.
-    fn pass<T: DeserializeOwned>(&mut self, root: &mut Option<Shape>) -> Result<T, Stop> {
+    fn pass<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Result<Sample<'v>, Stop> {
         for _ in 0..PASSES_MAX {
             let before = self.graph.clone();
             self.steps = 0;
@@ -346,7 +348,7 @@ impl Tracer {
             self.trail.clear();
             self.path.clear();
             self.stack.clear();
-            let done = T::deserialize(Ask { tracer: self, out: root });
+            let done = (kind.read)(Ask { tracer: self, out: root });
             if done.is_err() {
                 self.graph = before;
             }
@@ -360,15 +362,15 @@ impl Tracer {
     }
 
     /// A pass with samples that the type takes.
-    fn fitting<T: DeserializeOwned>(&mut self, root: &mut Option<Shape>) -> Result<T, LayoutError> {
-        let mut said = match self.pass(root) {
+    fn fitting<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Result<Sample<'v>, LayoutError> {
+        let mut said = match self.pass(kind, root) {
             Ok(value) => return Ok(value),
             Err(Stop::Refused(said)) => said,
-            Err(stop) => return Err(self.told(stop, type_name::<T>())),
+            Err(stop) => return Err(self.told(stop, kind.name)),
         };
         let first = (self.path.clone(), said.clone());
         loop {
-            match self.further(root) {
+            match self.further(kind, root) {
                 Tried::Fits(value) => return Ok(value),
                 Tried::Further(refused) => said = refused,
                 Tried::Never => {
@@ -378,9 +380,9 @@ impl Tracer {
                     let what = format!(
                         "the type refuses every sample that is known (\"{said}\"): give values that it takes, by `samples()`"
                     );
-                    return Err(LayoutError::new(what).of(type_name::<T>()).along(path));
+                    return Err(LayoutError::new(what).of(kind.name).along(path));
                 }
-                Tried::Stopped(stop) => return Err(self.told(stop, type_name::<T>())),
+                Tried::Stopped(stop) => return Err(self.told(stop, kind.name)),
             }
         }
     }
@@ -394,7 +396,7 @@ impl Tracer {
     }
 
     /// Another sample in one of the last places, then in two of them.
-    fn further<T: DeserializeOwned>(&mut self, root: &mut Option<Shape>) -> Tried<T> {
+    fn further<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Tried<'v> {
         let reached = self.progress();
         let places: Vec<_> = self.trail.iter().rev().take(TRAIL_MAX).copied().collect();
         let kept = (self.choices.clone(), self.path.clone());
@@ -406,7 +408,7 @@ impl Tracer {
                 for other in 0..b.map_or(1, |b| places[b].1) {
                     self.choices.insert(place, choice);
                     b.map(|b| self.choices.insert(places[b].0, other));
-                    match self.pass(root) {
+                    match self.pass(kind, root) {
                         Ok(value) => return Tried::Fits(value),
                         Err(Stop::Refused(said)) if self.progress() > reached => return Tried::Further(said),
                         Err(Stop::Refused(_)) => self.choices.clone_from(&kept.0),
@@ -425,7 +427,7 @@ impl Tracer {
     }
 
     /// For each composite type, and each variant, a value in which it has no option, no element and no zero exceeded.
-    fn bare<T: DeserializeOwned>(&mut self) -> Vec<T> {
+    fn bare<'v>(&mut self, kind: Kind<'v>) -> Vec<Sample<'v>> {
         let count = |node: &Node| match node {
             Node::Enum { variants, .. } => variants.len(),
             _ => 1,
@@ -437,19 +439,11 @@ impl Tracer {
             for variant in (0..u32::try_from(variants).unwrap_or(u32::MAX)).take(SAMPLES_MAX) {
                 self.target = Some(Target { node, variant, ways: ways.clone() });
                 // A type may refuse to be bare.
-                values.extend(self.pass(&mut None).ok());
+                values.extend(self.pass(kind, &mut None).ok());
             }
         }
         self.target = None;
         values
-    }
-
-    fn note_names<T: Serialize>(&mut self, value: &T) {
-        let written = &mut self.written;
-        // A value that cannot be written is found out when its bytes are compared.
-        let _ = codec::encode_watched(value, &mut |of, variant| {
-            written.insert((of, variant));
-        });
     }
 
     fn step(&mut self) -> Result<(), Stop> {
@@ -470,9 +464,9 @@ impl Tracer {
         COUNTS.get(index).copied().unwrap_or_else(|| self.given.counts[index - COUNTS.len()].min(1024))
     }
 
-    fn node(&mut self, key: Key, new: impl FnOnce() -> Node) -> usize {
+    fn node(&mut self, key: Key, new: Node) -> usize {
         *self.graph.ids.entry(key).or_insert_with(|| {
-            self.graph.nodes.push(new());
+            self.graph.nodes.push(new);
             self.graph.nodes.len() - 1
         })
     }
@@ -504,19 +498,23 @@ impl Tracer {
         part: u32,
         name: &str,
     ) -> Result<(S::Value, Shape), Stop> {
-        let outer = self.place;
-        let active =
-            self.stack.last().copied().unwrap_or(Active { node: usize::MAX, variant: 0, ending: false });
-        self.place = Place { node: active.node, variant: active.variant, part };
-        self.path.push(name.to_owned());
+        let outer = self.begin_part(part, name);
         let mut out = None;
         let value = seed.deserialize(Ask { tracer: self, out: &mut out })?;
+        Ok((value, self.end_part(outer, out)?))
+    }
+
+    fn begin_part(&mut self, part: u32, name: &str) -> Place {
+        let active =
+            self.stack.last().copied().unwrap_or(Active { node: usize::MAX, variant: 0, ending: false });
+        self.path.push(name.to_owned());
+        std::mem::replace(&mut self.place, Place { node: active.node, variant: active.variant, part })
+    }
+
+    fn end_part(&mut self, outer: Place, out: Option<Shape>) -> Result<Shape, Stop> {
         self.path.pop();
         self.place = outer;
-        match out {
-            Some(shape) => Ok((value, shape)),
-            None => unfit("a part of the type asks for nothing"),
-        }
+        out.ok_or_else(|| Stop::Unfit("a part of the type asks for nothing".into()))
     }
 
     /// The variant to read: one not seen, else one that leads to something not seen, else the one that ends soonest.
@@ -565,8 +563,8 @@ impl Tracer {
     }
 }
 
-enum Tried<T> {
-    Fits(T),
+enum Tried<'v> {
+    Fits(Sample<'v>),
     /// It took what it had refused, and refused something later.
     Further(String),
     Never,
@@ -574,7 +572,7 @@ enum Tried<T> {
 }
 
 /// The deserializer: each question is written down and answered with a sample.
-struct Ask<'t> {
+pub(super) struct Ask<'t> {
     tracer: &'t mut Tracer,
     out: &'t mut Option<Shape>,
 }
@@ -635,11 +633,31 @@ impl Ask<'_> {
         Ok(self.tracer.choose(samples))
     }
 
-    fn composite<V>(&mut self, names: &'static [&'static str], new: impl FnOnce() -> Node) -> (usize, Key) {
-        let key = Key { visitor: type_name::<V>(), names, variant: None };
+    fn composite(
+        &mut self,
+        visitor: &'static str,
+        names: &'static [&'static str],
+        new: Node,
+    ) -> (usize, Key) {
+        let key = Key { visitor, names, variant: None };
         let id = self.tracer.node(key, new);
         *self.out = Some(Shape::Node(id));
         (id, key)
+    }
+}
+
+impl Ask<'_> {
+    /// Its node, and the variant that is to be read.
+    fn enter_enum(&mut self, name: &'static str, key: Key) -> Result<(usize, u32), Stop> {
+        let count = self.tracer.variants.entry(key).or_default().count(key.names);
+        if count == 0 {
+            return unfit("the type has no variant that can be picked by number");
+        }
+        let node = Node::Enum { name, key, variants: vec![None; count] };
+        let (id, _) = self.composite(key.visitor, key.names, node);
+        let (index, ending) = self.tracer.variant(id)?;
+        self.tracer.enter(id, index, ending)?;
+        Ok((id, index))
     }
 }
 
@@ -749,7 +767,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite::<V>(&[], || Node::Option(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], Node::Option(None));
         if self.tracer.is_active(id) || self.tracer.is_ending() {
             return visitor.visit_none();
         }
@@ -764,7 +782,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite::<V>(&[], || Node::Seq(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], Node::Seq(None));
         let ends = self.tracer.is_active(id) || self.tracer.is_ending();
         let count = if ends { 0 } else { self.tracer.count() };
         self.tracer.enter(id, 0, false)?;
@@ -778,7 +796,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite::<V>(&[], || Node::Map(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], Node::Map(None));
         let ends = self.tracer.is_active(id) || self.tracer.is_ending();
         let count = if ends { 0 } else { self.tracer.count() };
         self.tracer.enter(id, 0, false)?;
@@ -792,7 +810,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(mut self, len: usize, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite::<V>(&[], || Node::Tuple(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], Node::Tuple(None));
         self.tracer.enter(id, 0, false)?;
         let mut parts = Parts { tracer: self.tracer, names: &[], left: len, shapes: Vec::new() };
         let value = visitor.visit_seq(&mut parts)?;
@@ -817,16 +835,10 @@ impl<'de> Deserializer<'de> for Ask<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        let (id, key) = self.composite::<V>(fields, || Node::Struct(None));
+        let (id, key) = self.composite(type_name::<V>(), fields, Node::Struct(None));
         self.tracer.enter(id, 0, false)?;
         let (value, fields) = self.tracer.fields(key, fields, visitor)?;
-        if let Some((_, Shape::Node(first))) = fields.first()
-            && matches!(&self.tracer.graph.nodes[*first], Node::Enum { name: tag, .. } if *tag == name)
-        {
-            return unfit(TAG_AND_CONTENT);
-        }
-        self.tracer.graph.nodes[id] = Node::Struct(Some(fields));
-        self.tracer.stack.pop();
+        self.tracer.leave_struct(id, name, fields)?;
         Ok(value)
     }
 
@@ -841,25 +853,11 @@ impl<'de> Deserializer<'de> for Ask<'_> {
         if let Some(question) = known.question(variants) {
             return visitor.visit_enum(Question { known, question });
         }
-        let count = known.count(variants);
-        if count == 0 {
-            return unfit("the type has no variant that can be picked by number");
-        }
-        let (id, _) = self.composite::<V>(variants, || Node::Enum { name, key, variants: vec![None; count] });
-        let (index, ending) = self.tracer.variant(id)?;
-        self.tracer.enter(id, index, ending)?;
+        let (id, index) = self.enter_enum(name, key)?;
         let mut content = None;
-        let pick = Pick {
-            tracer: self.tracer,
-            key: Key { variant: Some(index), ..key },
-            index,
-            content: &mut content,
-        };
-        let value = visitor.visit_enum(pick)?;
-        if let (Node::Enum { variants, .. }, Some(content)) = (&mut self.tracer.graph.nodes[id], content) {
-            variants[usize::try_from(index).expect("an index of a vector")] = Some(content);
-        }
-        self.tracer.stack.pop();
+        let key = Key { variant: Some(index), ..key };
+        let value = visitor.visit_enum(Pick { tracer: self.tracer, key, index, content: &mut content })?;
+        self.tracer.leave_enum(id, index, content);
         Ok(value)
     }
 }
@@ -867,6 +865,24 @@ impl<'de> Deserializer<'de> for Ask<'_> {
 type FieldShapes = Vec<(Arc<str>, Shape)>;
 
 impl Tracer {
+    fn leave_struct(&mut self, id: usize, name: &str, fields: FieldShapes) -> Result<(), Stop> {
+        if let Some((_, Shape::Node(first))) = fields.first()
+            && matches!(&self.graph.nodes[*first], Node::Enum { name: tag, .. } if *tag == name)
+        {
+            return unfit(TAG_AND_CONTENT);
+        }
+        self.graph.nodes[id] = Node::Struct(Some(fields));
+        self.stack.pop();
+        Ok(())
+    }
+
+    fn leave_enum(&mut self, id: usize, index: u32, content: Option<Content>) {
+        if let (Node::Enum { variants, .. }, Some(content)) = (&mut self.graph.nodes[id], content) {
+            variants[usize::try_from(index).expect("an index of a vector")] = Some(content);
+        }
+        self.stack.pop();
+    }
+
     /// The fields of a struct. Where it reads fewer than it names, some names are aliases: it is then asked for the
     /// true name of each, by giving the field twice.
     fn fields<'de, V: Visitor<'de>>(
@@ -877,20 +893,30 @@ impl Tracer {
     ) -> Result<(V::Value, FieldShapes), Stop> {
         if let Some(name) = self.fields.get(&key).and_then(|known| names.get(known.len())) {
             let twice = Twice { tracer: self, name, given: 0 };
-            return match visitor.visit_map(twice) {
-                Err(Stop::Twice(field)) => {
-                    self.fields.entry(key).or_default().push(field);
-                    Err(Stop::Again)
-                }
-                Err(stop) => Err(stop),
-                Ok(_) => unfit(format!("the type takes field `{name}` twice")),
-            };
+            let taken = visitor.visit_map(twice).map(drop);
+            return Err(self.told_twice(key, name, taken));
         }
         let mut parts = Parts { tracer: self, names, left: names.len(), shapes: Vec::new() };
         let value = visitor.visit_seq(&mut parts)?;
         let shapes = parts.shapes;
+        Ok((value, self.named(key, names, shapes)?))
+    }
+
+    /// The end of a pass in which a field was given twice.
+    fn told_twice(&mut self, key: Key, name: &str, taken: Result<(), Stop>) -> Stop {
+        match taken {
+            Err(Stop::Twice(field)) => {
+                self.fields.entry(key).or_default().push(field);
+                Stop::Again
+            }
+            Err(stop) => stop,
+            Ok(()) => Stop::Unfit(format!("the type takes field `{name}` twice")),
+        }
+    }
+
+    fn named(&mut self, key: Key, names: &[&'static str], shapes: Vec<Shape>) -> Result<FieldShapes, Stop> {
         if shapes.len() == names.len() {
-            return Ok((value, names.iter().map(|name| Arc::from(*name)).zip(shapes).collect()));
+            return Ok(names.iter().map(|name| Arc::from(*name)).zip(shapes).collect());
         }
         let Some(known) = self.fields.get(&key) else {
             self.fields.insert(key, Vec::new());
@@ -901,7 +927,7 @@ impl Tracer {
         if names.len() != shapes.len() {
             return unfit("the type names other fields than it reads");
         }
-        Ok((value, names.into_iter().map(Arc::from).zip(shapes).collect()))
+        Ok(names.into_iter().map(Arc::from).zip(shapes).collect())
     }
 }
 

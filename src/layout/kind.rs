@@ -1,0 +1,97 @@
+//! A Rust type behind pointers: code that looks at types is compiled once, not again for each of them.
+
+use super::trace::{Ask, Stop};
+use crate::codec::{self, Codec};
+use crate::misfit::{DecodeError, LayoutError};
+use crate::reflect::{self, Names};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::any::type_name;
+
+/// A type of which values are made by a trace.
+#[derive(Clone, Copy)]
+pub(super) struct Kind<'v> {
+    pub name: &'static str,
+    pub read: fn(Ask<'_>) -> Result<Sample<'v>, Stop>,
+}
+
+/// A value of a type that is traced.
+pub(super) type Sample<'v> = Box<dyn Value + 'v>;
+
+impl<'v> Kind<'v> {
+    /// A plain value: a row, an answer, a key.
+    pub fn plain<T: Serialize + DeserializeOwned + 'v>() -> Self {
+        Self { name: type_name::<T>(), read: |ask| Ok(Box::new(Plain(T::deserialize(ask)?))) }
+    }
+
+    fn event<E: Serialize + DeserializeOwned + 'v>() -> Self {
+        Self { name: type_name::<E>(), read: |ask| Ok(Box::new(Whole(E::deserialize(ask)?))) }
+    }
+}
+
+/// An enum that stands for a family of events, or the struct that does.
+#[derive(Clone, Copy)]
+pub(crate) struct EventKind {
+    pub(super) kind: Kind<'static>,
+    pub names: fn() -> Result<Names, LayoutError>,
+    pub same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
+}
+
+impl EventKind {
+    pub fn of<E: Serialize + DeserializeOwned + 'static>() -> Self {
+        Self {
+            kind: Kind::event::<E>(),
+            names: reflect::names::<E>,
+            same_variant: reflect::same_variant::<E>,
+        }
+    }
+}
+
+/// The bytes of a value. Those of an event do not say its variant.
+pub(super) struct Written {
+    pub variant: &'static str,
+    pub bytes: Vec<u8>,
+}
+
+pub(super) trait Value {
+    fn write(&self) -> Result<Written, DecodeError>;
+    /// Writes what these bytes are read as.
+    fn rewrite(&self, written: &Written) -> Result<Written, DecodeError>;
+    /// Shows each enum in it, and the name by which the variant is written.
+    fn variants(&self, see: &mut dyn FnMut(&'static str, &'static str));
+}
+
+struct Plain<T>(T);
+
+impl<T: Serialize + DeserializeOwned> Value for Plain<T> {
+    fn write(&self) -> Result<Written, DecodeError> {
+        Ok(Written { variant: "", bytes: codec::encode(&self.0)? })
+    }
+
+    fn rewrite(&self, written: &Written) -> Result<Written, DecodeError> {
+        Plain(codec::decode::<T>(&written.bytes)?).write()
+    }
+
+    fn variants(&self, see: &mut dyn FnMut(&'static str, &'static str)) {
+        // A value that cannot be written is found out when its bytes are compared.
+        let _ = codec::encode_watched(&self.0, see);
+    }
+}
+
+struct Whole<E>(E);
+
+impl<E: Serialize + DeserializeOwned> Value for Whole<E> {
+    fn write(&self) -> Result<Written, DecodeError> {
+        let mut bytes = Vec::new();
+        let variant = codec::encode_event(&self.0, &mut bytes)?;
+        Ok(Written { variant, bytes })
+    }
+
+    fn rewrite(&self, written: &Written) -> Result<Written, DecodeError> {
+        Whole(codec::decode_event::<E>(Codec::Bincode, written.variant, &written.bytes)?).write()
+    }
+
+    fn variants(&self, see: &mut dyn FnMut(&'static str, &'static str)) {
+        let _ = codec::encode_watched(&self.0, see);
+    }
+}
