@@ -127,7 +127,7 @@ fn totals_recorded_on_payments_are_judged_as_their_oracle_says() {
     let oracle: Value = data::oracle(&folder, "projections");
     let expected = &oracle["rtfm_total_payment"];
     let log = data::fines(&folder);
-    let judged = judge(&log, about("total").equals(|e: &Booked| e.adds, |e| e.says), fine, false);
+    let judged = judge(log, about("total").equals(|e: &Booked| e.adds, |e| e.says), fine, false);
     assert_eq!(json!(judged.activations), expected["checked"]);
     assert_eq!(json!(judged.found.len()), expected["mismatches"]);
     assert_eq!(json!(judged.cases().len()), expected["cases"]);
@@ -419,7 +419,7 @@ fn fines_end_as_their_oracle_says_and_what_was_recorded_of_them_stands_wrong_as_
         });
     let store = Store::in_memory(setup).expect("the setup is well");
     let mut now = log[0].ts;
-    for lines in commits(&log) {
+    for lines in commits(log) {
         clock.advance(Duration::from_millis(lines[0].ts.abs_diff(now)));
         now = lines[0].ts;
         store.append(Append::events(lines.iter().map(fined))).expect("they are taken");
