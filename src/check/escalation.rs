@@ -25,6 +25,8 @@ pub(crate) struct Escalations {
 
 /// Time between reminders of a page, in microseconds, if its check does not say otherwise.
 const REMIND_PAGE: Time = 24 * 3_600 * 1_000_000;
+/// Each notice on record has all labels.
+const LABELS_BYTES_MAX: usize = 4096;
 /// Shortest time that a remediation has to help.
 const GRACE_MIN: Time = 60 * 1_000_000;
 
@@ -78,11 +80,14 @@ impl Escalations {
         let all =
             self.ages.iter().map(|(_, to)| to).chain(self.amounts.iter().map(|amount| &amount.severity));
         let lower = all.filter(|to| **to <= severity);
-        lower
-            .map(|to| {
-                Fault::new(id, "escalate", format!("`{to}` is no higher than its severity, `{severity}`"))
-            })
-            .collect()
+        let says = |to| format!("`{to}` is no higher than its severity, `{severity}`");
+        let mut faults: Vec<_> = lower.map(|to| Fault::new(id, "escalate", says(to))).collect();
+        let bytes: usize = self.labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if bytes > LABELS_BYTES_MAX {
+            let why = format!("names and values have {bytes} bytes, allowed are {LABELS_BYTES_MAX}");
+            faults.push(Fault::new(id, "labels", why));
+        }
+        faults
     }
 
     /// Writes all of it down, to be compared.
@@ -180,7 +185,7 @@ impl Check {
     }
 
     /// Adds a label: notifications carry it, and a [`Route`](crate::watch::Route) may go by it. A name that is there gets the new
-    /// value.
+    /// value. Names and values together have 4,096 bytes at most.
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let (name, labels) = (name.into(), &mut self.escalations.labels);
         labels.retain(|(other, _)| *other != name);

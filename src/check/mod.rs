@@ -135,6 +135,8 @@ impl std::fmt::Display for Severity {
 
 /// No name of a check is longer.
 const ID_BYTES_MAX: usize = 128;
+/// Owner and labels are in each notice on record.
+const OWNER_BYTES_MAX: usize = 256;
 /// Names of checks that begin so are the store's own.
 pub(crate) const RESERVED: &str = "tallystone.";
 
@@ -145,7 +147,7 @@ pub struct About {
     pub id: &'static str,
     /// Who is told how soon.
     pub severity: Severity,
-    /// Who sees to it.
+    /// Who sees to it; 256 bytes at most.
     pub owner: &'static str,
     /// What a violation means, in a sentence.
     pub means: &'static str,
@@ -178,6 +180,10 @@ impl Described {
         let said = [("owner", &self.owner), ("means", &self.means), ("remedy", &self.remedy)];
         let empty = said.iter().filter(|(_, text)| text.trim().is_empty());
         let mut faults: Vec<_> = empty.map(|(what, _)| at(what, "it is empty".into())).collect();
+        if self.owner.len() > OWNER_BYTES_MAX {
+            let why = format!("it has {} bytes, allowed are {OWNER_BYTES_MAX}", self.owner.len());
+            faults.push(at("owner", why));
+        }
         // It names a stream, and rows.
         if let Err(error) = event::check_text("a check's name", &self.id, ID_BYTES_MAX) {
             faults.push(at("id", error.to_string()));

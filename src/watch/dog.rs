@@ -147,8 +147,9 @@ impl Dog {
         // What cannot be recorded now is found again at the next look.
         let caught = catch_unwind(AssertUnwindSafe(|| {
             let looked = self.look().unwrap_or(false);
-            let told = self.notifier.step().unwrap_or(false);
-            looked | told | self.routes.step().unwrap_or(false)
+            let told = self.notifier.step();
+            let moved = self.routes.step(told.as_ref().err());
+            looked | told.unwrap_or(false) | moved
         }));
         caught.unwrap_or(false)
     }

@@ -111,8 +111,8 @@ pub struct RouteStats {
     /// Position of the last notification that it has taken, or that is none of its own; 0 if there was none since the store was
     /// opened.
     pub delivered: Position,
-    /// Reason why the last notification was not taken, or that its sink has not returned yet; it is tried again. `None`: it was
-    /// taken, or there was none since the store was opened.
+    /// Reason why the last notification was not taken or not recorded, or that its sink has not returned yet; it is tried again.
+    /// `None`: it was taken, or there was none since the store was opened.
     pub undelivered: Option<String>,
 }
 

@@ -103,18 +103,22 @@ impl Routes {
         let before = ground.reader.board.load().head.position.get();
         let all = ground.outlets.iter().map(|outlet| Progress::new(outlet, before)).collect();
         let routes = Self { context: Arc::new(context), all };
-        routes.publish();
+        routes.publish(None);
         routes
     }
 
-    /// Goes on with each route. `false`: nothing moved.
-    pub fn step(&mut self) -> Result<bool, StorageError> {
+    /// Goes on with each route. `undecided`: the reason why no notice is recorded. `false`: nothing moved.
+    pub fn step(&mut self, undecided: Option<&StorageError>) -> bool {
         let mut moved = false;
         for progress in &mut self.all {
-            moved |= progress.step(&self.context)?;
+            // One that cannot go on holds up no other.
+            match progress.step(&self.context) {
+                Ok(has_moved) => moved |= has_moved,
+                Err(error) => progress.refuse(&self.context, error.to_string()),
+            }
         }
-        self.publish();
-        Ok(moved)
+        self.publish(undecided);
+        moved
     }
 
     /// Records what sinks have taken, before the store closes.
@@ -162,11 +166,11 @@ impl Routes {
         &self.context.store
     }
 
-    fn publish(&self) {
+    fn publish(&self, undecided: Option<&StorageError>) {
         let stats = self.all.iter().map(|progress| RouteStats {
             route: progress.outlet.name(),
             delivered: Position::new(progress.through.unwrap_or(0)),
-            undelivered: progress.undelivered.clone(),
+            undelivered: progress.undelivered.clone().or(undecided.map(ToString::to_string)),
         });
         *self.context.watch.routes.write() = Arc::new(stats.collect());
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
+use tallystone::Options;
 use tallystone::check::{About, Check, Severity};
 use tallystone::disk::Clock;
 use tallystone::prelude::*;
@@ -615,6 +616,41 @@ fn a_new_route_begins_with_what_comes_and_wrong_ones_do_not_open() {
         let refused = Store::in_memory(setup).expect_err(why);
         assert!(refused.to_string().contains(why), "{refused}");
     }
+}
+
+/// Owner and labels are in each notice, so what no notice could hold does not open; and one that the options of this store leave no
+/// room for is shown.
+#[test]
+fn a_notice_that_cannot_be_recorded_is_named() {
+    let long = |bytes: usize| "x".repeat(bytes);
+    for (check, why) in [
+        (in_time().label("team", long(4093)), "`labels`: names and values have 4097 bytes, allowed are 4096"),
+        (
+            About { owner: long(257).leak(), ..about("in-time", Severity::Ticket) }
+                .response(placed, shipped)
+                .within(HOUR)
+                .into(),
+            "`owner`: it has 257 bytes, allowed are 256",
+        ),
+    ] {
+        let refused = Store::in_memory(Setup::new().events::<Order>().check(check)).expect_err(why);
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+
+    let (clock, sink) = (SimClock::default(), Sink::default());
+    let told = sink.clone();
+    let setup = lockstep(&clock).check(in_time().label("team", long(900)));
+    let mut options = Options::default();
+    options.event_bytes_max = 600;
+    let setup = setup.route(told.route("pager")).options(options);
+    let bench = Bench::of(clock, setup);
+    bench.append(Order::Placed { order: 1 });
+    bench.pass(HOUR + SECOND);
+    bench.pass(MINUTE);
+    assert_eq!(bench.store.checks().open().expect("rows are read").len(), 1, "it is found");
+    let why = bench.store.checks().routes()[0].undelivered.clone().expect("it is shown");
+    assert!(why.contains("could not be recorded") && why.contains("600"), "{why}");
+    assert_eq!(sink.take(), []);
 }
 
 // ---- any history ----
