@@ -1,8 +1,8 @@
 //! The writer's role and its lease under many schedules: one thread at a time writes, and whoever holds the writer is alone.
 
+use super::asked::Asked;
 use super::*;
 use crate::commit::prepare::Desk;
-use crate::event::Event;
 use crate::log::{LogSize, Page, Seek, StoreId};
 use crate::order::CommitNo;
 use crate::request::Append;
@@ -12,16 +12,6 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::simulated::NEVER;
 use crate::sync::simulated::explore::{finds, holds};
 use crate::sync::thread::{self, JoinHandle};
-use serde::{Deserialize, Serialize};
-
-#[derive(Serialize, Deserialize)]
-struct Asked {}
-
-impl Event for Asked {
-    const FAMILY: &'static str = "asked";
-    type Id = ();
-    fn id(&self) {}
-}
 
 /// Patience, or the time of a lease, that does not end while the clock of the machine runs on.
 const LONG: Duration = NEVER.saturating_mul(2);

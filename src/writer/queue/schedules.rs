@@ -2,21 +2,11 @@
 
 use super::*;
 use crate::commit::reads::Reads;
-use crate::event::Event;
 use crate::request::Append;
 use crate::sync::simulated::NEVER;
 use crate::sync::simulated::explore::{finds, holds};
 use crate::sync::thread;
-use serde::{Deserialize, Serialize};
-
-#[derive(Serialize, Deserialize)]
-struct Asked {}
-
-impl Event for Asked {
-    const FAMILY: &'static str = "asked";
-    type Id = ();
-    fn id(&self) {}
-}
+use crate::writer::asked::Asked;
 
 const CALLERS: usize = 3;
 
