@@ -193,6 +193,11 @@ impl SimDisk {
         self.0.lock().recent.iter().map(Entry::to_string).collect()
     }
 
+    /// Paths of the files that were removed, the oldest first.
+    pub fn removed(&self) -> Vec<PathBuf> {
+        self.0.lock().removed.clone()
+    }
+
     /// Every regular file, in the order of paths, from `/`.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();

@@ -13,7 +13,7 @@ use crate::testing::random::{Random, mix};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone)]
 pub(super) struct State {
@@ -36,6 +36,7 @@ pub(super) struct State {
     pub stats: Stats,
     pub trace: u64,
     pub recent: VecDeque<Entry>,
+    pub removed: Vec<PathBuf>,
 }
 
 const RECENT: usize = 256;
@@ -58,6 +59,7 @@ impl State {
             stats: Stats::default(),
             trace: mix(seed),
             recent: VecDeque::new(),
+            removed: Vec::new(),
         }
     }
 
@@ -210,6 +212,9 @@ impl State {
         ]);
         if self.recent.len() == RECENT {
             self.recent.pop_front();
+        }
+        if call.op == Op::Remove && error.is_none() {
+            self.removed.push(PathBuf::from(call.path));
         }
         let (path, offset, len) = (call.path.to_owned(), call.offset, call.len);
         self.recent.push_back(Entry { number, op: call.op, path, offset, len, fault, error });
