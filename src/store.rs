@@ -633,7 +633,7 @@ impl Store {
         }
         let options = &self.inner.setup.options;
         let desk = Desk { rules: &reader.rules, options, terms: &reader.terms };
-        let mut request = desk.prepare(append)?;
+        let mut request = desk.checked(append)?;
         if let Some(keyed) = &request.keyed {
             let (Reader { log, keys, rules, .. }, clock) = (&*reader, &self.inner.setup.platform.clock);
             let published = reader.board.load();
@@ -645,7 +645,7 @@ impl Store {
             }
         }
         request.reads.check(&reader.board.load(), &*reader.log)?;
-        Ok(Looked::New(Box::new(request)))
+        Ok(Looked::New(Box::new(desk.index(request))))
     }
 
     /// Runs `decide` against a snapshot, and commits what it wrote if everything it read still holds; else again.

@@ -25,6 +25,15 @@ pub(crate) struct Prepared {
     pub bytes: usize,
 }
 
+/// An append within its limits, before its events are hashed: one whose key is known needs no more.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub append: Append,
+    pub keyed: Option<Keyed>,
+    pub reads: Reads,
+    bytes: usize,
+}
+
 /// Where one event is indexed.
 #[derive(Debug)]
 pub(crate) struct EventTerms {
@@ -67,8 +76,13 @@ pub(crate) struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    /// Checks limits and names, and hashes them.
-    pub fn prepare(&self, mut append: Append) -> Result<Prepared, AppendError> {
+    /// Checks an append and hashes its names.
+    pub fn prepare(&self, append: Append) -> Result<Prepared, AppendError> {
+        Ok(self.index(self.checked(append)?))
+    }
+
+    /// Checks limits and names, and hashes the key.
+    pub fn checked(&self, mut append: Append) -> Result<Checked, AppendError> {
         if let Some((what, why)) = append.fault {
             return Err(AppendError::Invalid { what, why });
         }
@@ -81,6 +95,12 @@ impl Desk<'_> {
             retention: append.retention.unwrap_or(self.rules.retention),
             key,
         });
+        Ok(Checked { append, keyed, reads, bytes })
+    }
+
+    /// Hashes the names that events are indexed by.
+    pub fn index(&self, checked: Checked) -> Prepared {
+        let Checked { append, keyed, reads, bytes } = checked;
         let events = append
             .events
             .iter()
@@ -91,7 +111,7 @@ impl Desk<'_> {
             version: *version,
         });
         let (events, expected) = (events.collect(), expected.collect());
-        Ok(Prepared { append, keyed, events, expected, reads, bytes })
+        Prepared { append, keyed, events, expected, reads, bytes }
     }
 
     /// The conditions of a plain append: queries that must find nothing new.
