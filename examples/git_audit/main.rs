@@ -1,9 +1,9 @@
 //! Audits the history of a git repository: what its commits claim, against what its files are.
 //!
 //! ```sh
-//! cargo run --release --example git_audit                                 # the repository of this crate
-//! cargo run --release --example git_audit -- --repo PATH --store DIR      # again later: only what is new
-//! cargo run --release --example git_audit -- --drop 7                     # leave a change out: is it found?
+//! cargo run --example git_audit                                 # the repository of this crate
+//! cargo run --example git_audit -- --repo PATH --store DIR      # again later: only what is new
+//! cargo run --example git_audit -- --drop 7                     # leave a change out: is it found?
 //! ```
 //!
 //! Every commit claims lines added and removed in files. The claims go into a store as events and are folded into lines per

@@ -1,6 +1,6 @@
 //! The store's checks and the brute-force judge agree, whatever the log, the definition, and when it was judged.
 //!
-//! `SEEDS=100000 cargo test --test checks_agree` runs more of them.
+//! `SEEDS=100000 cargo test --test it checks_agree::` runs more of them.
 
 use crate::naive;
 use crate::naive::random::{Random, Shape, random_def, random_log};

@@ -1,7 +1,7 @@
 //! A guard refuses exactly the events that would add a violation which an event decides: held against the brute-force judge, and
 //! against the check that only reports, whatever the log and the definition.
 //!
-//! `SEEDS=10000 cargo test --test guards_agree` runs more of them.
+//! `SEEDS=10000 cargo test --test it guards_agree::` runs more of them.
 
 use crate::naive::random::{Random, Shape, random_def, random_log};
 use crate::naive::{Cases, Def, Event, Mode, Selector, Template, Verdict, activations};

@@ -1,7 +1,7 @@
 //! A real process on a real directory, killed at any moment: the page cache survives, the process does not.
 //!
 //! - The child is this binary again, told by `TALLY_CHILD` what to do; every receipt it got is a line on its pipe.
-//! - `KILLS=1000 cargo test --test kill` kills more often; `KILL_SEED=7` draws other moments.
+//! - `KILLS=1000 cargo test --test it kill::` kills more often; `KILL_SEED=7` draws other moments.
 //! - The only sleep is the one before the kill.
 
 use std::collections::BTreeMap;

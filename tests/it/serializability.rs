@@ -4,7 +4,7 @@
 //!   a read takes either. Each history goes to the search for anomalies and to a serial run in the order of positions.
 //! - A history that a killed process wrote goes on in the next one. What got no answer is looked up in the log.
 //! - The checkers must be able to say no: what decides by untracked reads is caught within seconds.
-//! - `MINUTES=10 cargo test --release --test serializability` goes on for so long; `KILLS=200` kills more often; `SEED=7` draws
+//! - `MINUTES=10 cargo test --release --test it serializability::` goes on for so long; `KILLS=200` kills more often; `SEED=7` draws
 //!   another workload.
 
 use crate::elle;

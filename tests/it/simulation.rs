@@ -1,6 +1,6 @@
 //! The store on a disk that fails, against a model that does not: seeds, an exhaustive sweep of one script, and rot.
 //!
-//! - `SEED=7 cargo test --test simulation seeds` replays one seed; `SIM_SEEDS=5000` runs more of them.
+//! - `SEED=7 cargo test --test it simulation::seeds` replays one seed; `SIM_SEEDS=5000` runs more of them.
 //! - An error is allowed only after a fault that was put there; damage is never an allowed answer to a power cut.
 //! - What is acknowledged stays; what is refused leaves nothing; what is unknown is all there or not at all.
 //! - Whatever happens to checks, each finding is on record once, and no deadline is forgotten.

@@ -1,6 +1,6 @@
 //! Each program, cut or failed at each operation of its open, and then the right one.
 //!
-//! `FULL=1 cargo test --test opening sweep -- --nocapture` tries every operation instead of a share of them.
+//! `FULL=1 cargo test --test it opening::sweep -- --nocapture` tries every operation instead of a share of them.
 
 use super::codes::*;
 use std::collections::BTreeMap;
