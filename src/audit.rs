@@ -48,7 +48,7 @@ pub struct Audit<K, R> {
     pub hash: [u8; 32],
     /// Ranges of keys whose hashes were compared.
     pub ranges_len: u64,
-    /// Those that differ, by key.
+    /// Ranges that differ, by key.
     pub ranges: Vec<Range<K>>,
     /// Rows that were compared one by one: those of the ranges that differ.
     pub compared_len: u64,
@@ -72,7 +72,8 @@ pub struct Audit<K, R> {
 }
 
 impl<K, R> Audit<K, R> {
-    /// What is served is what today's code folds, every time, and what it folded when the events were committed.
+    /// Returns whether the rows served are those that today's code folds, every time, and those that it folded when the events
+    /// were committed.
     pub fn is_clean(&self) -> bool {
         self.ranges.is_empty() && self.diverged_at.is_none() && self.unstable_at.is_none()
     }
@@ -437,7 +438,7 @@ struct Traced {
     served: Option<RowVersion>,
     /// They were equal at some time, and are until the next change.
     equal: bool,
-    /// Where they began to differ, as far as the log was read.
+    /// Position at which they began to differ, as far as the log was read.
     at: Option<Position>,
 }
 

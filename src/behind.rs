@@ -44,7 +44,7 @@ pub(crate) struct Behind {
     bells: Bells,
 }
 
-/// What its thread listens to, and what it rings.
+/// Eventcounts of a store: of its head, its projections behind the writer, and its checks.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Bells {
     /// The head has moved, or there are orders.
@@ -61,7 +61,7 @@ impl Bells {
         Self { head: Arc::new(Bell::new(due)), ..Self::default() }
     }
 
-    /// For what all wait for: a recovery, or the end.
+    /// Wakes all that wait: for a recovery, or the end.
     pub fn ring(&self) {
         self.head.ring();
         self.behind.ring();
@@ -69,19 +69,19 @@ impl Bells {
     }
 }
 
-/// Where it stands. Its thread alone changes it, as a whole.
+/// State of a projection, replaced as a whole: by its thread, and by `resume` if that thread has halted.
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
-    /// What is served: whole, up to its own head.
+    /// Rows that are served: whole, up to their own head.
     rows: Option<Arc<Published>>,
-    /// How far the one that is being built is, and how far it must come to be served.
+    /// Position of the rows that are being built, and the position that they must reach to be served.
     pub building: Option<(Position, Position)>,
     pub halt: Option<Halt>,
-    /// How often one that was built came to be served.
+    /// Number of builds that came to be served.
     pub built: u64,
 }
 
-/// Why it does not go on.
+/// Reason why it does not go on.
 #[derive(Debug, Clone)]
 pub(crate) enum Halt {
     /// Its fold failed or panicked.
@@ -90,7 +90,7 @@ pub(crate) enum Halt {
     Trouble(StorageError),
 }
 
-/// What its thread is asked to do.
+/// Orders to its thread.
 #[derive(Debug, Default)]
 struct Orders {
     stop: bool,
@@ -190,7 +190,7 @@ impl Behind {
 }
 
 impl Standing {
-    /// How far the rows that are served go.
+    /// Returns the position up to which rows are served.
     pub fn position(&self) -> Position {
         self.rows.as_ref().map_or(Position::START, |rows| rows.head.position)
     }
@@ -213,7 +213,7 @@ impl Standing {
 
 // ---- all of them ----
 
-/// What following takes, the same for all projections of a store.
+/// Parts and limits for following the log, the same for all projections of a store.
 #[derive(Clone)]
 pub(crate) struct Following {
     pub log: Arc<dyn Log>,
@@ -222,9 +222,9 @@ pub(crate) struct Following {
     pub limits: Limits,
     pub page_bytes: usize,
     pub overlay_bytes_max: usize,
-    /// How long a quiet one keeps rows in memory only.
+    /// Maximum time that a quiet projection keeps rows in memory only.
     pub overlay_age_max: Duration,
-    /// `None`: state lives in memory.
+    /// `None` if state lives in memory.
     pub files: Option<Files>,
     pub before_flush: Arc<dyn Fn() + Send + Sync>,
 }
@@ -234,14 +234,14 @@ pub(crate) struct Following {
 pub(crate) struct Followers {
     all: Vec<Arc<Behind>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Themselves, where they have no threads.
+    /// The followers, if the store runs in lockstep.
     lockstep: Mutex<Vec<Follower>>,
 }
 
 impl Followers {
-    /// Finds out where each stands, and has it follow: on its own thread, or by `step`.
+    /// Finds out the position of each, and has it follow: on its own thread, or by `step`.
     ///
-    /// `forked` is where they stand in the store that this one is a fork of.
+    /// `forked` has their states in the store that this one is a fork of.
     pub fn start(
         following: &Following,
         projections: &[Registered],
@@ -276,7 +276,7 @@ impl Followers {
         &self.all
     }
 
-    /// One page each, on the calling thread. `false`: there was nothing to do, or they have threads.
+    /// Folds one page each, on the calling thread. Returns `false` if there was nothing to do, or if they have threads.
     pub fn step(&self) -> bool {
         let turn = |moved, follower: &mut Follower| (follower.guarded_turn() == Turn::Moved) || moved;
         self.lockstep.lock().iter_mut().fold(false, turn)
@@ -309,9 +309,9 @@ impl Drop for Followers {
 struct Follower {
     following: Following,
     behind: Arc<Behind>,
-    /// What readers see.
+    /// Rows that readers see.
     served: Option<Side>,
-    /// What they are to see once it reached this head.
+    /// Rows that take their place once they have reached this head.
     building: Option<(Side, Head)>,
     halt: Option<Halt>,
     built: u64,
@@ -320,13 +320,13 @@ struct Follower {
 /// Rows, up to their head, and the file below them.
 struct Side {
     rows: Arc<Published>,
-    /// `None`: in memory.
+    /// `None` if the rows are in memory only.
     file: Option<(Tables, Named)>,
     /// Bytes of the log folded since the last flush: also what changes no row is not to be read again for ever.
     unflushed: usize,
 }
 
-/// What a turn came to.
+/// Result of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Moved,
@@ -334,7 +334,7 @@ enum Turn {
     Stop,
 }
 
-/// Why a turn was not finished.
+/// Reason why a turn was not finished.
 enum Failed {
     /// Its rows cannot be trusted or read: damage, or another history. They are folded again.
     Unusable,
@@ -403,7 +403,7 @@ impl Follower {
         })
     }
 
-    /// What was ordered, then a page.
+    /// Carries out what was ordered, then folds a page.
     fn turn(&mut self) -> Turn {
         let orders = mem::take(&mut *self.behind.orders.lock());
         if orders.stop {
@@ -477,7 +477,7 @@ impl Follower {
 
     // ---- following ----
 
-    /// One page further; `false`: all that is published is folded.
+    /// Folds one page further. Returns `false` if all that is published is folded, or if it has halted.
     fn go_on(&mut self) -> Result<bool, Failed> {
         if self.halt.is_some() {
             return Ok(false);
@@ -507,7 +507,7 @@ impl Follower {
         Ok(true)
     }
 
-    /// What was built is named whole, in the transaction that makes it so, and served from then on.
+    /// Marks the rows that were built as whole, in the transaction that makes them so, and serves them from then on.
     fn switch(&mut self) -> Result<(), Failed> {
         let Some((mut side, until)) = self.building.take() else { return Ok(()) };
         if let Err(failed) = self.flush(&mut side, true) {
@@ -549,7 +549,7 @@ impl Follower {
         Ok(true)
     }
 
-    /// What whole groups after `rows` change, the head they lead to, and their size.
+    /// Folds whole groups after `rows`. Returns the changes, the head they lead to, and their size in the log.
     fn fold(&self, rows: &Published, through: &Head) -> Result<(Delta, Head, usize), Failed> {
         let (mut delta, mut bytes, mut next) = (Delta::default(), 0, rows.head.commit.next());
         loop {

@@ -1,4 +1,4 @@
-//! What a transaction may cost, and what it did: measured for each, judged by rules.
+//! Budgets of transactions, and reports of what they took: measured for each, judged by rules.
 //!
 //! Six rules come from a talk about transactions that ate a site (Colson, *The Very Hungry Transaction*): keep them under a
 //! second, use quick queries and fewer than a hundred of them, call nobody, open no second one, scan nothing.
@@ -7,7 +7,7 @@ use crate::error::{Conflict, Rule, TxError};
 use std::panic::Location;
 use std::time::{Duration, SystemTime};
 
-/// What a transaction may cost. Each rule is observed, warned about, or denied.
+/// Limits on what a transaction may cost. Each rule is observed, warned about, or denied.
 ///
 /// | rule | [`safe`](Self::safe) | counts |
 /// |---|---|---|
@@ -35,12 +35,12 @@ pub struct Budget {
     allowed: Vec<Allowed>,
 }
 
-/// What happens when a rule is broken.
+/// Policy for a rule that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// It stands in the [`TxEvent`].
     Observe,
-    /// The same, and on standard error where no [`Setup::on_tx`](crate::Setup::on_tx) listens.
+    /// The same, and on standard error if no [`Setup::on_tx`](crate::Setup::on_tx) listens.
     Warn,
     /// The operation fails, and the transaction with it.
     Deny,
@@ -90,7 +90,7 @@ impl Budget {
         self.all(Policy::Warn)
     }
 
-    /// Every rule denies.
+    /// Every rule denies; the one on other stores stays as it is, denied by default.
     pub fn deny(self) -> Self {
         self.all(Policy::Deny)
     }
@@ -100,7 +100,7 @@ impl Budget {
         kept.fold(self, |budget, rule| budget.rule(rule, policy))
     }
 
-    /// What happens when this rule is broken.
+    /// Sets the policy for a rule that is broken.
     pub fn rule(mut self, rule: Rule, policy: Policy) -> Self {
         self.rules[place(rule)].policy = policy;
         self
@@ -148,7 +148,7 @@ impl Budget {
         self
     }
 
-    /// What contradicts itself, one sentence each.
+    /// Returns its faults, one sentence each.
     pub(crate) fn check(&self) -> Vec<String> {
         let bad = self.allowed.iter().filter(|allowed| day_of(&allowed.until).is_none());
         bad.map(|allowed| {
@@ -199,21 +199,21 @@ fn day_of(text: &str) -> Option<i64> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Which.
+    /// The rule.
     pub rule: Rule,
-    /// What was used when it was noticed: milliseconds, operations, rows, reads or bytes.
+    /// Amount used when it was noticed: milliseconds, operations, rows, reads or bytes.
     pub used: u64,
-    /// What may be.
+    /// The limit, in the same unit.
     pub limit: u64,
-    /// What happened then.
+    /// The policy that was applied.
     pub policy: Policy,
-    /// What it was about, where it has a name: the outside call, the other transaction.
+    /// Its subject, if that has a name: the outside call, the other transaction.
     pub what: Option<&'static str>,
-    /// The line that broke it; none where it was time that passed.
+    /// The line that broke it; `None` if it was time that passed.
     pub at: Option<&'static Location<'static>>,
 }
 
-/// How a transaction ended.
+/// Outcome of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -225,7 +225,7 @@ pub enum Outcome {
     ReadOnly,
     /// The decision said no.
     Refused,
-    /// What it read had changed, and there was no retry left.
+    /// Something that it read had changed, and there was no retry left.
     Conflict,
     /// An error.
     Failed,
@@ -233,23 +233,23 @@ pub enum Outcome {
     Incomplete,
 }
 
-/// What one transaction took. Told once for each, whatever became of it.
+/// Costs and outcome of one transaction. Reported once for each, whatever its outcome.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TxEvent {
     /// Its label.
     pub label: String,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// How often it was decided.
+    /// Number of times that it was decided.
     pub attempts: u32,
-    /// When it began.
+    /// Time at which it began.
     pub began_at: SystemTime,
     /// The time of its decisions.
     pub own: Duration,
     /// The time it waited: for its turn, for the sync, between two attempts.
     pub waited: Duration,
-    /// How often it was decided with the writer held.
+    /// Number of times that it was decided with the writer held.
     pub holds: u32,
     /// The time it held the writer, while all others waited.
     pub held: Duration,
@@ -271,11 +271,11 @@ pub struct TxEvent {
     pub callbacks_panicked: u32,
 }
 
-/// What the transactions of a store came to since it was opened. Each is counted when it ends.
+/// Totals of the transactions of a store since it was opened. Each is counted when it ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TxStats {
-    /// Transactions that ended, whatever became of them.
+    /// Transactions that ended, whatever their outcome.
     pub ended_len: u64,
     /// Conflicts: what was read had changed at the commit.
     pub conflicts_len: u64,

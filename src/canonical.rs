@@ -34,7 +34,7 @@ const MAP: u8 = 10;
 const VARIANT: u8 = 11;
 const SOME: u8 = 12;
 
-/// The canonical bytes of a value. Unlike the codec it takes flattened structs and fields that are skipped: names are written.
+/// Appends the canonical bytes of a value. Unlike the codec it takes flattened structs and skipped fields: names are written.
 ///
 /// # Errors
 ///
@@ -192,7 +192,7 @@ impl Entry {
 }
 
 impl Entries {
-    /// One more entry.
+    /// Writes one more entry.
     pub fn entry(
         &mut self,
         writer: &mut Writer<'_>,
@@ -215,11 +215,11 @@ pub(crate) enum Leaf<'a> {
     Float(f64),
     Text(&'a str),
     Bytes(&'a [u8]),
-    /// How many elements or entries a list or map has.
+    /// Number of elements or entries of a list or map.
     Count(usize),
 }
 
-/// Tells the plain values in the canonical bytes of one value, names among the texts.
+/// Reports the plain values in the canonical bytes of one value, names among the texts.
 pub(crate) fn leaves(bytes: &[u8], each: &mut dyn FnMut(Leaf<'_>)) {
     let read = Leaves { rest: bytes, each }.value();
     debug_assert!(read.is_some(), "canonical bytes are written here alone");
@@ -352,7 +352,7 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         Ok(())
     }
 
-    /// A plain value, so that a field may become optional; marked where it would be taken for none.
+    /// Writes a plain value, so that a field may become optional; marked if it would be taken for none.
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), DecodeError> {
         let start = self.out.len();
         self.nested(value)?;

@@ -1,12 +1,12 @@
-//! Values to bytes and back: bincode 1.3.3, fixed integers, little-endian. The only room that names bincode.
+//! Values to bytes and back: bincode 1.3.3, fixed integers, little-endian. The only module that names bincode.
 //!
-//! - The bytes are those of `bincode` with these options; of an event, what follows the variant index.
-//! - Map entries stand in the order of their keys, so that a `HashMap` is always the same bytes.
-//! - What such bytes cannot carry is refused when it is written, never lost: skipped fields, flattened structs,
+//! - The bytes are those of `bincode` with these options; of an event, the bytes after the variant index.
+//! - Map entries are in the order of their keys, so that a `HashMap` is always the same bytes.
+//! - A value that such bytes cannot carry is refused when it is written, never lost: skipped fields, flattened structs,
 //!   sequences that do not know their length.
 //! - Reading is from slices only. A length is compared with what is left before anything is allocated, trailing
 //!   bytes are refused, depth is bounded: hostile bytes give an error.
-//! - What was written is readable: both directions have the same limits.
+//! - Written values are readable: both directions have the same limits.
 
 mod json;
 mod read;
@@ -27,10 +27,10 @@ pub(crate) use self::json::json_misfit;
 pub(crate) use self::read::Reader;
 pub(crate) use crate::key::DEPTH_MAX;
 
-/// No value is larger, written or read.
+/// Maximum size of a value, written or read, in bytes.
 pub(crate) const VALUE_BYTES_MAX: usize = 16 << 20;
 
-/// How long the count before a text or sequence is.
+/// Length of the count before a text or sequence, in bytes.
 const COUNT_BYTES: usize = 8;
 
 type Format = WithOtherIntEncoding<bincode::DefaultOptions, FixintEncoding>;
@@ -39,23 +39,23 @@ fn format() -> Format {
     bincode::DefaultOptions::new().with_fixint_encoding()
 }
 
-/// How a payload is written. Its id is stored with every payload.
+/// Format of a payload. Its id is stored with every payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Codec {
-    /// bincode 1.3.3, fixed integers, little-endian; of an event, what follows the variant index.
+    /// bincode 1.3.3, fixed integers, little-endian; of an event, the bytes after the variant index.
     Bincode = 1,
-    /// Json: what the value of the event's fields is.
+    /// Json: the value of the event's fields.
     Json = 2,
 }
 
 impl Codec {
-    /// The stored id.
+    /// Returns the stored id.
     pub const fn id(self) -> u8 {
         self as u8
     }
 
-    /// The codec of a stored id, if there is one.
+    /// Returns the codec of a stored id, if there is one.
     pub const fn from_id(id: u8) -> Option<Self> {
         match id {
             1 => Some(Self::Bincode),
@@ -67,29 +67,29 @@ impl Codec {
 
 // Whole values
 
-/// The bytes of a plain value: a row, a response, the input of a fingerprint.
+/// Encodes a plain value: a row, a response, the input of a fingerprint.
 pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, DecodeError> {
     let mut out = Vec::with_capacity(64);
     encode_into(value, &mut out)?;
     Ok(out)
 }
 
-/// The same, behind what `out` already holds. After an error `out` is as it was.
+/// Appends the bytes of a plain value to `out`. After an error `out` is as it was.
 pub(crate) fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), DecodeError> {
     written(out, |out| value.serialize(&mut Writer::new(out, Unwatched)))
 }
 
-/// A plain value from all of these bytes.
+/// Decodes a plain value from all of these bytes.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     read_whole(bytes, |reader| T::deserialize(reader))
 }
 
-/// Appends the payload of an event to `out` and tells its variant: for a struct, its own name.
+/// Appends the payload of an event to `out` and returns its variant: for a struct, its own name.
 pub(crate) fn encode_event<T: Serialize>(event: &T, out: &mut Vec<u8>) -> Result<&'static str, DecodeError> {
     written(out, |out| event.serialize(Payload(&mut Writer::new(out, Unwatched))))
 }
 
-/// An event from the name of its variant and its payload.
+/// Decodes an event from the name of its variant and its payload.
 #[inline]
 pub(crate) fn decode_event<T: DeserializeOwned>(
     codec: Codec,
@@ -103,7 +103,7 @@ pub(crate) fn decode_event<T: DeserializeOwned>(
     }
 }
 
-/// The payload of an event without the event around it.
+/// Decodes the payload of an event without the event around it.
 pub(crate) fn decode_payload<T: DeserializeOwned>(codec: Codec, payload: &[u8]) -> Result<T, DecodeError> {
     match codec {
         Codec::Bincode => decode(payload),
@@ -111,7 +111,7 @@ pub(crate) fn decode_payload<T: DeserializeOwned>(codec: Codec, payload: &[u8]) 
     }
 }
 
-/// The type must have this name itself: a catch-all variant (`serde(other)`) must not swallow what it does not know.
+/// Returns an error unless the type has this name itself: a catch-all variant (`serde(other)`) must not swallow unknown names.
 #[inline]
 fn known<T: DeserializeOwned>(variant: &str) -> Result<(), DecodeError> {
     let names = reflect::names::<T>().map_err(|e| DecodeError::new(e.to_string()))?;
@@ -122,7 +122,7 @@ fn known<T: DeserializeOwned>(variant: &str) -> Result<(), DecodeError> {
     }
 }
 
-/// Writes like [`encode`] and reports every enum variant on the way: how a trace learns today's names.
+/// Writes like [`encode`] and reports every enum variant on the way, so that a trace learns today's names.
 pub(crate) fn encode_watched<T: Serialize + ?Sized>(
     value: &T,
     seen: &mut dyn FnMut(&'static str, &'static str),

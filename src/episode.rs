@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Episode {
     pub definition: [u8; 8],
-    /// Which of the definition's findings it is.
+    /// Number of the finding, among those of its definition.
     pub number: u64,
     pub by: u64,
     pub decided: i64,
@@ -153,31 +153,31 @@ pub struct Violation {
     pub activation: Position,
     /// Subject, if no event says it: not of checks of sequences.
     pub subject: Option<String>,
-    /// What does not agree with the events: rows as they stood, or a sum. Empty: the events do not agree with one another.
+    /// Rows as they stood, or a sum, that do not agree with the events. Empty: the events do not agree with one another.
     pub disagrees: String,
     /// The event that decided it. `None`: time did, or the key's end.
     pub by: Option<Position>,
-    /// When it was decided, in the check's own time.
+    /// Time of the decision, in the check's own time.
     pub decided_at: SystemTime,
-    /// Where it is on record.
+    /// Position at which it is on record.
     pub recorded: Position,
-    /// How it stands.
+    /// Its state.
     pub state: State,
-    /// Who has seen to it.
+    /// The person who has seen to it.
     pub acknowledged: Option<String>,
 }
 
-/// How a violation stands.
+/// State of a violation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
     /// It is so.
     Open,
-    /// What was missing came with this event, this long after it was decided.
+    /// The missing event came, this long after it was decided.
     Healed {
         /// The event.
         by: Position,
-        /// How long it was violated.
+        /// Time for which it was violated.
         after: Duration,
     },
     /// It never was: the event had come in time, and was told late.
@@ -189,21 +189,21 @@ pub enum State {
     Remediated {
         /// By whom.
         by: String,
-        /// Where that is on record.
+        /// Position at which that is on record.
         at: Position,
     },
     /// It may stand, until then.
     Waived {
-        /// Who says so.
+        /// The person who says so.
         by: String,
-        /// Why.
+        /// Reason.
         reason: String,
-        /// Until when.
+        /// End of the waiver.
         until: SystemTime,
     },
     /// No check finds it any more: its check was removed, or is defined otherwise.
     Retired {
-        /// Where that is on record.
+        /// Position at which that is on record.
         at: Position,
     },
 }
@@ -272,7 +272,7 @@ impl Projection for Told {
     }
 }
 
-/// Until when nobody is alerted of a check, and why.
+/// Mute of a check: nobody is alerted of it until its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mute {
     pub by: String,

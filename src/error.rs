@@ -1,8 +1,8 @@
-//! What can go wrong, grouped by the call that can fail. A variant is something the caller does differently.
+//! Errors, grouped by the call that can fail. Each variant calls for another reaction of the caller.
 //!
 //! - Messages carry names, positions and sizes, never payloads.
-//! - `Display` is whole: it names the operating system's cause, once. So `source()` is `None` throughout: a report that prints a chain
-//!   of sources (as `anyhow` does) repeats nothing. For code that asks, [`StorageError::io_error`] has the cause itself.
+//! - `Display` is whole: it names the operating system's cause, once. So `source()` is `None` throughout: a report that prints a
+//!   chain of sources (as `anyhow` does) repeats nothing. For code that asks, [`StorageError::io_error`] has the cause itself.
 //! - [`Error`] prints the same as `Debug`, for that is what `main` prints.
 
 use crate::order::{CommitNo, Position};
@@ -19,7 +19,7 @@ use thiserror::Error as ThisError;
 
 pub use crate::misfit::{DecodeError, LayoutError};
 
-/// The disk, a file, a checksum. Opaque: nothing a caller does differently but stop, or `recover()`.
+/// An error of the disk, of a file or of a checksum. Opaque: a caller can only stop, or `recover()`.
 #[derive(Debug, Clone)]
 pub struct StorageError(Arc<Trouble>);
 
@@ -57,7 +57,7 @@ impl StorageError {
         Self(Arc::new(Trouble { kind, what: what.into(), source: Some(source.into()) }))
     }
 
-    /// It is about this file.
+    /// Prefixes the message with the name of the file that it is about.
     pub(crate) fn of(self, file: &str) -> Self {
         match Arc::try_unwrap(self.0) {
             Ok(Trouble { kind, what, source }) => {
@@ -73,22 +73,23 @@ impl StorageError {
         Self::caused(if full { TroubleKind::NoSpace } else { TroubleKind::Io }, what, source)
     }
 
-    /// Bytes did not read back as they were written.
+    /// Returns whether bytes did not read back as they were written.
     pub fn is_corruption(&self) -> bool {
         matches!(self.0.kind, TroubleKind::Log | TroubleKind::State)
     }
 
-    /// Only derived state is damaged: `Store::recover` (or the next open) rebuilds it from the log, and nothing is lost.
+    /// Returns whether only derived state is damaged. Nothing is lost then: `Store::recover` (or the next open) rebuilds it from
+    /// the log.
     pub fn is_rebuildable(&self) -> bool {
         self.0.kind == TroubleKind::State
     }
 
-    /// After it, the file that failed answers nothing any more until it is opened again.
+    /// Returns whether the file that failed answers nothing any more until it is opened again.
     pub(crate) fn ends_handle(&self) -> bool {
         matches!(self.0.kind, TroubleKind::Io | TroubleKind::NoSpace)
     }
 
-    /// The file was closed under its reader.
+    /// Returns whether the file was closed under its reader.
     pub(crate) fn is_closed(&self) -> bool {
         self.0.kind == TroubleKind::Closed
     }
@@ -121,13 +122,14 @@ impl StorageError {
         }
     }
 
-    /// The lock that keeps other processes out was removed or replaced while the store was open, or this process is a fork of the one
-    /// that opened it. Nothing was written. Find out who has the store now before `Store::recover`, which takes the lock again.
+    /// Returns whether the lock that keeps other processes out was removed or replaced while the store was open, or this process
+    /// is a fork of the one that opened it. Nothing was written. Find out who has the store now before `Store::recover`, which
+    /// takes the lock again.
     pub fn is_lock_lost(&self) -> bool {
         self.0.kind == TroubleKind::Lock
     }
 
-    /// The disk is full, or a quota is used up.
+    /// Returns whether the disk is full, or a quota is used up.
     pub fn is_no_space(&self) -> bool {
         self.0.kind == TroubleKind::NoSpace
     }
@@ -154,7 +156,7 @@ impl fmt::Display for StorageError {
 /// Without a source: `Display` has named the cause.
 impl StdError for StorageError {}
 
-/// What the program uses and the store was not told.
+/// An item that the program or the log needs and the setup lacks, such as an event type or a projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missing {
@@ -176,20 +178,20 @@ impl fmt::Display for Missing {
     }
 }
 
-/// Why a store was not opened. Nothing was changed, unless the variant says so.
+/// An error from opening a store. Nothing was changed, unless the variant says so.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum OpenError {
     /// `open` found no store there. It never creates one; `create` does.
     #[error("no store at {}", .path.display())]
     NotFound {
-        /// Where it looked.
+        /// The path that was looked at.
         path: PathBuf,
     },
     /// `create` found something there, and touched nothing.
     #[error("something is at {} already", .path.display())]
     AlreadyExists {
-        /// Where it looked.
+        /// The path that was looked at.
         path: PathBuf,
     },
     /// Another handle, here or in another process, has the store open.
@@ -198,15 +200,16 @@ pub enum OpenError {
         /// The store.
         path: PathBuf,
     },
-    /// What stands there is not a store: a file, a link, a foreign directory.
+    /// Something other than a store is there: a file, a link, a foreign directory.
     #[error("{} is not a store: {why}", .path.display())]
     NotAStore {
-        /// Where it looked.
+        /// The path that was looked at.
         path: PathBuf,
-        /// What is there instead.
+        /// Description of what is there instead.
         why: String,
     },
-    /// The directory may not be written: wrong permissions, or a medium that is mounted for reading only. `Store::inspect` reads it.
+    /// The directory may not be written: wrong permissions, or a medium that is mounted for reading only. `Store::inspect` reads
+    /// it.
     #[error("the store at {} may not be written: {why}; `Store::inspect` reads it as it is", .path.display())]
     ReadOnly {
         /// The store.
@@ -221,12 +224,12 @@ pub enum OpenError {
         position: Position,
         /// The damaged commit.
         commit: CommitNo,
-        /// What was found.
+        /// Description of the damage.
         what: String,
     },
-    /// The log lacks commits that were durable: it ends before a head that is known, or has another history there. Put the rest of
-    /// the log back. Or go on without it, with [`Setup::accept_lost_tail`](crate::Setup::accept_lost_tail), which goes on record;
-    /// or remove everything but `log/`, if this log is what is to be served.
+    /// The log lacks commits that were durable: it ends before a head that is known, or has another history there. Put the rest
+    /// of the log back. Or go on without it, with [`Setup::accept_lost_tail`](crate::Setup::accept_lost_tail), which goes on
+    /// record; or remove everything but `log/`, if this log is what is to be served.
     #[error("{} ends at commit {commit} (position {position}), but {known_by} knows {} commit {known_commit} (position {known_position}) to be durable: put the rest of the log back, or go on without it by `.accept_lost_tail(CommitNo::new({commit}))` in the setup", .path.display(), other(.commit, .known_commit))]
     TailLost {
         /// The log.
@@ -253,8 +256,8 @@ pub enum OpenError {
     /// Everything the log needs and the setup lacks, at once.
     #[error("the setup lacks: {}", join(.0))]
     Missing(Vec<Missing>),
-    /// Of `recover` and `fork`: called on a thread that they would wait for, or inside a fold, a guard or an invariant. Call it on
-    /// another thread.
+    /// Of `recover` and `fork`: called on a thread that they would wait for, or inside a fold, a guard or an invariant. Call it
+    /// on another thread.
     #[error("called inside {outer}, which it would wait for")]
     Nested {
         /// Name of the code that the call is inside of.
@@ -288,11 +291,11 @@ fn join(missing: &[Missing]) -> String {
 #[non_exhaustive]
 #[error("{read}{}, was changed by the event at position {position} ({type_name} in {stream}){}", place(.read_at), work(.label))]
 pub struct Conflict {
-    /// What was read, in words: "row 7 of `seats`".
+    /// The read, in words: "row 7 of `seats`".
     pub read: String,
     /// The caller's line that read it; none for the condition of an append.
     pub read_at: Option<&'static Location<'static>>,
-    /// Where the reader stood.
+    /// Position at which the reader stood.
     pub snapshot: Position,
     /// The event that changed it.
     pub position: Position,
@@ -302,7 +305,7 @@ pub struct Conflict {
     pub stream: String,
     /// The commit it is part of.
     pub commit: CommitNo,
-    /// The label of the request that wrote it; empty where it had none.
+    /// The label of the request that wrote it; empty if it had none.
     pub label: String,
     /// The read holds only if nothing at all comes between: the next try has the writer held.
     pub(crate) needs_writer: bool,
@@ -335,13 +338,13 @@ fn after(events: &[Position]) -> String {
     if events.is_empty() { String::new() } else { format!(", after the events {}", events.join(", ")) }
 }
 
-/// Why an append was not acknowledged.
+/// An error from an append, which was not acknowledged.
 ///
 /// Nothing was written, except after [`Unknown`](Self::Unknown). A retry with the same key is always safe.
 #[derive(Debug, Clone, ThisError)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// What the append rests on has changed: an event that matches its condition exists. Read again, decide again.
+    /// The basis of the append has changed: an event that matches its condition exists. Read again, decide again.
     #[error(transparent)]
     Conflict(Box<Conflict>),
     /// Of a transaction: its snapshot is older than the changes that are kept. Read again, decide again.
@@ -353,7 +356,7 @@ pub enum AppendError {
         "position {position} is beyond the last event, {head}: it is of another store, or of a later copy of this one"
     )]
     BeyondHead {
-        /// As it was given.
+        /// The position, as it was given.
         position: Position,
         /// The last event that is there to be read.
         head: Position,
@@ -363,7 +366,7 @@ pub enum AppendError {
     WrongVersion {
         /// The stream.
         stream: String,
-        /// What the caller expected.
+        /// The version that the caller expected.
         expected: crate::request::Expected,
         /// Its version: the number of its events.
         is: u64,
@@ -382,7 +385,7 @@ pub enum AppendError {
     KeyReused {
         /// The part of the fingerprint that differs.
         part: String,
-        /// Who used it.
+        /// The commit that used the key.
         commit: CommitNo,
     },
     /// An inline projection refused the event, failed or panicked on it.
@@ -390,23 +393,23 @@ pub enum AppendError {
     Fold {
         /// The projection.
         projection: &'static str,
-        /// Which event of the append, from 0.
+        /// Index of the event in the append, from 0.
         index: usize,
         /// Its reason.
         why: String,
     },
-    /// A guard or an invariant would be violated. Change the request, or do first what it asks for; as it is, it is refused again.
-    /// A key that it has can be used again, with whatever is right.
+    /// A guard or an invariant would be violated. Change the request, or do first what it asks for; as it is, it is refused
+    /// again. A key that it has can be used again, with a corrected request.
     #[error("event {index} of the append would violate `{check}` on {key}{}", after(.events))]
     Violated {
         /// The check.
         check: String,
         /// The key of the events or rows, as people read it.
         key: String,
-        /// The earlier events that matter: what was activated by them, or who last changed the rows. None, if what matters is that
-        /// nothing came before. Those of the append itself are not among them.
+        /// The earlier events that matter: what was activated by them, or who last changed the rows. Empty, if what matters is
+        /// that nothing came before. Those of the append itself are not among them.
         events: Vec<Position>,
-        /// Which event of the append, from 0.
+        /// Index of the event in the append, from 0.
         index: usize,
     },
     /// A guard or an invariant cannot tell: it cannot read the event or a row, panicked on it, or keeps more of its key than it
@@ -415,39 +418,39 @@ pub enum AppendError {
     CannotTell {
         /// The check.
         check: String,
-        /// Which event of the append, from 0.
+        /// Index of the event in the append, from 0.
         index: usize,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// The store was not told about this family.
+    /// The setup lacks this family.
     #[error("the setup lacks {0}")]
     Unregistered(Missing),
     /// Larger than `Options` allows.
     #[error("{what} has {size}, the limit is {limit}")]
     TooLarge {
-        /// Which of them, with its unit.
+        /// The item that is too large, such as `append (events)`; its unit is bytes if none is named.
         what: &'static str,
-        /// How large it is.
+        /// Its size.
         size: u64,
-        /// How large it may be.
+        /// Its limit.
         limit: u64,
     },
     /// A name that is empty or has control characters, or an event no codec can carry.
     #[error("{what}: {why}")]
     Invalid {
-        /// What is wrong.
+        /// The invalid item, such as `event` or `key`.
         what: &'static str,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// The clock is too far ahead to be believed: of what has run since it was last right, or, just opened, of the last commit.
     /// Nothing was decided. Set the clock right, or say with `Store::accept_clock` that it is; then try again.
     #[error("the clock jumped {} s ahead, the limit is {} s; set it right, or call accept_clock()", .ahead.as_secs(), .limit.as_secs())]
     ClockJumped {
-        /// How far.
+        /// Time by which the clock is ahead of what it should say.
         ahead: Duration,
-        /// How far it may: `Options::clock_jump_ms_max`, or `clock_gap_ms_max`.
+        /// Limit of that: `Options::clock_jump_ms_max`, or `clock_gap_ms_max`.
         limit: Duration,
     },
     /// The queue is full. The append is given back untouched; try again later.
@@ -483,7 +486,7 @@ impl AppendError {
     }
 }
 
-/// Why a transaction was not acknowledged. `E` is the domain's own refusal.
+/// An error from a transaction, which was not acknowledged. `E` is the domain's own refusal.
 ///
 /// Nothing was written, except after [`Unknown`](Self::Unknown). The same from every form of store.
 #[derive(Debug, Clone, ThisError)]
@@ -492,7 +495,7 @@ pub enum TxError<E = Infallible> {
     /// The decision said no. Nothing is stored under the key, and a retry decides again.
     #[error("refused: {0:?}")]
     Refused(E),
-    /// What was read has changed, and retries are used up or forbidden. Decide again.
+    /// Something that was read has changed, and retries are used up or forbidden. Decide again.
     #[error(transparent)]
     Conflict(Box<Conflict>),
     /// The snapshot is older than the changes that are kept: it took longer than two flushes. Or a row was read that holds the
@@ -505,7 +508,7 @@ pub enum TxError<E = Infallible> {
         "position {position} is beyond the last event, {head}: it is of another store, or of a later copy of this one"
     )]
     BeyondHead {
-        /// As it was given.
+        /// The position, as it was given.
         position: Position,
         /// The last event that is there to be read.
         head: Position,
@@ -515,9 +518,9 @@ pub enum TxError<E = Infallible> {
     Budget {
         /// The rule.
         rule: Rule,
-        /// What it used: milliseconds, operations, rows, reads or bytes, as the rule says.
+        /// Amount that it used: milliseconds, operations, rows, reads or bytes, as the rule says.
         used: u64,
-        /// What it may.
+        /// The limit, in the same unit.
         limit: u64,
     },
     /// This thread is inside a transaction already, or inside a fold, a guard or an invariant, where no call of a store is taken.
@@ -531,7 +534,7 @@ pub enum TxError<E = Infallible> {
     KeyReused {
         /// The part of the fingerprint that differs.
         part: String,
-        /// Who used it.
+        /// The commit that used the key.
         commit: CommitNo,
     },
     /// The stored answer was written with another shape of `T`. `View::answer` has its bytes.
@@ -546,13 +549,13 @@ pub enum TxError<E = Infallible> {
     Fold {
         /// The projection.
         projection: &'static str,
-        /// Which event of the transaction, from 0.
+        /// Index of the event in the transaction, from 0.
         index: usize,
         /// Its reason.
         why: String,
     },
-    /// A guard or an invariant would be violated. Decide otherwise; it is no conflict, and nothing is tried again: either what was
-    /// read still holds, so that the same would be decided and refused again, or the refusal was right at the snapshot.
+    /// A guard or an invariant would be violated. Decide otherwise; it is no conflict, and nothing is tried again: either what
+    /// was read still holds, so that the same would be decided and refused again, or the refusal was right at the snapshot.
     #[error("event {index} of the transaction would violate `{check}` on {key}{}", after(.events))]
     Violated {
         /// The check.
@@ -561,7 +564,7 @@ pub enum TxError<E = Infallible> {
         key: String,
         /// The earlier events that matter, as in [`AppendError::Violated`].
         events: Vec<Position>,
-        /// Which event of the transaction, from 0.
+        /// Index of the event in the transaction, from 0.
         index: usize,
     },
     /// A guard or an invariant cannot tell, as in [`AppendError::CannotTell`]. Mend the event or the code.
@@ -569,39 +572,39 @@ pub enum TxError<E = Infallible> {
     CannotTell {
         /// The check.
         check: String,
-        /// Which event of the transaction, from 0.
+        /// Index of the event in the transaction, from 0.
         index: usize,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// The store was not told about this family or projection.
+    /// The setup lacks this family or projection.
     #[error("the setup lacks {0}")]
     Unregistered(Missing),
     /// Larger than `Options` allows.
     #[error("{what} has {size}, the limit is {limit}")]
     TooLarge {
-        /// Which of them, with its unit.
+        /// The item that is too large, such as `append (events)`; its unit is bytes if none is named.
         what: &'static str,
-        /// How large it is.
+        /// Its size.
         size: u64,
-        /// How large it may be.
+        /// Its limit.
         limit: u64,
     },
     /// A name that is empty or has control characters, or a value no codec can carry.
     #[error("{what}: {why}")]
     Invalid {
-        /// What is wrong.
+        /// The invalid item, such as `event` or `key`.
         what: &'static str,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// The clock is too far ahead to be believed: of what has run since it was last right, or, just opened, of the last commit.
     /// Nothing was decided. Set the clock right, or say with `Store::accept_clock` that it is; then try again.
     #[error("the clock jumped {} s ahead, the limit is {} s; set it right, or call accept_clock()", .ahead.as_secs(), .limit.as_secs())]
     ClockJumped {
-        /// How far.
+        /// Time by which the clock is ahead of what it should say.
         ahead: Duration,
-        /// How far it may: `Options::clock_jump_ms_max`, or `clock_gap_ms_max`.
+        /// Limit of that: `Options::clock_jump_ms_max`, or `clock_gap_ms_max`.
         limit: Duration,
     },
     /// A read failed for a reason of its own.
@@ -614,7 +617,7 @@ pub enum TxError<E = Infallible> {
     /// Too many wait for the writer, or one holds it for too long. Try again later.
     #[error("no turn within {} ms{}", .waited.as_millis(), held_by(.holder))]
     Overloaded {
-        /// How long it waited.
+        /// Time that it waited.
         waited: Duration,
         /// The label of the transaction that held the writer, if one did.
         holder: Option<String>,
@@ -744,7 +747,7 @@ impl Fault {
         Self(Arc::new(cause.into()))
     }
 
-    /// Why.
+    /// Returns the cause.
     pub fn cause(&self) -> &TxError {
         &self.0
     }
@@ -793,19 +796,19 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Why a read failed.
+/// An error from a read.
 #[derive(Debug, Clone, ThisError)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The store was not told about this projection or family.
+    /// The setup lacks this projection or family.
     #[error("the setup lacks {0}")]
     Unregistered(Missing),
     /// A query names a type its family does not have.
     #[error("no event type `{name}`; there are {}", .known.join(", "))]
     NoSuchType {
-        /// As it was written.
+        /// The name, as it was written.
         name: String,
-        /// Those there are.
+        /// Names of the event types that the family has.
         known: Vec<String>,
     },
     /// The position is beyond the last event: it was kept for another store, or for a later copy of this one. Find out which
@@ -814,7 +817,7 @@ pub enum ReadError {
         "position {position} is beyond the last event, {head}: it is of another store, or of a later copy of this one"
     )]
     BeyondHead {
-        /// As it was given.
+        /// The position, as it was given.
         position: Position,
         /// The last event that is there to be read.
         head: Position,
@@ -835,9 +838,9 @@ pub enum ReadError {
     Behind {
         /// The projection.
         projection: &'static str,
-        /// How far it is.
+        /// Position up to which it has folded.
         at: Position,
-        /// What was waited for.
+        /// Position that was waited for.
         wanted: Position,
     },
     /// The projection is folded from the first commit, because it is new, changed or its file was damaged, and cannot be read
@@ -846,9 +849,9 @@ pub enum ReadError {
     Rebuilding {
         /// The projection.
         projection: &'static str,
-        /// How far it is.
+        /// Position up to which it has folded.
         at: Position,
-        /// How far it must come.
+        /// Position that it must reach.
         of: Position,
     },
     /// The view is older than `view_age_ms_max`, and was let go; or what it looks at was rebuilt in another file. Take a new one.
@@ -862,15 +865,15 @@ pub enum ReadError {
     Decode {
         /// The event, or the one that last changed the row.
         position: Position,
-        /// Why.
+        /// The reason.
         cause: DecodeError,
     },
     /// A key or name that cannot be one.
     #[error("{what}: {why}")]
     Invalid {
-        /// What is wrong.
+        /// The invalid item, such as `query` or `row key`.
         what: &'static str,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// Called inside a fold, a guard or an invariant, whose result is a function of events and rows alone; or inside the progress
@@ -897,7 +900,8 @@ impl From<crate::query::BadQuery> for ReadError {
     }
 }
 
-/// Why a projection does not pass over an event. Nothing was changed, unless an [`AppendError`] says that it is not known.
+/// An error from [`Store::skip`](crate::Store::skip): the projection does not pass over the event. Nothing was changed, unless an
+/// [`AppendError`] says that it is not known.
 #[derive(Debug, Clone, ThisError)]
 #[non_exhaustive]
 pub enum SkipError {
@@ -906,7 +910,7 @@ pub enum SkipError {
     NotStalled {
         /// The projection.
         projection: &'static str,
-        /// The event it has stalled at. `None`: it has not stalled.
+        /// The event it has stalled at; `None` if it has not stalled.
         at: Option<Position>,
         /// The event that was to be passed over.
         asked: Position,
@@ -917,9 +921,9 @@ pub enum SkipError {
     /// It has no reason.
     #[error("{what}: {why}")]
     Invalid {
-        /// What is wrong.
+        /// The invalid item.
         what: &'static str,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
     /// It could not be put on record.
@@ -931,7 +935,7 @@ fn stalled_at(at: &Option<Position>) -> String {
     at.map_or_else(|| ": it has not stalled".to_owned(), |at| format!(", but at {at}"))
 }
 
-/// Why a fold stopped. Refuses the append in whose commit it runs.
+/// An error from a fold, which stops it and refuses the append in whose commit it runs.
 #[derive(Debug, Clone, ThisError)]
 #[error("{why}")]
 pub struct FoldError {

@@ -41,13 +41,13 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The first half of each type name and stream; neither `.` nor `/` in it.
     const FAMILY: &'static str;
 
-    /// What names a stream of the family; `()` where there is but one.
+    /// Identifier of a stream of the family; `()` if there is but one stream.
     type Id: Key;
 
     /// The stream this event belongs to is `FAMILY/id`.
     fn id(&self) -> Self::Id;
 
-    /// What else it is about: facts that other families share.
+    /// Returns its tags, which name what else it is about: facts that other families share.
     fn tags(&self) -> Tags {
         Tags::none()
     }
@@ -101,7 +101,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// How payloads that were stored before a type changed are read as what it is today. No step: nothing has changed.
+    /// Returns the steps by which payloads of older types are read as what the type is today. No step: nothing has changed.
     fn upcasts() -> Upcasts<Self> {
         Upcasts::none()
     }
@@ -110,7 +110,7 @@ pub trait Event: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// Stands for the schema version that this code writes, until the event is stored.
 pub(crate) const TODAY: u16 = 0;
 
-/// What a fold, a query or a check may read: one family, several ([`any_of!`](crate::any_of)), or [`Raw`].
+/// Events that a fold, a query or a check may read: one family, several ([`any_of!`](crate::any_of)), or [`Raw`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event, nor a set of events",
     label = "here is one type with `impl Event`, an enum made by `any_of!`, or `Raw`",
@@ -371,7 +371,7 @@ impl Raw {
         &self.type_name
     }
 
-    /// What stands before the first dot of the type name.
+    /// Returns the part of the type name before the first dot.
     pub fn family(&self) -> &str {
         self.borrowed().family()
     }
@@ -381,7 +381,7 @@ impl Raw {
         self.schema
     }
 
-    /// How the payload is written.
+    /// Returns the codec in which the payload is written.
     pub fn codec(&self) -> Codec {
         self.codec
     }
@@ -391,7 +391,7 @@ impl Raw {
         &self.stream
     }
 
-    /// What else it is about.
+    /// Returns its tags, which name what else it is about.
     pub fn tags(&self) -> &Tags {
         &self.tags
     }
@@ -425,12 +425,12 @@ impl<'a> RawRef<'a> {
         self.type_name
     }
 
-    /// What stands before the first dot of the type name.
+    /// Returns the part of the type name before the first dot.
     pub fn family(&self) -> &'a str {
         split_type_name(self.type_name).0
     }
 
-    /// What stands behind it.
+    /// Returns the part of the type name after the first dot.
     pub fn variant(&self) -> &'a str {
         split_type_name(self.type_name).1
     }
@@ -440,7 +440,7 @@ impl<'a> RawRef<'a> {
         self.schema
     }
 
-    /// How the payload is written.
+    /// Returns the codec in which the payload is written.
     pub fn codec(&self) -> Codec {
         self.codec
     }
@@ -450,7 +450,7 @@ impl<'a> RawRef<'a> {
         self.stream
     }
 
-    /// What else it is about.
+    /// Returns its tags, which name what else it is about.
     pub fn tags(&self) -> TagsRef<'a> {
         self.tags
     }
@@ -508,7 +508,7 @@ pub struct Sequenced<E> {
     pub position: Position,
     /// Its place in its stream, from 1.
     pub stream_version: u64,
-    /// When its commit was decided.
+    /// Time at which its commit was decided.
     pub recorded_at: SystemTime,
 }
 
@@ -522,7 +522,7 @@ impl<E> Deref for Sequenced<E> {
 
 // Texts that are stored
 
-/// Why a name or key cannot be stored.
+/// Reason why a name or key cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadText {
     #[error("{what} is empty")]

@@ -1,8 +1,8 @@
-//! What was pulled from outside, as the store's own events say it: a cache that a restart has for free.
+//! Evidence pulled from outside, as the store's own events say it: a cache that a restart has for free.
 //!
 //! - Events hold the differences of a snapshot to the one before it. A crash between two of them leaves rows that were all
 //!   read, some of them in the snapshot that is not complete; the next pull goes on from there.
-//! - A source need say no times: when a row was seen first, changed, and seen last follows from the snapshots.
+//! - A source need not report times: the snapshots give the times at which a row was first seen, changed, and last seen.
 
 use crate::own::{Bytes, Own};
 use crate::projection::{Folded, Projection, Rows};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// A row of a source, as it was read last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kept {
-    /// Of what shape: bytes of another one are recorded again.
+    /// Shape of the row: bytes of another one are recorded again.
     pub shape: [u8; 4],
     pub row: Bytes,
     /// As of which snapshot it was there first, and as of which it became what it is.
@@ -45,13 +45,13 @@ impl Projection for Evidence {
     }
 }
 
-/// What is known of a source as a whole.
+/// State of a source as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
     pub shape: [u8; 4],
     /// The last snapshot that is complete.
     pub snapshot: Option<Snapshot>,
-    /// What came of the pulls since then, if they failed.
+    /// Failure of the pulls since then.
     pub failed: Option<Failed>,
 }
 
@@ -60,16 +60,16 @@ pub(crate) struct Known {
 pub(crate) struct Snapshot {
     pub as_of: i64,
     pub rows: u64,
-    /// Where it is on record.
+    /// Position at which it is on record.
     pub at: u64,
 }
 
-/// Why a source is not read.
+/// Failure to read a source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failed {
     pub kind: String,
     pub why: String,
-    /// Where that is on record.
+    /// Position at which that is on record.
     pub at: u64,
 }
 
@@ -150,7 +150,7 @@ pub(crate) struct Refused {
     pub kind: String,
     pub columns: Vec<(String, Option<String>, bool)>,
     pub rows: u64,
-    /// Where that is on record.
+    /// Position at which that is on record.
     pub at: u64,
 }
 

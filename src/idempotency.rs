@@ -1,9 +1,9 @@
-//! A key is applied once, and answered the same for as long as it is kept.
+//! Idempotency keys: a key is applied once, and answered the same for as long as it is kept.
 //!
-//! - The index says which commit used the key last; that commit's record, whole and checksummed, is the arbiter.
+//! - The index names the commit that used the key last; that commit's record, whole and checksummed, decides.
 //! - Same fingerprint: the stored answer and the original receipt. Another one: `KeyReused`, naming the part.
-//! - Whether it is still kept is judged here alone, from the record and the moment of the decision. A key that is not is a new
-//!   request, wherever its old use may still be found.
+//! - Expiry is judged here alone, from the record and the moment of the decision. A request with an expired key is a new one,
+//!   wherever the old use of the key may still be found.
 
 use crate::error::{AppendError, StorageError};
 use crate::event::Raw;
@@ -23,12 +23,12 @@ pub(crate) struct Keyed {
     pub term: Term,
     pub key: RequestKey,
     pub parts: Vec<(String, Print)>,
-    /// How long it is kept, if this is its first use.
+    /// Retention of the key, if this is its first use.
     pub retention: Retention,
 }
 
 impl Keyed {
-    /// As it goes into the record of a commit at this moment.
+    /// Returns the key as the record of a commit at this moment has it.
     pub fn into_part(self, now: Moment) -> KeyPart {
         let kept = now.keep(self.retention);
         let parts = self.parts.into_iter().map(|(name, print)| (name, print.by_names)).collect();
@@ -36,22 +36,22 @@ impl Keyed {
     }
 }
 
-/// What a commit says about a key.
+/// Result of comparing a commit with a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Recalled {
     /// The same request: answer it the same.
     Same(Committed),
     /// Another request under the same key.
     Reused { part: String, commit: CommitNo },
-    /// It has used a key that is not kept any more.
+    /// The commit used a key that is not kept any more.
     Expired,
     /// The commit used another key: two hashes met.
     Other,
 }
 
-/// Asks what is published: for a caller's thread. `None`: the writer decides, and has the last word.
+/// Looks for the answer in the published state, on a caller's thread; `None` if the writer is to decide.
 ///
-/// The clock is read only where a commit used the key.
+/// The clock is read only if a commit used the key.
 pub(crate) fn answered(
     log: &dyn Log,
     keys: &KeyIndex,
@@ -70,7 +70,7 @@ pub(crate) fn answered(
     }
 }
 
-/// Asks the log what `commit` says about the key.
+/// Reads `commit` from the log and compares it with the key.
 pub(crate) fn recall(
     log: &dyn Log,
     commit: CommitNo,
@@ -109,7 +109,7 @@ pub(crate) fn judge(
     Recalled::Same(Committed { response, receipt, replayed: true })
 }
 
-/// The first part that differs, or stands on one side only.
+/// Returns the first part that differs, or stands on one side only.
 fn differing_part<'a>(stored: &'a KeyPart, asked: &'a Keyed, events: &[Raw]) -> Option<&'a str> {
     let is = |name: &str| {
         let mut parts = stored.parts.iter();
@@ -124,7 +124,7 @@ fn differing_part<'a>(stored: &'a KeyPart, asked: &'a Keyed, events: &[Raw]) -> 
     names.find(|name| is(name) != wanted(name))
 }
 
-/// The digest of a part as a record has it; `None` if no record can have it. `events` are those of the request.
+/// Returns the digest of a part as a record has it; `None` if no record can have it. `events` are those of the request.
 fn digest(print: Print, digests: Digests, events: &[Raw]) -> Option<Digest> {
     match (digests, print.by_bytes) {
         (Digests::ByNames, _) => Some(print.by_names),

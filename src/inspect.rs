@@ -100,19 +100,19 @@ pub struct KeyUse {
     pub label: String,
     /// The stored answer, encoded. Empty if there is none.
     pub response: Vec<u8>,
-    /// How long the key is kept.
+    /// Time up to which the key is kept.
     pub kept: KeptUntil,
 }
 
-/// How long an idempotency key is kept.
+/// Retention of an idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeptUntil {
     /// For ever.
     Forever,
-    /// Until the store's time is this.
+    /// Up to this time, by the store's time.
     Time(SystemTime),
-    /// Until so many commits of the log have a key.
+    /// Up to the moment at which this many commits of the log have a key.
     Keys(u64),
 }
 

@@ -25,7 +25,7 @@ use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeser
 use serde::ser::{self, Impossible, Serialize, Serializer};
 use std::fmt::Write;
 
-/// No value nests deeper: a stack has an end.
+/// Maximum depth of a value: a stack has an end.
 pub(crate) const DEPTH_MAX: u32 = 128;
 
 /// Ids of streams and keys of rows: any serde value with an order, newtypes and enums included. Rows are kept in that
@@ -40,7 +40,7 @@ pub trait Key: Serialize + DeserializeOwned + Ord + Clone + Send + Sync + 'stati
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Ord + Clone + Send + Sync + 'static> Key for T {}
 
-/// What may stand for a key where one is looked up: the key itself, or `str` for `String`.
+/// A value that may stand for a key in a lookup: the key itself, `str` for `String`, or a slice for `Vec`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not stand for a key of type `{K}`",
     label = "the key here is `{K}`",
@@ -60,7 +60,7 @@ pub(crate) fn encode<K: Serialize + ?Sized>(key: &K, out: &mut Vec<u8>) -> Resul
     key.serialize(&mut Ordered { out, depth: 0 }).inspect_err(|_| out.truncate(start))
 }
 
-/// The key whose bytes these are, all of them.
+/// Decodes the key whose bytes these are, all of them.
 pub(crate) fn decode<K: DeserializeOwned>(bytes: &[u8]) -> Result<K, DecodeError> {
     let mut source = Source { rest: bytes, bytes: bytes.len(), depth: 0 };
     let key = K::deserialize(&mut source).map_err(|e| e.at(source.offset()))?;
@@ -70,14 +70,14 @@ pub(crate) fn decode<K: DeserializeOwned>(bytes: &[u8]) -> Result<K, DecodeError
     }
 }
 
-/// The readable text of an id.
+/// Returns the readable text of an id.
 pub(crate) fn text<K: Serialize + ?Sized>(id: &K) -> Result<String, DecodeError> {
     let mut text = String::new();
     text_into(id, &mut text)?;
     Ok(text)
 }
 
-/// The same, behind what `out` already holds.
+/// Appends the readable text of an id to `out`.
 pub(crate) fn text_into<K: Serialize + ?Sized>(id: &K, out: &mut String) -> Result<(), DecodeError> {
     id.serialize(&mut Text { out, depth: 0 })
 }
@@ -111,7 +111,7 @@ struct Ordered<'a> {
 }
 
 impl Ordered<'_> {
-    /// 00 cannot be told from an end, so it is followed by FF, which is behind every end.
+    /// Writes bytes, then the end. 00 cannot be told from an end, so it is followed by FF, which sorts after every end.
     fn terminated(&mut self, bytes: &[u8]) {
         let mut parts = bytes.split(|byte| *byte == 0);
         self.out.extend_from_slice(parts.next().unwrap_or_default());
@@ -375,7 +375,7 @@ impl<'de> Source<'de> {
         Ok(*array)
     }
 
-    /// One byte that is 0 or 1.
+    /// Reads one byte that is 0 or 1.
     fn flag(&mut self) -> Result<bool, DecodeError> {
         let at = self.offset();
         match self.array::<1>()? {
@@ -545,7 +545,7 @@ impl<'de> Deserializer<'de> for &mut Source<'de> {
     }
 }
 
-/// What tells that another part follows.
+/// Sign that another part follows: a mark in the bytes, or a count.
 enum Parts {
     Marked { ended: bool },
     Counted(usize),
@@ -557,7 +557,7 @@ struct Access<'s, 'de> {
 }
 
 impl Access<'_, '_> {
-    /// True when a sequence has another element. Of a counted one the bytes say nothing.
+    /// Returns whether a marked sequence has another element; `false` for a counted one, whose bytes do not tell.
     fn more(&mut self) -> Result<bool, DecodeError> {
         match &mut self.parts {
             Parts::Counted(_) | Parts::Marked { ended: true } => Ok(false),

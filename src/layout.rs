@@ -1,7 +1,7 @@
-//! What a payload holds: field names and types in order, traced from serde's derive, written as text in the log.
+//! Layouts of payloads: field names and types in order, traced from serde's derive, written as text in the log.
 //!
 //! - A layout is complete: every variant of every enum, however deep; recursion is a [`Layout::Ref`].
-//! - One layout, one text: `parse(print(x)) == x`, and no other text is accepted for it. So two versions of a type
+//! - A layout has one text: `parse(print(x)) == x`, and no other text is accepted for it. So two versions of a type
 //!   are compared by comparing texts, and adding a `#[serde(alias)]` changes nothing.
 //! - A layout is enough to read any payload by field name, without the Rust type.
 //! - Hostile text and hostile payloads give an error: depth, parts and values are bounded.
@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a value's bytes hold. Its `Display` is the text that is stored.
+/// Layout of a value's bytes. Its `Display` is the text that is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Layout {
@@ -79,43 +79,43 @@ pub enum Layout {
     Array(Box<Layout>, u32),
     /// `{a:u8,b:str}`
     Struct(Vec<(Arc<str>, Layout)>),
-    /// `<None|One(u8)|Two(u8,u8)|Named{a:u8}>`: by index, in this order. What a variant holds is a layout; a newtype
+    /// `<None|One(u8)|Two(u8,u8)|Named{a:u8}>`: by index, in this order. The content of a variant is a layout; a newtype
     /// variant of a struct and a struct variant are the same bytes and the same layout.
     Enum(Vec<(Arc<str>, Layout)>),
     /// `^2`: the second layout around this one, counting options, sequences, maps, tuples, structs and enums.
     Ref(u32),
 }
 
-/// A layout has no more parts than this, and nests no deeper than a value may.
+/// Maximum number of parts of a layout, which nests no deeper than a value may.
 const PARTS_MAX: usize = 4096;
-/// Names of fields and variants.
+/// Maximum size of the text of a layout, in bytes.
 const TEXT_BYTES_MAX: usize = 64 << 10;
-/// A payload is read into no more values than this: fields that take no byte cost memory all the same.
+/// Maximum number of values that a payload is read into: fields that take no byte cost memory all the same.
 const VALUES_MAX: usize = 1 << 20;
 
 impl Layout {
-    /// The layout of a plain value: a row, an answer, a key.
+    /// Returns the layout of a plain value: a row, an answer, a key.
     ///
     /// Derives are traced through every field and variant. A type that refuses samples (a validated newtype, a
     /// `NonZero`) is offered others: small numbers, dates, ids, addresses.
     ///
     /// # Errors
     ///
-    /// - The type uses what its bytes cannot carry: `untagged`, `tag`, `flatten`, `skip_serializing_if`.
+    /// - The type uses a feature that its bytes cannot carry: `untagged`, `tag`, `flatten`, `skip_serializing_if`.
     /// - It writes other than it reads.
     /// - It refuses every sample, has no finite value, or is too large. The message names the field.
     pub fn of<T: Serialize + DeserializeOwned>() -> Result<Self, LayoutError> {
         Self::with_samples::<T>(&Samples::default())
     }
 
-    /// The same, with more samples to offer.
+    /// Traces with more samples to offer.
     pub(crate) fn with_samples<T: Serialize + DeserializeOwned>(
         given: &Samples,
     ) -> Result<Self, LayoutError> {
         traced(Kind::plain::<T>(), given).map(|(layout, _)| layout)
     }
 
-    /// The layout of this text.
+    /// Parses the text of a layout.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ impl Layout {
         text::parse(text)
     }
 
-    /// The value that these bytes hold, all of them, by field name.
+    /// Reads the value that these bytes hold, all of them, by field name.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl Layout {
         Ok(value)
     }
 
-    /// Whether payloads of `old` read as this: the same parts in the same places, under other names at most.
+    /// Returns whether payloads of `old` read as this: the same parts in the same places, under other names at most.
     pub(crate) fn renames(&self, old: &Layout) -> bool {
         let alike = match (self, old) {
             (Layout::Struct(new), Layout::Struct(old)) | (Layout::Enum(new), Layout::Enum(old)) => {
@@ -168,7 +168,7 @@ impl Layout {
         wanted(self) || self.parts().into_iter().any(|part| part.any(wanted))
     }
 
-    /// A tuple, or the array that it is.
+    /// Returns a tuple, or the array that it is.
     fn tuple(parts: Vec<Layout>) -> Self {
         match parts.split_first() {
             Some((first, rest)) if rest.len() >= 2 && rest.iter().all(|part| part == first) => {
@@ -179,7 +179,7 @@ impl Layout {
     }
 }
 
-/// A name that both have and that has moved is not the same part.
+/// Returns false if a name that both have has moved: it is not the same part then.
 fn names_stay(new: &[(Arc<str>, Layout)], old: &[(Arc<str>, Layout)]) -> bool {
     let has = |all: &[(Arc<str>, Layout)], name: &str| all.iter().any(|(other, _)| **other == *name);
     new.iter().zip(old).all(|((now, _), (was, _))| now == was || !has(old, now) && !has(new, was))
@@ -195,7 +195,7 @@ impl fmt::Display for Layout {
 
 struct Read<'r, 'l, 'de> {
     reader: &'r mut Reader<'de>,
-    /// The composite layouts around the one that is read: what a `Ref` refers to.
+    /// Composite layouts around the one that is read: a `Ref` refers to one of them.
     around: Vec<&'l Layout>,
     values: usize,
 }
@@ -230,7 +230,7 @@ impl<'l> Read<'_, 'l, '_> {
         })
     }
 
-    /// The layout that is meant stands where it stood: what is around it is what was around it then.
+    /// Reads the layout that a `Ref` refers to. Meanwhile `around` ends before it, as when that layout was first read.
     fn referred(&mut self, up: u32) -> Result<Value, DecodeError> {
         let at = usize::try_from(up).ok().and_then(|up| self.around.len().checked_sub(up));
         let at = at.filter(|at| *at < self.around.len());
@@ -319,11 +319,11 @@ pub(crate) struct Variant {
     pub name: String,
     /// Older names that are read as this one.
     pub aliases: Vec<String>,
-    /// What follows the variant in its payload.
+    /// Layout of its payload, without the variant index.
     pub layout: Layout,
 }
 
-/// The variants with their layouts, or everything that is wrong with the type.
+/// Returns the variants with their layouts, or everything that is wrong with the type.
 pub(crate) fn variants(event: EventKind, given: &Samples) -> Result<Vec<Variant>, Vec<LayoutError>> {
     let layouts = event_layouts(event, given).map_err(|e| vec![e])?;
     let names = (event.names)().map_err(|e| vec![e])?;
@@ -347,7 +347,7 @@ pub(crate) fn variants(event: EventKind, given: &Samples) -> Result<Vec<Variant>
     if wrong.is_empty() { Ok(types) } else { Err(wrong) }
 }
 
-/// The layout of the payload of one variant, by any of its names.
+/// Returns the layout of the payload of one variant, by any of its names.
 pub(crate) fn of_variant(event: EventKind, variant: &str, given: &Samples) -> Result<Layout, LayoutError> {
     let same = (event.same_variant)(variant)?;
     let found = event_layouts(event, given)?.into_iter().find(|(name, _)| same.contains(&&**name));
@@ -361,7 +361,7 @@ fn event_layouts(event: EventKind, given: &Samples) -> Result<Vec<(Arc<str>, Lay
     let (of, traced) = (event.kind.name, trace::trace(event.kind, given)?);
     let layouts = match (names, traced.layout()?) {
         (Names::Enum(_), Layout::Enum(variants)) => {
-            // Of a family, the enum around the payload is not in the payload.
+            // The payload of a family does not contain the enum around it.
             variants
                 .into_iter()
                 .map(|(name, layout)| Ok((name, without_enum(layout)?)))
@@ -386,7 +386,7 @@ fn event_layouts(event: EventKind, given: &Samples) -> Result<Vec<(Arc<str>, Lay
     Ok(layouts)
 }
 
-/// A payload that holds its own family again would refer to an enum that is not there.
+/// Refuses a payload that holds its own family again: it would refer to an enum that is not there.
 fn without_enum(layout: Layout) -> Result<Layout, LayoutError> {
     fn outside(layout: &Layout, depth: u32) -> bool {
         match layout {
@@ -412,8 +412,8 @@ fn traced<'v>(kind: Kind<'v>, given: &Samples) -> Result<(Layout, Vec<Sample<'v>
     Ok((layout, traced.samples))
 }
 
-/// The bytes of a sample. A type may refuse to write one that it read (a retired variant): that is its own business. What the bytes
-/// cannot carry is ours.
+/// Returns the bytes of a sample. `None` if the type refuses to write a value that it read (a retired variant). An error if the
+/// bytes cannot carry the value.
 fn written(value: &dyn kind::Value, of: &str) -> Result<Option<Written>, LayoutError> {
     match value.write() {
         Ok(written) => Ok(Some(written)),
@@ -422,7 +422,7 @@ fn written(value: &dyn kind::Value, of: &str) -> Result<Option<Written>, LayoutE
     }
 }
 
-/// Says whether these bytes fit the layout, and the type reads from them what it writes the same.
+/// Returns whether these bytes fit the layout, and the type reads from them a value that it writes the same.
 fn is_read_back(value: &dyn kind::Value, written: &Written, layout: &Layout) -> bool {
     let is_same =
         |again: Written| again.variant == written.variant && again.bytes.len() == written.bytes.len();
@@ -435,7 +435,7 @@ fn differs() -> LayoutError {
     )
 }
 
-/// Refuses what cannot be a key: floats, maps, and types whose order is not that of their bytes.
+/// Refuses types that cannot be a key: floats, maps, and types whose order is not that of their bytes.
 pub(crate) fn check_key<K: key::Key>(given: &Samples) -> Result<(), LayoutError> {
     let of = std::any::type_name::<K>();
     let refuse = |what: &str| Err(LayoutError::new(what).of(of));

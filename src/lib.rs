@@ -161,7 +161,7 @@ pub use setup::Setup;
 pub use store::Store;
 pub use verify::{Bad, VerifyReport};
 
-/// What most programs need.
+/// Types, traits and functions that most programs need.
 pub mod prelude {
     pub use crate::error::{AppendError, Error, Fault, FoldError, OpenError, ReadError, TxError};
     pub use crate::event::{Event, EventSet, Raw, Sequenced, Tags};

@@ -1,7 +1,7 @@
-//! What can go wrong with values: bytes that do not fit a type, and types a store cannot carry.
+//! Errors of values: bytes that do not fit a type, and types that a store cannot carry.
 //!
 //! - No message holds any part of a payload: names of types and fields, places and counts only.
-//! - Every message says where: the field, and the byte where there are bytes.
+//! - Every message names the place: the field, and the byte if there are bytes.
 
 use serde::de::{Expected, Unexpected};
 use std::any::Any;
@@ -10,7 +10,7 @@ use std::fmt;
 
 /// A value and its bytes do not fit: on reading, on writing, or as a key.
 ///
-/// Its message names type, field and byte, and never shows what is in the payload.
+/// Its message names type, field and byte, and never shows content of the payload.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DecodeError(Box<Misfit>);
 
@@ -29,12 +29,12 @@ impl DecodeError {
         Self(Box::new(Misfit { what: what.into(), ..Misfit::default() }))
     }
 
-    /// What the value's own type said when it refused. It may quote the payload, so no message holds it.
+    /// Returns the message of the value's own type when it refused. It may quote the payload, so no other message holds it.
     pub fn said(&self) -> Option<&str> {
         self.0.said.as_deref()
     }
 
-    /// The first place that is told stays: it is the innermost.
+    /// Sets the byte, if none is set: the first place is the innermost.
     pub(crate) fn at(mut self, byte: usize) -> Self {
         self.0.at.get_or_insert(byte);
         self
@@ -122,7 +122,7 @@ impl serde::de::Error for DecodeError {
     }
 }
 
-/// What was found, without its content.
+/// Returns the kind of a found value, without its content.
 fn kind(found: &Unexpected<'_>) -> &'static str {
     match found {
         Unexpected::Bool(_) => "a bool",
@@ -144,7 +144,7 @@ fn kind(found: &Unexpected<'_>) -> &'static str {
     }
 }
 
-/// What a panic said. It may quote a payload.
+/// Returns the message of a panic. It may quote a payload.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")

@@ -45,14 +45,14 @@ pub struct Options {
     pub queue_len_max: usize,
     /// Bytes that wait for the writer. Default 64 MiB.
     pub queue_bytes_max: usize,
-    /// How long `append` waits for a place in the queue before it is `Overloaded`. Default 5,000 ms.
+    /// Maximum time that `append` waits for a place in the queue before it is `Overloaded`. Default 5,000 ms.
     pub queue_wait_ms_max: u64,
-    /// How long a transaction that met conflicts may hold the writer for itself. Default 1,000 ms.
+    /// Maximum time that a transaction that met conflicts may hold the writer for itself. Default 1,000 ms.
     pub hold_ms_max: u64,
-    /// How far the clock may run ahead of the monotonic one between two commits, before it is `ClockJumped`. Default
+    /// Maximum time that the clock may run ahead of the monotonic one between two commits, before it is `ClockJumped`. Default
     /// 86,400,000 ms, a day. A machine that sleeps for longer, while the store is open, needs more.
     pub clock_jump_ms_max: u64,
-    /// How far the clock may be ahead of the last commit when a store is opened. Default 31,622,400,000 ms, 366 days.
+    /// Maximum time that the clock may be ahead of the last commit when a store is opened. Default 31,622,400,000 ms, 366 days.
     pub clock_gap_ms_max: u64,
     /// Commits that share one sync. Default 1,024.
     pub group_len_max: usize,
@@ -64,25 +64,25 @@ pub struct Options {
     pub segment_bytes_min: u64,
     /// Memory for what is newer than `state.redb`. Two of them may be held. Default 64 MiB.
     pub overlay_bytes_max: usize,
-    /// How long a quiet store keeps changes in memory only. Default 1,000 ms. (They are safe in the log.)
+    /// Maximum time that a quiet store keeps changes in memory only. Default 1,000 ms. (They are safe in the log.)
     pub overlay_age_ms_max: u64,
     /// Page cache of `state.redb`. Default 64 MiB.
     pub state_cache_bytes: usize,
     /// Interval at which all of `state.redb` is read and compared with its own sums, behind the open store. Default 3,600,000 ms,
     /// an hour. The store stops if something is damaged or missing.
     pub scrub_every_ms: u64,
-    /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 140 MiB if there are as many. Those
-    /// beyond are in `checks.redb` alone, and read from it when they are met again.
+    /// Keys of events that checks keep in memory, all checks together. Default 2,000,000, some 140 MiB if there are as many.
+    /// Those beyond are in `checks.redb` alone, and read from it when they are met again.
     pub check_keys_max: usize,
-    /// How long a check may stand still that has something to judge, before that is a violation of `tallystone.freshness`. Default
-    /// 300,000 ms, five minutes.
+    /// Maximum time without progress of a check that has something to judge. Beyond it, that is a violation of
+    /// `tallystone.freshness`. Default 300,000 ms, five minutes.
     pub check_overdue_ms: u64,
-    /// How often somebody is alerted of one check, at most. Default 60,000 ms.
+    /// Minimum time between two alerts of one check. Default 60,000 ms.
     pub alert_every_ms: u64,
     /// Time that a sink of alerts has for one alert. After it the sink is a violation of `tallystone.alerts`, and `Store::close`
     /// waits no longer for it. Default 10,000 ms.
     pub alert_deadline_ms: u64,
-    /// How long rows of a view stay readable. Events have no such limit. Default 10,000 ms.
+    /// Minimum time for which rows of a view stay readable. Events have no such limit. Default 10,000 ms.
     pub view_age_ms_max: u64,
     /// Bytes read at once by long reads. Default 1 MiB.
     pub page_bytes: usize,

@@ -1,4 +1,4 @@
-//! What orders things: positions of events, numbers of commits, and the time on a commit.
+//! Order of things: positions of events, numbers of commits, and the time on a commit.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

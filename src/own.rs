@@ -105,7 +105,7 @@ impl Own {
 pub(crate) struct Found {
     pub check: String,
     pub definition: [u8; 8],
-    /// Which of the findings of this definition: from 0, in their order.
+    /// Number among the findings of this definition: from 0, in their order.
     pub number: u64,
     /// Position of the activation; of words judged once for each key, of the key's first event.
     pub activation: u64,

@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// What a fold returns.
+/// Result of a fold.
 pub type Folded = Result<(), FoldError>;
 
 /// One table, its key, its row, and the fold that fills it. A type, not a value: a fold has no state to hide.
@@ -47,7 +47,7 @@ pub trait Projection: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// Its version. Another version means other rows.
     const VERSION: u32 = 1;
-    /// What it folds: one family, or several with [`any_of!`](crate::any_of).
+    /// Events that it folds: of one family, or of several with [`any_of!`](crate::any_of).
     type Event: EventSet;
     /// The key of its rows: any serde value with an order.
     type Key: Key;
@@ -77,7 +77,7 @@ pub struct Rows<'a, P> {
 }
 
 impl<'a, P: Projection> Rows<'a, P> {
-    /// Those of a table, while it folds an event.
+    /// Returns the rows of a table, while it folds an event.
     pub(crate) fn on(table: &'a mut dyn Table, rewrites: &'a Rewrites) -> Self {
         Self { table, rewrites, projection: PhantomData }
     }
@@ -114,7 +114,7 @@ impl<'a, P: Projection> Rows<'a, P> {
         Ok(())
     }
 
-    /// Changes the row, starting from the default where there is none.
+    /// Changes the row, starting from the default if there is none.
     pub fn update(&mut self, key: P::Key, change: impl FnOnce(&mut P::Row)) -> Folded
     where
         P::Row: Default,
@@ -165,7 +165,7 @@ impl<'a, P: Projection> Rows<'a, P> {
         self.table.at().position
     }
 
-    /// When the event was committed. The same on every refold.
+    /// Returns the time of the commit that holds the event. The same on every refold.
     pub fn recorded_at(&self) -> SystemTime {
         self.table.at().time.into()
     }
@@ -180,9 +180,9 @@ pub(crate) struct Rewrites {
     checked: AtomicUsize,
 }
 
-/// So many rows are looked at whatever their size.
+/// Number of rows that are checked, whatever their size.
 const ROWS_CHECKED: usize = 32;
-/// They are written so often. A set of two has the same order twice in half of all cases.
+/// Number of times that each of these is written. A set of two has the same order twice in half of all cases.
 const TIMES_WRITTEN: usize = 16;
 
 impl Rewrites {
@@ -247,7 +247,7 @@ pub(crate) fn key_range<P: Projection>(
 
 // ---- folding, as the commit and the rebuild drive it ----
 
-/// Which event is folded.
+/// Commit, position and time of the event that is folded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct At {
     pub commit: CommitNo,
@@ -255,7 +255,7 @@ pub(crate) struct At {
     pub time: Timestamp,
 }
 
-/// How large rows may be.
+/// Limits on the size of rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub row_key_bytes: usize,
@@ -347,12 +347,12 @@ pub(crate) struct Registered {
     /// Names its rows in `state.redb` and its digests in the log: name, version and layouts all change it.
     pub id: [u8; 4],
     pub type_id: TypeId,
-    /// What is wrong with its key or row type.
+    /// Faults of its key or row type.
     pub faults: Vec<String>,
     pub code: Code,
-    /// How its rows are read by field name, and its keys by people. Not of rows that a rule keeps.
+    /// Layout of its rows, to read them by field name. `None` for rows that a rule keeps.
     pub row: Option<Arc<Layout>>,
-    /// Events that it passes over. `None`: in the commit none may be.
+    /// Events that it passes over; `None` for an inline projection, which passes over none.
     pub skipped: Option<Arc<RwLock<Skipped>>>,
     pub key_text: fn(&[u8]) -> Result<String, DecodeError>,
 }
@@ -360,7 +360,7 @@ pub(crate) struct Registered {
 /// Reasons for events that are passed over, by position.
 pub(crate) type Skipped = BTreeMap<u64, String>;
 
-/// What makes its rows.
+/// Code that makes its rows.
 #[derive(Clone)]
 pub(crate) enum Code {
     Folds(FoldFn),
@@ -372,7 +372,7 @@ pub(crate) enum Code {
 pub(crate) trait Keeper: Send + Sync {
     fn name(&self) -> String;
 
-    /// It folds events of this family.
+    /// Returns whether it folds events of this family.
     fn wants(&self, family: &str) -> bool;
 
     fn fold(&self, raw: &RawRef<'_>, step: &mut Step<'_>) -> Result<(), StorageError>;
@@ -469,7 +469,7 @@ impl Registered {
         }
     }
 
-    /// It folds events of this family.
+    /// Returns whether it folds events of this family.
     pub fn wants(&self, family: &str) -> bool {
         match &self.code {
             Code::Folds(_) => {
@@ -491,7 +491,7 @@ pub(crate) fn hex(key: &[u8]) -> Result<String, DecodeError> {
     Ok(key.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Why a commit could not be folded.
+/// Reason why a commit could not be folded.
 #[derive(Debug)]
 pub(crate) enum FoldFailure {
     /// The projection's doing.
@@ -506,13 +506,13 @@ pub(crate) struct Projections {
     pub all: Vec<Registered>,
     by_family: HashMap<String, Vec<usize>>,
     ids: InlineSet,
-    /// Those that a rebuild could not fold, by id.
+    /// Stalls of projections that a rebuild could not fold, by id.
     pub stalls: BTreeMap<[u8; 4], Stall>,
-    /// Those whose rows are not what the log says of them, by id.
+    /// Divergences of projections whose rows are not what the log says of them, by id.
     pub divergences: BTreeMap<[u8; 4], Divergence>,
 }
 
-/// Where a projection stopped, and why.
+/// Position at which a projection stopped, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stall {
     pub position: Position,
@@ -564,7 +564,7 @@ impl Projections {
     }
 }
 
-/// What the folds of one event work on.
+/// State that the folds of one event work on.
 pub(crate) struct Step<'a> {
     pub at: At,
     pub limits: Limits,
@@ -608,7 +608,7 @@ impl Table for Noting<'_> {
 }
 
 impl Registered {
-    /// It passes over the event there.
+    /// Returns whether it passes over the event there.
     pub fn skips(&self, position: Position) -> bool {
         self.skipped.as_ref().is_some_and(|skipped| skipped.read().contains_key(&position.0))
     }

@@ -1,4 +1,4 @@
-//! Which events: items ORed; in an item, types ORed, tags and stream ANDed.
+//! Queries for events: items ORed; in an item, types ORed, tags and stream ANDed.
 //!
 //! - `matches` is the one meaning of a query; every index must answer as it does.
 //! - A query is text when it is used: types, tags and a stream. What could not be made text matches nothing and
@@ -21,7 +21,7 @@ pub struct QueryItem {
     bad: Option<BadQuery>,
 }
 
-/// Why a query cannot be asked.
+/// Reason why a query cannot be asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadQuery {
     /// A variant that its family does not have.
@@ -64,7 +64,7 @@ impl QueryItem {
         }
     }
 
-    /// The events that bear a tag, of whatever family.
+    /// The events that bear a tag, of any family.
     pub fn tag(kind: &str, id: impl Display) -> Self {
         Self::any().and_tag(kind, id)
     }
@@ -147,7 +147,7 @@ impl QueryItem {
         self.stream.as_deref()
     }
 
-    /// True when nothing narrows it: it asks for every event.
+    /// Returns whether nothing narrows it: it asks for every event.
     pub(crate) fn is_any(&self) -> bool {
         self.bad.is_none() && self.types.is_empty() && self.tags.is_empty() && self.stream.is_none()
     }
@@ -174,7 +174,7 @@ impl fmt::Display for QueryItem {
     }
 }
 
-/// Which events to read, and in what order. Made from one item, several, or [`Query::all`].
+/// A selection of events to read, and their order. Made from one item, several, or [`Query::all`].
 #[derive(Debug, Clone)]
 pub struct Query {
     all: bool,
@@ -195,13 +195,13 @@ impl Query {
         Self::new(true, Vec::new())
     }
 
-    /// What it matched, and what the item matches.
+    /// Adds an item: the query matches what it matched, and what the item matches.
     pub fn or(mut self, item: QueryItem) -> Self {
         self.items.push(item);
         self
     }
 
-    /// From the newest to the oldest.
+    /// Reverses the order: from the newest to the oldest.
     pub fn backwards(mut self) -> Self {
         self.backwards = true;
         self
@@ -225,12 +225,12 @@ impl Query {
         self
     }
 
-    /// Whether it can be asked at all; to be called before it is.
+    /// Checks whether it can be asked at all; to be called before it is.
     pub(crate) fn check(&self) -> Result<(), BadQuery> {
         self.items.iter().find_map(|item| item.bad.clone()).map_or(Ok(()), Err)
     }
 
-    /// True when it asks for every event in its range.
+    /// Returns whether it asks for every event in its range.
     pub(crate) fn is_all(&self) -> bool {
         self.all || self.items.iter().any(QueryItem::is_any)
     }
@@ -286,7 +286,7 @@ impl fmt::Display for Query {
     }
 }
 
-/// Whether a query asks for an event of this type, stream and tags. Positions and limits are the reader's part.
+/// Returns whether a query asks for an event of this type, stream and tags. Positions and limits are the reader's part.
 pub(crate) fn matches(query: &Query, type_name: &str, stream: &str, tags: TagsRef<'_>) -> bool {
     query.all || query.items.iter().any(|item| item.matches(type_name, stream, tags))
 }

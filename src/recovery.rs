@@ -32,7 +32,7 @@ use divergence::mismatch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What recovery works with.
+/// Inputs of recovery.
 pub(crate) struct Recovery<'a> {
     pub log: &'a dyn Log,
     pub rules: &'a Rules,
@@ -41,7 +41,7 @@ pub(crate) struct Recovery<'a> {
     pub progress: Option<ProgressSink>,
 }
 
-/// What the store serves.
+/// State that the store serves.
 pub(crate) struct Recovered {
     pub published: Published,
     pub keys: KeyIndex,
@@ -52,7 +52,7 @@ pub(crate) struct Recovered {
     pub divergences: Divergences,
 }
 
-/// Why there is nothing to serve.
+/// Reason for which there is nothing to serve.
 pub(crate) enum Failure {
     /// Derived state is damaged, or of another history: throw it away and recover again.
     Unusable,
@@ -188,7 +188,7 @@ pub(crate) fn stop(error: StorageError) -> LogError {
     LogError::Io(std::io::Error::other(error))
 }
 
-/// What stopped a walk.
+/// Returns the failure that stopped a walk.
 pub(crate) fn unstop(error: LogError) -> Failure {
     match error {
         LogError::Io(error) => match error.downcast::<StorageError>() {
@@ -367,7 +367,7 @@ impl<'a> Tail<'a> {
     }
 }
 
-/// Where the events and the key of a commit are indexed. `keys_used` commits before it have a key.
+/// Returns the index entries of a commit: of its events and its key. `keys_used` commits before it have a key.
 pub(crate) fn index(record: &Record<'_>, terms: &Terms, keys_used: u64) -> Delta {
     let mut delta = Delta::default();
     for event in record.events() {
@@ -440,7 +440,7 @@ pub(crate) struct Shadow<'a> {
 /// Is shown a commit and what it changes, and may have it folded again on the same rows.
 pub(crate) type Look<'a> = dyn FnMut(&Record<'_>, &Delta, &mut Again<'_>) -> Result<(), StorageError> + 'a;
 
-/// What a commit changes, folded once more.
+/// Folds a commit once more, and returns its changes.
 pub(crate) type Again<'a> = dyn FnMut() -> Result<Delta, StorageError> + 'a;
 
 impl<'a> Shadow<'a> {

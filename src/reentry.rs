@@ -23,7 +23,7 @@ thread_local! {
     static INSIDE: Cell<Option<Inside>> = const { Cell::new(None) };
 }
 
-/// The thread is inside as long as this lives; after that it is where it was before.
+/// Scope of a mark: the thread is marked as long as this lives; then the mark before it is restored.
 pub(crate) struct Entered(Option<Inside>);
 
 pub(crate) fn enter(inside: Inside) -> Entered {
@@ -36,7 +36,7 @@ impl Drop for Entered {
     }
 }
 
-/// Returns the fold or guard that the thread is inside of, in words. `None`: neither.
+/// Returns the fold or guard that the thread is inside of, in words; `None` if it is in neither.
 pub(crate) fn fold() -> Option<String> {
     match INSIDE.with(Cell::get)? {
         inside @ (Inside::Fold(_) | Inside::Guard) => Some(inside.in_words()),

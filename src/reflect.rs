@@ -3,7 +3,7 @@
 //! - A derived `Deserialize` says what it wants before it reads: an enum hands over its variants, a struct its name.
 //!   A probe takes that and stops; it costs as much as a call.
 //! - The names include every `#[serde(alias)]`, so what an older version wrote is known by its old name.
-//! - What does not say (untagged, internally tagged, flattened) is no event family, and is refused by that name.
+//! - A type that does not say (untagged, internally tagged, flattened) is no event family, and is refused by that name.
 
 use crate::misfit::LayoutError;
 use serde::de::value::StrDeserializer;
@@ -13,7 +13,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
 
-/// What the code knows of a family.
+/// Names of a family in the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Names {
     /// The variants in order, each with its aliases.
@@ -45,7 +45,7 @@ impl fmt::Display for Names {
     }
 }
 
-/// The names of the events in `T`, aliases included.
+/// Returns the names of the events in `T`, aliases included.
 ///
 /// # Errors
 ///
@@ -62,16 +62,16 @@ pub(crate) fn names<T: DeserializeOwned>() -> Result<Names, LayoutError> {
     }
 }
 
-/// All names of one variant: its own and its aliases.
+/// Returns all names of one variant: its own and its aliases.
 pub(crate) fn same_variant<T: DeserializeOwned>(variant: &str) -> Result<Vec<&'static str>, LayoutError> {
     let same = same_as::<T>(variant);
     Ok(names::<T>()?.to_vec().into_iter().filter(|name| same(name)).collect())
 }
 
-/// Whether another name is one of the same variant. Serde tells names apart by an enum of its own, without saying which is
-/// which; two names that lead to the same value of it are names of the same variant.
+/// Returns a predicate that is true for all names of the same variant. Serde tells names apart by an enum of its own, without
+/// saying which is which; two names that lead to the same value of it are names of the same variant.
 pub(crate) fn same_as<T: DeserializeOwned>(variant: &str) -> impl Fn(&str) -> bool {
-    // An identity that tells nothing apart is none: a `Deserialize` written by hand may use plain text.
+    // An identity that distinguishes nothing is useless: a `Deserialize` written by hand may use plain text.
     let tells = |wanted: &u64| {
         let other = |name: &str| identity::<T>(name) != Some(*wanted);
         other(NO_NAME) || names::<T>().is_ok_and(|names| names.to_vec().into_iter().any(other))
@@ -80,10 +80,10 @@ pub(crate) fn same_as<T: DeserializeOwned>(variant: &str) -> impl Fn(&str) -> bo
     move |name| name == variant || (wanted.is_some() && identity::<T>(name) == wanted)
 }
 
-/// What no variant is called.
+/// A name that no variant has.
 const NO_NAME: &str = "\0";
 
-/// Which variant a value is of. Serde's field and variant identifiers are enums; of any other type it says nothing.
+/// Returns the identity of a value's variant. Serde's field and variant identifiers are enums; for other types it says nothing.
 pub(crate) fn identity_of<T>(value: &T) -> u64 {
     let mut hasher = DefaultHasher::new();
     std::mem::discriminant(value).hash(&mut hasher);
@@ -105,8 +105,8 @@ fn refused<T>(what: &str) -> LayoutError {
 const NOT_AN_EVENT: &str = "an event is an enum or a struct";
 pub(crate) const FLATTENED: &str = "`#[serde(flatten)]` cannot be carried: the bytes have no field names";
 
-/// Why a type that asks the bytes what they are cannot be carried. `visitor` is the name of serde's visitor type,
-/// which tells the attribute; where serde names it otherwise one day, the last sentence still holds.
+/// Returns the reason why a type that asks the bytes what they are cannot be carried. `visitor` is the name of serde's visitor
+/// type, which tells the attribute; if serde names it otherwise one day, the last sentence still holds.
 pub(crate) fn asks_what_it_is(visitor: &str) -> &'static str {
     if visitor.contains("TaggedContentVisitor") {
         "`#[serde(tag)]` cannot be carried: the bytes have no field names to find the tag by"
@@ -117,7 +117,7 @@ pub(crate) fn asks_what_it_is(visitor: &str) -> &'static str {
     }
 }
 
-/// What the probe learned, carried as the error that stopped serde.
+/// Answer of the probe, carried as the error that stopped serde.
 #[derive(Debug)]
 enum Learned {
     Names(Names),

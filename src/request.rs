@@ -1,4 +1,4 @@
-//! What a caller asks, and what it gets back.
+//! Requests of callers, and the answers they get.
 
 mod fingerprint;
 
@@ -36,7 +36,7 @@ pub struct Append {
     pub(crate) response: Option<Vec<u8>>,
     pub(crate) expected: Vec<(String, Expected)>,
     pub(crate) conditions: Vec<AppendCondition>,
-    /// What a transaction decided, which may be to do nothing.
+    /// True if a transaction decided it, which may be to do nothing.
     pub(crate) decided: bool,
     /// The first thing that could not be built; reported when it is appended.
     pub(crate) fault: Option<(&'static str, String)>,
@@ -73,7 +73,7 @@ impl Request {
         Self { label, key: None, retention: None, input, parts, retry, wait_max: None, fault: None }
     }
 
-    /// The key under which it is decided once. Same scope, key and input: the stored answer. Same key, another input:
+    /// Sets the key under which it is decided once. Same scope, key and input: the stored answer. Same key, another input:
     /// `KeyReused`. `&()` says that the input does not matter.
     pub fn key(
         mut self,
@@ -86,27 +86,27 @@ impl Request {
         self
     }
 
-    /// One more named part of the fingerprint. `KeyReused` names the part that differs.
+    /// Adds a named part of the fingerprint. `KeyReused` names the part that differs.
     pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
         let print = self.print(value);
         self.parts.push((name.into(), print));
         self
     }
 
-    /// How long its key is kept, instead of what the setup says.
+    /// Sets how long its key is kept, instead of what the setup says.
     pub fn retention(mut self, retention: Retention) -> Self {
         self.retention = Some(retention);
         self
     }
 
-    /// How often it is decided again after a conflict.
+    /// Sets how often it is decided again after a conflict.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// How long it may wait for its turn, instead of `Options::queue_wait_ms_max`; then it is `Overloaded`, and nothing was
-    /// written.
+    /// Sets how long it may wait for its turn, instead of `Options::queue_wait_ms_max`. After that it is `Overloaded`, and
+    /// nothing was written.
     pub fn wait_max(mut self, wait: Duration) -> Self {
         self.wait_max = Some(wait);
         self
@@ -137,7 +137,7 @@ impl From<String> for Request {
     }
 }
 
-/// How long a key is kept. While it is, a request under it is answered as the first time; after that it is a new request.
+/// Retention of a key. While it is kept, a request under it is answered as the first time; after that it is a new request.
 ///
 /// Only the answering ends: the commit, its events and its rows stay. What was decided when the key was used is on record in
 /// its commit, so another policy is for keys used from then on. A commit and its key are one; nothing unfinished holds a key,
@@ -184,7 +184,7 @@ pub enum Retention {
 }
 
 impl Retention {
-    /// Why no key can be kept like this.
+    /// Returns why no key can be kept like this; `None` if one can.
     pub(crate) fn fault(self) -> Option<&'static str> {
         match self {
             Self::For(time) if time < Duration::from_micros(1) => Some("a key is kept for 1 µs at least"),
@@ -194,7 +194,7 @@ impl Retention {
     }
 }
 
-/// How often a decision is made again after a conflict. The default is `UpTo(16)`.
+/// Retry policy: how often a decision is made again after a conflict. The default is `UpTo(16)`.
 ///
 /// The last of several tries is made with the writer held, so that nothing can come between: a long decision among short ones
 /// gets through.
@@ -245,7 +245,7 @@ impl Append {
         events.into_iter().fold(Self::none(), Self::and)
     }
 
-    /// What a transaction decided.
+    /// Returns the append that a transaction decided.
     pub(crate) fn decided(request: &Request, events: Vec<Raw>, response: Option<Vec<u8>>) -> Self {
         let (label, key, parts) = (request.label.clone(), request.key.clone(), request.parts.clone());
         Self {
@@ -277,7 +277,7 @@ impl Append {
         }
     }
 
-    /// One more event, in the same commit.
+    /// Adds an event, in the same commit.
     pub fn and(mut self, event: impl EventSet) -> Self {
         match event.encode() {
             Ok(raw) => self.events.push(raw),
@@ -286,7 +286,7 @@ impl Append {
         self
     }
 
-    /// One more raw event, in the same commit.
+    /// Adds a raw event, in the same commit.
     pub fn and_raw(mut self, event: Raw) -> Self {
         self.events.push(event);
         self
@@ -298,21 +298,21 @@ impl Append {
         self
     }
 
-    /// The key under which this append is applied once. Another scope with the same key is another request.
+    /// Sets the key under which this append is applied once. Another scope with the same key is another request.
     pub fn key(mut self, scope: impl Display, key: impl Into<String>) -> Self {
         self.key = Some(RequestKey { scope: scope.to_string(), key: key.into() });
         self
     }
 
-    /// How long its key is kept, instead of what the setup says.
+    /// Sets how long its key is kept, instead of what the setup says.
     pub fn retention(mut self, retention: Retention) -> Self {
         self.retention = Some(retention);
         self
     }
 
-    /// What tells this request from another with the same key, instead of its events.
+    /// Sets the input: it tells this request from another with the same key, instead of its events.
     ///
-    /// Give it where events carry what differs on every try (a time, a new id). `&()` says that nothing matters.
+    /// Give it if events carry something that differs on every try (a time, a new id). `&()` says that nothing matters.
     pub fn input(mut self, input: &(impl Serialize + ?Sized)) -> Self {
         match Print::of(input) {
             Ok(print) => self.input = Some(print),
@@ -321,7 +321,7 @@ impl Append {
         self
     }
 
-    /// One more named part of the fingerprint. `KeyReused` names the part that differs.
+    /// Adds a named part of the fingerprint. `KeyReused` names the part that differs.
     pub fn part(mut self, name: impl Into<String>, value: &(impl Serialize + ?Sized)) -> Self {
         match Print::of(value) {
             Ok(print) => self.parts.push((name.into(), print)),
@@ -330,7 +330,7 @@ impl Append {
         self
     }
 
-    /// An answer to store in the commit. A repeated key gets these bytes back.
+    /// Sets the answer to store in the commit. A repeated key gets these bytes back.
     pub fn response(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.response = Some(bytes.into());
         self
@@ -400,7 +400,7 @@ impl Display for Expected {
     }
 }
 
-/// What an acknowledgement promises.
+/// Durability that an acknowledgement promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
@@ -410,7 +410,7 @@ pub enum Durability {
     Memory,
 }
 
-/// Where a commit stands in the order of the store. The same on every retry.
+/// Place of a commit in the order of the store. The same on every retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
@@ -422,7 +422,7 @@ pub struct Receipt {
     pub last: Position,
     /// The store's time of the commit; never behind the commit before.
     pub committed_at: SystemTime,
-    /// What the acknowledgement promises.
+    /// Durability that the acknowledgement promises.
     pub durability: Durability,
 }
 
@@ -442,10 +442,10 @@ impl Receipt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Committed<T = Vec<u8>> {
-    /// The stored answer; empty where none was given.
+    /// The stored answer; empty if none was given.
     pub response: T,
-    /// Where the commit stands.
+    /// Place of the commit in the order of the store.
     pub receipt: Receipt,
-    /// True when an earlier call with the same key did the work.
+    /// True if an earlier call with the same key did the work.
     pub replayed: bool,
 }

@@ -1,4 +1,4 @@
-//! What a store is told before it opens. One function in a program makes it, and its tests use the same one.
+//! Configuration of a store, made before it opens. One function in a program makes it, and its tests use the same one.
 
 mod families;
 
@@ -60,11 +60,11 @@ pub(crate) type OnTx = Arc<dyn Fn(&TxEvent) + Send + Sync>;
 
 pub(crate) type ProgressSink = Arc<dyn Fn(&Progress) + Send + Sync>;
 
-/// How far a long piece of work has come.
+/// Progress of a long piece of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// What is being done.
+    /// The task that is being done.
     pub task: Task,
     /// Commits done.
     pub done: u64,
@@ -132,7 +132,7 @@ impl Setup {
         self
     }
 
-    /// What must stay true, judged behind the writer on a thread of its own: it costs an append nothing. A
+    /// Adds a check: what must stay true, judged behind the writer on a thread of its own. It costs an append nothing. A
     /// [guard](crate::check::Check::guard) is judged in the commit as well, and refuses it.
     ///
     /// What it finds is recorded in the store as events; [`Store::checks`](crate::Store::checks) tells. A check that is new, or
@@ -145,8 +145,8 @@ impl Setup {
         self
     }
 
-    /// What no commit may leave wrong of inline rows: asked by the writer of each commit, and by a transaction before it is
-    /// handed over. [`About::invariant`](crate::check::About::invariant) makes it.
+    /// Adds an invariant of inline rows, which no commit may violate. The writer checks it at each commit, and a transaction
+    /// before it is handed over. [`About::invariant`](crate::check::About::invariant) makes it.
     pub fn invariant(mut self, invariant: Invariant) -> Self {
         self.invariants.push(invariant);
         self
@@ -157,11 +157,11 @@ impl Setup {
     ///
     /// - Each folder may have a `folder.toml` that says `period`, how often its files are read (10 s, if nothing is said),
     ///   and `owner` and `severity` for rules that leave them out. What it does not say, the folder above does.
-    /// - A changed file is another version: checks that are defined otherwise are judged anew, from the first commit. With a file its
-    ///   checks end; what they found stays on record.
-    /// - A file that cannot be read keeps no store from opening. What it said before stands, [`Checks::rules`] names file, line and
-    ///   column, and somebody is told, once: it is a violation of `tallystone.rules`, healed when the file can be read.
-    ///   The same goes for a file that does not end in `.toml`, and for one that defines what is defined elsewhere.
+    /// - A changed file is another version: checks that are defined otherwise are judged anew, from the first commit. With a file
+    ///   its checks end; what they found stays on record.
+    /// - A file that cannot be read keeps no store from opening. What it said before stands, [`Checks::rules`] names file, line
+    ///   and column, and it is reported once: a violation of `tallystone.rules`, healed when the file can be read. The same goes
+    ///   for a file that does not end in `.toml`, and for one that defines what is defined elsewhere.
     /// - A relative path is taken from the working directory at open. Links are followed if they stay below the folder, as in a
     ///   ConfigMap of Kubernetes; one that leaves it is named like a file that cannot be read.
     /// - Put files there whole: write them under a name that begins with a dot, which is passed over, and rename them.
@@ -212,10 +212,11 @@ impl Setup {
     /// panics, the notification is tried again, at first after 1 s and then ever more rarely, and
     /// [`RouteStats::undelivered`](crate::watch::RouteStats::undelivered) says why. A crash just after it may repeat one.
     ///
-    /// It is called on a thread of its own, one notification at a time, and holds up nothing: checks go on while it runs, and it may
-    /// call the store, also [`Store::recover`](crate::Store::recover) and [`Store::close`](crate::Store::close). If it takes longer
-    /// than [`Options::alert_deadline_ms`], that is a violation of `tallystone.alerts`, told on standard error and by every other
-    /// route that takes it, and healed when it returns; closing the store waits no longer for it, and leaves it behind.
+    /// It is called on a thread of its own, one notification at a time, and holds up nothing: checks go on while it runs, and it
+    /// may call the store, also [`Store::recover`](crate::Store::recover) and [`Store::close`](crate::Store::close). If it takes
+    /// longer than [`Options::alert_deadline_ms`], that is a violation of `tallystone.alerts`, told on standard error and by
+    /// every other route that takes it, and healed when it returns; closing the store waits no longer for it, and leaves it
+    /// behind.
     pub fn alerts<D: Delivery>(mut self, tell: impl Fn(&Notification) -> D + Send + Sync + 'static) -> Self {
         self.alerts = Some(Route::rest(tell));
         self
@@ -239,7 +240,7 @@ impl Setup {
         self
     }
 
-    /// How long idempotency keys are kept, unless a request says otherwise. Without it, for ever.
+    /// Sets how long idempotency keys are kept, unless a request says otherwise. Without it, for ever.
     ///
     /// It is for keys used from now on: those in the log are kept as was decided when they were used.
     pub fn retention(mut self, retention: Retention) -> Self {
@@ -250,9 +251,9 @@ impl Setup {
     /// Goes on with a log that ends at this commit, although a later one is known to have been durable: for a person who has
     /// looked at [`OpenError::TailLost`](crate::error::OpenError::TailLost), which names the commit.
     ///
-    /// The loss is recorded in the log, and [`Store::verify`](crate::Store::verify) lists it. Derived state that knew more is built
-    /// again; keys of the lost commits are free, and their positions are given to other events. A log that ends anywhere else is
-    /// refused as without it, so this may stay in the setup.
+    /// The loss is recorded in the log, and [`Store::verify`](crate::Store::verify) lists it. Derived state that knew more is
+    /// built again; keys of the lost commits are free, and their positions are given to other events. A log that ends anywhere
+    /// else is refused as without it, so this may stay in the setup.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -301,19 +302,20 @@ impl Setup {
         self
     }
 
-    /// Told how far a rebuild has come, from the thread that opens the store.
+    /// Sets the callback for the progress of long work ([`Task`]). It runs on the thread that does the work.
     pub fn progress(mut self, tell: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(tell));
         self
     }
 
-    /// What transactions may cost. Without it [`Budget::default`] watches, and refuses only a transaction of another store inside.
+    /// Sets the budget of transactions. Without it [`Budget::default`] watches, and refuses only a transaction of another store
+    /// inside.
     pub fn budget(mut self, budget: Budget) -> Self {
         self.budget = budget;
         self
     }
 
-    /// Told once of each transaction, when it ends: on the thread that ran it.
+    /// Sets the callback for transactions. It is called once for each when that ends, on the thread that ran it.
     pub fn on_tx(mut self, tell: impl Fn(&TxEvent) + Send + Sync + 'static) -> Self {
         self.on_tx = Some(Arc::new(tell));
         self
@@ -426,7 +428,7 @@ impl Setup {
         self.inline.iter().chain(&self.behind)
     }
 
-    /// Those of the setup, and what checks need.
+    /// Returns the projections folded in the commit: those of the setup, and those that checks and skips need.
     fn all_inline(&self) -> Vec<Registered> {
         let mut inline = self.inline.clone();
         if self.has_checks() {
@@ -456,7 +458,7 @@ impl Setup {
         inline
     }
 
-    /// It has checks, or a place where some may be put.
+    /// Returns whether it has checks, or a place where some may be put.
     pub(crate) fn has_checks(&self) -> bool {
         #[cfg(feature = "rules")]
         if !self.rule_folders.is_empty() {
@@ -486,12 +488,12 @@ impl Setup {
         Families::new(self.all_families())
     }
 
-    /// What refuses commits; keys are hashed with the terms of the store.
+    /// Returns the guards and invariants, which refuse commits. Keys are hashed with the terms of the store.
     pub(crate) fn guards(&self, terms: &Terms) -> Guards {
         Guards::new(&self.checks, &self.invariants, terms)
     }
 
-    /// Those folded in the commit, and the rows of guards.
+    /// Returns the projections folded in the commit, and the rows of guards.
     pub(crate) fn projections(&self, guards: &Guards) -> Projections {
         Projections::new(self.all_inline().into_iter().chain(guards.registered()).collect())
     }

@@ -102,7 +102,7 @@ struct Inner {
     setup: Setup,
     current: Current,
     lasting: Lasting,
-    /// What its transactions share.
+    /// Parts that its transactions share.
     shared: Arc<Shared>,
     /// Taken out of its lock before it is used: code of the user may run in it.
     engine: RwLock<Arc<Engine>>,
@@ -111,12 +111,12 @@ struct Inner {
     verifying: Mutex<()>,
 }
 
-/// What a recovery leaves as it is.
+/// Parts that a recovery leaves as they are.
 struct Lasting {
     views: Arc<Views>,
     /// Rung when the store was recovered or closed, too.
     bells: Bells,
-    /// Where checks come from that are not in the setup. What it knows of a file that is bad by now is known nowhere else.
+    /// Origin of the checks that are not in the setup. What it knows of a file that is bad by now is known nowhere else.
     rules: Option<Arc<Mutex<dyn watch::Origin>>>,
 }
 
@@ -128,7 +128,7 @@ impl Lasting {
     }
 }
 
-/// What came of looking at an append on the caller's thread.
+/// Result of looking at an append on the caller's thread.
 enum Looked {
     /// An earlier commit answers it.
     Answered(Committed),
@@ -147,9 +147,9 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Opens the store in the directory `path`. Never creates one.
     ///
-    /// The path is resolved here, once: changing the working directory or a link above it does not move an open store. The directory
-    /// itself must not be a link. Open it after a `fork()` of the process, not before: a child cannot write its parent's store, and may
-    /// wait for ever if a thread of the store was at work while it was forked.
+    /// The path is resolved here, once: changing the working directory or a link above it does not move an open store. The
+    /// directory itself must not be a link. Open it after a `fork()` of the process, not before: a child cannot write its
+    /// parent's store, and may wait for ever if a thread of the store was at work while it was forked.
     ///
     /// What a crash left is made good first: derived state that is behind, missing or damaged is folded from the log.
     ///
@@ -168,8 +168,8 @@ impl Store {
 
     /// Creates a store in the directory `path`, which must not exist or be empty, and opens it. Never overwrites.
     ///
-    /// If it fails, nothing is left of it; a crash inside it leaves no store, and nothing that a later `create` minds. Names that file
-    /// systems make (`lost+found`) are no obstacle.
+    /// If it fails, nothing is left of it; a crash inside it leaves no store, and nothing that a later `create` minds. Names that
+    /// file systems make (`lost+found`) are no obstacle.
     ///
     /// # Errors
     ///
@@ -372,13 +372,13 @@ fn start(
     )
 }
 
-/// What the threads of a store stand on.
+/// Parts that the threads of a store work on.
 struct Ground {
     log: Arc<dyn Log>,
     rules: Arc<Rules>,
     terms: Terms,
     recovered: Recovered,
-    /// Where the projections behind the writer stand in the store that this one is a fork of.
+    /// States of the projections behind the writer in the store that this one is a fork of.
     behind: Vec<Arc<Standing>>,
     cut: Option<CutTail>,
 }
@@ -525,7 +525,7 @@ fn on_move(head: Arc<Bell>, watch: Arc<Watch>, pullers: &Pullers) -> Arc<dyn Fn(
     })
 }
 
-/// Where checks come from that are not in the setup.
+/// Returns the origin of the checks that are not in the setup; `None` without a folder of rules.
 fn rules(setup: &Setup) -> Option<Arc<Mutex<dyn watch::Origin>>> {
     #[cfg(feature = "rules")]
     if !setup.rule_folders.is_empty() {
@@ -539,7 +539,7 @@ fn rules(setup: &Setup) -> Option<Arc<Mutex<dyn watch::Origin>>> {
     None
 }
 
-/// What the scrub finds stops the store before more is decided by it.
+/// Starts the scrub. Damage of derived state that it finds stops the store before more is decided by that state.
 fn scrub(board: &Arc<Board>, health: &Arc<Health>, every: Duration) -> io::Result<Scrub> {
     let (board, health) = (board.clone(), health.clone());
     let (stop, stopped) = bounded(0);
@@ -1079,10 +1079,10 @@ impl Store {
 
     /// Compares the rows of one projection with those that today's code folds from the log: consumer code that was wrong.
     ///
-    /// A fold that is corrected without another `VERSION` leaves the rows that the old code made. The log is folded again from the
-    /// first commit, beside what is served and up to the same position; rows are compared by hashes of ranges of keys, and one by
-    /// one where those differ. The report names the first row that differs, the first event that was folded otherwise, and the
-    /// first one whose fold is not the same twice.
+    /// A fold that is corrected without another `VERSION` leaves the rows that the old code made. The log is folded again from
+    /// the first commit, beside what is served and up to the same position; rows are compared by hashes of ranges of keys, and
+    /// one by one where those differ. The report names the first row that differs, the first event that was folded otherwise, and
+    /// the first one whose fold is not the same twice.
     ///
     /// Nothing is mended: raise `VERSION`, or call [`rebuild`](Self::rebuild) for one behind the writer. [`verify`](Self::verify)
     /// looks at everything, and stops at the first thing that is wrong.
@@ -1167,14 +1167,15 @@ impl Store {
 
     /// Opens the files again, in this process, after `Unknown` or `Poisoned`, or when derived state was found damaged.
     ///
-    /// What is durable is served again, and what is not is gone: ask again with the same key. A store that is well is left
-    /// alone, but for projections behind the writer that stalled or could not use their files: they try again. Of views taken before, events stay readable and rows do not (`ViewExpired`).
+    /// What is durable is served again, and what is not is gone: ask again with the same key. A store that is well is left alone,
+    /// but for projections behind the writer that stalled or could not use their files: they try again. Of views taken before,
+    /// events stay readable and rows do not (`ViewExpired`).
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open). The store stays as it was; call it again when the cause is mended. `Nested`: on a thread that the
-    /// recovery would wait for: inside a fold, a guard, the closure of a check, a comparison with a source. An alert sink may call
-    /// it, unless another recovery or a close waits for that sink.
+    /// recovery would wait for: inside a fold, a guard, the closure of a check, a comparison with a source. An alert sink may
+    /// call it, unless another recovery or a close waits for that sink.
     pub fn recover(&self) -> Result<(), OpenError> {
         let engine = self.inner.engine();
         let own = || engine.waits_for_this_thread().then(|| "a thread of the store's own".to_owned());
@@ -1242,7 +1243,7 @@ impl Store {
         self.door().role.lock().time.accept().into()
     }
 
-    /// The checks: where each stands, what it found, what was done about it.
+    /// Returns the checks: the position of each, its findings, and what was done about them.
     pub fn checks(&self) -> Checks<'_> {
         Checks { desk: self }
     }
@@ -1250,9 +1251,10 @@ impl Store {
     /// Closes the store for every handle: what was handed over is committed, state is flushed, threads end.
     ///
     /// Dropping the last handle does the same. It returns when that is done, and others may open the store then, also where
-    /// handles are left; an alert sink that runs is waited for until [`Options::alert_deadline_ms`](crate::Options::alert_deadline_ms).
-    /// Where it would wait for itself (inside a fold, a guard, the closure of a check, an alert sink, the source of a check) it
-    /// returns at once, and another thread closes the store when that has returned.
+    /// handles are left; an alert sink that runs is waited for until
+    /// [`Options::alert_deadline_ms`](crate::Options::alert_deadline_ms). Where it would wait for itself (inside a fold, a guard,
+    /// the closure of a check, an alert sink, the source of a check) it returns at once, and another thread closes the store when
+    /// that has returned.
     pub fn close(self) {
         self.inner.close();
     }
@@ -1344,8 +1346,8 @@ impl CheckDesk for Store {
 }
 
 impl Store {
-    /// Waits until every check has settled there. `false`: the time is over, they do not go on, the store is closed, or this thread
-    /// is one that they wait for.
+    /// Waits for every check to settle there. Returns `false` if the time is over, they do not go on, the store is closed, or
+    /// this thread is one that they wait for.
     fn settled(&self, position: Position, deadline: Option<Instant>) -> bool {
         loop {
             let listener = self.inner.lasting.bells.watch.listen();
@@ -1399,14 +1401,14 @@ impl Inner {
                 // What was found damaged is not found again: the next open rebuilds.
                 let _ = remove_if_there(place, STATE);
             }
-            // From here on another may open it, whoever still has a handle here.
+            // From here on others may open it, even if handles are left here.
             place.unlock();
         }
         changing.close();
         engine.door.wake();
     }
 
-    /// The closing would wait for the calling thread, or for the commit that it is part of.
+    /// Returns whether the closing would wait for the calling thread, or for the commit that it is part of.
     fn is_inside(&self) -> bool {
         reentry::any().is_some() || self.engine().owns_this_thread()
     }
@@ -1424,13 +1426,14 @@ impl Inner {
 struct Handles(Arc<Inner>);
 
 impl Handles {
-    /// Closes the store. On a thread that the closing waits for, or inside a fold, another thread closes it, and this one goes on.
+    /// Closes the store. On a thread that the closing waits for, or inside a fold, another thread closes it, and this one goes
+    /// on.
     fn close(&self) {
         if !self.0.is_inside() {
             return self.0.shut();
         }
         let inner = self.0.clone();
-        // Where no thread can be started the store stays open until the process ends.
+        // If no thread can be started, the store stays open until the process ends.
         let _ = spawn("close", move || inner.shut());
     }
 }
@@ -1480,7 +1483,7 @@ impl Commit {
         }
     }
 
-    /// Waits no longer than `timeout`. `None`: not decided yet; wait again. Answers again what was answered before.
+    /// Waits no longer than `timeout`. `None` if it is not decided yet; wait again. Answers again what was answered before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Committed, AppendError>> {
         let answered = match &mut self.0 {
             Pending::Ready(answer) => return Some(answer.clone()),
@@ -1582,7 +1585,7 @@ where
     }
 }
 
-/// What came of one try of a future.
+/// Result of one try of a future.
 enum Handing<T> {
     Ended(Committed<T>),
     Over(Waits<T>),
@@ -1632,7 +1635,7 @@ pub struct Stats {
     pub state_file: FileStats,
     /// Size of `checks.redb`, as of the last flush.
     pub checks_file: FileStats,
-    /// How long idempotency keys are kept, where the request says nothing else.
+    /// Retention of idempotency keys, if the request says nothing else.
     pub retention: Retention,
     /// Idempotency keys in memory: those that are kept, and expired ones until a flush lets go of them.
     pub keys_len: u64,
@@ -1652,11 +1655,11 @@ pub struct Stats {
     pub event_types_len: u64,
     /// The projections behind the writer, in the setup's order.
     pub behind: Vec<BehindStats>,
-    /// Why nothing is committed any more, until `recover`.
+    /// The error that keeps the store from committing anything, until `recover`.
     pub poisoned: Option<StorageError>,
     /// Damage found in derived state; `recover` rebuilds it.
     pub damaged: Option<StorageError>,
-    /// What opening cut off: the torn end of a group that was never acknowledged.
+    /// The part that opening cut off: the torn end of a group that was never acknowledged.
     pub cut: Option<CutTail>,
 }
 
@@ -1676,7 +1679,7 @@ impl From<(u64, u64)> for FileStats {
     }
 }
 
-/// Where a projection behind the writer stands.
+/// Figures about a projection behind the writer.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct BehindStats {
@@ -1692,11 +1695,11 @@ pub struct BehindStats {
     pub file: FileStats,
     /// Memory of what is newer than its file, estimated.
     pub overlay_bytes: u64,
-    /// It is folded from the first commit: how far that is, and how far it must come to be served.
+    /// Position of the rows that are being built from the first commit, and the position that they must reach to be served.
     pub rebuilding: Option<(Position, Position)>,
     /// The event its fold failed on, and why. `recover` has it try again, [`Store::skip`] passes over it.
     pub stalled: Option<(Position, String)>,
-    /// Why it cannot use its file or the log. `recover` has it try again.
+    /// The error that keeps it from using its file or the log. `recover` has it try again.
     pub trouble: Option<StorageError>,
     /// Events that it passes over, and why: of [`Store::skip`].
     pub skipped: Vec<(Position, String)>,
@@ -1734,7 +1737,7 @@ pub struct CutTail {
     pub commit: CommitNo,
     /// Its size.
     pub bytes: u64,
-    /// Where it is kept.
+    /// Path of the file that keeps it.
     pub kept_in: PathBuf,
 }
 

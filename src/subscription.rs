@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// What a subscription gives.
+/// Item of a subscription.
 type Item<E> = Result<Sequenced<E>, ReadError>;
 
 /// All events that match, from a position on: those that are there, then those that come. Made by
@@ -38,7 +38,7 @@ pub struct Subscription<E> {
     /// `None` once it has ended: then it holds nothing of the store.
     events: Option<Events<E>>,
     bell: Arc<Bell>,
-    /// Where it leaves its waker, once it was polled.
+    /// Slot in which it leaves its waker, once it was polled.
     task: Option<Task>,
 }
 

@@ -49,7 +49,7 @@ pub(crate) mod refusal {
         static AFTER: Cell<Option<u32>> = const { Cell::new(None) };
     }
 
-    /// Has this thread start so many more threads, and fail at the next one. Returns whether an earlier plan was still open.
+    /// Lets this thread start so many more threads, and fail at the next one. Returns whether an earlier plan was still open.
     #[cfg(feature = "testing")]
     pub fn plan(after: Option<u32>) -> bool {
         AFTER.replace(after).is_some()
@@ -76,7 +76,7 @@ pub(crate) fn join(thread: JoinHandle<()>) {
     }
 }
 
-/// The id of the calling thread.
+/// Returns the id of the calling thread.
 pub(crate) fn this_thread() -> ThreadId {
     thread::current().id()
 }
@@ -86,7 +86,7 @@ pub(crate) fn pause(time: Duration) {
     park_timeout(time);
 }
 
-/// When a caller's patience ends. `None`: a patience too long to have an end.
+/// Returns the end of a caller's patience; `None` if the patience is too long to have one.
 pub(crate) fn deadline(patience: Duration) -> Option<Instant> {
     #[allow(clippy::disallowed_methods, reason = "a caller's patience is real time, not the store's")]
     Instant::now().checked_add(patience)

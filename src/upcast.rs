@@ -1,10 +1,10 @@
 //! Steps from payloads as they were to events as they are.
 //!
 //! - Versions of a variant count from 1; today's is the last step plus one. Nothing else declares it.
-//! - A chain has no gap, and may begin late: what no store holds any more needs no step. A log that does hold it refuses
-//!   the open.
-//! - A step is handed what the step before it made: their types are compared before a store opens.
-//! - A panic on the way is a payload that cannot be read, and stays in here.
+//! - A chain has no gap, and may begin late: a version that no store holds any more needs no step. A log that does hold it
+//!   refuses the open.
+//! - A step gets the result of the step before it: their types are compared before a store opens.
+//! - A panic on the way makes the payload unreadable, and is caught here.
 
 use crate::codec::{self, Codec};
 use crate::layout::{Layout, Samples};
@@ -16,7 +16,7 @@ use std::any::{Any, TypeId, type_name};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a payload has that no step has raised.
+/// Schema version of a payload that no step has raised.
 pub(crate) const FIRST: u16 = 1;
 
 /// Steps from old payloads to today's: the answer of [`Event::upcasts`](crate::event::Event::upcasts).
@@ -25,9 +25,9 @@ pub(crate) const FIRST: u16 = 1;
 /// old payload as a struct of its own, with its serde derives, and add a step that begins at its version. Folds, queries and
 /// views then read every version as today's; the log keeps what was written.
 ///
-/// - Steps follow one another from version to version. Those whose old version is in no store any more may go.
+/// - Steps follow one another from version to version. A step from a version that is in no store any more may be removed.
 /// - A step names its variant by any name it has, an alias included: that is one variant, and its versions are counted once.
-/// - A step is a function of the payload alone, and captures nothing: it must give the same tomorrow. What it makes should be
+/// - A step is a function of the payload alone, and captures nothing: it must give the same tomorrow. Its result should be
 ///   of the variant it names, because queries and indexes go by the stored name.
 /// - A step that panics makes its events unreadable: a query ends with [`ReadError::Decode`](crate::error::ReadError), an inline
 ///   projection that is folded from the log stalls at that position.
@@ -110,15 +110,15 @@ struct Step {
 }
 
 impl<E: 'static> Upcasts<E> {
-    /// No step: every type of the family is at version 1.
+    /// Returns no step: every type of the family is at version 1.
     #[inline]
     pub fn none() -> Self {
         Self { steps: Vec::new(), event: PhantomData }
     }
 
-    /// From the payload of version `from` to the next one, which the next step takes.
+    /// Adds a step from the payload of version `from` to the next one, which the next step takes.
     ///
-    /// Example: a step that captures is not compiled, what it captured might be another value tomorrow.
+    /// Example: a step that captures is not compiled, because the captured value might be another one tomorrow.
     ///
     /// ```compile_fail
     /// # use serde::{Deserialize, Serialize};
@@ -148,7 +148,7 @@ impl<E: 'static> Upcasts<E> {
         self
     }
 
-    /// From the payload of version `from` to today's event.
+    /// Adds the step from the payload of version `from` to today's event.
     pub fn last<A>(self, variant: &'static str, from: u16, lead: impl Fn(A) -> E + 'static) -> Self
     where
         A: Serialize + DeserializeOwned + 'static,
@@ -156,7 +156,7 @@ impl<E: 'static> Upcasts<E> {
         self.step(variant, from, lead)
     }
 
-    /// Same bytes, new names: fields were renamed and mean what they meant. A name that stays must keep its place.
+    /// Adds a step that keeps the bytes: fields were renamed and mean what they meant. A name that stays must keep its place.
     ///
     /// Json is read by name: there the field needs a `#[serde(alias)]` as well.
     pub fn same(mut self, variant: &'static str, from: u16) -> Self {
@@ -169,10 +169,10 @@ impl<E: 'static> Upcasts<E> {
 trait Lead {
     fn takes(&self) -> Type;
     fn makes(&self) -> Type;
-    /// How the payload it takes is laid out.
+    /// Returns the layout of the payload that it takes.
     fn layout(&self, given: &Samples) -> Result<Layout, LayoutError>;
     fn read(&self, codec: Codec, payload: &[u8]) -> Result<Box<dyn Any>, DecodeError>;
-    /// None if it is not handed what it takes.
+    /// Runs the step. `None` if `payload` is not of the type that it takes.
     fn lead(&self, payload: Box<dyn Any>) -> Option<Box<dyn Any>>;
 }
 
@@ -200,7 +200,7 @@ where
     B: 'static,
     F: Fn(A) -> B + 'static,
 {
-    /// Takes no memory: the steps are listed anew for each event of a family that has any.
+    /// Boxes a step. It takes no memory: the steps are listed anew for each event of a family that has any.
     fn boxed(lead: F) -> Box<dyn Lead> {
         const { assert!(size_of::<F>() == 0, "an upcast step captures nothing") };
         Box::new(Self { lead, takes: PhantomData })
@@ -237,13 +237,13 @@ where
 // Reading
 
 impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
-    /// The version that is written today.
+    /// Returns the version that is written today.
     #[inline]
     pub(crate) fn version(self, variant: &str) -> u16 {
         if self.steps.is_empty() { FIRST } else { self.into_steps().version(variant) }
     }
 
-    /// Today's event from a payload of this version.
+    /// Reads today's event from a payload of this version.
     #[inline]
     pub(crate) fn read(
         self,
@@ -276,7 +276,7 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
     }
 }
 
-/// The steps of a family, whose type is behind pointers: what follows is compiled once.
+/// Steps of a family, with its type behind pointers: the code below is compiled once.
 pub(crate) struct Steps {
     all: Vec<Step>,
     event: Type,
@@ -286,7 +286,7 @@ pub(crate) struct Steps {
 }
 
 impl Steps {
-    /// The version that is written today.
+    /// Returns the version that is written today.
     pub fn version(&self, variant: &str) -> u16 {
         self.of(variant).map(|step| step.from.saturating_add(1)).max().unwrap_or(FIRST)
     }
@@ -295,7 +295,7 @@ impl Steps {
         self.all.iter().filter(move |step| (self.is_same)(variant, step.variant))
     }
 
-    /// The steps of a variant in the order they are taken.
+    /// Returns the steps of a variant in the order they are taken.
     fn chain(&self, variant: &str) -> Vec<&Step> {
         let mut chain: Vec<_> = self.of(variant).collect();
         chain.sort_by_key(|step| step.from);
@@ -347,19 +347,19 @@ fn apart() -> DecodeError {
     DecodeError::new("its upcast steps do not follow one another")
 }
 
-// What is looked at before a store opens
+// Checks before a store opens
 
 /// An older version that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Older {
     pub version: u16,
     pub layout: Layout,
-    /// Its names may have been others.
+    /// True if its names may have been others.
     pub renamed: bool,
 }
 
 impl Steps {
-    /// The older versions of a variant that are read, oldest first. `today` is how its payload is laid out now.
+    /// Returns the older versions of a variant that are read, oldest first. `today` is the layout of its payload now.
     pub fn older(&self, variant: &str, today: &Layout, given: &Samples) -> Result<Vec<Older>, LayoutError> {
         let mut older: Vec<Older> = Vec::new();
         for step in self.chain(variant).into_iter().rev() {
@@ -373,7 +373,7 @@ impl Steps {
         Ok(older)
     }
 
-    /// Everything that is wrong with the steps.
+    /// Returns everything that is wrong with the steps.
     pub fn faults(&self) -> Vec<LayoutError> {
         let Ok(names) = (self.names)() else { return Vec::new() };
         let mut wrong = Vec::new();
@@ -395,7 +395,7 @@ impl Steps {
     }
 }
 
-/// Two steps for one version, a gap, and steps whose types do not meet.
+/// Reports two steps for one version, a gap, and steps whose types do not meet.
 fn chain_faults(today: Type, chain: &[&Step], wrong: &mut Vec<String>) {
     for pair in chain.windows(2) {
         let (variant, from, next) = (pair[0].variant, pair[0].from, pair[1].from);

@@ -37,13 +37,13 @@ pub enum Value {
     Map(Vec<(Value, Value)>),
     /// A struct, in the order of its declaration.
     Record(Vec<(Arc<str>, Value)>),
-    /// A variant and what it holds.
+    /// A variant and its content.
     Variant(Arc<str>, Box<Value>),
 }
 
 impl Value {
-    /// A field of a struct, an entry of a map with text keys, what the variant of this name holds. A variant that
-    /// holds a struct gives its fields as well, so a check need not care how an enum is written.
+    /// Returns a field of a struct, an entry of a map with text keys, or the content of a variant of this name. A variant
+    /// that holds a struct gives its fields as well, so a check need not care how an enum is written.
     pub fn get(&self, name: &str) -> Option<&Value> {
         match self {
             Value::Record(fields) => {
@@ -58,7 +58,7 @@ impl Value {
         }
     }
 
-    /// An element of a list.
+    /// Returns an element of a list.
     pub fn item(&self, index: usize) -> Option<&Value> {
         match self {
             Value::List(list) => list.get(index),
@@ -66,7 +66,7 @@ impl Value {
         }
     }
 
-    /// What stands at the end of a dotted path: `by.lines.0.cents`. An empty path is the value itself.
+    /// Returns the value at the end of a dotted path: `by.lines.0.cents`. An empty path is the value itself.
     pub fn path(&self, path: &str) -> Option<&Value> {
         if path.is_empty() {
             return Some(self);
@@ -77,12 +77,12 @@ impl Value {
         })
     }
 
-    /// Whether it is nothing.
+    /// Returns whether it is null.
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
     }
 
-    /// The bool that it is.
+    /// Returns the bool that it is.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Value::Bool(value) => Some(*value),
@@ -90,17 +90,17 @@ impl Value {
         }
     }
 
-    /// The integer that it is, if it fits.
+    /// Returns the integer that it is, if it fits.
     pub fn as_i64(&self) -> Option<i64> {
         self.as_i128().and_then(|value| value.try_into().ok())
     }
 
-    /// The integer that it is, if it fits.
+    /// Returns the integer that it is, if it fits.
     pub fn as_u64(&self) -> Option<u64> {
         self.as_i128().and_then(|value| value.try_into().ok())
     }
 
-    /// The integer that it is, if it fits.
+    /// Returns the integer that it is, if it fits.
     pub fn as_i128(&self) -> Option<i128> {
         match self {
             Value::Int(value) => Some(*value),
@@ -108,7 +108,7 @@ impl Value {
         }
     }
 
-    /// The float that it is. An integer is none: it might not fit.
+    /// Returns the float that it is. `None` for an integer: it might not fit.
     pub fn as_f64(&self) -> Option<f64> {
         match self {
             Value::Float(value) => Some(*value),
@@ -116,7 +116,7 @@ impl Value {
         }
     }
 
-    /// The text that it is.
+    /// Returns the text that it is.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Value::Text(value) => Some(value),
@@ -124,7 +124,7 @@ impl Value {
         }
     }
 
-    /// The byte string that it is.
+    /// Returns the byte string that it is.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match self {
             Value::Bytes(value) => Some(value),
@@ -132,7 +132,7 @@ impl Value {
         }
     }
 
-    /// The list that it is.
+    /// Returns the list that it is.
     pub fn as_list(&self) -> Option<&[Value]> {
         match self {
             Value::List(value) => Some(value),
@@ -140,7 +140,7 @@ impl Value {
         }
     }
 
-    /// The name of the variant that it is.
+    /// Returns the name of the variant that it is.
     pub fn variant(&self) -> Option<&str> {
         match self {
             Value::Variant(name, _) => Some(name),
@@ -158,8 +158,8 @@ impl From<u128> for Value {
 // Equality
 
 impl Value {
-    /// Bytes that are equal for equal values, whatever they were read from: for keys, ties and comparisons. Of a typed payload
-    /// nobody can tell a variant without content from one whose content is nothing, so both are the name.
+    /// Writes bytes that are equal for equal values, whatever they were read from: for keys, ties and comparisons. In a typed
+    /// payload a variant without content cannot be told from one whose content is null, so both are the name.
     pub(crate) fn as_key(&self, to: &mut Writer<'_>) -> Result<(), DecodeError> {
         match self {
             Value::Record(fields) if fields.len() == 1 && fields[0].1.is_null() => to.text(&fields[0].0),
@@ -171,7 +171,7 @@ impl Value {
         Ok(())
     }
 
-    /// Bytes that are equal for equal json.
+    /// Writes bytes that are equal for equal json.
     pub(crate) fn as_json(&self, to: &mut Writer<'_>) -> Result<(), DecodeError> {
         self.canonical(to, Self::as_json)
     }
@@ -223,7 +223,7 @@ impl Value {
         Ok(())
     }
 
-    /// Keys of maps are texts in JSON.
+    /// Writes a key of a map: it is a text in JSON.
     fn as_map_key(&self, to: &mut Writer<'_>) -> Result<(), DecodeError> {
         match self {
             Value::Int(number) => to.text(&number.to_string()),
@@ -234,7 +234,7 @@ impl Value {
         Ok(())
     }
 
-    /// Whether both are the same value, whatever they were read from.
+    /// Returns whether both are the same value, whatever they were read from.
     pub(crate) fn is_same(&self, other: &Value) -> bool {
         let bytes = |value: &Value| {
             let mut out = Vec::new();
@@ -243,7 +243,7 @@ impl Value {
         self == other || bytes(self).is_ok_and(|one| bytes(other).is_ok_and(|other| one == other))
     }
 
-    /// The order of two numbers by value, nothing rounded; `None` if it is no number, or one of them is NaN.
+    /// Compares two numbers by value, nothing rounded; `None` if it is no number, or one of them is NaN.
     pub(crate) fn compare_to(&self, than: f64) -> Option<Ordering> {
         match self {
             Value::Float(is) => is.partial_cmp(&than),
@@ -254,7 +254,7 @@ impl Value {
         }
     }
 
-    /// The integer that it is; a float without a fraction is one.
+    /// Returns the integer that it is; a float without a fraction is one.
     pub(crate) fn whole(&self) -> Option<i128> {
         match self {
             Value::Int(number) => Some(*number),
@@ -266,7 +266,7 @@ impl Value {
         }
     }
 
-    /// The name of the variant that it is, or may be: JSON has one as an object of its name alone.
+    /// Returns the name of the variant that it is, or may be: JSON has one as an object of its name alone.
     pub(crate) fn tag(&self) -> Option<&str> {
         match self {
             Value::Text(name) => Some(name),
@@ -299,7 +299,7 @@ fn compare(is: u128, than: f64) -> Option<Ordering> {
 }
 
 impl Value {
-    /// A payload in json, where the feature `json` is on.
+    /// Reads a payload in json. An error if the feature `json` is off.
     pub(crate) fn of_json(payload: &[u8]) -> Result<Self, DecodeError> {
         #[cfg(feature = "json")]
         return Self::from_json(payload);

@@ -23,7 +23,7 @@ use crate::view::Reader;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What `verify` looked at, and the first thing that is wrong.
+/// Counts of what `verify` looked at, and the first thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -92,11 +92,11 @@ impl LostTail {
 pub struct Bad {
     /// The event at which it shows; `Position::START` where it cannot be said.
     pub position: Position,
-    /// What is wrong.
+    /// Description of the fault.
     pub what: String,
 }
 
-/// How many positions a term has, and an order-free sum of them.
+/// Number of positions of a term, and an order-free sum of them.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Tally {
     count: u64,

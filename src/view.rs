@@ -34,7 +34,7 @@ use std::ops::RangeBounds;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// What reading needs. Replaced as a whole by `recover`.
+/// Parts that reading needs. Replaced as a whole by `recover`.
 #[derive(Debug)]
 pub(crate) struct Reader {
     pub rules: Arc<Rules>,
@@ -47,7 +47,7 @@ pub(crate) struct Reader {
     pub page_bytes: usize,
 }
 
-/// What one view sees.
+/// Snapshot that one view sees.
 #[derive(Debug)]
 struct Seen {
     published: Arc<Published>,
@@ -327,7 +327,7 @@ impl View {
         self.current.read().clone()
     }
 
-    /// What it reads, unless it was let go.
+    /// Returns the snapshot that it reads, unless that was let go.
     pub(crate) fn published(&self) -> Result<Arc<Published>, ReadError> {
         self.seen(|seen| Ok(seen.published.clone()))
     }
@@ -387,11 +387,11 @@ impl View {
     }
 }
 
-/// Where the rows of a projection are.
+/// Place of the rows of a projection.
 #[derive(Clone, Copy)]
 struct Table {
     id: [u8; 4],
-    /// Which of those behind the writer; `None`: inline.
+    /// Index among the projections behind the writer; `None` if it is inline.
     behind: Option<usize>,
 }
 
@@ -457,7 +457,7 @@ pub(crate) fn decode_row<P: Projection>(version: &RowVersion) -> Result<RowAt<P:
     Ok(RowAt { row, changed_at: version.position })
 }
 
-/// What a row is called.
+/// Returns the words for a row.
 pub(crate) fn row_words<P: Projection>(key: &[u8]) -> String {
     match key::decode::<P::Key>(&key[4..]).and_then(|key| key::text(&key)) {
         Ok(text) => format!("row {text} of `{}`", P::NAME),
@@ -465,7 +465,7 @@ pub(crate) fn row_words<P: Projection>(key: &[u8]) -> String {
     }
 }
 
-/// Read outside a transaction, and perhaps no longer true. [`show`](Self::show) is for display;
+/// A value that was read outside a transaction, and is perhaps no longer true. [`show`](Self::show) is for display;
 /// [`Tx::recheck`](crate::transaction::Tx::recheck) reads it again, as a condition.
 ///
 /// It is no `T`, so that it cannot slip into a decision:
@@ -493,7 +493,7 @@ impl<T> Stale<T> {
         &self.value
     }
 
-    /// Where it was read.
+    /// Returns the position at which it was read.
     pub fn position(&self) -> Position {
         self.position
     }
@@ -520,7 +520,7 @@ impl<T> fmt::Debug for Stale<T> {
 /// Rows, page by page.
 pub struct RowScan<P> {
     view: View,
-    /// What was not asked for yet.
+    /// Rows that were not asked for yet.
     rest: Option<(Table, KeyRange)>,
     direction: Direction,
     page: std::vec::IntoIter<RowEntry>,
@@ -584,14 +584,14 @@ pub struct Events<E> {
     plan: Option<Plan>,
     query: Query,
     direction: Direction,
-    /// What was not asked for yet.
+    /// Events that were not asked for yet.
     rest: Span,
-    /// How many more to give.
+    /// Maximum number of events still to give.
     room: usize,
-    /// How many to look for at once: grows while the caller keeps asking.
+    /// Number of events to look for at once; grows while the caller keeps asking.
     batch: usize,
     page: vec_deque::IntoIter<Sequenced<E>>,
-    /// Those of `E`; none stands for all.
+    /// Names of the families of `E`; none stands for all.
     families: Vec<&'static str>,
     failed: Option<ReadError>,
 }

@@ -1,7 +1,7 @@
 //! Wakers of tasks, run on threads of their own.
 //!
-//! A waker is code of others: it may block, panic, call the store or close it. So whoever has news only queues it, under whatever
-//! lock that is, and a thread that nobody waits for runs it. A waker that does not return in time delays no other: another
+//! A waker is foreign code: it may block, panic, call the store or close it. So the thread that makes a change only queues it,
+//! under any lock, and a thread that nobody waits for runs it. A waker that does not return in time delays no other: another
 //! thread goes on with the queue, and the late one ends when its waker does.
 
 use crate::sync::{Condvar, Mutex, MutexGuard, spawn};
@@ -15,7 +15,7 @@ use std::time::Duration;
 const RELIEF: Duration = Duration::from_millis(10);
 /// Time after which a thread with nothing to do ends.
 const IDLE: Duration = Duration::from_secs(1);
-/// One that runs wakers, and one that relieves it. Late ones do not count.
+/// Maximum number of threads: one that runs wakers, and one that relieves it. Late ones do not count.
 const THREADS_MAX: usize = 2;
 
 /// The wakers of a store that are due. In lockstep there are no threads: they run in `run_here`.
@@ -61,7 +61,7 @@ impl Wakers {
         }
     }
 
-    /// Runs what is due on this thread, in lockstep. Call it with no lock held.
+    /// Runs the wakers that are due on this thread, in lockstep. Call it with no lock held.
     pub fn run_here(&self) {
         while self.lockstep
             && let Some(waker) = self.pop()
@@ -102,7 +102,7 @@ impl Wakers {
         state.threads -= 1;
     }
 
-    /// `false`: it took so long that another thread goes on.
+    /// Runs one waker. Returns `false` if it took so long that another thread goes on.
     fn run_one(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, waker: Waker) -> bool {
         state.last_turn += 1;
         let turn = state.last_turn;
@@ -120,7 +120,7 @@ impl Wakers {
     }
 }
 
-/// A panic in it harms nobody, and there is nobody to be told.
+/// Runs a waker. A panic in it harms nobody, and there is nobody to report it to.
 fn wake(waker: Waker) {
     let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
@@ -131,7 +131,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
     use std::task::Wake;
 
-    /// Says that it was woken, and returns when it is told to.
+    /// Reports that it was woken, and returns once the test allows it.
     struct Blocks(Sender<()>, Mutex<Receiver<()>>);
 
     impl Wake for Blocks {

@@ -42,33 +42,33 @@ pub struct SumsRule {
     pub id: String,
     /// `equals`, or `balances`.
     pub kind: String,
-    /// What is added up: of the first that an event is.
+    /// Terms that are added up: of each event, the first that applies.
     pub adds: Vec<Term>,
-    /// What says what it has come to. Of `equals` only.
+    /// Term that states the sum. Of `equals` only.
     #[serde(default)]
     pub says: Option<Term>,
-    /// Whole units of the field make one: 100, where a field has euros and cents are added up. Floats are rounded to it.
+    /// Smallest units in one unit of the field: 100 if a field has euros and cents are added up. Floats are rounded to it.
     #[serde(default)]
     pub scale: Option<u32>,
-    /// By how much they may differ, in the smallest unit.
+    /// Largest difference that is allowed, in the smallest unit.
     #[serde(default)]
     pub tolerance: u64,
-    /// What adds something rounded: the tolerance is for each of these.
+    /// Events that add a rounded amount: the tolerance is for each of these.
     #[serde(default)]
     pub rounded: Option<Selector>,
-    /// They are compared at the end of each stretch of this length.
+    /// Length of a bucket: values are compared at the end of each.
     #[serde(default)]
     pub bucket: Option<String>,
     /// The zone whose days, weeks and months a bucket has.
     #[serde(default)]
     pub zone: Option<String>,
-    /// What was said is what later events add to.
+    /// Later events add to the value that was stated, instead of to the sum.
     #[serde(default)]
     pub carried: bool,
-    /// For how long they may be out of balance. Of `balances` only.
+    /// Longest time out of balance that is allowed. Of `balances` only.
     #[serde(default)]
     pub within: Option<String>,
-    /// What ends the key.
+    /// Events that end the key.
     #[serde(default)]
     pub closed_by: Option<Selector>,
     /// The field that relates the events. Without it, their stream.
@@ -77,7 +77,7 @@ pub struct SumsRule {
     /// The field with the time that the event says, in milliseconds since 1970. Without it, that of its commit counts.
     #[serde(default)]
     pub time: Option<String>,
-    /// How late an event may be told, after one with a later time.
+    /// Allowed lateness: how far the time of an event may be before that of one recorded earlier.
     #[serde(default)]
     pub lateness: Option<String>,
     /// Types that only raw appends bring, as in [`Definition::expects`](super::Definition::expects).
@@ -89,13 +89,13 @@ pub struct SumsRule {
     /// The events are history that is read in: the time of commits does not count.
     #[serde(default)]
     pub imported: bool,
-    /// Who is told how soon.
+    /// Severity of a violation.
     pub severity: Severity,
-    /// Who sees to it.
+    /// Owner: the person or team that sees to it.
     pub owner: String,
-    /// What a violation means, in a sentence.
+    /// Meaning of a violation, in a sentence.
     pub means: String,
-    /// What to do about one, step by step.
+    /// Remediation steps for a violation, in order.
     pub remedy: String,
 }
 
@@ -104,11 +104,11 @@ pub struct SumsRule {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Term {
-    /// Which events.
+    /// Events that have the field.
     pub when: Selector,
     /// The dotted path of the field.
     pub field: String,
-    /// What it is multiplied with: -1 takes it away.
+    /// Factor of the value: -1 subtracts it.
     #[serde(default)]
     pub times: Option<i32>,
 }
@@ -212,7 +212,7 @@ struct Summed {
 }
 
 impl Summed {
-    /// What an event says under this term.
+    /// Reads the amount of an event under this term. `None`: it has none.
     fn read(&self, term: &Term, glance: &mut Glance<'_>) -> Result<Option<i64>, DecodeError> {
         if !term.when.is(glance)? {
             return Ok(None);

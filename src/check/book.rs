@@ -1,7 +1,7 @@
-//! What one rule keeps of all keys: their states, what falls due when, and how often it was what.
+//! State that one rule keeps of all keys: the state of each, a timer queue, and the counts of verdicts.
 //!
-//! - A function of the events it was shown and the watermarks it was told, in their order; so a log gives one book.
-//! - Keys of which nothing is to be remembered take no room. Of the others, those not touched lately may live in a file only.
+//! - It is a function of the events and watermarks that it was given, in their order; so a log gives one book.
+//! - Keys of which nothing is to be remembered take no room. Of the others, those not touched lately may be in a file only.
 
 use super::due::Due;
 use super::keys::{KeyHash, Keys};
@@ -9,41 +9,41 @@ use super::state::{Filed, Packed, State};
 use super::word::{Counts, Finding, Outcome, Rule, Seen, Time, Verdict};
 use std::mem;
 
-/// Where the states are that memory does not hold.
+/// Source of the states that are not in memory.
 pub(crate) trait Cold {
     type Error;
 
-    /// The packed state of a key. `None`: nothing is kept of it.
+    /// Reads the packed state of a key. `None`: nothing is kept of it.
     fn state(&self, key: KeyHash) -> Result<Option<Vec<u8>>, Self::Error>;
 }
 
-/// What a file is told.
+/// A change to write to the file.
 pub(crate) enum Saved<'a> {
     /// The packed state of a key. `None`: nothing is kept of it any more.
     State(KeyHash, Option<&'a [u8]>),
-    /// Whether a key is to be looked at after a time.
+    /// A timer of a key, set (`true`) or removed.
     Due(Time, KeyHash, bool),
 }
 
-/// What one rule keeps.
+/// State that one rule keeps of all keys.
 #[derive(Debug)]
 pub(crate) struct Book {
     rule: Rule,
-    /// A state without bytes says that nothing is kept, whatever the file says.
+    /// Packed states. One without bytes says that nothing is kept of the key, whatever the file says.
     keys: Keys,
-    /// The file may have keys that these are without.
+    /// True if the file may have keys that `keys` lacks.
     has_cold: bool,
     due: Due,
-    /// What of `due` is otherwise in the file: in there but not here, or here but not in there.
+    /// Difference between `due` and the file.
     due_unsaved: Due,
-    /// States that the file lacks.
+    /// Number of states that the file lacks.
     unsaved: usize,
-    /// It is saved now and then; else nothing is unsaved.
+    /// True if it is saved now and then. If not, changes of `due` are not noted.
     filed: bool,
     watermark: Time,
     out: Outcome,
     found: Vec<(KeyHash, Finding)>,
-    /// Worked on, and kept for their allocations.
+    /// Scratch space, kept for its allocations.
     state: State,
     bytes: Vec<u8>,
 }
@@ -66,13 +66,13 @@ impl Book {
         }
     }
 
-    /// In memory, and one that tells how long activations waited for what answered them.
+    /// Returns one in memory that records how long activations waited for their answers.
     pub fn timed(rule: Rule) -> Self {
         let out = Outcome { waits: Some(Vec::new()), ..Outcome::default() };
         Self { out, ..Self::new(rule, false) }
     }
 
-    /// How long those waited that were answered since the last call. None, unless it is a timed one.
+    /// Takes the waits of all activations answered since the last call. None unless made by [`timed`](Self::timed).
     pub fn take_waits(&mut self) -> impl Iterator<Item = Time> {
         self.out.waits.iter_mut().flat_map(|waits| waits.drain(..))
     }
@@ -85,17 +85,17 @@ impl Book {
         self.watermark
     }
 
-    /// When time alone decides next.
+    /// Returns the next time at which time alone decides.
     pub fn next_due(&self) -> Option<Time> {
         self.due.first().map(|(time, _)| time)
     }
 
-    /// What was found since the last call.
+    /// Takes the findings since the last call.
     pub fn take_found(&mut self) -> Vec<(KeyHash, Finding)> {
         mem::take(&mut self.found)
     }
 
-    /// Notes an event that cannot be read: no verdict on it is to be had.
+    /// Notes an event that cannot be read, so there is no verdict on it.
     pub fn untold(&mut self, position: u64, time: Time) {
         self.out.counts.untold += 1;
         let (verdict, amounts) = (Verdict::Untold, None);
@@ -111,7 +111,7 @@ impl Book {
         self.found.push((KeyHash(0, 0), finding));
     }
 
-    /// Judges what falls due before `watermark`. It never goes back.
+    /// Judges all that falls due before `watermark`. The watermark never goes back.
     pub fn advance<C: Cold>(&mut self, watermark: Time, cold: &C) -> Result<(), C::Error> {
         if watermark <= self.watermark {
             return Ok(());
@@ -121,7 +121,7 @@ impl Book {
             let known = self.load(key, cold)?;
             self.due.remove(&(time, key));
             self.note_due((time, key));
-            // What is due earlier, of whatever key, is judged earlier: by the time at which it became certain.
+            // Expire at the time of each timer, not at `watermark`: findings are in the order in which they became certain.
             self.rule.expire(&mut self.state, time.saturating_add(1), &mut self.out);
             for index in 0..self.out.deadlines.len() {
                 self.wait_for((self.out.deadlines[index], key));
@@ -149,7 +149,7 @@ impl Book {
         let mut index = 0;
         while let Some(time) = self.out.deadlines.get(index).copied() {
             if time < self.watermark {
-                // Told too late to wait for anything.
+                // Recorded too late to wait for anything.
                 self.rule.expire(&mut self.state, self.watermark, &mut self.out);
             } else {
                 self.wait_for((time, key));
@@ -168,13 +168,13 @@ impl Book {
         Ok(())
     }
 
-    /// Something of a key is violated, and not healed.
+    /// Returns whether a key has a violation that is not healed.
     pub fn is_broken<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<bool, C::Error> {
         self.load(key, cold)?;
         Ok(!self.state.broken.is_empty())
     }
 
-    /// Takes up a key's state, and says what of it the file has. `None`: it is new.
+    /// Loads a key's state, and returns how the file has it. `None`: the key is new.
     fn load<C: Cold>(&mut self, key: KeyHash, cold: &C) -> Result<Option<Filed>, C::Error> {
         self.state.clear();
         if let Some(packed) = self.keys.get(key) {
@@ -207,7 +207,7 @@ impl Book {
         self.unsaved = self.unsaved + usize::from(is_kept) - usize::from(was_unsaved);
     }
 
-    /// Came or went. Twice is as it was.
+    /// Notes that a timer was added or removed. Twice leaves it as it was in the file.
     fn note_due(&mut self, due: (Time, KeyHash)) {
         if self.filed && !self.due_unsaved.remove(&due) {
             self.due_unsaved.insert(due);
@@ -216,13 +216,13 @@ impl Book {
 
     // ---- saved, and read back ----
 
-    /// A book as it was saved, but for its keys, which are read from the file as they are asked for.
+    /// Returns a book as it was saved, without its keys: they are read from the file on demand.
     pub fn saved(rule: Rule, counts: Counts, watermark: Time, due: Due) -> Self {
         let out = Outcome { counts, ..Outcome::default() };
         Self { due, watermark, out, has_cold: true, ..Self::new(rule, true) }
     }
 
-    /// Tells all that the file lacks, in order. After it the file lacks nothing, and without `keep` it alone has the keys.
+    /// Passes all that the file lacks to `each`, in order. After it the file lacks nothing; without `keep`, memory has no keys.
     pub fn save(&mut self, keep: bool, mut each: impl FnMut(Saved<'_>)) {
         for (time, key) in mem::take(&mut self.due_unsaved).iter() {
             each(Saved::Due(time, key, self.due.contains(&(time, key))));
@@ -241,12 +241,12 @@ impl Book {
         self.unsaved = 0;
     }
 
-    /// States and times that the file lacks.
+    /// Returns the number of states and timers that the file lacks.
     pub fn unsaved_len(&self) -> usize {
         self.unsaved + self.due_unsaved.len()
     }
 
-    /// Keys in memory.
+    /// Returns the number of keys in memory.
     pub fn keys_len(&self) -> usize {
         self.keys.len()
     }
@@ -260,7 +260,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::convert::Infallible;
 
-    /// A file, as far as a book knows of it.
+    /// A file, as a book sees it.
     #[derive(Default)]
     struct Filing {
         states: BTreeMap<KeyHash, Vec<u8>>,
@@ -276,7 +276,7 @@ mod tests {
     }
 
     impl Filing {
-        /// Nothing is removed that is not in there, and no time is written twice.
+        /// Asserts that nothing is removed that is not in there, and that no time is written twice.
         fn save(&mut self, book: &mut Book, keep: bool) {
             let (unsaved, mut told) = (book.unsaved_len(), 0);
             book.save(keep, |saved| {

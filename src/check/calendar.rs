@@ -16,7 +16,7 @@ const DAY: Time = 86_400 * SECOND;
 /// Days from 1970-01-01 to the Monday from which buckets are counted, so that a week begins with one.
 const MONDAY: i64 = 4;
 
-/// A length of time as it is said.
+/// A length of time as it is written: months, days, and an exact rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Said {
     pub months: u32,
@@ -64,7 +64,7 @@ impl Said {
         Some(())
     }
 
-    /// What it is where every day has 24 hours. An error: one sentence.
+    /// Returns the exact time if every day has 24 hours. An error: one sentence.
     pub fn without_zone(self) -> Result<Time, String> {
         if self.months > 0 {
             return Err("months and years are of a calendar: say whose, like `zone = \"Europe/Rome\"`".into());
@@ -85,12 +85,12 @@ fn add(sum: &mut u32, number: u64, each: u32) -> Option<()> {
 pub(crate) enum Length {
     /// Microseconds.
     Exact(Time),
-    /// So many months, then days, by the calendar and clocks of a zone; then microseconds.
+    /// Months, then days, by the calendar and clocks of a zone; then microseconds.
     Calendar { months: u32, days: u32, exact: Time, zone: Zone },
 }
 
 impl Length {
-    /// Of a text. An error: one sentence.
+    /// Reads one from text. An error: one sentence.
     pub fn read(text: &str, zone: Option<Zone>) -> Result<Self, String> {
         Said::read(text).and_then(|said| Self::new(said, zone))
     }
@@ -104,8 +104,8 @@ impl Length {
         }
     }
 
-    /// The time so much after another: never before it, but not always later than so much after an earlier one. Clocks that are
-    /// set back, and months with fewer days, see to that.
+    /// Adds the length to a time. The result is never before `time`, but may be before the result of an earlier time: clocks that
+    /// are set back, and months with fewer days, cause that.
     pub fn after(self, time: Time) -> Time {
         match self {
             Self::Exact(exact) => time.saturating_add(exact),
@@ -122,7 +122,7 @@ impl Length {
         }
     }
 
-    /// Whenever they begin, it ends after the other.
+    /// Returns whether it ends after the other for every common beginning.
     pub(super) fn always_exceeds(self, other: Self) -> bool {
         let (more, less) = (self.said(), other.said());
         let months = i64::from(more.months) - i64::from(less.months);
@@ -162,21 +162,21 @@ impl fmt::Debug for Length {
 /// quarter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Bucket {
-    /// So many microseconds.
+    /// Microseconds.
     Exact(Time),
-    /// So many days of a zone.
+    /// Days of a zone.
     Days(u32, Zone),
-    /// So many months of a zone.
+    /// Months of a zone.
     Months(u32, Zone),
 }
 
 impl Bucket {
-    /// Of a text like `1h`, `1d` or `1mo`. An error: one sentence.
+    /// Reads one from text like `1h`, `1d` or `1mo`. An error: one sentence.
     pub fn read(text: &str, zone: Option<Zone>) -> Result<Self, String> {
         Self::of(Said::read(text)?, zone)
     }
 
-    /// Of a length and a zone. An error: one sentence.
+    /// Creates one from a length and a zone. An error: one sentence.
     pub(super) fn of(said: Said, zone: Option<Zone>) -> Result<Self, String> {
         match (said, zone) {
             (Said { months: 0, days: 0, exact: 0 }, _) => {
@@ -197,7 +197,7 @@ impl Bucket {
         }
     }
 
-    /// When the bucket of a time begins, and the next one does. The first and the last one end where time does.
+    /// Returns the start of the bucket of a time, and that of the next one. The first and the last bucket end where time does.
     pub fn around(self, time: Time) -> (Time, Time) {
         match self {
             Self::Exact(length) => {
@@ -219,8 +219,8 @@ impl Bucket {
     }
 }
 
-/// The bucket of a time whose date lies in the one of this index. A clock that is set back over midnight shows once more a date
-/// that is over: then it is the next one.
+/// Returns the bucket of a time whose date is in the bucket of this index. A clock that is set back over midnight shows a past
+/// date again: then it is the next bucket.
 fn pick(time: Time, index: i64, start: impl Fn(i64) -> Time) -> (Time, Time) {
     match start(index + 1) {
         end if end <= time && end < Time::MAX => (end, start(index + 2)),
@@ -278,7 +278,7 @@ mod tests {
         Zone::named(name).expect(name)
     }
 
-    /// `2024-03-30T02:30Z`.
+    /// Parses `2024-03-30T02:30Z`.
     fn at(text: &str) -> Time {
         text.parse::<jiff::Timestamp>().expect(text).as_microsecond()
     }
@@ -308,7 +308,7 @@ mod tests {
         is_after("1d", "Australia/Sydney", "2024-04-06T02:00Z", "2024-04-07T03:00Z");
         // Half an hour.
         is_after("1w", "Australia/Lord_Howe", "2024-04-05T01:00Z", "2024-04-12T01:30Z");
-        // Hours are hours.
+        // Hours are exact.
         is_after("1d12h", "Europe/Rome", "2024-03-30T12:00Z", "2024-03-31T23:00Z");
         is_after("24h", "Europe/Rome", "2024-03-30T12:00Z", "2024-03-31T12:00Z");
     }
@@ -322,7 +322,7 @@ mod tests {
         // Midnight is skipped, and comes twice.
         is_after("1d", "America/Sao_Paulo", "2018-11-03T03:00Z", "2018-11-04T03:00Z");
         is_after("1d", "America/Havana", "2024-11-02T04:00Z", "2024-11-03T04:00Z");
-        // A whole day is.
+        // A whole day is skipped.
         is_after("1d", "Pacific/Apia", "2011-12-29T20:00Z", "2011-12-30T20:00Z");
         is_after("2d", "Pacific/Apia", "2011-12-29T20:00Z", "2011-12-30T20:00Z");
     }

@@ -24,12 +24,12 @@ pub struct Column {
     pub name: String,
     /// Declared type, if the source declares one.
     pub kind: Option<String>,
-    /// A snapshot may lack it: some rows do not have it.
+    /// True if a snapshot may lack it: some rows do not have it.
     pub is_optional: bool,
 }
 
 impl Column {
-    /// A column that every snapshot has.
+    /// Creates a column that every snapshot has.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), kind: None, is_optional: false }
     }
@@ -54,7 +54,7 @@ impl fmt::Display for Column {
     }
 }
 
-/// Columns as they are recorded: name, declared type, whether a snapshot may lack it.
+/// Columns as they are recorded: name, declared type, and true if a snapshot may lack it.
 pub(crate) type Recorded = Vec<(String, Option<String>, bool)>;
 
 pub(crate) fn to_record(columns: &[Column]) -> Recorded {
@@ -94,7 +94,7 @@ pub(crate) fn compare(before: &[Column], now: &[Column]) -> Result<(), PullError
     Err(PullError::Columns { gone, changed, added: added.map(|column| column.name.clone()).collect() })
 }
 
-/// Text of a difference between columns.
+/// Returns a difference between columns as text.
 pub(super) fn difference(gone: &[String], changed: &[(String, String, String)], added: &[String]) -> String {
     let named =
         |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(compared(&before, &[]), "", "nothing is said");
         let [a, b, c] = before.clone();
         assert_eq!(compared(&before, &[b.clone(), Column::new("d"), a.clone()]), "");
-        // What was declared of no type may be declared later.
+        // A column without a type may get one later.
         assert_eq!(compared(&before, &[a.clone(), b.clone().typed("TEXT"), c.clone()]), "");
         let gone = compared(&before, &[a, Column::new(" b"), c.clone()]);
         assert!(gone.starts_with("its columns are not those on record: gone: `b`; added: ` b`: "), "{gone}");

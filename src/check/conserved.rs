@@ -1,4 +1,4 @@
-//! What rows hold together, against what the events brought in.
+//! Conservation: the sum of all rows equals the sum that the events brought in.
 
 use super::rows::Rowed;
 use super::standing::over;
@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl About {
-    /// What the rows of a projection hold together is what the events have brought in: nothing is made on the way, and nothing lost.
+    /// Requires that the sum over all rows of a projection equals the sum that the events brought in: none is made, none is lost.
     ///
-    /// Amounts are whole numbers of the smallest unit. The rows are folded once more for the check; it is found in the commit after
-    /// which they differ, and heals when they do not any more.
+    /// Amounts are whole numbers of the smallest unit. The rows are folded once more for the check. A difference is found in the
+    /// commit after which it exists, and heals when it is gone.
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};
@@ -77,7 +77,7 @@ impl About {
     }
 }
 
-/// The key under which the difference stands, beside rows whose keys begin with another byte.
+/// The key of the difference. Keys of rows begin with another byte.
 const DIFFERENCE: &[u8] = b"=";
 const ROW: u8 = b'r';
 
@@ -111,7 +111,7 @@ impl Conserved {
         };
         let inner = Registered::of::<P>();
         let mut id = inner.id;
-        // A table of its own: other checks may fold the same rows beside it.
+        // Its own table id: other checks may fold the same rows beside it.
         id[0] ^= 0x80;
         let table =
             Registered { id, type_id: TypeId::of::<Conserved>(), code: Code::Folds(Arc::new(fold)), ..inner };
@@ -119,7 +119,7 @@ impl Conserved {
     }
 }
 
-/// Adds to the difference between what is held and what was brought in.
+/// Adds to the difference between the sum of the rows and the sum brought in.
 fn add(table: &mut dyn Table, change: i64) -> Folded {
     if change == 0 {
         return Ok(());
@@ -134,7 +134,7 @@ fn add(table: &mut dyn Table, change: i64) -> Folded {
     Ok(())
 }
 
-/// A table that notes what its rows were. Its keys have a byte of their own in front.
+/// A table that notes the old values of its rows. Its keys are prefixed with [`ROW`].
 struct Noting<'a> {
     table: &'a mut dyn Table,
     changed: BTreeMap<Vec<u8>, Option<RowVersion>>,
@@ -178,7 +178,7 @@ impl Table for Noting<'_> {
     fn put(&mut self, key: Vec<u8>, value: Option<Arc<[u8]>>) {
         let key = inside(&key);
         if !self.changed.contains_key(&key) {
-            // Trouble of the store shows when the row is read again.
+            // An error of the store is dropped here: it shows when the row is read again.
             let before = self.table.get(&key).unwrap_or_default();
             self.changed.insert(key.clone(), before);
         }

@@ -1,4 +1,4 @@
-//! How long things take to come together: what a window is chosen by.
+//! Times that activations wait and groups of events take to rest: the basis for choosing a window.
 //!
 //! - A report is exact and stores nothing: the check's own judge reads the log again, with a window that does not end.
 //! - Quantiles are by nearest rank: the p99 of 200 waits is the 198th of them, and no wait is made up.
@@ -14,11 +14,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-/// Of how many times, and how long.
+/// Quantiles of a set of durations, and their count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quantiles {
-    /// How many there are.
+    /// Number of durations.
     pub count: u64,
     /// Half of them take no longer.
     pub p50: Duration,
@@ -33,7 +33,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// `None`: of nothing.
+    /// Returns the quantiles. `None` if there are no times.
     fn of(mut times: Vec<Time>) -> Option<Self> {
         times.sort_unstable();
         let max = *times.last()?;
@@ -59,34 +59,34 @@ impl fmt::Display for Quantiles {
     }
 }
 
-/// How long activations of a check waited for what they wait for, in and after its window. It prints as a table.
+/// Time that activations of a check waited for their answers, in and after its window. It prints as a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Convergence {
     /// The check.
     pub check: String,
-    /// What waited.
+    /// Number of activations that waited.
     pub activations: u64,
-    /// Those that were answered, in time or not.
+    /// Number of activations that were answered, in time or not.
     pub answered: u64,
-    /// Those whose scope ended first, so that they wait for nothing any more.
+    /// Number of activations whose scope ended first, so that they wait no more.
     pub ended: u64,
-    /// Those that never were, so far.
+    /// Number of activations that were not answered so far.
     pub unanswered: u64,
-    /// Those that were answered after the window.
+    /// Number of activations that were answered after the window.
     pub late: u64,
     /// Events that could not be read.
     pub unread: u64,
-    /// How long those waited that were answered. `None`: none was.
+    /// Quantiles of the waits that were answered. `None` if none was.
     pub waits: Option<Quantiles>,
-    /// The longest that the check lets them wait. `None`: as long as it takes.
+    /// The longest wait that the check allows. `None`: no limit.
     pub window: Option<Duration>,
-    /// A window that would have let in 999 of 1000: the p99.9, rounded up to what people say.
+    /// A window that would have held 999 of 1000: the p99.9, rounded up to a common length.
     pub recommended: Option<Duration>,
 }
 
 impl Convergence {
-    /// Why the window is too short for what was seen: then violations of it are mostly late, and not wrong.
+    /// Returns a warning if the window is below the p99.9 of the waits: then its violations are mostly late, and not wrong.
     pub fn warning(&self) -> Option<String> {
         let (window, Quantiles { count, p999, .. }, recommended) =
             (self.window?, self.waits?, self.recommended?);
@@ -140,11 +140,11 @@ pub(crate) struct Timing<'c> {
 }
 
 impl<'c> Timing<'c> {
-    /// The error: why there is nothing to tell.
+    /// Returns a reader for this check. The error says why there is nothing to tell.
     pub fn of(check: &'c Check) -> Result<Self, String> {
         let Rule { word, window, .. } = check.rule;
         let word = match word {
-            // Its other half looks back.
+            // Only this half waits: the other one looks back.
             Word::Succession => Word::Response,
             Word::Response
             | Word::AlternateResponse
@@ -160,7 +160,7 @@ impl<'c> Timing<'c> {
             check,
             families: check.lens.families(),
             book: Book::timed(Rule { word, window: Some(endless), ..check.rule }),
-            // By a calendar, its nominal length.
+            // A window by a calendar counts with its length at 1970-01-01.
             window: window.and_then(|window| window.end(0)),
             waits: Vec::new(),
             odd: 0,
@@ -172,7 +172,7 @@ impl<'c> Timing<'c> {
             return;
         }
         sure(self.check.judge(&mut self.book, glance, &Nowhere));
-        // Both ways in words that look both ways.
+        // Negative if the answer came before: words that look both ways.
         self.waits.extend(self.book.take_waits().map(|wait| wait.saturating_abs()));
         let odd = |finding: &Finding| {
             self.check.rule.word == Word::EachClosedBy && finding.activation == finding.by
@@ -186,7 +186,7 @@ impl<'c> Timing<'c> {
         let (activations, answered) = (counts.activations - odd, waits.len() as u64);
         let late = window.map_or(0, |window| waits.iter().filter(|wait| **wait > window).count() as u64);
         let waits = Quantiles::of(waits);
-        // Without an end of the window nothing but an answer or the scope's end satisfies.
+        // The window has no end here, so only an answer or the scope's end satisfies.
         let ended = counts.satisfied - answered;
         Convergence {
             check: check.id().to_owned(),
@@ -203,7 +203,7 @@ impl<'c> Timing<'c> {
     }
 }
 
-/// How long groups of related events take until they rest. It prints as a table.
+/// Time that groups of related events take until they rest. It prints as a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settling {
@@ -213,11 +213,11 @@ pub struct Settling {
     pub quiet: Duration,
     /// Groups that rest. A key that wakes up begins another one.
     pub settled: u64,
-    /// Groups that do not yet.
+    /// Groups that do not rest yet.
     pub moving: u64,
     /// Events that could not be read.
     pub unread: u64,
-    /// From the first event of a group to its last, of groups that rest.
+    /// Time from the first event of a group to its last, of groups that rest.
     pub times: Option<Quantiles>,
 }
 
@@ -261,7 +261,7 @@ impl<'c> Quieting<'c> {
             self.unread += 1;
             return;
         };
-        // What is nothing to the check is no sign of life.
+        // An event that means nothing to the check does not keep its group moving.
         let counts = |seen: &Seen| seen.roles != Default::default() || seen.amount != Default::default();
         let Some((key, Seen { time, .. })) = seen.filter(|(_, seen)| counts(seen)) else { return };
         self.latest = self.latest.max(time);
@@ -273,7 +273,7 @@ impl<'c> Quieting<'c> {
         *group = (group.0.min(time), group.1.max(time));
     }
 
-    /// `now`: no event of the log is later.
+    /// Returns the report. `now`: no event of the log is later.
     pub fn done(mut self, now: Time) -> Settling {
         let now = now.max(self.latest);
         let before = self.times.len();
@@ -292,7 +292,7 @@ impl<'c> Quieting<'c> {
     }
 }
 
-/// The next time that people set windows to.
+/// Returns the next common length of a window.
 fn rounded_up(time: Duration) -> Duration {
     const MILLIS: [u64; 9] = [1, 2, 5, 10, 20, 50, 100, 200, 500];
     const SECONDS: [u64; 7] = [1, 2, 5, 10, 15, 20, 30];

@@ -37,24 +37,24 @@ pub struct Definition {
     pub id: String,
     /// The word: `response`, `absence`, ..
     pub kind: String,
-    /// A: what activates it, what is counted, what switches it on.
+    /// A: events that activate it, are counted, or switch it on.
     pub when: Selector,
-    /// B: what it relates A to, what switches it off.
+    /// B: events that it relates A to, or that switch it off.
     #[serde(default)]
     pub then: Option<Selector>,
-    /// C: what ends the scope.
+    /// C: events that end the scope.
     #[serde(default)]
     pub until: Option<Selector>,
-    /// What ends the key.
+    /// Events that end the key.
     #[serde(default)]
     pub closed_by: Option<Selector>,
-    /// How many.
+    /// Number of A, for a word that counts.
     #[serde(default)]
     pub n: Option<u32>,
     /// The longest time between A and B: `15m`, `90d`, `1h30m`.
     #[serde(default)]
     pub within: Option<String>,
-    /// The shortest.
+    /// The shortest time between A and B.
     #[serde(default)]
     pub not_before: Option<String>,
     /// The time zone by whose calendar `d`, `w`, `mo` and `y` in both are counted, as [`Span`](super::Span) does it. Without one,
@@ -74,7 +74,7 @@ pub struct Definition {
     /// The field with the time that the event says, in milliseconds since 1970. Without it, that of its commit counts.
     #[serde(default)]
     pub time: Option<String>,
-    /// How late an event may be told, after one with a later time.
+    /// Allowed lateness: how far the time of an event may be before that of one recorded earlier.
     #[serde(default)]
     pub lateness: Option<String>,
     /// Types that only raw appends bring, `FAMILY.Variant` or `FAMILY.*`. All others must be of a registered family, and their fields
@@ -87,10 +87,10 @@ pub struct Definition {
     /// The events are history that is read in: the time of commits does not count.
     #[serde(default)]
     pub imported: bool,
-    /// It refuses what would violate it: [`Check::guard`].
+    /// True if it refuses events that would violate it: [`Check::guard`].
     #[serde(default)]
     pub guard: bool,
-    /// Who is told when nobody sees to it, or when it is about much.
+    /// Higher severities, by age or by amount.
     #[serde(default)]
     pub escalate: Vec<Escalate>,
     /// Time between reminders of an incident that is open: [`Check::reminds`]. `0s`: none.
@@ -102,16 +102,16 @@ pub struct Definition {
     /// Labels for notifications and their routes: [`Check::label`].
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// It may remember an activation for ever, and that is meant.
+    /// True if it may remember an activation for ever.
     #[serde(default)]
     pub unbounded: bool,
-    /// Who is told how soon.
+    /// Severity of a violation.
     pub severity: Severity,
-    /// Who sees to it.
+    /// Owner: the person or team that sees to it.
     pub owner: String,
-    /// What a violation means, in a sentence.
+    /// Meaning of a violation, in a sentence.
     pub means: String,
-    /// What to do about one, step by step.
+    /// Remediation steps for a violation, in order.
     pub remedy: String,
 }
 
@@ -119,28 +119,28 @@ pub struct Definition {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Escalate {
-    /// When nobody has seen to it for longer than this.
+    /// Age: it applies to an incident that is open for longer than this.
     #[serde(default)]
     pub after: Option<String>,
-    /// When the amount is more than this.
+    /// Limit: it applies if the amount is more than this.
     #[serde(default)]
     pub above: Option<i64>,
     /// The field with the amount, an integer.
     #[serde(default)]
     pub amount: Option<String>,
-    /// What it is then.
+    /// The higher severity.
     pub severity: Severity,
 }
 
-/// Which events are meant.
+/// A selection of events.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Selector {
-    /// Of this type.
+    /// Events of this type.
     Type(String),
-    /// Any of these.
+    /// Events that any of these selects.
     Any(Vec<Selector>),
-    /// Of this type, if it is named, with these values in these fields.
+    /// Events of this type, if it is named, with these values in these fields.
     Fields(Fields),
 }
 
@@ -151,7 +151,7 @@ pub struct Fields {
     /// The type; none: any.
     #[serde(rename = "type", default)]
     pub type_name: Option<String>,
-    /// By dotted path.
+    /// Values of fields, by dotted path.
     #[serde(rename = "where", default)]
     pub fields: BTreeMap<String, Plain>,
 }
@@ -170,7 +170,7 @@ pub enum Plain {
     Text(String),
 }
 
-// By hand: serde's own for untagged enums forgets what it found, and where.
+// By hand: serde's derive for untagged enums loses the value and its place in errors.
 
 impl<'de> Deserialize<'de> for Selector {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -233,7 +233,7 @@ impl<'de> Deserialize<'de> for Plain {
             fn visit_f64<E: de::Error>(self, number: f64) -> Result<Plain, E> {
                 match number.is_finite() {
                     true => Ok(Plain::Float(number)),
-                    // Nothing is equal to one, or nothing can write the other down.
+                    // Nothing equals NaN, and nothing can write an infinity down.
                     false => Err(E::invalid_value(de::Unexpected::Float(number), &"a finite number")),
                 }
             }
@@ -283,7 +283,7 @@ impl Selector {
         }
     }
 
-    /// The families of the types it names; `None`: it names none somewhere.
+    /// Returns the families of the types it names. `None` if a part of it names no type.
     pub(super) fn families(&self) -> Option<Vec<&str>> {
         let family = |name: &'_ str| event::split_type_name(name).0.len();
         match self {
@@ -395,7 +395,7 @@ impl TryFrom<Definition> for Check {
 }
 
 impl Definition {
-    /// What is judged, but for word, window, number and families. Who sees to it, and what it means, may change without a new verdict.
+    /// Returns a text of all that decides a verdict, except word, window, number and families. Owner and meaning are not in it.
     fn shape(&self) -> String {
         let mut shape = format!("when {:?}", self.when);
         for (role, selector) in [("then", &self.then), ("until", &self.until), ("closed_by", &self.closed_by)]
@@ -428,7 +428,7 @@ impl Definition {
         Ok(escalations)
     }
 
-    /// The field that is wrong, and why.
+    /// Returns the window. An error: the field that is wrong, and why.
     fn window(&self) -> Result<Option<Window>, (&'static str, String)> {
         let zone = self.zone.as_deref().map(Zone::named).transpose().map_err(|why| ("zone", why))?;
         let length = |field: &'static str, text: &Option<String>| match text {
@@ -456,7 +456,7 @@ impl Definition {
     }
 }
 
-/// Microseconds.
+/// Parses an exact time, to microseconds.
 pub(super) fn parse_time(text: &str) -> Result<Time, String> {
     Said::read(text).and_then(Said::without_zone)
 }
@@ -538,7 +538,7 @@ impl Lens for Fielded {
 /// Version of the encoding of keys by field name, in the definition of a check that has one. States under other keys are of no use.
 pub(super) const KEYS: &str = " keys as values";
 
-/// The time that an event says, in milliseconds, as a check counts it.
+/// Reads the time that an event says, in milliseconds, and converts it to the time of checks.
 pub(super) fn time_at(glance: &Glance<'_>, path: Option<&str>) -> Result<Option<Time>, DecodeError> {
     let Some(path) = path else { return Ok(None) };
     let millis =
@@ -546,7 +546,7 @@ pub(super) fn time_at(glance: &Glance<'_>, path: Option<&str>) -> Result<Option<
     Ok(millis.map(|millis| millis.saturating_mul(1000)))
 }
 
-/// The key of an event: a field, or its stream.
+/// Returns the key of an event: a field, or its stream.
 pub(super) fn key_at(glance: &mut Glance<'_>, path: Option<&str>) -> Result<KeyHash, DecodeError> {
     let Some(path) = path else {
         let stream = glance.raw.stream();
@@ -557,7 +557,7 @@ pub(super) fn key_at(glance: &mut Glance<'_>, path: Option<&str>) -> Result<KeyH
     Ok(glance.hash(&bytes))
 }
 
-/// The same, as people read it.
+/// Returns the key of an event as people read it.
 pub(super) fn key_text_at(glance: &Glance<'_>, path: Option<&str>) -> Result<String, DecodeError> {
     match path {
         None => Ok(glance.raw.stream().to_owned()),
@@ -581,7 +581,7 @@ impl Fielded {
     }
 }
 
-/// What is not there is not much.
+/// Reads an amount. `None` if the field is not there: then it is not above any limit.
 fn amount_of(value: &Value, path: &str) -> Result<Option<i64>, DecodeError> {
     let Some(value) = value.path(path).filter(|value| !value.is_null()) else { return Ok(None) };
     match (value, value.whole()) {
@@ -593,7 +593,7 @@ fn amount_of(value: &Value, path: &str) -> Result<Option<i64>, DecodeError> {
     }
 }
 
-/// A field as bytes that are equal for equal values, typed or json.
+/// Returns a field as bytes that are equal for equal values, typed or JSON.
 fn field_bytes(value: &Value, path: &str) -> Result<Option<Vec<u8>>, DecodeError> {
     let Some(value) = value.path(path).filter(|value| !value.is_null()) else { return Ok(None) };
     let mut bytes = Vec::with_capacity(32);

@@ -1,4 +1,4 @@
-//! What a consumer says that it has applied, against what the log has for it.
+//! Digests of applied events: what a consumer reports, compared with the log.
 //!
 //! Positions tell that a consumer has come far, not that it has skipped nothing. A [`Digest`] is over the events themselves, in
 //! any order; the store makes the same of its log, up to the same position.
@@ -20,7 +20,7 @@ use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Which events were applied: how many, through which position, and a hash of them in any order.
+/// Digest of the events that were applied: their number, the last position, and a hash that does not depend on their order.
 ///
 /// A consumer keeps it with its own state, in the same transaction, and reports it with
 /// [`Checks::applied`](crate::watch::Checks::applied). An event that is added twice shows, as one that is left out does.
@@ -56,17 +56,17 @@ impl Digest {
         self.through = self.through.max(position.get());
     }
 
-    /// How many events.
+    /// Returns the number of events.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The last of them.
+    /// Returns the position of the last event.
     pub fn through(&self) -> Position {
         Position::new(self.through)
     }
 
-    /// As the log has it.
+    /// Returns the system event that reports it for a consumer.
     pub(crate) fn reported(self, consumer: &str) -> Own {
         let Self { count, through, sum } = self;
         Own::Applied { consumer: consumer.to_owned(), count, through, sum }
@@ -74,16 +74,16 @@ impl Digest {
 }
 
 impl About {
-    /// What a consumer reports that it has applied is what the log has for it: every event of `E`, once, up to where it says it is.
+    /// Requires that a consumer's report agrees with the log: every event of `E` applied once, up to the position it reports.
     ///
-    /// A subscription, a cache, another store: whatever keeps a [`Digest`] and reports it. It heals with the next report that
-    /// agrees. What was reported of events that the log does not have yet disagrees, too. One that goes back, to apply again what it
-    /// lost, is compared again when it has come to where it was: its reports until then change nothing.
+    /// A consumer is anything that keeps a [`Digest`] and reports it: a subscription, a cache, another store. It heals with the
+    /// next report that agrees. A report of events that the log does not have yet disagrees, too. A consumer that goes back, to
+    /// apply again what it lost, is compared again when it reaches its earlier position: its reports until then change nothing.
     ///
-    /// The check `ID.fresh` comes with it: a consumer for which there are events, and which does not come further in an hour, is
-    /// violated. See [`applied_within`](Self::applied_within) for another time. Of a consumer that is far behind, a report in between
-    /// two positions that the check remembers is compared with the next one that it can be compared with: it remembers the last
-    /// thousand positions, and older ones more and more sparsely.
+    /// The check `ID.fresh` comes with it: it is violated if there are events for the consumer and it does not advance in an
+    /// hour. See [`applied_within`](Self::applied_within) for another time. The check remembers the last thousand positions, and
+    /// older ones more and more sparsely. If a consumer is far behind, a report between two of them is not compared; a later one
+    /// is.
     pub fn applied_by<E: EventSet>(self, consumer: &'static str) -> Check {
         self.applied_within::<E>(consumer, Duration::from_secs(3600))
     }
@@ -107,14 +107,14 @@ impl About {
     }
 }
 
-/// What the table holds of a consumer: what it said last, and what it should have said.
+/// Last report of a consumer that was compared, and what the log had for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Compared {
     said: Digest,
     log: Digest,
 }
 
-/// The key of the row that is compared. Those of the digests that lead there are positions, and longer.
+/// The key of the row that is compared. Keys of the digests of events are positions, and longer.
 const COMPARED: &[u8] = b"=";
 
 /// A table of digests: after each event that the consumer has yet to report, and at its last report.
@@ -133,14 +133,14 @@ impl Applied {
     }
 }
 
-/// A table for one consumer, folded from the events that it applies and from its reports.
+/// Creates a table for one consumer, folded from the events that it applies and from its reports.
 fn table<E: EventSet>(
     name: &'static str,
     id: [u8; 4],
     fold: impl Fn(&RawRef<'_>, &mut dyn Table) -> Folded + Send + Sync + 'static,
 ) -> Registered {
     let wanted = E::families();
-    // Of a set without families, all but the store's own.
+    // An empty list stands for all families but the store's own.
     let families: Vec<Family> = match wanted.is_empty() {
         true => Vec::new(),
         false => wanted.iter().copied().chain([Family::of::<Own>()]).collect(),
@@ -174,7 +174,7 @@ fn put<T: Serialize>(table: &mut dyn Table, key: &[u8], row: &T) -> Folded {
     Ok(())
 }
 
-/// No event has a later position. The table's other keys come after its own.
+/// No event has a later position: the table's other keys sort after this one.
 const LAST: u64 = u64::MAX >> 8;
 
 /// Digests after events that were not reported, by position.
@@ -185,7 +185,7 @@ fn unreported(table: &dyn Table, positions: RangeInclusive<u64>) -> KeyRange {
 
 const LATEST: &[u8] = b"~";
 
-/// An event that the consumer must apply.
+/// Counts an event that the consumer must apply.
 fn count(table: &mut dyn Table) -> Folded {
     let latest = table.get(&full(table, LATEST))?;
     let mut digest: Digest = read(latest.as_ref().and_then(|row| row.value.as_deref()))?.unwrap_or_default();
@@ -196,10 +196,10 @@ fn count(table: &mut dyn Table) -> Folded {
     if digest.count.is_multiple_of(EXACT) { thin(table) } else { Ok(()) }
 }
 
-/// Digests of the last so many events are kept, at least.
+/// Digests of at least this many last events are kept.
 const EXACT: u64 = 1024;
 
-/// Drops every second digest of the older half: four times as many as are kept for certain are never exceeded by much.
+/// Drops every second digest of the older half, if there are many: four times [`EXACT`] are never exceeded by much.
 fn thin(table: &mut dyn Table) -> Folded {
     let kept = table.scan(&unreported(table, 0..=LAST))?;
     if kept.len() as u64 > 2 * EXACT {
@@ -209,7 +209,7 @@ fn thin(table: &mut dyn Table) -> Folded {
     Ok(())
 }
 
-/// Report of an event of the store's own about a consumer.
+/// Returns the digest that a system event reports of a consumer. `None` if it reports none.
 fn reported(consumer: &str, raw: &RawRef<'_>) -> Result<Option<Digest>, FoldError> {
     if raw.type_name() != Own::APPLIED {
         return Ok(None);
@@ -223,7 +223,7 @@ fn reported(consumer: &str, raw: &RawRef<'_>) -> Result<Option<Digest>, FoldErro
     })
 }
 
-/// A report, of this consumer or another.
+/// Folds a report, of this consumer or another.
 fn report(consumer: &str, raw: &RawRef<'_>, table: &mut dyn Table) -> Folded {
     let Some(said) = reported(consumer, raw)? else { return Ok(()) };
     let before = table.get(&full(table, COMPARED))?;
@@ -231,14 +231,14 @@ fn report(consumer: &str, raw: &RawRef<'_>, table: &mut dyn Table) -> Folded {
     let mut passed = table.scan(&unreported(table, 0..=said.through))?;
     let log = match (passed.last(), before) {
         (Some((_, row)), _) => read(row.value.as_deref())?.unwrap_or_default(),
-        // It has gone back, to where it is not known any more what it should have.
+        // It has gone back, to a position whose digest is not kept any more.
         (None, Some(before)) if said.through < before.log.through => return Ok(()),
-        // Nothing has come for it since.
+        // No event has come for it since.
         (None, before) => before.map(|before| before.log).unwrap_or_default(),
     };
     let next = table.scan(&unreported(table, said.through.saturating_add(1)..=LAST))?;
     let next: Option<Digest> = read(next.first().and_then(|(_, row)| row.value.as_deref()))?;
-    // Digests in between were dropped: the report is compared when the consumer has come to one that is kept.
+    // Digests in between were dropped: it is compared when the consumer has reached one that is kept.
     let is_known = next.is_none_or(|next| next.count == log.count + 1);
     if !is_known {
         passed.pop();
@@ -254,7 +254,7 @@ impl Rowed for Applied {
         vec![&self.table]
     }
 
-    /// Reports are.
+    /// Returns true: reports are system events.
     fn folds_own(&self) -> bool {
         true
     }
@@ -291,15 +291,15 @@ impl Rowed for Applied {
     }
 }
 
-/// Position of a consumer, and that of the log's end.
+/// Position of a consumer, and that of the last event for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Stands {
     through: u64,
     latest: u64,
 }
 
-/// A table of one row for the consumer and at most one more: where it stands, by that position, while there are events behind it. To
-/// come further makes another key, so that what stands too long is one place and not the being behind, which a busy log always is.
+/// A table of one row for the consumer, and one more while there are events after its position: its key is that position. A
+/// consumer that advances gets another key, so only one that stands still is found, and not one that is always a little behind.
 struct Progress {
     consumer: &'static str,
     table: Registered,
@@ -340,7 +340,7 @@ impl Rowed for Progress {
         vec![&self.table]
     }
 
-    /// Reports are.
+    /// Returns true: reports are system events.
     fn folds_own(&self) -> bool {
         true
     }

@@ -1,7 +1,7 @@
-//! Which key is to be looked at when: an ordered set in two levels.
+//! Timer queue: deadlines of keys, an ordered set in two levels.
 //!
-//! There is one of these for each obligation that waits, so it is packed: entries lie in runs, side by side. Those that come in the
-//! order of time, as they mostly do, fill their runs; a tree of single entries would take twice the room.
+//! There is one entry for each obligation that waits, so they are packed: entries lie in runs, side by side. Entries mostly come
+//! in the order of time, and these fill their runs; a tree of single entries would take twice the room.
 
 use super::keys::KeyHash;
 use super::word::Time;
@@ -9,20 +9,20 @@ use std::collections::{BTreeMap, VecDeque};
 
 type Entry = (Time, KeyHash);
 
-/// Entries in a run at most.
+/// Maximum number of entries in a run.
 const RUN: usize = 256;
-/// Room for more in a run, about.
+/// Number of entries that a run grows by.
 const ROOM: usize = 32;
 
 #[derive(Debug, Default)]
 pub(crate) struct Due {
-    /// By an entry that is not behind the run's first, and behind all of the run before. None is empty.
+    /// Runs, each by an entry that is not after its first one, and after all entries of the run before. No run is empty.
     runs: BTreeMap<Entry, VecDeque<Entry>>,
     len: usize,
 }
 
 impl Due {
-    /// Whether it was not in there.
+    /// Inserts an entry. Returns whether it is new.
     pub fn insert(&mut self, entry: Entry) -> bool {
         let key = match self.runs.range(..=entry).next_back() {
             Some((key, _)) => *key,
@@ -39,7 +39,7 @@ impl Due {
             insert(run, at, entry);
             return true;
         }
-        // Who comes last leaves a full run behind.
+        // An entry at the end leaves a full run: entries in the order of time fill all of them.
         let half = if at == RUN { RUN } else { RUN / 2 };
         let mut later = run.split_off(half);
         match at > half || later.is_empty() {
@@ -51,7 +51,7 @@ impl Due {
         true
     }
 
-    /// Whether it was in there.
+    /// Removes an entry. Returns whether it was there.
     pub fn remove(&mut self, entry: &Entry) -> bool {
         let Some((key, run)) = self.runs.range_mut(..=*entry).next_back() else { return false };
         let Ok(at) = run.binary_search(entry) else { return false };
@@ -67,7 +67,7 @@ impl Due {
         true
     }
 
-    /// Few entries do not keep a run of their own.
+    /// Joins a run of few entries with the next one, if both together are small.
     fn join_next(&mut self, key: Entry) {
         let mut both = self.runs.range_mut(key..);
         let (Some((_, run)), Some((next_key, next))) = (both.next(), both.next()) else { return };
@@ -96,7 +96,7 @@ impl Due {
     }
 }
 
-/// Room is made for a few at a time: runs are many.
+/// Inserts into a run. It grows by a few entries at a time, because there are many runs.
 fn insert(run: &mut VecDeque<Entry>, at: usize, entry: Entry) {
     if run.len() == run.capacity() {
         run.reserve_exact(ROOM);
@@ -104,7 +104,7 @@ fn insert(run: &mut VecDeque<Entry>, at: usize, entry: Entry) {
     run.insert(at, entry);
 }
 
-/// What was taken out does not keep its room.
+/// Gives back the room of removed entries.
 fn shrink(run: &mut VecDeque<Entry>) {
     if run.capacity() - run.len() >= 2 * ROOM {
         run.shrink_to(run.len() + ROOM);

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Escalation rules of one check.
 #[derive(Clone, Default)]
 pub(crate) struct Escalations {
-    /// After this long, in microseconds, that severity.
+    /// Ages in microseconds, each with the severity beyond it; sorted.
     ages: Vec<(Time, Severity)>,
     amounts: Vec<Amount>,
     /// Time between reminders, in microseconds. `None`: by severity.
@@ -65,7 +65,7 @@ impl Escalations {
         self.ages.sort();
     }
 
-    /// `name` tells one amount from another; empty for a function.
+    /// Adds a severity by amount. `name` tells one amount from another; empty for a function.
     pub(super) fn by_amount(
         &mut self,
         of: impl AmountOf + 'static,
@@ -90,7 +90,7 @@ impl Escalations {
         faults
     }
 
-    /// Writes all of it down, to be compared.
+    /// Returns all of it as text, to be compared.
     pub fn text(&self) -> String {
         let amounts = self.amounts.iter().map(|Amount { name, limit, severity, .. }| (name, limit, severity));
         let Self { ages, remind_every, remedied_within, labels, .. } = self;
@@ -109,7 +109,7 @@ impl Escalations {
         !self.amounts.is_empty()
     }
 
-    /// The highest severity that a violation of this age has come to, if it is above `told`. Older than `after`, not as old.
+    /// Returns the highest severity for a violation of this age, if it is above `told`. An age equal to `after` does not count.
     pub fn due(&self, age: Time, told: Severity) -> Option<Raised> {
         let over = self.ages.iter().filter(|(after, severity)| age > *after && *severity > told);
         let (after, severity) = over.max_by_key(|(_, severity)| *severity)?;
@@ -117,13 +117,13 @@ impl Escalations {
         Some(Raised { severity: *severity, why })
     }
 
-    /// At which age it comes to the next severity above `told`.
+    /// Returns the age at which it comes to the next severity above `told`.
     pub fn next(&self, age: Time, told: Severity) -> Option<Time> {
         let later = self.ages.iter().filter(|(after, severity)| *after >= age && *severity > told);
         later.map(|(after, _)| after.saturating_add(1)).min()
     }
 
-    /// The highest severity that the event is worth. An amount that cannot be read is one that nobody can rule out.
+    /// Returns the highest severity by the event's amounts. An amount that cannot be read counts as above its limit.
     pub fn weigh(&self, glance: &mut Glance<'_>) -> Option<Raised> {
         let mut raised: Option<Raised> = None;
         for Amount { of, limit, severity, .. } in &self.amounts {

@@ -14,11 +14,11 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What reading events takes.
+/// Decoder of events: hash keys, and layouts by type and version.
 pub(crate) struct Glasses {
     terms: Terms,
     layouts: Arc<Layouts>,
-    /// Layouts, parsed: of this type and version.
+    /// Parsed layouts, by type and version. `None`: there is none.
     parsed: RefCell<HashMap<String, Vec<(u16, Option<Arc<Layout>>)>>>,
 }
 
@@ -27,7 +27,7 @@ impl Glasses {
         Self { terms, layouts, parsed: RefCell::default() }
     }
 
-    /// Layouts that were declared meanwhile.
+    /// Takes layouts that were declared meanwhile.
     pub fn renew(&mut self, layouts: &Arc<Layouts>) {
         if !Arc::ptr_eq(&self.layouts, layouts) {
             self.layouts = layouts.clone();
@@ -35,12 +35,12 @@ impl Glasses {
         }
     }
 
-    /// The hash of a key that is at hand.
+    /// Returns the hash of a key.
     pub fn hash(&self, key: &[u8]) -> KeyHash {
         KeyHash::from(self.terms.checked(key))
     }
 
-    /// A layout that was declared since, with events that are not committed yet.
+    /// Takes a layout that was declared with events that are not committed yet.
     pub fn learn(&mut self, type_name: &str, schema: u16, layout: &str) {
         let known = |all: &Vec<(u16, Option<Arc<Layout>>)>| {
             all.iter().any(|(known, layout)| *known == schema && layout.is_some())
@@ -76,7 +76,7 @@ impl Glasses {
     }
 }
 
-/// An event, and what was made of it so far.
+/// An event, with its decoded forms and hashes so far.
 pub(crate) struct Glance<'a> {
     pub raw: RawRef<'a>,
     pub position: Position,
@@ -99,7 +99,7 @@ impl<'a> Glance<'a> {
         Self { raw, position, recorded, glasses, typed: SmallVec::new(), value: OnceCell::new(), hashes }
     }
 
-    /// Its payload by field name.
+    /// Returns its payload, by field name. Decoded once.
     pub fn value(&self) -> Result<&Value, DecodeError> {
         self.value.get_or_init(|| self.glasses.value(&self.raw)).as_ref().map_err(Clone::clone)
     }
@@ -108,7 +108,7 @@ impl<'a> Glance<'a> {
         self.hashes.of(key)
     }
 
-    /// The event as one of a set.
+    /// Returns the event as one of a set. Decoded once.
     pub fn typed<E: EventSet>(&mut self) -> Result<(&E, &mut Hashes<'a>), DecodeError> {
         let id = TypeId::of::<E>();
         let index = match self.typed.iter().position(|(known, _)| *known == id) {

@@ -1,11 +1,11 @@
-//! What to do when something is wrong, as a document made of the definitions.
+//! Handbook: a document, made from the definitions, of what to do when something is wrong.
 
 use super::calendar::Length;
 use super::text::{length_text, time_text};
 use super::word::{Rule, Window, Word};
 use super::{Check, Clocked, Described, Invariant, Severity};
 
-/// What every check means and what to do about it, as Markdown. Texts of the checks appear as they are, whatever they hold.
+/// Returns the meaning and the remedy of every check, as Markdown. Texts of the checks appear as they are, whatever they hold.
 ///
 /// ```
 /// # use tallystone::check::{self, About, Check, Severity};
@@ -23,12 +23,12 @@ use super::{Check, Clocked, Described, Invariant, Severity};
 /// assert!(book.contains("1. write a bill\n2. call the customer\n"));
 /// ```
 ///
-/// [`Checks::handbook`](crate::watch::Checks::handbook) says beside it how each of them stands.
+/// [`Checks::handbook`](crate::watch::Checks::handbook) adds the status of each.
 pub fn handbook(checks: &[Check]) -> String {
     pages(checks, |_| Vec::new())
 }
 
-/// The same, with more lines for each check: a name, and a text that is plain.
+/// As [`handbook`], with more lines for each check: a name, and a plain text.
 pub(crate) fn pages(checks: &[Check], mut more: impl FnMut(&Check) -> Vec<(&'static str, String)>) -> String {
     let mut book = String::from("# Handbook of the checks\n");
     for check in checks {
@@ -44,7 +44,7 @@ pub(crate) fn pages(checks: &[Check], mut more: impl FnMut(&Check) -> Vec<(&'sta
     book
 }
 
-/// What no commit may leave wrong, as further pages.
+/// Adds a page for each invariant.
 pub(crate) fn pages_of_invariants(book: &mut String, invariants: &[Invariant]) {
     for invariant in invariants {
         let rows: Vec<_> = invariant.rows.projections().iter().map(|rows| rows.name).collect();
@@ -78,7 +78,7 @@ fn severity(severity: Severity) -> &'static str {
 }
 
 impl Check {
-    /// What it asks for, in a sentence.
+    /// Returns its condition, in a sentence.
     pub(crate) fn in_words(&self) -> String {
         let Rule { word, window, n, .. } = self.rule;
         let asks = match word {
@@ -134,7 +134,7 @@ enum Steps<'t> {
     Text(&'t str),
 }
 
-/// Steps that are numbered from 1, one after another: `1 look; 2 mend`, or a line for each.
+/// Splits steps that are numbered from 1, in order: `1 look; 2 mend`, or a line for each.
 fn steps(text: &str) -> Steps<'_> {
     let Some(mut rest) = numbered(text.trim(), 1) else { return Steps::Text(text) };
     let mut steps = Vec::new();
@@ -158,18 +158,18 @@ fn steps(text: &str) -> Steps<'_> {
     }
 }
 
-/// What stands behind this number, if the text begins with it.
+/// Returns the text after this number. `None` if the text does not begin with it.
 fn numbered(text: &str, number: usize) -> Option<&str> {
     let rest = text.strip_prefix(&number.to_string())?;
     let rest = rest.strip_prefix(['.', ')', ':']).unwrap_or(rest);
     rest.starts_with([' ', '\t']).then(|| rest.trim_start())
 }
 
-/// A text on one line in which nothing means anything to Markdown.
+/// Returns a text on one line, with all Markdown escaped.
 fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    // What begins a line: a list, its number, a heading, a rule, a quotation.
+    // These have a meaning at the start of a line only: a list, its number, a heading, a rule.
     let digits = line.bytes().take_while(u8::is_ascii_digit).count();
     for (index, character) in line.char_indices() {
         let begins = index == 0 && matches!(character, '-' | '+' | '=');

@@ -1,4 +1,4 @@
-//! What must be true of rows after every commit.
+//! Invariants: conditions over rows that hold after every commit.
 
 use super::rows::{Join, Rowed, rowed};
 use super::{About, Described, Fault};
@@ -13,14 +13,15 @@ pub struct Invariant {
 }
 
 impl About {
-    /// What no commit may leave wrong: a condition over the rows that projections have under one key.
+    /// Declares a condition, over the rows that projections have under one key, that no commit may leave wrong.
     ///
-    /// After the folds of a commit it is asked of every key whose row in one of the projections the commit changed, with the rows as
-    /// the commit would leave them. `true` refuses the commit: [`Violated`](crate::error::AppendError::Violated) names the key, and the
-    /// events that last changed its rows. What one event of an append breaks and a later one of the same append mends is not
-    /// refused.
+    /// After the folds of a commit it is called for every key whose row the commit changed in one of the projections, with the
+    /// rows as the commit would leave them. `true` refuses the commit: [`Violated`](crate::error::AppendError::Violated) names
+    /// the key, and the events that last changed its rows. If one event of an append breaks it and a later one of the same append
+    /// mends it, the append is not refused.
     ///
-    /// - Its projections must be inline. It may be asked often, of rows that never come to be: it must be a function of what it is shown.
+    /// - Its projections must be inline. It may be called often, with rows that are never committed: it must be a pure function
+    ///   of its arguments.
     /// - A key that was wrong already, because the invariant is newer than its rows, refuses the commits that touch it and do not
     ///   mend it. Nobody looks at the others: have a check that reports look at the same rows.
     /// - If it panics, or a row cannot be read, the commit is refused as well: [`CannotTell`](crate::error::AppendError::CannotTell).
@@ -82,12 +83,12 @@ impl About {
 }
 
 impl Invariant {
-    /// Its name.
+    /// Returns its name.
     pub fn id(&self) -> &str {
         &self.about.id
     }
 
-    /// Everything that is wrong with it. `is_inline` says of projections whether the setup folds them in the commit.
+    /// Returns all of its faults. `is_inline` returns whether the setup folds a projection in the commit.
     pub(crate) fn faults(&self, is_inline: impl Fn(&str) -> bool) -> Vec<Fault> {
         let mut faults = self.about.faults();
         for (index, projection) in self.rows.projections().iter().enumerate() {

@@ -1,4 +1,4 @@
-//! How an event is shown to a check, whoever does it: the watcher behind the writer, or a trial without a store.
+//! Judging of one event by a check, for the watcher behind the writer and for a trial without a store.
 
 use super::book::{Book, Cold};
 use super::glance::Glance;
@@ -12,7 +12,7 @@ use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 impl Check {
-    /// Whether it looks at events of this family at all. `families` are those of its lens; none: all but the store's own.
+    /// Returns whether it looks at events of this family. `families` are those of its lens; none: all but the store's own.
     pub(crate) fn regards(families: &[String], family: &str) -> bool {
         match families.is_empty() {
             true => family != Own::FAMILY,
@@ -20,13 +20,13 @@ impl Check {
         }
     }
 
-    /// What it sees in an event. A panic in its code is an error like any other: it cannot tell.
+    /// Returns what it sees in an event. A panic in its code is an error like any other: it cannot tell.
     pub(crate) fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError> {
         catch_unwind(AssertUnwindSafe(|| self.lens.look(glance)))
             .unwrap_or_else(|panic| Err(DecodeError::new(format!("panicked: {}", panic_text(&*panic)))))
     }
 
-    /// Shows it an event. `Some`: why it could not be read.
+    /// Judges an event. `Some`: why it could not be read.
     pub(crate) fn judge<C: Cold>(
         &self,
         book: &mut Book,
@@ -43,7 +43,7 @@ impl Check {
         };
         if let (Clocked::Events { lateness, skew, .. }, Some(time)) = (self.clocked, time) {
             match time > recorded.saturating_add(skew) {
-                // One source's word is not enough to move the time of all.
+                // Hazard: one wrong clock would move the watermark of all keys.
                 true if seen.is_some() => book.skewed(glance.position.get(), time, recorded),
                 true => {}
                 false => book.advance(time.saturating_sub(lateness), cold)?,
@@ -56,7 +56,7 @@ impl Check {
     }
 }
 
-/// For a book that is all in memory.
+/// No file: for a book that is all in memory.
 pub(super) struct Nowhere;
 
 impl Cold for Nowhere {
@@ -67,7 +67,7 @@ impl Cold for Nowhere {
     }
 }
 
-/// What cannot fail.
+/// Unwraps a result that cannot be an error.
 pub(super) fn sure<T>(result: Result<T, Infallible>) -> T {
     match result {
         Ok(value) => value,

@@ -14,7 +14,7 @@ impl From<u128> for KeyHash {
     }
 }
 
-/// Hashes are uniform already.
+/// Hasher that takes a key's last word as it is: keys are uniform hashes already.
 #[derive(Debug, Default)]
 pub(crate) struct Uniform(u64);
 
@@ -35,7 +35,7 @@ impl Hasher for Uniform {
 type Shard = HashMap<KeyHash, Packed, BuildHasherDefault<Uniform>>;
 
 const SHARDS: usize = 8;
-/// Where the shares of all shards but the first begin: `2^(n/8) - 1` of the whole.
+/// Start of the share of each shard but the first: `2^(n/8) - 1` of the whole.
 const SHARES: [u16; SHARDS - 1] = [5932, 12400, 19454, 27146, 35534, 44682, 54658];
 
 /// A map in shards of unequal shares, so that they do not grow at once: a table that has just doubled is half empty.

@@ -1,4 +1,4 @@
-//! What a check sees in an event: its key, its roles, its time.
+//! Lenses: they extract from an event what a check looks at, its key, roles and time.
 
 use super::Is;
 use super::calendar::Bucket;
@@ -19,31 +19,31 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Looks at events for one check.
 pub(crate) trait Lens: Send + Sync {
-    /// Families that the setup must have for it.
+    /// Returns the families that the setup must have for it.
     fn registers(&self) -> Vec<Family>;
 
-    /// Those whose events it looks at; none: all.
+    /// Returns the families of the events that it looks at; none: all.
     fn families(&self) -> Vec<String>;
 
-    /// An event may end its key.
+    /// Returns whether an event may end its key.
     fn closes(&self) -> bool {
         false
     }
 
-    /// What it sees. An error: it cannot tell.
+    /// Returns what it sees in an event. An error: it cannot tell.
     fn look(&self, glance: &mut Glance<'_>) -> Result<Looked, DecodeError>;
 
-    /// What it sees instead, if it looks at rows.
+    /// Returns the predicate over rows, if it looks at rows instead of events.
     fn rowed(&self) -> Option<Arc<dyn Rowed>> {
         None
     }
 
-    /// What the rows are compared with, if that is evidence from outside.
+    /// Returns the evidence from outside that the rows are compared with, if there is any.
     fn evidence(&self) -> Option<Arc<Evidence>> {
         None
     }
 
-    /// What else its definition rests on: projections that it names, as they were found.
+    /// Returns text that its definition also depends on: the projections that it names, as they were found.
     fn rests_on(&self) -> String {
         String::new()
     }
@@ -58,15 +58,15 @@ pub(crate) trait Lens: Send + Sync {
         Ok(())
     }
 
-    /// The key of an event, as people read it.
+    /// Returns the key of an event, as people read it.
     fn key_text(&self, glance: &mut Glance<'_>) -> Result<String, DecodeError>;
 }
 
-/// What is seen in an event.
+/// Result of a look at an event.
 pub(crate) struct Looked {
-    /// What the event says of its time.
+    /// Time that the event says, if it says one.
     pub time: Option<Time>,
-    /// `None`: it is nothing to this check but a time.
+    /// Key and contents. `None`: the event matters to this check by its time only.
     pub seen: Option<(KeyHash, Seen)>,
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Typed<E> {
 
 type Reads<E> = Arc<dyn Fn(&E) -> Option<i64> + Send + Sync>;
 
-/// What events say of amounts.
+/// Closures that read the amounts of an event.
 pub(super) struct Amounts<E> {
     pub adds: Reads<E>,
     pub says: Option<Reads<E>>,
@@ -109,7 +109,7 @@ pub(super) struct Amounts<E> {
 }
 
 impl<E> Amounts<E> {
-    /// `None`: the event says nothing of them.
+    /// Reads the amounts. `None` if the event says none.
     fn of(&self, event: &E, time: Time) -> Option<Amount> {
         let (adds, says) = ((self.adds)(event), self.says.as_ref().and_then(|says| says(event)));
         if adds.is_none() && says.is_none() {

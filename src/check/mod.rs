@@ -1,7 +1,7 @@
-//! What must stay true of the events: declared with its owner, its meaning and what to do, judged as events come.
+//! Checks: conditions over the events, declared with owner, meaning and remedy, and judged as events come.
 //!
 //! - A check is a word of DECLARE over events of one key, with a window; see [`About`].
-//! - What would be remembered for ever is no [`Check`] until something ends it.
+//! - A word that would remember its activations for ever is no [`Check`] until something ends them.
 //! - Each activation is satisfied, violated, or pending; a check that was never exercised says so, and is not green.
 //! - One definition, three uses: beside a store that runs, over what its log holds already, and on a few events in a
 //!   [`Trial`].
@@ -104,7 +104,7 @@ pub use sums::Equality;
 pub use trial::{Found, Outcome, Trial, TrialError, Tried};
 use word::{Rule, Sums, Time, Window, Word};
 
-/// Who is told how soon.
+/// Urgency of a violation: who is told, and how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -122,7 +122,7 @@ impl Severity {
     }
 }
 
-/// As in files.
+/// Writes the name that files use.
 impl std::fmt::Display for Severity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -133,29 +133,29 @@ impl std::fmt::Display for Severity {
     }
 }
 
-/// No name of a check is longer.
+/// Maximum length of a check's name, in bytes.
 const ID_BYTES_MAX: usize = 128;
-/// Owner and labels are in each notice on record.
+/// Maximum length of an owner, in bytes: it is in each notice on record.
 const OWNER_BYTES_MAX: usize = 256;
-/// Names of checks that begin so are the store's own.
+/// Prefix of the names of the store's own checks.
 pub(crate) const RESERVED: &str = "tallystone.";
 
-/// What every check must say about itself. A struct literal: a field left out does not compile, and an empty one does not open.
+/// Description that every check must have. A struct literal: a field left out does not compile, and an empty one does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct About {
     /// Its name, unique in the store.
     pub id: &'static str,
-    /// Who is told how soon.
+    /// Severity of a violation.
     pub severity: Severity,
-    /// Who sees to it; 256 bytes at most.
+    /// Owner: the person or team that sees to it; 256 bytes at most.
     pub owner: &'static str,
-    /// What a violation means, in a sentence.
+    /// Meaning of a violation, in a sentence.
     pub means: &'static str,
-    /// What to do about one, step by step.
+    /// Remediation steps for a violation, in order.
     pub remedy: &'static str,
 }
 
-/// The same, as a check holds it.
+/// An [`About`], as a check holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Described {
     pub id: Cow<'static, str>,
@@ -174,7 +174,7 @@ impl From<About> for Described {
 }
 
 impl Described {
-    /// Everything that is wrong with it.
+    /// Returns all of its faults.
     fn faults(&self) -> Vec<Fault> {
         let at = |field: &'static str, why: String| Fault::new(&self.id, field, why);
         let said = [("owner", &self.owner), ("means", &self.means), ("remedy", &self.remedy)];
@@ -184,7 +184,7 @@ impl Described {
             let why = format!("it has {} bytes, allowed are {OWNER_BYTES_MAX}", self.owner.len());
             faults.push(at("owner", why));
         }
-        // It names a stream, and rows.
+        // The name is part of a stream's name and of row keys.
         if let Err(error) = event::check_text("a check's name", &self.id, ID_BYTES_MAX) {
             faults.push(at("id", error.to_string()));
         }
@@ -195,16 +195,16 @@ impl Described {
     }
 }
 
-/// What is wrong with a check.
+/// A fault in the definition of a check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("check `{check}`: `{field}`: {why}")]
 #[non_exhaustive]
 pub struct Fault {
     /// Its name.
     pub check: String,
-    /// Which field of its definition is wrong or missing.
+    /// Field of its definition that is wrong or missing.
     pub field: &'static str,
-    /// What is wrong, and what would be right.
+    /// Reason, and what would be right.
     pub why: String,
 }
 
@@ -214,23 +214,23 @@ impl Fault {
     }
 }
 
-/// Whose time a check goes by.
+/// Time that a check goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clocked {
-    /// That of the commits.
+    /// Time of the commits.
     Recorded,
-    /// That of the complete snapshots of a source outside: what none has shown is not certain.
+    /// Time of the complete snapshots of a source outside: nothing after the last one is certain.
     Pulled,
-    /// What the events say. None is expected to be told later than `lateness` after a later one, and none is believed that is
-    /// further ahead of its commit than `skew`. Unless they are `imported` history, the time of commits moves it too.
+    /// Time that the events say. It may be up to `lateness` before that of an event recorded earlier. One further ahead of its
+    /// commit than `skew` is not believed. Unless they are `imported` history, the time of commits moves the watermark too.
     Events { lateness: Time, skew: Time, imported: bool },
 }
 
 impl Clocked {
-    /// An event further ahead of its commit than this is a finding, if the check does not say otherwise.
+    /// Default of `skew`, in microseconds: an event further ahead of its commit is a finding.
     pub const SKEW: Time = 5 * 60 * 1_000_000;
 
-    /// As a file says it. An error: the field that is wrong, and why.
+    /// Builds it from the fields of a file. An error: the field that is wrong, and why.
     fn said(
         has_time: bool,
         lateness: Option<Time>,
@@ -248,7 +248,7 @@ impl Clocked {
         }
     }
 
-    /// The watermark that the time of a commit proves. `None`: none.
+    /// Returns the watermark that the time of a commit proves. `None` if it proves none.
     pub fn watermark(self, recorded: Time) -> Option<Time> {
         match self {
             Self::Recorded => Some(recorded),
@@ -259,7 +259,7 @@ impl Clocked {
         }
     }
 
-    /// The time of commits after which a deadline is over. `None`: no commit proves it.
+    /// Returns the time of commits after which a deadline is over. `None`: no commit proves it.
     pub fn passes(self, due: Time) -> Option<Time> {
         match self {
             Self::Recorded => Some(due),
@@ -278,19 +278,19 @@ pub struct Check {
     pub(crate) rule: Rule,
     pub(crate) clocked: Clocked,
     pub(crate) lens: Arc<dyn Lens>,
-    /// It refuses what would violate it.
+    /// True if it refuses an event that would violate it.
     pub(crate) guard: bool,
     pub(crate) escalations: Escalations,
     pub(crate) fix: Option<Fix>,
     /// The check that comes with it.
     companion: Option<Arc<Check>>,
-    /// It may keep activations for ever, and may have no way to be violated: its declaration says so.
+    /// True if its declaration allows it to keep activations for ever, and to have no way to be violated.
     unbounded: bool,
-    /// What else its declaration says: how its scope ends, what names its key.
+    /// Other parts of its declaration as text, such as scope and key.
     shape: String,
     /// The field that its declaration got wrong, and why.
     wrong: Option<(&'static str, String)>,
-    /// Made of all that when it is first asked for.
+    /// Hash of the declaration, computed on first use.
     definition: OnceLock<[u8; 8]>,
 }
 
@@ -301,7 +301,7 @@ impl std::fmt::Debug for Check {
 }
 
 impl Check {
-    /// Of a declaration. It does not refuse, escalate or mend anything until it is told to.
+    /// Creates one from a declaration. It does not refuse, escalate or remediate anything until that is set.
     fn new(about: Described, rule: Rule, clocked: Clocked, lens: impl Lens + 'static, shape: String) -> Self {
         Self {
             about,
@@ -320,7 +320,7 @@ impl Check {
         }
     }
 
-    /// Itself, unless something is wrong with it: then the first fault.
+    /// Returns itself, or its first fault.
     fn without_faults(self) -> Result<Self, Fault> {
         match self.faults().into_iter().next() {
             Some(fault) => Err(fault),
@@ -328,18 +328,18 @@ impl Check {
         }
     }
 
-    /// Raise it with the code of its closures: what it found before was found by another check.
+    /// Sets the version. Raise it when the code of the closures changes: earlier findings are then those of another check.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self.definition = OnceLock::new();
         self
     }
 
-    /// Refuses the commit by an event of which it would become violated, instead of reporting that afterwards: the append fails with
+    /// Refuses a commit with an event that would violate the check, instead of reporting it afterwards: the append fails with
     /// [`Violated`](crate::error::AppendError::Violated), and nothing of it is written.
     ///
-    /// Only what an event decides can be refused. What time decides is found afterwards, as without this: an event that comes too late
-    /// is taken, and heals what it heals.
+    /// Only violations that an event decides can be refused. Those that time decides are found afterwards, as without a guard: an
+    /// event that comes too late is taken, and may heal one.
     ///
     /// - An event decides `precedence`, `not_precedence`, `alternate_precedence`, `chain_precedence`, `succession` (its B),
     ///   `alternate_response` (its next A), `chain_response`, `not_response`, `not_chain_response`, `absent_between`,
@@ -391,7 +391,7 @@ impl Check {
         &self.about.id
     }
 
-    /// An event may violate it, so that there is something to refuse.
+    /// Returns whether an event may violate it, so that there is something to refuse.
     fn can_refuse(&self) -> bool {
         match self.rule.word {
             // By the time of commits, time has always decided before the event comes.
@@ -400,20 +400,20 @@ impl Check {
         }
     }
 
-    /// Names its declaration: another word, window, number, scope, family or version is another definition. Code has no
-    /// hash, so closures count by the version alone.
+    /// Returns the hash of its declaration: another word, window, number, scope, family or version is another definition. Code
+    /// has no hash, so closures count by the version alone.
     pub(crate) fn definition(&self) -> [u8; 8] {
         *self.definition.get_or_init(|| self.hash())
     }
 
-    /// The same check under another definition: one that was replaced and comes back.
+    /// Returns the same check under another definition: one that was replaced and comes back.
     pub(crate) fn running_as(&self, definition: [u8; 8]) -> Self {
         Self { definition: OnceLock::from(definition), ..self.clone() }
     }
 
     fn hash(&self) -> [u8; 8] {
         let Rule { word, window, n, sums, .. } = self.rule;
-        // A family's name may hold a comma, and no control character.
+        // Escape commas: a family's name may hold one, but no control character.
         let families: Vec<_> =
             self.lens.families().iter().map(|family| family.replace(',', "\u{1}")).collect();
         let mut text = format!(
@@ -432,7 +432,7 @@ impl Check {
         hash
     }
 
-    /// Everything that is wrong with it.
+    /// Returns all of its faults.
     pub(crate) fn faults(&self) -> Vec<Fault> {
         let at = |field: &'static str, why: String| Fault::new(&self.about.id, field, why);
         let mut faults = self.about.faults();
@@ -456,7 +456,7 @@ impl Check {
         faults
     }
 
-    /// Says why nothing could ever violate it, and what would: the field, and a sentence.
+    /// Returns why nothing could ever violate it, and what would be right: the field, and a sentence. `None` if something can.
     fn vacuous(&self) -> Option<(&'static str, String)> {
         use Word::{Absence, Balances, End, Exactly, Existence, RespondedExistence, Response, Standing};
         let Rule { word, window, .. } = self.rule;
@@ -558,7 +558,7 @@ words! {
 }
 
 impl About {
-    /// At least `n` events are A. Say in what window from the first event of the key, or what closes the key.
+    /// At least `n` events are A. Set a window from the first event of the key, or the events that close the key.
     pub fn existence<E: EventSet>(
         self,
         n: u32,
@@ -572,7 +572,7 @@ impl About {
         self.counted(Word::Absence, n, a)
     }
 
-    /// Exactly `n` events are A. Say in what window from the first event of the key, or what closes the key.
+    /// Exactly `n` events are A. Set a window from the first event of the key, or the events that close the key.
     pub fn exactly<E: EventSet>(self, n: u32, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
         self.counted(Word::Exactly, n, a)
     }
@@ -593,12 +593,12 @@ impl About {
         self.word(Word::Init, Arc::new(a), None)
     }
 
-    /// The last event of a key is an A. Say what closes the key.
+    /// The last event of a key is an A. Set the events that close the key.
     pub fn end<E: EventSet>(self, a: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
         self.word(Word::End, Arc::new(a), None)
     }
 
-    /// What an A switches on is switched off by a B before it has stood for longer than this.
+    /// Requires that a state which an A switches on is switched off by a B before it lasts longer than this.
     pub fn switched_off<E: EventSet>(
         self,
         on: impl Fn(&E) -> bool + Send + Sync + 'static,
@@ -609,7 +609,7 @@ impl About {
     }
 }
 
-/// A word over events of one key, with what it says of windows, scopes and keys.
+/// A word over events of one key, with its window, scope and key.
 #[must_use = "a check does nothing until it is in a setup"]
 pub struct Sequence<E> {
     about: Described,
@@ -620,7 +620,7 @@ pub struct Sequence<E> {
     unbounded: bool,
     guard: bool,
     shape: String,
-    /// As in a check.
+    /// As in a [`Check`].
     wrong: Option<(&'static str, String)>,
     escalations: Escalations,
     lens: Typed<E>,
@@ -660,12 +660,12 @@ impl<E: EventSet> Open<E> {
         Self(self.0.imported())
     }
 
-    /// After such an event, the C, activations before it no longer count. Events that may never come bound nothing.
+    /// Ends the scope with such an event, the C: activations before it no longer count. It is no bound, as it may never come.
     pub fn unless(self, scope: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         Self(self.0.until(scope))
     }
 
-    /// As `unless`, and bound enough by itself: it says that such an event comes.
+    /// As `unless`, and enough of a bound: it declares that such an event comes.
     pub fn until(self, scope: impl Fn(&E) -> bool + Send + Sync + 'static) -> Sequence<E> {
         self.0.until(scope)
     }
@@ -690,7 +690,7 @@ impl<E: EventSet> Open<E> {
         self.0.closed_by(close)
     }
 
-    /// Activations are remembered, perhaps for ever, and what only waits is never violated: said, so that nobody is surprised.
+    /// Allows it to remember activations for ever. An activation that only waits is then never violated.
     pub fn unbounded(mut self) -> Sequence<E> {
         self.0.unbounded = true;
         self.0
@@ -698,22 +698,23 @@ impl<E: EventSet> Open<E> {
 }
 
 impl<E: EventSet> Sequence<E> {
-    /// What relates the events. Without it, their stream.
+    /// Sets the key that relates the events. Without it, their stream.
     pub fn by<K: Key>(mut self, key: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
         self.lens.key = Some(lens::keyed(key));
         self.shape.push_str("by;");
         self
     }
 
-    /// What must be equal on A and B, besides the key: an order's line, say.
+    /// Sets a value that must be equal on A and B, besides the key: an order's line, say.
     pub fn tied<K: Key>(mut self, tie: impl Fn(&E) -> K + Send + Sync + 'static) -> Self {
         self.lens.tie = Some(lens::keyed(tie));
         self.shape.push_str("tied;");
         self
     }
 
-    /// Goes by the time that events say, instead of that of their commits. None comes later than `lateness` after a later one;
-    /// one that does may retract a violation, which is recorded. An event without a time has that of its commit.
+    /// Goes by the time that events say, instead of that of their commits. It may be up to `lateness` before that of an event
+    /// recorded earlier; one that is later still may retract a violation, which is recorded. An event without a time has that of
+    /// its commit.
     ///
     /// The check's watermark is the latest time that an event has said, less `lateness`. In a quiet store it is that of the last
     /// commit, less `lateness` and [`skew`](Self::skew), and the store records that time passes where something is due.
@@ -728,36 +729,36 @@ impl<E: EventSet> Sequence<E> {
         self
     }
 
-    /// How far the clocks of those who write events may be ahead of the store's. Default 5 minutes. An event that is further ahead
+    /// Sets how far the clocks of event producers may be ahead of the store's. Default 5 minutes. An event that is further ahead
     /// does not move the check's watermark, and is a finding. Only with [`at`](Self::at).
     pub fn skew(mut self, skew: Duration) -> Self {
         self.skew = Some(micros(skew));
         self
     }
 
-    /// The events are history that is read in: only they, and [`complete`](crate::watch::Checks::complete), move the check's
-    /// watermark, and the time of commits does not. Only with [`at`](Self::at).
+    /// Declares that the events are imported history: only they, and [`complete`](crate::watch::Checks::complete), move the
+    /// check's watermark, and the time of commits does not. Only with [`at`](Self::at).
     pub fn imported(mut self) -> Self {
         self.imported = true;
         self
     }
 
-    /// Events up to this far apart count: this far, too. Of two, the earlier one's time counts.
+    /// Counts events up to this far apart, inclusive. The length is added to the earlier one's time.
     pub fn within(self, window: impl Into<Span>) -> Self {
         self.between(Duration::ZERO, window)
     }
 
-    /// Events up to so many days of a zone's calendar apart count, where a day may have 23 or 25 hours; see [`Span`].
+    /// Counts events up to so many days of a zone's calendar apart. A day may have 23 or 25 hours; see [`Span`].
     pub fn within_days(self, days: u32, zone: impl Into<Cow<'static, str>>) -> Self {
         self.within(Span::in_zone(zone).days(days))
     }
 
-    /// Events as far apart as this count: both ends do.
+    /// Counts events whose distance is in this range, both ends included.
     pub fn between(self, from: impl Into<Span>, to: impl Into<Span>) -> Self {
         self.windowed(&from.into(), Some(&to.into()))
     }
 
-    /// Events at least this far apart count.
+    /// Counts events at least this far apart.
     pub fn after(self, from: impl Into<Span>) -> Self {
         self.windowed(&from.into(), None)
     }
@@ -775,14 +776,14 @@ impl<E: EventSet> Sequence<E> {
         self
     }
 
-    /// After such an event, the C, activations before it no longer count.
+    /// Ends the scope with such an event, the C: activations before it no longer count.
     pub fn until(mut self, scope: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         self.lens.c = Some(Arc::new(scope));
         self.shape.push_str("until;");
         self
     }
 
-    /// With such an event its key is over: what waits is judged, and nothing is remembered. Later ones begin it anew.
+    /// Ends the key with such an event: all that waits is judged, and nothing is remembered. Later events begin it anew.
     pub fn closed_by(mut self, close: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         self.lens.close = Some(Arc::new(close));
         self.shape.push_str("closed;");
@@ -827,7 +828,7 @@ fn micros(duration: Duration) -> Time {
     Time::try_from(duration.as_micros()).unwrap_or(Time::MAX)
 }
 
-/// As a check counts it.
+/// Converts to the time of checks. Saturates.
 pub(crate) fn time_of(timestamp: Timestamp) -> Time {
     Time::try_from(timestamp.micros()).unwrap_or(Time::MAX)
 }

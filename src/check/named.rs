@@ -16,7 +16,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-/// A check over rows as a file says it: what may not be so for longer than a while. See [`About::standing`](super::About::standing).
+/// A check over rows in a file: how long rows may be wrong. See [`About::standing`](super::About::standing).
 ///
 /// ```
 /// let checks = tallystone::check::rules::parse(
@@ -43,28 +43,28 @@ pub struct RowsRule {
     pub id: String,
     /// `rows`.
     pub kind: String,
-    /// What is so of the rows of one key when they are wrong: all of it.
+    /// Conditions on the rows of one key. The rows are wrong if all of them hold.
     pub wrong: Vec<RowIs>,
-    /// For how long they may be.
+    /// Longest time that rows may be wrong.
     pub within: String,
-    /// Who is told how soon.
+    /// Severity of a violation.
     pub severity: Severity,
-    /// Who sees to it.
+    /// Owner: the person or team that sees to it.
     pub owner: String,
-    /// What a violation means, in a sentence.
+    /// Meaning of a violation, in a sentence.
     pub means: String,
-    /// What to do about one, step by step.
+    /// Remediation steps for a violation, in order.
     pub remedy: String,
 }
 
-/// What is so of the row of one projection. Field names are dotted paths into the row; an empty one is the row itself.
+/// A condition on the row of one projection. Field names are dotted paths into the row; an empty one is the row itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RowIs {
     /// The projection.
     pub row: String,
-    /// There is such a row, or there is none.
+    /// True if there must be such a row, false if there must be none.
     #[serde(default)]
     pub exists: Option<bool>,
     /// Fields that have these values.
@@ -87,7 +87,7 @@ impl RowIs {
         self.exists.is_some() || fields.iter().any(|len| *len > 0)
     }
 
-    /// Whose rows it looks at.
+    /// Returns the projections whose rows it looks at.
     fn names(&self) -> impl Iterator<Item = &str> {
         let others = self.differs.values().filter_map(|other| Some(other.split_once(':')?.0));
         [self.row.as_str()].into_iter().chain(others)
@@ -99,7 +99,7 @@ impl TryFrom<RowsRule> for Check {
 
     /// # Errors
     ///
-    /// The field that is wrong, and what would be right. That a projection is not there shows when a store is opened.
+    /// The field that is wrong, and what would be right. A missing projection is found when a store is opened.
     fn try_from(rule: RowsRule) -> Result<Self, Fault> {
         let at = |field: &'static str, why: String| Fault::new(&rule.id, field, why);
         if rule.wrong.is_empty() {
@@ -139,7 +139,7 @@ impl TryFrom<RowsRule> for Check {
     }
 }
 
-/// A lens of rows by name. Whose they are is found out in the setup of the store that it is opened with.
+/// A lens of rows by name. Their projections are looked up in the setup of the store that it is opened with.
 struct Named {
     names: Vec<String>,
     wrong: Vec<RowIs>,
@@ -216,7 +216,7 @@ impl Lens for Named {
             }
         });
         let tables = tables.collect::<Result<Vec<_>, _>>()?;
-        // The same setup finds the same ones.
+        // A second call changes nothing: the same setup finds the same projections.
         let _ =
             self.found.set(Arc::new(Found { tables, names: self.names.clone(), wrong: self.wrong.clone() }));
         Ok(())
@@ -227,7 +227,7 @@ impl Lens for Named {
     }
 }
 
-/// The rows that were named, and what is wrong about them.
+/// The projections that were found, and the conditions on their rows.
 struct Found {
     tables: Vec<Registered>,
     names: Vec<String>,

@@ -1,8 +1,8 @@
-//! Without the feature `zones` there are none.
+//! Stand-in for `zone.rs` without the feature `zones`: there is no zone.
 
 use super::word::Time;
 
-/// No zone: there is no value of it.
+/// A zone. It has no values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Zone {}
 

@@ -1,6 +1,6 @@
 //! Evidence that is not ours: rows of a source outside the store, pulled now and then and compared with rows of its own.
 //!
-//! - What was pulled is recorded, so what a check says of it is a function of the log like everything else it says.
+//! - Snapshots are recorded, so the verdicts on them are a function of the log, as all others are.
 //! - Both sides are compared, both ways: a row that the source has and we have not counts like one that we have alone.
 //! - A source that cannot be read proves nothing. It becomes old, and that is a finding of its own.
 
@@ -60,7 +60,7 @@ use std::time::{Duration, SystemTime};
     note = "there are `outside::CsvFile`, `JsonLines` and `SqliteQuery`, each with a feature of its own, and `outside::rows_of`"
 )]
 pub trait Outside: Send + Sync + 'static {
-    /// What a row is found by: the key of the rows it is compared with.
+    /// Key of a row: that of the rows it is compared with.
     type Key: Key;
     /// A row, as far as it is compared. Rows that are equal are not recorded again.
     type Row: Serialize + DeserializeOwned + PartialEq + Clone + Send + Sync + 'static;
@@ -69,13 +69,13 @@ pub trait Outside: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever keeps the snapshot from being whole. Nothing of it is used then, and the next period tries again.
+    /// Any failure that keeps the snapshot from being whole. Nothing of it is used then, and the next period tries again.
     fn pull(&self) -> Result<Pulled<Self::Key, Self::Row>, PullError>;
 
-    /// Reads these again: rows that disagree, before that is put on record. `None`: there is no such row.
+    /// Reads these rows again: they disagree, and that is not on record yet. `None`: there is no such row.
     ///
-    /// Without one of its own, all of it is pulled again whenever anything disagrees: write one where that is dear. A source that
-    /// says its columns says those of this reading, too.
+    /// By default, all of it is pulled again if anything disagrees: write one if that is expensive. A source that says its
+    /// columns says those of this reading, too.
     ///
     /// # Errors
     ///
@@ -91,8 +91,8 @@ pub trait Outside: Send + Sync + 'static {
         false
     }
 
-    /// For a large source that can tell cheaply what has changed: hashes of ranges of its keys. Then only those are read whose
-    /// hash is not that of last time, by [`pull_range`](Self::pull_range), and never all by [`pull`](Self::pull).
+    /// Returns hashes of ranges of keys, for a large source that can tell cheaply what has changed. Then only ranges with a new
+    /// hash are read, by [`pull_range`](Self::pull_range), and never all by [`pull`](Self::pull).
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ pub type KeyRange<'a, K> = (Bound<&'a K>, Bound<&'a K>);
 /// The hash of a range, and its rows.
 pub type RangeRows<O> = (u64, Vec<(<O as Outside>::Key, <O as Outside>::Row)>);
 
-/// What the ranges of a source are like now.
+/// Hashes of the ranges of a source, as they are now.
 ///
 /// ```
 /// use tallystone::check::Ranges;
@@ -133,13 +133,13 @@ pub struct Ranges<K> {
     pub as_of: Option<SystemTime>,
     /// Columns of the rows, as in [`Pulled`].
     pub columns: Vec<Column>,
-    /// Where each range begins, in order, and its hash: whatever changes when one of its rows does, comes or goes. The first
-    /// holds what is below it, too.
+    /// Start of each range, in order, and its hash: any value that changes if a row of it changes, comes or goes. The first range
+    /// holds all keys below it, too.
     pub hashes: Vec<(K, u64)>,
 }
 
 impl<K> Ranges<K> {
-    /// Of now.
+    /// Creates ranges that were hashed since the pull began.
     pub fn new(hashes: Vec<(K, u64)>) -> Self {
         Self { as_of: None, columns: Vec::new(), hashes }
     }
@@ -161,7 +161,7 @@ impl<K> Ranges<K> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Pulled<K, R> {
-    /// A time before the first of the rows was read. `None`: the time at which the pull began, which is right for whatever
+    /// A time before the first of the rows was read. `None`: the time at which the pull began, which is right for code that
     /// reads the source itself.
     pub as_of: Option<SystemTime>,
     /// Columns of the rows, as the source has them now. Empty: it does not say.
@@ -171,7 +171,7 @@ pub struct Pulled<K, R> {
 }
 
 impl<K, R> Pulled<K, R> {
-    /// Rows that were all read since the pull began.
+    /// Creates a snapshot of rows that were all read since the pull began.
     pub fn new(rows: Vec<(K, R)>) -> Self {
         Self { as_of: None, columns: Vec::new(), rows }
     }
@@ -183,14 +183,14 @@ impl<K, R> Pulled<K, R> {
         self
     }
 
-    /// The rows are those of an earlier time: of an export, of a replica that lags. One ahead of the store's clock is not believed.
+    /// Sets an earlier time of the rows: that of an export or a lagging replica. One ahead of the store's clock is not believed.
     pub fn as_of(mut self, time: SystemTime) -> Self {
         self.as_of = Some(time);
         self
     }
 }
 
-/// Why a source could not be read. None of its rows is used.
+/// Reason why a source could not be read. None of its rows is used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PullError {
@@ -203,9 +203,9 @@ pub enum PullError {
     /// One of its rows is not what the type says.
     #[error("{place}: {why}")]
     Row {
-        /// Which: a line of a file, or a row of an answer, from 1.
+        /// Place of the row: a line of a file, or a row of an answer, from 1.
         place: String,
-        /// What is wrong.
+        /// Reason.
         why: String,
     },
     /// Two rows have one key.
@@ -216,22 +216,22 @@ pub enum PullError {
     TooLarge {
         /// `row` or `key`.
         what: &'static str,
-        /// Whose.
+        /// Key of the row.
         key: String,
-        /// How large it is.
+        /// Its size, in bytes.
         size: usize,
-        /// How large it may be.
+        /// Maximum size, in bytes.
         limit: usize,
     },
     /// It has fewer rows than it must have: see [`Compared::at_least`].
     #[error("it has {rows} rows, at least {at_least} are expected")]
     TooFew {
-        /// How many it has.
+        /// Number of rows it has.
         rows: u64,
-        /// How many it must have.
+        /// Number of rows it must have.
         at_least: u64,
     },
-    /// Columns that are on record are gone, or have another type. What reads them would find their values missing.
+    /// Columns that are on record are gone, or have another type. Code that reads them would find their values missing.
     ///
     /// Have them put back, or accept the new ones with [`Checks::accept_source`](crate::watch::Checks::accept_source). A row type
     /// with another layout, or another id of the check, begins anew.
@@ -276,7 +276,7 @@ pub enum PullError {
 }
 
 impl PullError {
-    /// Which of them it is.
+    /// Returns the name of its kind.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
@@ -298,10 +298,10 @@ impl PullError {
 /// Rows by the ordered bytes of their keys.
 pub(crate) type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Where a range begins, and the hash of its rows.
+/// Start of a range, and the hash of its rows.
 pub(crate) type Hashed = (Vec<u8>, u64);
 
-/// Something that was read of a source, with what it says of it.
+/// Data that was read of a source, with the time and columns that it reports.
 pub(crate) struct Shown<T> {
     /// Snapshot time reported by the source.
     pub said: Option<SystemTime>,
@@ -313,19 +313,19 @@ pub(crate) struct Shown<T> {
 pub(crate) trait Source: Send + Sync {
     fn pull(&self) -> Result<Shown<Rows>, PullError>;
 
-    /// `None`: it has none.
+    /// Returns its ranges. `None`: it has none.
     fn ranges(&self) -> Result<Option<Shown<Vec<Hashed>>>, PullError>;
 
-    /// The rows of a range, by the bytes of where it begins and where the next one does. `None`: it is the first, or the last.
+    /// Reads the rows of a range, by the key bytes of its start and of the next one's. `None`: it is the first, or the last.
     fn pull_range(&self, from: Option<&[u8]>, to: Option<&[u8]>) -> Result<(u64, Rows), PullError>;
 
-    /// Those of the keys that the source has something to say of.
+    /// Reads the rows of these keys again. Returns those keys that the source answers for.
     fn again(&self, keys: &[Vec<u8>]) -> Result<Shown<Vec<(Vec<u8>, Option<Vec<u8>>)>>, PullError>;
 
-    /// A snapshot without rows is one.
+    /// Returns whether a snapshot may have no rows.
     fn may_be_empty(&self) -> bool;
 
-    /// Two rows are the same to those who compare them.
+    /// Returns whether two rows are equal, by their bytes or their values.
     fn is_same(&self, one: &[u8], other: &[u8]) -> bool;
 
     fn key_text(&self, key: &[u8]) -> String;
@@ -393,8 +393,8 @@ impl<O: Outside> Source for Typed<O> {
     }
 
     fn is_same(&self, one: &[u8], other: &[u8]) -> bool {
-        // Bytes first: of what is not equal to itself, NaN, nothing else is to be had. And what has no order in bytes, a hash
-        // map, has one in values.
+        // Compare bytes first: a row with a NaN never equals itself as a value. Compare values too: a hash map has no fixed order
+        // in bytes.
         let decode = |bytes| codec::decode::<O::Row>(bytes).ok();
         one == other || decode(one).zip(decode(other)).is_some_and(|(one, other)| one == other)
     }
@@ -415,7 +415,7 @@ fn bytes_of<K: Key, R: Serialize>(rows: &[(K, R)]) -> Result<Rows, PullError> {
     Ok(all)
 }
 
-/// A key in a message is no longer than this.
+/// Maximum length of a key in a message, in bytes.
 const KEY_TEXT_BYTES_MAX: usize = 128;
 
 fn text<K: Key>(key: &K) -> String {
@@ -426,7 +426,7 @@ fn text<K: Key>(key: &K) -> String {
     }
 }
 
-/// As much of a text as this many bytes hold.
+/// Cuts a text to at most this many bytes, at a character's end.
 pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
     let ends = text.char_indices().map(|(at, character)| at + character.len_utf8());
     &text[..ends.take_while(|end| *end <= bytes_max).last().unwrap_or(0)]
@@ -446,7 +446,7 @@ fn misfit(place: String, error: &DecodeError) -> PullError {
     PullError::Row { place, why: error.to_string() }
 }
 
-/// The rows of a source, as one of the tables that a check looks at. It is filled by what was pulled, and folds nothing.
+/// The rows of a source, as one of the tables that a check looks at. It is filled from snapshots, and folds nothing.
 struct Theirs<O>(PhantomData<fn() -> O>);
 
 impl<O: Outside> Projection for Theirs<O> {
@@ -462,17 +462,17 @@ impl<O: Outside> Projection for Theirs<O> {
 
 // ---- declared ----
 
-/// Rows from which on a snapshot is compared by number: of fewer, half may go any day.
+/// Number of rows from which on a shrunk snapshot is not believed: of fewer, half may go any day.
 const FEW_ROWS: u64 = 10;
 
-/// What a check compares its rows with, and how often.
+/// A source that a check compares its rows with, and its settings.
 pub(crate) struct Evidence {
     pub source: Arc<dyn Source>,
-    /// Whether rows of ours and theirs disagree.
+    /// Predicate: true if a row of ours and one of theirs disagree.
     pub rowed: Arc<dyn Rowed>,
     /// The projection whose rows it is compared with.
     pub ours: Registered,
-    /// Names the types of its keys and rows: what was recorded of another shape is not read. It is the table's id.
+    /// Hash of the types of its keys and rows, and the table's id: rows recorded under another shape are not read.
     pub shape: [u8; 4],
     /// The source's own type.
     pub type_id: TypeId,
@@ -482,14 +482,14 @@ pub(crate) struct Evidence {
     /// Part of the rows before that a snapshot must have: from 0 to 1.
     pub shrinks_to: f64,
     pub may_be_empty: bool,
-    /// What is wrong with its types, by field.
+    /// Faults of its types, by field.
     faults: Vec<(&'static str, String)>,
 }
 
 impl Evidence {
-    /// It is believed for this long.
+    /// Returns how long a snapshot is believed.
     pub fn fresh_for(&self) -> Duration {
-        // Two pulls may fail, and the third be late.
+        // Allow two pulls to fail, and the third to be late.
         self.stale_after.unwrap_or(self.every.saturating_mul(3))
     }
 
@@ -510,7 +510,7 @@ impl Evidence {
         }
     }
 
-    /// Fewer rows than the bound allows. Of a few rows any part may go.
+    /// Returns whether there are fewer rows than the bound allows. Of few rows any part may go.
     pub fn is_shrunk(&self, from: u64, to: u64) -> bool {
         from >= FEW_ROWS && (to as f64) < from as f64 * self.shrinks_to
     }
@@ -534,7 +534,7 @@ impl Evidence {
 }
 
 impl About {
-    /// Rows of a projection agree with those of a source outside, both ways: whenever either side has a row, `agree` holds.
+    /// Requires that rows of a projection agree with those of a source outside: if either side has a row, `agree` holds.
     ///
     /// Say for how long they may disagree: a change reaches the other side some time later. Only a complete snapshot that was
     /// read after that time makes a violation, so the window is that of the other system's delay, and need not count the time
@@ -620,7 +620,7 @@ impl About {
     }
 }
 
-/// Rows and a source that are to agree. It becomes a check when it is said for how long they may not.
+/// Rows and a source that are to agree. It becomes a check with [`for_longer_than`](Self::for_longer_than).
 #[must_use = "say `for_longer_than`"]
 pub struct Compared {
     about: Described,
@@ -628,43 +628,43 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// How often the source is pulled. Default 5 minutes. Each pull is an event, and one more for what changed.
+    /// Sets the time between two pulls. Default 5 minutes. Each pull is an event, and one more for what changed.
     pub fn every(mut self, period: Duration) -> Self {
         self.evidence.every = period;
         self
     }
 
-    /// How old the last snapshot may be. Default three periods. Evidence that is older proves nothing: the check finds no
-    /// violation any more, and the check `ID.fresh`, which comes with it, does.
+    /// Sets the maximum age of the last snapshot. Default three periods. Evidence that is older proves nothing: the check finds
+    /// no violation any more, and the check `ID.fresh`, which comes with it, does.
     pub fn stale_after(mut self, age: Duration) -> Self {
         self.evidence.stale_after = Some(age);
         self
     }
 
-    /// A snapshot with fewer rows is not believed: half an export, or a table that was emptied by mistake. Default 0.
+    /// Sets the minimum number of rows, default 0. One with fewer is not believed: half an export, or a table emptied by mistake.
     pub fn at_least(mut self, rows: u64) -> Self {
         self.evidence.at_least = rows;
         self
     }
 
-    /// A snapshot with fewer rows than this part of those before it is not believed: it is a finding, `ID.fresh`, until the rows are
-    /// back or somebody [accepts](crate::watch::Checks::accept_source) it. From 0 to 1, default 0.5: fewer than half.
+    /// Sets the part of the rows before that a snapshot must have, from 0 to 1. Default 0.5. One with fewer is not believed: it
+    /// is a finding, `ID.fresh`, until the rows are back or somebody [accepts](crate::watch::Checks::accept_source) it.
     ///
-    /// Where there were fewer than 10 rows before, only one that was emptied counts. Of a source with
-    /// [ranges](Outside::ranges) the same holds for each range that is read again. 0: it may shrink to nothing.
+    /// If there were fewer than 10 rows before, only an empty snapshot counts. Of a source with [ranges](Outside::ranges) the
+    /// same holds for each range that is read again. 0: it may shrink to nothing.
     pub fn shrinks_to(mut self, part: f64) -> Self {
         self.evidence.shrinks_to = part;
         self
     }
 
-    /// A snapshot without rows is one. Without it, an empty one is not believed after one with rows, nor as the first one if
+    /// Allows a snapshot without rows. Without it, an empty one is not believed after one with rows, nor as the first one if
     /// rows of ours would disagree with it.
     pub fn may_be_empty(mut self) -> Self {
         self.evidence.may_be_empty = true;
         self
     }
 
-    /// They may disagree for this long: this long, too.
+    /// Sets how long they may disagree, inclusive.
     pub fn for_longer_than(self, window: Duration) -> Check {
         let Self { about, evidence } = self;
         let sides = [(evidence.ours.name, evidence.ours.id), ("outside", evidence.shape)];
@@ -675,7 +675,7 @@ impl Compared {
 }
 
 impl Check {
-    /// The check that comes with this one: that its evidence, or the reports that it compares, are not old.
+    /// Returns the check that comes with this one: its evidence, or the reports that it compares, must not be old.
     pub(crate) fn freshness(&self) -> Option<Check> {
         if let Some(companion) = &self.companion {
             return Some(Check::clone(companion));
@@ -701,7 +701,7 @@ impl Check {
     }
 }
 
-/// What the check is called that evidence is not old.
+/// Returns the name of the check for old evidence.
 pub(crate) fn freshness_id(check: &str) -> String {
     format!("{check}.fresh")
 }
@@ -716,7 +716,7 @@ impl Lens for Beside {
 
     fn families(&self) -> Vec<String> {
         let mut families: Vec<_> = self.registers().iter().map(|family| family.name().to_owned()).collect();
-        // None stands for all.
+        // An empty list stands for all families.
         if !families.is_empty() {
             families.push(Own::FAMILY.to_owned());
         }
@@ -740,7 +740,7 @@ impl Lens for Beside {
     }
 }
 
-/// Sees the snapshots of one source: none is to stand as the last for too long, while the store is open.
+/// Sees the snapshots of one source: none may be the last one for too long while the store is open.
 struct Freshness {
     source: String,
     fresh_for: Time,
@@ -761,7 +761,7 @@ impl Lens for Freshness {
         let (roles, time) = match glance.typed::<Own>()?.0 {
             Own::Sourced { source, .. } if *source == self.source => (Roles::A, recorded),
             Own::Left { source } if *source == self.source => (Roles::C, recorded),
-            // One that is old already ends nothing, and is not to be told of again.
+            // A snapshot that is old already ends nothing, and must not be reported again.
             Own::Pulled { source, as_of, .. }
                 if *source == self.source && recorded.saturating_sub(*as_of) <= self.fresh_for =>
             {

@@ -1,4 +1,4 @@
-//! How a check puts right what it found: in code, beside the words.
+//! Remediation in code: the append that puts a violation right, beside the remedy in words.
 
 use super::Check;
 use crate::event::{EventSet, Raw, Sequenced};
@@ -16,7 +16,7 @@ pub struct Case {
     pub check: String,
     /// The key of its events, as people read it.
     pub key: String,
-    /// What it is about, where no event says so.
+    /// Key of the rows that it is about, if no event says so.
     pub subject: Option<String>,
     /// The event that began it.
     pub activation: Position,
@@ -27,7 +27,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// The event that began it.
+    /// Reads the event that began it.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Case {
         self.read(self.activation)
     }
 
-    /// The event that decided it. `None`: time did, or the key's end.
+    /// Reads the event that decided it. `None`: time did, or the key's end.
     ///
     /// # Errors
     ///
@@ -52,14 +52,14 @@ impl Case {
     }
 }
 
-/// What puts a case right, or why nothing does.
+/// The append that puts a case right, or the reason why there is none.
 pub type Fixed = Result<Append, Box<dyn Error + Send + Sync>>;
 
 /// Builds it.
 pub(crate) type Fix = Arc<dyn Fn(&Case) -> Fixed + Send + Sync>;
 
 impl Check {
-    /// Machine steps: the append that puts a violation right. It is asked for, and shown, before anything is written; see
+    /// Sets the machine steps: the append that puts a violation right. It is built and shown before anything is written; see
     /// [`Checks::remediation`](crate::watch::Checks::remediation). It must not have a key: its key is the violation.
     ///
     /// The remedy in words stays: it is what a person does who does not trust the machine.

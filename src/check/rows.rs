@@ -1,6 +1,6 @@
 //! Rows of projections with one kind of key, side by side, and what is wrong with them.
 //!
-//! A predicate over rows is erased here to one over bytes: whoever asks it has row keys and rows as they are stored.
+//! A predicate over rows is erased here to one over bytes: callers have row keys and rows as they are stored.
 
 use crate::codec;
 use crate::error::DecodeError;
@@ -70,7 +70,7 @@ pub struct Sides(Vec<Side>);
 #[derive(Debug)]
 struct Side {
     projection: Registered,
-    /// Its type, as the setup writes it.
+    /// Type name, as the setup writes it.
     type_name: &'static str,
     /// `None`: the setup refuses it in any case.
     layout: Option<Arc<Layout>>,
@@ -86,24 +86,24 @@ impl Side {
 
 /// A predicate over rows of several projections, its types erased. Row keys are without the id of their projection.
 pub(crate) trait Rowed: Send + Sync {
-    /// Whose rows it looks at, in its order.
+    /// Returns the projections whose rows it looks at, in its order.
     fn projections(&self) -> Vec<&Registered>;
 
-    /// Its tables are folded from events of the store's own, too.
+    /// Returns whether its tables are folded from system events, too.
     fn folds_own(&self) -> bool {
         false
     }
 
-    /// The type of one of them, as a setup names it.
+    /// Returns the type name of one of the projections, as a setup names it.
     fn type_name(&self, index: usize) -> &'static str;
 
-    /// Whether the rows of a key are wrong: one for each projection. A panic of the predicate comes through.
+    /// Returns whether the rows of a key, one for each projection, are wrong. Panics if the predicate does.
     fn wrong(&self, key: &[u8], rows: &[Option<&[u8]>]) -> Result<bool, DecodeError>;
 
-    /// A key as people read it.
+    /// Returns a key as people read it.
     fn key_text(&self, key: &[u8]) -> Result<String, DecodeError>;
 
-    /// A row of one of the projections, by field name.
+    /// Returns a row of one of the projections as text, by field name.
     fn row_text(&self, index: usize, row: &[u8]) -> String;
 }
 
@@ -147,7 +147,7 @@ impl<J: Join, F: for<'a> Fn(&J::Key, J::Rows<'a>) -> bool + Send + Sync> Rowed f
     }
 }
 
-/// A value as people read it.
+/// Returns a value as people read it.
 pub(super) fn value_text(value: &Value) -> String {
     Shown(value).to_string()
 }

@@ -39,41 +39,41 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-/// No file with rules is larger.
+/// Maximum size of a file with rules, in bytes.
 pub const FILE_BYTES_MAX: usize = 1 << 20;
 
-/// What is wrong with a file of rules, and where. Lines and columns begin with 1; a column is a character.
+/// An error in a file of rules, with its place. Lines and columns begin with 1; a column is a character.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}:{column}: {what}")]
 #[non_exhaustive]
 pub struct RuleError {
     /// The file.
     pub file: String,
-    /// In which line.
+    /// Line of the error.
     pub line: usize,
-    /// At which character of it.
+    /// Column of the error, in characters.
     pub column: usize,
-    /// What is wrong, and what would be right.
+    /// Reason, and what would be right.
     pub what: String,
 }
 
-/// The checks of a file, in its order. `file` is its name in errors.
+/// Reads the checks of a file, in its order. `file` is its name in errors.
 ///
 /// # Errors
 ///
-/// The first thing that is wrong, with its place.
+/// The first error, with its place.
 pub fn parse(text: &str, file: &str) -> Result<Vec<Check>, RuleError> {
     parse_in(&Defaults::default(), text, file)
 }
 
-/// What the rules of a folder have in common: its `folder.toml`.
+/// Defaults for the rules of a folder, from its `folder.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Defaults {
     pub owner: Option<String>,
     pub severity: Option<Severity>,
 }
 
-/// The same, where rules may leave out what their folder says.
+/// As [`parse`], with defaults for fields that a rule leaves out.
 pub(crate) fn parse_in(defaults: &Defaults, text: &str, file: &str) -> Result<Vec<Check>, RuleError> {
     let source = Source { text, file };
     source.check_size(text.len())?;
@@ -93,19 +93,19 @@ pub(crate) fn parse_in(defaults: &Defaults, text: &str, file: &str) -> Result<Ve
         };
         tables.extend(checks);
     }
-    // As they stand in the file, not by name.
+    // Keep the order of the file: the parsed table may be sorted by name.
     tables.sort_by_key(|(name, _)| name.span().start);
     tables.into_iter().map(|(name, value)| source.check(defaults, expects.as_ref(), &name, value)).collect()
 }
 
-/// What a `folder.toml` says.
+/// Contents of a `folder.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct FolderRules {
     pub period: Option<Duration>,
     pub defaults: Defaults,
 }
 
-/// No folder is looked at more often.
+/// Shortest period in which a folder is read again.
 const PERIOD_MIN: Duration = Duration::from_secs(1);
 
 /// Reads a `folder.toml`.
@@ -137,7 +137,7 @@ pub(crate) fn parse_folder(text: &str, file: &str) -> Result<FolderRules, RuleEr
     Ok(FolderRules { period: period.transpose()?, defaults })
 }
 
-/// An error of the rule with this name, in a text that was parsed.
+/// Returns an error of the rule with this name, in a text that was parsed.
 pub(crate) fn error_at(text: &str, file: &str, id: &str, what: String) -> RuleError {
     let source = Source { text, file };
     let tables = DeTable::parse(text).map(Spanned::into_inner).unwrap_or_default();
@@ -146,7 +146,7 @@ pub(crate) fn error_at(text: &str, file: &str, id: &str, what: String) -> RuleEr
     source.error(name.map_or(0, |name| name.span().start), what)
 }
 
-/// An error of a name in the rule with this id, at the place where the name stands.
+/// Returns an error of a name in the rule with this id, at the place of the name.
 pub(crate) fn misnamed(text: &str, file: &str, id: &str, wrong: &Misnamed) -> RuleError {
     let tables = DeTable::parse(text).map(Spanned::into_inner).unwrap_or_default();
     let rule = tables.get("check").and_then(|checks| checks.get_ref().as_table()?.get(id));
@@ -158,7 +158,7 @@ pub(crate) fn misnamed(text: &str, file: &str, id: &str, wrong: &Misnamed) -> Ru
     }
 }
 
-/// Place of a text, or of a field of this name, in a value.
+/// Returns the place of a text, or of a field of this name, in a value.
 fn place_of(value: &Spanned<DeValue<'_>>, name: &str) -> Option<usize> {
     match value.get_ref() {
         DeValue::String(text) => (text == name).then_some(value.span().start),
@@ -171,7 +171,7 @@ fn place_of(value: &Spanned<DeValue<'_>>, name: &str) -> Option<usize> {
     }
 }
 
-/// The text of a file. An error: it is none.
+/// Returns the text of a file. An error: it is not UTF-8.
 pub(crate) fn text(mut bytes: Vec<u8>, file: &str) -> Result<String, RuleError> {
     // A byte order mark is no part of the text.
     if bytes.starts_with(b"\xef\xbb\xbf") {

@@ -1,4 +1,4 @@
-//! How long a window is, as Rust says it.
+//! Lengths of windows, for the Rust API.
 
 use super::calendar::{Bucket, Length, Said};
 use super::micros;
@@ -6,14 +6,14 @@ use super::zone::Zone;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// How long: exactly, or by the calendar and clocks of a time zone.
+/// A length of time: exact, or by the calendar and clocks of a time zone.
 ///
-/// A [`Duration`] is exact. Months and days of a zone are added to the local time, months first; what is `and`ed comes after them.
+/// A [`Duration`] is exact. Months and days of a zone are added to the local time, months first; the length of `and` comes last.
 /// Then, in this order:
 ///
 /// - A day that its month lacks is the month's last: a month after January 31 is February 28 or 29.
-/// - A time that the clock skips is moved on by what it skips; of one that it shows twice, the first is meant.
-/// - What lies after the year 9999 never comes.
+/// - A time that the clock skips moves on by the length of the gap; of a time that the clock shows twice, the first counts.
+/// - A time after the year 9999 never comes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,46 +34,46 @@ pub struct Span {
 }
 
 impl Span {
-    /// Nothing yet, by the calendar of this zone.
+    /// Creates a span of length 0 by the calendar of this zone.
     pub fn in_zone(zone: impl Into<Cow<'static, str>>) -> Self {
         Self { said: Said::default(), zone: Some(zone.into()) }
     }
 
-    /// So many days more: on the day before clocks are set forward, one has 23 hours.
+    /// Adds days: the day before clocks are set forward has 23 hours.
     pub fn days(mut self, days: u32) -> Self {
         self.said.days = self.said.days.saturating_add(days);
         self
     }
 
-    /// So many times seven days more.
+    /// Adds weeks, of seven days each.
     pub fn weeks(self, weeks: u32) -> Self {
         self.days(weeks.saturating_mul(7))
     }
 
-    /// So many months more.
+    /// Adds months.
     pub fn months(mut self, months: u32) -> Self {
         self.said.months = self.said.months.saturating_add(months);
         self
     }
 
-    /// So many times twelve months more.
+    /// Adds years, of twelve months each.
     pub fn years(self, years: u32) -> Self {
         self.months(years.saturating_mul(12))
     }
 
-    /// So much more, exactly.
+    /// Adds an exact duration.
     pub fn and(mut self, exact: Duration) -> Self {
         self.said.exact = self.said.exact.saturating_add(micros(exact));
         self
     }
 
-    /// An error: the field that is wrong, if it is not the window's own, and a sentence.
-    /// The stretches of this length. As `length`.
+    /// Returns the buckets of this length. Errors as of `length`.
     pub(super) fn bucket(&self) -> Result<Bucket, (Option<&'static str>, String)> {
         let zone = self.zone.as_deref().map(Zone::named).transpose().map_err(|why| (Some("zone"), why))?;
         Bucket::of(self.said, zone).map_err(|why| (None, why))
     }
 
+    /// Returns the exact or calendar length. An error: the field that is wrong, if it is not the window's own, and a sentence.
     pub(super) fn length(&self) -> Result<Length, (Option<&'static str>, String)> {
         let zone = self.zone.as_deref().map(Zone::named).transpose().map_err(|why| (Some("zone"), why))?;
         Length::new(self.said, zone).map_err(|why| (None, why))

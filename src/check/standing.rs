@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl About {
-    /// What rows with one key say together is not wrong for longer than a while, which is said next.
+    /// Requires that rows with one key are not wrong for longer than the time that is set next.
     ///
-    /// The rows are folded again for the check, commit by commit, with the code of the projections: they need not be in the setup.
-    /// The condition is asked of each key that a commit has changed, and of no other; so it may look at the key and the rows only.
+    /// The rows are folded again for the check, commit by commit, with the code of the projections: they need not be in the
+    /// setup. The condition is called for each key that a commit has changed, and for no other; so it may look at the key and the
+    /// rows only.
     ///
     /// ```
     /// use serde::{Deserialize, Serialize};
@@ -85,7 +86,7 @@ impl About {
     }
 }
 
-/// What is wrong, before it was said how long it may be.
+/// A condition over rows that has no window yet.
 #[must_use = "a check does nothing until it is in a setup"]
 pub struct Standing {
     about: About,
@@ -93,15 +94,15 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// What is wrong for this long is still as it must be; with the next microsecond it is a violation. It heals when it is right again.
+    /// Sets how long rows may be wrong, inclusive: one microsecond more is a violation. It heals when they are right again.
     pub fn for_longer_than(self, window: Duration) -> Check {
         over(self.about, self.rowed, window, "")
     }
 }
 
-/// A check over rows. `more` is what else its definition rests on.
+/// Returns a check over rows. `more` is text that its definition depends on besides the tables.
 pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: &str) -> Check {
-    // Names, versions and layouts of the tables are in their ids.
+    // A table's id covers its name, version and layouts.
     let tables = rowed.projections().into_iter().map(|table| format!("{} {:?};", table.name, table.id));
     let shape = tables.chain([more.to_owned()]).collect();
     Check::new(about.into(), Rule::standing(micros(window)), Clocked::Recorded, OverRows(rowed), shape)

@@ -1,4 +1,4 @@
-//! What is kept of one key's events: decoded while it is worked on, packed in memory and on disk alike.
+//! State of one key: decoded while it is worked on, packed in memory and on disk alike.
 //!
 //! ```text
 //! state := has u8 · (flags u8)? · (violations v)? · (count v)? · (first mark)? · (open marks)? · (broken marks)? · (past marks)?
@@ -17,14 +17,14 @@ pub(crate) struct Mark {
     pub tie: u64,
 }
 
-/// What is kept of one key's events.
+/// State of one key: all that is kept of its events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct State {
     pub flags: u8,
     /// Violations of this key that were not retracted.
     pub violations: u64,
     pub count: u64,
-    /// The key's first event, where the rule asks for it.
+    /// The key's first event, if the rule needs it.
     pub first: Mark,
     /// Activations that wait.
     pub open: Vec<Mark>,
@@ -38,11 +38,11 @@ pub(crate) struct State {
 pub(crate) const BORN: u8 = 1;
 /// The key is judged.
 pub(crate) const JUDGED: u8 = 2;
-/// It was judged by the time alone, and may heal.
+/// The key was judged by time alone, and may heal.
 pub(crate) const LATE: u8 = 4;
-/// Its last event is A.
+/// The key's last event is A.
 pub(crate) const LAST_IS_A: u8 = 8;
-/// An A, a B was seen.
+/// An A was seen; a B was seen.
 pub(crate) const SEEN_A: u8 = 16;
 pub(crate) const SEEN_B: u8 = 32;
 
@@ -72,7 +72,7 @@ impl State {
         self.flags & flag != 0
     }
 
-    /// What was added up. It stands beside the first mark, as what is tied to it.
+    /// Returns the sum of the amounts. It is kept in the tie of the first mark.
     pub fn sum(&self) -> i64 {
         self.first.tie as i64
     }
@@ -81,12 +81,12 @@ impl State {
         self.first.tie = sum as u64;
     }
 
-    /// Amounts wrap, so that a difference is right whatever they are.
+    /// Adds an amount. Sums wrap, so that a difference is right for all amounts.
     pub fn add(&mut self, amount: i64) {
         self.set_sum(self.sum().wrapping_add(amount));
     }
 
-    /// Number of events that it remembers, but for the key's first.
+    /// Returns the number of events that it remembers, without the key's first.
     pub fn marks_len(&self) -> usize {
         self.open.len() + self.broken.len() + self.past.len()
     }
@@ -95,7 +95,7 @@ impl State {
         [&self.first].into_iter().chain(&self.open).chain(&self.broken).chain(&self.past)
     }
 
-    /// Its packed form, over what `out` held.
+    /// Writes its packed form to `out`, which is cleared first.
     pub fn pack(&self, out: &mut Vec<u8>) {
         out.clear();
         let ties = self.marks().any(|mark| mark.tie != 0);
@@ -128,7 +128,7 @@ impl State {
         }
     }
 
-    /// Reads a packed form over what this held. `None`: it is none.
+    /// Reads a packed form; the old state is cleared first. `None`: the bytes are no packed state.
     pub fn unpack(&mut self, mut bytes: &[u8]) -> Option<()> {
         self.clear();
         let from = &mut bytes;
@@ -183,7 +183,7 @@ fn take_mark(from: &mut &[u8], ties: bool) -> Option<Mark> {
     Some(mark)
 }
 
-/// What a file has of a key.
+/// Version of a key's state that the file has: none, an older one, or the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filed {
     Not,
@@ -192,13 +192,13 @@ pub(crate) enum Filed {
 }
 
 impl Filed {
-    /// Now that the state is another one.
+    /// Returns the value after a change of the state.
     pub fn changed(self) -> Self {
         if self == Filed::Not { Filed::Not } else { Filed::Older }
     }
 }
 
-/// A packed state, and what its file has of it. Short ones take no allocation.
+/// A packed state, and the version that its file has. Short ones take no allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Packed {
     Short { filed: Filed, len: u8, bytes: [u8; 21] },
@@ -217,7 +217,7 @@ impl Packed {
         }
     }
 
-    /// Without a byte, it says that nothing is kept.
+    /// Returns the packed state. Empty: nothing is kept of the key.
     pub fn bytes(&self) -> &[u8] {
         match self {
             Packed::Short { len, bytes, .. } => &bytes[..usize::from(*len)],

@@ -14,9 +14,9 @@ impl Seen {
 }
 
 impl Rule {
-    /// Judges what the event decides, and remembers what later ones will need. `now` is the watermark.
+    /// Judges all that the event decides, and remembers what later events need. `now` is the watermark.
     pub fn observe(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
-        // An event that only closes a key is not in its sequence.
+        // An event that only closes a key is not part of its sequence: it must not begin the key, nor count as a neighbour.
         if seen.roles == Roles::CLOSE && seen.amount == Amount::default() {
             return self.close(state, seen.position, seen.time, out);
         }
@@ -56,7 +56,7 @@ impl Rule {
         }
     }
 
-    /// Judges what nothing can decide any more, now that the watermark is `now`.
+    /// Judges all that only time decides, now that the watermark is `now`.
     pub fn expire(&self, state: &mut State, now: Time, out: &mut Outcome) {
         if self.word.is_of_key() {
             return self.expire_key(state, now, out);
@@ -76,12 +76,12 @@ impl Rule {
         }
         self.forget_past(state, now);
         if self.last_is_enough() {
-            // The deadline of the mark that a later one has replaced was the only one.
+            // `remember` sets no deadline for a mark that replaces another: set the next one here.
             out.deadlines.extend(state.past.iter().filter_map(|mark| self.deadline(mark.time)).min());
         }
     }
 
-    /// Judges all that is open: the key has ended. Nothing is kept of it.
+    /// Ends the key: judges all that is open, and keeps nothing of it.
     pub fn close(&self, state: &mut State, by: u64, now: Time, out: &mut Outcome) {
         if self.word.is_of_key() && state.has(BORN) && !state.has(JUDGED) {
             let violated = match self.word {
@@ -96,7 +96,7 @@ impl Rule {
             self.compare_before(state, Time::MAX, now, out);
         }
         for mark in std::mem::take(&mut state.open) {
-            // What stands when its key ends may not have stood too long.
+            // A state that is still on when its key ends is satisfied if it did not last too long.
             let stood = self.word == Word::Standing && !self.is_late(mark.time, now);
             match self.word.forbids() || stood {
                 true => out.counts.satisfied += 1,
@@ -106,12 +106,12 @@ impl Rule {
         state.clear();
     }
 
-    /// `later` is in the window of an event of the time `time`.
+    /// Returns whether `later` is in the window of an event at `time`.
     fn holds(&self, time: Time, later: Time) -> bool {
         self.window.as_ref().is_none_or(|window| window.holds(time, later))
     }
 
-    /// The last moment at which an activation of this time may still be answered.
+    /// Returns the last moment at which an activation of this time may still be answered.
     pub(super) fn deadline(&self, time: Time) -> Option<Time> {
         self.window.as_ref()?.end(time)
     }
@@ -133,7 +133,7 @@ impl Rule {
         out.findings.push(Finding { verdict: Verdict::Violated, activation, by, decided, amounts });
     }
 
-    /// What was broken is answered after all: late, or told late.
+    /// Records that a violation is answered after all: the answer came late, or came in time and was recorded late.
     fn answered_late(&self, state: &mut State, broken: Mark, seen: &Seen, in_time: bool, out: &mut Outcome) {
         let verdict = if in_time { Verdict::Retracted } else { Verdict::Healed };
         if in_time {
@@ -223,7 +223,7 @@ impl Rule {
             return;
         }
         state.past.retain(|mark| self.deadline(mark.time).is_none_or(|deadline| deadline >= now));
-        // By time: an event that is told late may complete a stretch that ends after it.
+        // Keep the marks sorted by time: an event that is recorded late may complete a stretch that ends after it.
         let at = state.past.partition_point(|mark| mark.time <= seen.time);
         state.past.insert(at, seen.mark(0));
         let n = self.n as usize;
@@ -281,7 +281,7 @@ impl Rule {
         }
     }
 
-    /// A B answers every A that waits for one like it.
+    /// Answers every open A that this B matches.
     fn answer(&self, state: &mut State, seen: &Seen, holds: impl Fn(Time) -> bool, out: &mut Outcome) {
         state.open.retain(|mark| {
             let answers = mark.tie == seen.tie_b && holds(mark.time);
@@ -302,7 +302,7 @@ impl Rule {
         }
     }
 
-    /// `later` is behind the window of an event of the time `time`.
+    /// Returns whether `later` is after the window of an event at `time`.
     fn is_late(&self, time: Time, later: Time) -> bool {
         self.deadline(time).is_some_and(|deadline| later > deadline)
     }
@@ -459,8 +459,8 @@ impl Rule {
         }
     }
 
-    /// Drops the open activations that the newest one stands for: whatever ends it in violation ends them too, or time has. Only
-    /// for a guard, which counts nothing.
+    /// Drops open activations that the newest one makes redundant: an event that violates it violates them too, or time has ended
+    /// them. Only for a guard, which counts nothing.
     pub fn keep_newest(&self, state: &mut State) {
         use Word::{AbsentBetween, NotResponse, RespondedExistence, Response, Succession};
         let is_of_each =
@@ -474,7 +474,7 @@ impl Rule {
         }
     }
 
-    /// Remembers an event that later ones look back at: no more of them than can make a difference.
+    /// Remembers an event that later ones look back at, and drops those that make no difference any more.
     fn remember(&self, state: &mut State, mark: Mark, now: Time, out: &mut Outcome) {
         self.forget_past(state, now);
         match &self.window {
@@ -483,13 +483,13 @@ impl Rule {
                 if self.last_is_enough() {
                     state.past.retain(|known| known.tie != mark.tie);
                 }
-                // With a mark that is replaced, a deadline is waited for already.
+                // If a mark is replaced, a deadline is in the queue already: `expire` sets the next one.
                 if state.past.len() == before {
                     out.deadlines.extend(self.deadline(mark.time));
                 }
                 state.past.push(mark);
             }
-            // Without an end of the window, whose window begins first is the best there is. Looking both ways, each may be.
+            // Without an end of the window, the mark whose window begins first suffices. Both ways, any may be needed.
             Some(_) if self.word == Word::RespondedExistence => state.past.push(mark),
             window => match (state.past.iter_mut().find(|known| known.tie == mark.tie), window) {
                 (Some(known), Some(window)) => {

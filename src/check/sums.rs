@@ -1,4 +1,4 @@
-//! Amounts that events say, added up: they must balance, or be what somebody recorded of them.
+//! Sums of amounts in events: they must balance, or equal a recorded total.
 
 use super::lens::Amounts;
 use super::word::Word;
@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 impl About {
-    /// What the events of a key add comes to 0: debits and credits, what was taken and what was given back. Say in what time.
+    /// Requires that the amounts of a key add up to 0: debits and credits, goods taken and given back. Set a window for it.
     ///
     /// Amounts are whole numbers of the smallest unit; `None` adds nothing.
     pub fn balances<E: EventSet>(self, adds: impl Fn(&E) -> Option<i64> + Send + Sync + 'static) -> Open<E> {
         Open(self.amounts(Word::Balances, Arc::new(adds), None))
     }
 
-    /// What an event says of a key is what the events of that key have added up to, itself included.
+    /// Requires that a total in an event is the sum over the events of its key, itself included.
     ///
     /// Amounts are whole numbers of the smallest unit. They are compared at once, or at the end of a [`bucket`](Equality::bucket).
     ///
@@ -69,7 +69,7 @@ impl About {
     }
 }
 
-/// What is said, against what was added up.
+/// A comparison of totals in events with the sum.
 #[must_use = "a check does nothing until it is in a setup"]
 pub struct Equality<E>(Sequence<E>);
 
@@ -98,29 +98,28 @@ impl<E: EventSet> Equality<E> {
         Self(self.0.imported())
     }
 
-    /// As [`Sequence::closed_by`]: what comes later is added up anew.
+    /// As [`Sequence::closed_by`]: later events are added up anew.
     pub fn closed_by(self, close: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         Self(self.0.closed_by(close))
     }
 
-    /// They may differ by this much.
+    /// Sets the largest difference that is allowed.
     pub fn tolerance(mut self, units: u64) -> Self {
         self.0.rule.sums.tolerance = units;
         self
     }
 
-    /// They may differ by the [`tolerance`](Self::tolerance) for each of the events that added something rounded, and once if
-    /// there is none.
+    /// Allows the [`tolerance`](Self::tolerance) once for each event that added a rounded amount, and once if there is none.
     pub fn rounded(mut self, rounded: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
         self.amounts().rounded = Some(Arc::new(rounded));
         self.0.shape.push_str("rounded;");
         self
     }
 
-    /// They are compared at the end of each stretch of this length: an hour, or with [`Span::in_zone`] a day of a calendar. What comes
-    /// in between may be in any order, and one of the values that were said must be right. With [`at`](Self::at) a stretch is over when
-    /// the watermark is behind it: an event that is told late counts in its own. What one says that is told later still cannot be
-    /// compared, and is a finding.
+    /// Compares at the end of each bucket of this length: an hour, or with [`Span::in_zone`] a day of a calendar. Events of a
+    /// bucket may be in any order, and one of its totals must be right. With [`at`](Self::at) a bucket is over when the watermark
+    /// is after it: until then a late event counts in its own bucket. A total that is recorded later still cannot be compared,
+    /// and is a finding.
     pub fn bucket(mut self, length: impl Into<Span>) -> Self {
         match length.into().bucket() {
             Ok(bucket) => {
@@ -133,7 +132,7 @@ impl<E: EventSet> Equality<E> {
         self
     }
 
-    /// What was said is what later events add to: a wrong value is found once, instead of making all that follow wrong.
+    /// Adds later events to the stated total instead of to the sum: a wrong total is found once, and later ones are not wrong.
     pub fn carried(mut self) -> Self {
         self.0.rule.sums.carried = true;
         self

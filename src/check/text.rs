@@ -3,7 +3,7 @@
 use super::calendar::Length;
 use super::word::Time;
 
-/// Exact: `90d`, `1h30m`. Reading it gives the same time, but for what is below a millisecond.
+/// Returns the exact time as text: `90d`, `1h30m`. Rules can read it back, unless it is negative or has microseconds (`us`).
 pub(crate) fn time_text(time: Time) -> String {
     const UNITS: [(&str, u64); 6] = [
         ("d", 86_400_000_000),
@@ -28,7 +28,7 @@ pub(crate) fn time_text(time: Time) -> String {
     text
 }
 
-/// The same of a length that may be one by the calendar.
+/// As [`time_text`], for a length that may be by the calendar.
 pub(crate) fn length_text(length: Length) -> String {
     match length {
         Length::Exact(time) => time_text(time),

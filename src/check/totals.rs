@@ -1,6 +1,6 @@
-//! Amounts of one key: what does not balance, and what differs from what was said.
+//! Amounts of one key: sums that do not balance, and totals that differ from the sum.
 //!
-//! Of buckets that are not over, a key's state keeps three marks, tied together by the last moment of the bucket:
+//! Of buckets that are not over, a key's state keeps three kinds of marks. Their time is the last moment of the bucket:
 //!
 //! ```text
 //! open    what the bucket adds, as the tie; the first event in it that says something, or 0, as the position
@@ -12,14 +12,14 @@ use super::state::{Mark, State};
 use super::word::{Amount, Finding, Outcome, Roles, Rule, Seen, Time, Verdict};
 
 impl Rule {
-    /// What does not add up to 0 stands until it does.
+    /// Adds an amount. An activation is open while the sum is not 0.
     pub(super) fn balance(&self, state: &mut State, seen: &Seen, out: &mut Outcome) {
         state.add(seen.amount.adds);
         let role = if state.sum() == 0 { Roles::B } else { Roles::A };
         self.stand(state, &Seen { roles: role, ..*seen }, out);
     }
 
-    /// Compares what is said with the sum: at once, or when its bucket is over. `now` is the watermark.
+    /// Compares a stated total with the sum: at once, or when its bucket is over. `now` is the watermark.
     pub(super) fn add_up(&self, state: &mut State, seen: &Seen, now: Time, out: &mut Outcome) {
         let Amount { adds, rounded, says, bucket_end } = seen.amount;
         let Some(end) = bucket_end else {
@@ -34,7 +34,7 @@ impl Rule {
         };
         let last = end.saturating_sub(1);
         if last < now {
-            // Its bucket was compared. Later sums hold what it adds; what it says cannot be compared any more.
+            // Its bucket was compared already: its amount goes into later sums, but its total cannot be compared any more.
             state.add(adds);
             state.count += u64::from(rounded);
             if says.is_some() {

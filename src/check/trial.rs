@@ -1,4 +1,4 @@
-//! A check tried on a few events: no store, no disk, no clock, and the same judge.
+//! Trial of a check on a few events: no store, no disk, no clock, and the same judge.
 //!
 //! ```
 //! # use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A check and the events it is shown: see the [example](self). What a store would find of the same events, it finds.
+/// A check and the events it is shown: see the [example](self). It finds the same as a store with the same events.
 #[derive(Debug)]
 #[must_use = "a trial says nothing until it is judged"]
 pub struct Trial {
@@ -69,12 +69,12 @@ pub struct Trial {
     until: Option<Duration>,
     layouts: Layouts,
     declared: Vec<TypeId>,
-    /// The first thing that could not be shown.
+    /// The first error of an event or a time.
     wrong: Option<TrialError>,
 }
 
 impl Trial {
-    /// Of a check from closures, or of one that was read from a file.
+    /// Creates a trial of a check: one from closures, or one that was read from a file.
     pub fn of(check: impl Into<Check>) -> Self {
         let check = check.into();
         let mut trial = Self {
@@ -90,7 +90,7 @@ impl Trial {
         trial
     }
 
-    /// When it begins, where that matters: to events that say their own time, and to calendars. Without it, 1970.
+    /// Sets the start, for events that say their own time and for calendars. Without it, 1970.
     pub fn starting(mut self, start: SystemTime) -> Self {
         self.start = start;
         self
@@ -107,7 +107,7 @@ impl Trial {
         self
     }
 
-    /// The same with an event of this type, as json: an object for named fields, a list for a tuple, `null` for none.
+    /// As [`at`](Self::at), with an event of this type as JSON: an object for named fields, a list for a tuple, `null` for none.
     #[cfg(feature = "json")]
     pub fn at_json(
         self,
@@ -119,18 +119,18 @@ impl Trial {
         self.at(time, Raw::json(type_name, stream, event::Tags::none(), payload))
     }
 
-    /// Nothing more comes until then, this long after the start: what time alone decides is decided. A check that goes by what
-    /// events say takes what was said before it for complete. Without it, the trial ends with its last event.
+    /// Ends the trial this long after the start: no more events come, and time alone decides the rest. A check that goes by the
+    /// time in events takes all before it for complete. Without it, the trial ends with its last event.
     pub fn until(mut self, time: Duration) -> Self {
         self.until = Some(time);
         self
     }
 
-    /// What the check finds.
+    /// Judges the events and returns the findings.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong with the check, an event or a time: what could not open, be appended, or follow in a log.
+    /// The first fault of the check, an event or a time: a store could not open with it, take it, or have it in this order.
     pub fn judge(mut self) -> Result<Tried, TrialError> {
         if let Some(fault) = self.check.faults().into_iter().next() {
             return Err(fault.into());
@@ -184,7 +184,7 @@ impl Trial {
         }
     }
 
-    /// Layouts by which fields are found by name, as the log would keep them.
+    /// Adds the layouts of these families, as the log would keep them. Fields are found by name through them.
     fn declare(&mut self, families: &[Family]) {
         let new: Vec<_> =
             families.iter().filter(|family| !self.declared.contains(&family.type_id)).copied().collect();
@@ -215,7 +215,7 @@ impl Trial {
         if time < before {
             self.fail(TrialError::Order { index, at: time, before });
         }
-        // What was left to the store.
+        // A store would set this schema version.
         if raw.schema == event::TODAY {
             let today = self.layouts.get(raw.type_name()).and_then(|all| all.last_key_value());
             raw.schema = today.map_or(event::TODAY, |(version, _)| *version);
@@ -228,7 +228,7 @@ impl Trial {
     }
 }
 
-/// Why a trial could not be judged. Indices are those of the events in the order in which they were given, from 0.
+/// Reason why a trial could not be judged. Indices are those of the events in the order in which they were given, from 0.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrialError {
@@ -244,9 +244,9 @@ pub enum TrialError {
     /// No store would take this event.
     #[error("event {index}: {cause}")]
     Event {
-        /// Which.
+        /// Index of the event.
         index: usize,
-        /// Why.
+        /// Reason.
         cause: DecodeError,
     },
     /// An event is recorded before the one above it.
@@ -254,64 +254,64 @@ pub enum TrialError {
         "event {index} is recorded {at:?} after the start, and the one before it {before:?}: a log never runs back"
     )]
     Order {
-        /// Which.
+        /// Index of the event.
         index: usize,
-        /// When.
+        /// Time of the event, after the start.
         at: Duration,
-        /// When the one before it was.
+        /// Time of the event before it, after the start.
         before: Duration,
     },
     /// A time that no clock can show.
     #[error("{at:?} after the start is no time")]
     Time {
-        /// Which.
+        /// Time after the start.
         at: Duration,
     },
     /// The trial ends before its last event.
     #[error("the trial ends {until:?} after the start, and its last event comes at {end:?}")]
     Until {
-        /// When it ends.
+        /// End of the trial, after the start.
         until: Duration,
-        /// When its last event comes.
+        /// Time of its last event, after the start.
         end: Duration,
     },
 }
 
-/// What a check found in a trial.
+/// Result of a trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tried {
-    /// What was to be judged. With 0 the events do not exercise the check, and the rest says nothing.
+    /// Number of activations. With 0 the events do not exercise the check, and the rest says nothing.
     pub activations: u64,
-    /// What is as it must be.
+    /// Number of activations that are satisfied.
     pub satisfied: u64,
-    /// What is not: healed ones count, retracted ones do not.
+    /// Number of activations that are violated: healed ones count, retracted ones do not.
     pub violated: u64,
-    /// What may still become either.
+    /// Number of activations that may still become either.
     pub pending: u64,
-    /// Events it could not read, and therefore cannot tell about.
+    /// Number of events that it could not read, and therefore cannot judge.
     pub unread: u64,
-    /// Violations where what was missing came too late.
+    /// Number of violations whose missing event came too late.
     pub healed: u64,
-    /// Violations that turned out to be none: what was missing had been there in time.
+    /// Number of violations that turned out to be none: the missing event had come in time.
     pub retracted: u64,
-    /// What a store would have on record, in its order.
+    /// Findings that a store would have on record, in its order.
     pub findings: Vec<Found>,
 }
 
-/// One thing that a check found.
+/// A finding of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Found {
-    /// What.
+    /// Its outcome.
     pub outcome: Outcome,
     /// The event that began it, from 0; of words that are judged once for each key, the key's first.
     pub began: usize,
     /// The event that decided it, from 0. `None`: time did, or the key's end.
     pub decided_by: Option<usize>,
-    /// When it was decided, in the check's own time.
+    /// Time at which it was decided, in the check's own time.
     pub decided_at: SystemTime,
-    /// Why it cannot tell.
+    /// Reason why it cannot tell.
     pub why: Option<String>,
 }
 
@@ -334,15 +334,15 @@ impl Found {
     }
 }
 
-/// What became of an activation.
+/// Outcome of an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It is not as it must be.
+    /// The condition does not hold.
     Violated,
-    /// What was missing came after all, too late.
+    /// The missing event came after all, too late.
     Healed,
-    /// What was missing had come in time, and was told late.
+    /// The missing event had come in time, and was recorded late.
     Retracted,
     /// The event could not be read.
     CannotTell,

@@ -1,4 +1,4 @@
-//! Names that a store knows, for checks that are declared by name: a name that is none selects nothing, and would never be noticed.
+//! Names that a store knows, for checks that are declared by name: an unknown name selects nothing, and nobody would notice.
 
 use super::data::{Escalate, Fields, Plain, Selector};
 use crate::event::{self, Family};
@@ -21,7 +21,7 @@ pub(crate) struct Misnamed {
     pub field: &'static str,
     /// The name or value in it, as it is written there.
     pub name: String,
-    /// Says what is wrong, and what would be right.
+    /// Reason, and what would be right.
     pub why: String,
 }
 
@@ -40,7 +40,7 @@ impl Vocabulary {
         Self { types, rows: rows.map(|table| (table.name, table.row)).collect() }
     }
 
-    /// Compares the names in one declaration, which expects these types beside those that are known.
+    /// Returns a reader for one declaration, which expects these types beside those that are known.
     pub fn reader<'v>(&'v self, expects: &'v [String]) -> Reader<'v> {
         Reader { known: self, expects }
     }
@@ -101,7 +101,7 @@ impl<'v> Reader<'v> {
         }
     }
 
-    /// All types of these families, for a selector that names none.
+    /// Returns all layouts of these families, for a selector that names no type.
     fn of_families(&self, families: &[String]) -> Layouts<'v> {
         let is_of = |name: &str| families.iter().any(|family| event::split_type_name(name).0 == family);
         if self.expects.iter().any(|name| is_of(name)) {
@@ -111,7 +111,7 @@ impl<'v> Reader<'v> {
         Some(of.flat_map(|(_, layouts)| layouts).collect())
     }
 
-    /// Compares a selector, and returns what its events hold.
+    /// Compares a selector with the known types, and returns the layouts of its events.
     pub fn selector(
         &self,
         field: &'static str,
@@ -160,7 +160,7 @@ impl<'v> Reader<'v> {
     }
 }
 
-/// Compares a path with what events or rows hold: at least one of them has it.
+/// Compares a path with layouts of events or rows. At least one of them must have it.
 pub(crate) fn path<'v>(
     field: &'static str,
     layouts: &Layouts<'v>,
@@ -181,7 +181,7 @@ pub(crate) fn path<'v>(
     Err(Misnamed { field, name: path.to_owned(), why })
 }
 
-/// Compares a path, at whose end there is a number.
+/// Compares a path that must lead to a number.
 pub(crate) fn number(field: &'static str, layouts: &Layouts<'_>, at: &str) -> Result<(), Misnamed> {
     match path(field, layouts, at)? {
         Some(ends) if !ends.iter().any(|end| is_number(end)) => {
@@ -192,7 +192,7 @@ pub(crate) fn number(field: &'static str, layouts: &Layouts<'_>, at: &str) -> Re
     }
 }
 
-/// Compares a path and the value that a field there is to have.
+/// Compares a path, and the value that its field must be able to have.
 pub(crate) fn plain(
     field: &'static str,
     layouts: &Layouts<'_>,
@@ -236,10 +236,10 @@ fn may_be(layout: &Layout, wanted: &Plain) -> bool {
     }
 }
 
-/// Walks as `Value::path` does, through what the bytes may hold.
+/// A walk along a path, as `Value::path` does it, but through layouts.
 struct Walk<'l> {
     found: Vec<&'l Layout>,
-    /// Layouts by address, and how many steps were left there. An enum that holds itself leads back to where it was.
+    /// Layouts by address, with the number of steps left there: an enum that holds itself would lead back without end.
     seen: BTreeSet<(*const Layout, usize)>,
 }
 
@@ -272,7 +272,7 @@ impl<'l> Walk<'l> {
             }
             (Layout::Enum(variants), [step, rest @ ..]) => {
                 for (name, content) in variants {
-                    // The variant of this name is meant, or a field in whatever variant it is.
+                    // The step may name the variant, or a field of any variant.
                     let steps = if **name == **step { rest } else { steps };
                     self.inside(layout, content, around, steps);
                 }
@@ -296,7 +296,7 @@ impl<'l> Walk<'l> {
     }
 }
 
-/// Names that may be the next step.
+/// Returns the names that may be the next step.
 fn names_in(layout: &Layout) -> Vec<&str> {
     match layout {
         Layout::Struct(fields) => fields.iter().map(|(name, _)| &**name).collect(),
@@ -309,7 +309,7 @@ fn names_in(layout: &Layout) -> Vec<&str> {
 
 const NAMES_SHOWN: usize = 8;
 
-/// The name that was meant, if one is near; else some that there are.
+/// Returns a hint: the nearest name if one is near, else some of those known.
 fn hint(name: &str, known: &[&str]) -> String {
     let near = known.iter().map(|known| (distance(name, known), known)).min();
     match near {
@@ -323,7 +323,7 @@ fn hint(name: &str, known: &[&str]) -> String {
     }
 }
 
-/// The Levenshtein distance of two names, in characters.
+/// Returns the Levenshtein distance of two names, in characters.
 fn distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();

@@ -1,9 +1,9 @@
-//! What a check of a sequence means: the words of DECLARE, judged one event at a time.
+//! Meaning of checks of a sequence: the words of DECLARE, judged one event at a time.
 //!
 //! - Events of one key are judged in the order of the log, never by their times; times are looked at by windows alone.
 //! - A key's [`State`](super::state::State) is all that is kept of its events. It is a function of them and of the watermark.
 //! - An event that is several things at once ends scopes first, then closes what earlier events opened, then opens.
-//! - A window has both its ends. What it allows until `t` is violated by a watermark behind `t`, not by one at `t`.
+//! - A window includes both its ends. A deadline `t` is violated by a watermark after `t`, not by one at `t`.
 //!
 //! ```text
 //! word                  activation  satisfied when                  violated when
@@ -30,7 +30,7 @@
 //! equals                said value  it is what the events add up    it is not, at the end of its bucket
 //! ```
 //!
-//! A C ends the scope of every word that waits: what is open then is satisfied. The words and their meaning are those of
+//! A C ends the scope of every word that waits: all that is open then is satisfied. The words and their meaning are those of
 //! Pesic, Schonenberg and van der Aalst, *DECLARE* (2007), with the windows of Burattin, Maggi and Sperduti, *Conformance
 //! checking based on multi-perspective declarative process models* (2016); the scopes are Dwyer's, *Patterns in property
 //! specifications for finite-state verification* (1999).
@@ -39,7 +39,7 @@ use super::calendar::Length;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What relates events of one key.
+/// A word of DECLARE: the relation that it requires of events of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Word {
     Existence,
@@ -67,7 +67,7 @@ pub(crate) enum Word {
 }
 
 impl Word {
-    /// Every word, under the name it has in files.
+    /// All words, with their names in files.
     pub const ALL: [(&'static str, Word); 22] = [
         ("existence", Word::Existence),
         ("absence", Word::Absence),
@@ -101,44 +101,44 @@ impl Word {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, word)| *word)
     }
 
-    /// Judged once for each key.
+    /// Returns whether it is judged once for each key.
     pub fn is_of_key(self) -> bool {
         use Word::{Absence, End, Exactly, Existence, Init, NotCoexistence};
         matches!(self, Existence | Absence | Exactly | Init | End | NotCoexistence)
     }
 
-    /// It counts A.
+    /// Returns whether it counts A.
     pub fn counts(self) -> bool {
         matches!(self, Word::Existence | Word::Absence | Word::Exactly)
     }
 
-    /// It relates A to B.
+    /// Returns whether it relates A to B.
     pub fn has_target(self) -> bool {
         !matches!(self, Word::Existence | Word::Absence | Word::Exactly | Word::Init | Word::End)
             && !self.adds()
     }
 
-    /// It adds up what events say, instead of asking what they are.
+    /// Returns whether it adds up amounts of events, instead of relating their roles.
     pub fn adds(self) -> bool {
         matches!(self, Word::Balances | Word::Equals)
     }
 
-    /// What is next to an event matters to it, whatever that is.
+    /// Returns whether neighbouring events matter to it, even those without a role.
     pub fn sees_neighbours(self) -> bool {
         use Word::{ChainPrecedence, ChainResponse, End, Init, NotChainResponse};
         matches!(self, ChainResponse | ChainPrecedence | NotChainResponse | Init | End) || self.counts()
     }
 
-    /// Counts how often the meaning of the word has changed: a definition judged by an older meaning is judged anew.
+    /// Returns the revision of the word's meaning: a definition judged by an older one is judged anew.
     pub fn revision(self) -> u32 {
         match self {
-            // It slides its window; buckets wait for late events.
+            // Second meaning: `Absence` slides its window; buckets of `Equals` wait for late events.
             Word::Absence | Word::Equals => 2,
             _ => 1,
         }
     }
 
-    /// Without a window, a scope or a close each activation may be remembered for ever.
+    /// Returns whether each activation may be remembered for ever without a window, a scope or a close.
     pub fn waits(self) -> bool {
         use Word::{
             AbsentBetween, EachClosedBy, NotChainResponse, NotResponse, RespondedExistence, Response,
@@ -158,13 +158,13 @@ impl Word {
         )
     }
 
-    /// An event can violate it, and not only the time or the end of its key.
+    /// Returns whether an event can violate it, and not only time or the end of its key.
     pub fn is_violated_by_events(self) -> bool {
         use Word::{Balances, End, Existence, RespondedExistence, Response, Standing};
         !matches!(self, Existence | End | RespondedExistence | Response | Standing | Balances)
     }
 
-    /// A violation that time has decided ends when what was missing comes. All others are facts that nothing undoes.
+    /// Returns whether a violation by time ends when the missing event comes. All others are facts that nothing undoes.
     pub fn heals(self) -> bool {
         use Word::{
             AlternateResponse, ChainResponse, EachClosedBy, Existence, RespondedExistence, Response,
@@ -183,7 +183,7 @@ impl Word {
         )
     }
 
-    /// An activation that nothing has answered is as it must be.
+    /// Returns whether an activation without an answer is satisfied.
     pub(super) fn forbids(self) -> bool {
         matches!(self, Word::NotResponse | Word::NotChainResponse | Word::AbsentBetween)
     }
@@ -198,7 +198,7 @@ impl fmt::Display for Word {
 /// Microseconds since 1970; events may say times before it.
 pub(crate) type Time = i64;
 
-/// How far apart two events are: both ends belong to it.
+/// Range of the time between two events: both ends belong to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Window {
     pub from: Length,
@@ -206,33 +206,33 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Up to exactly this long.
+    /// Returns a window from 0 to exactly this long.
     pub fn within(to: Time) -> Self {
         Self { from: Length::Exact(0), to: Some(Length::Exact(to)) }
     }
 
-    /// The first moment of the window of an event of this time.
+    /// Returns the first moment of the window of an event at this time.
     pub fn begin(self, time: Time) -> Time {
         self.from.after(time)
     }
 
-    /// The last, if there is one. By a calendar, an earlier event's window may end later.
+    /// Returns the last moment, if there is one. By a calendar, an earlier event's window may end later.
     pub fn end(self, time: Time) -> Option<Time> {
         self.to.map(|to| to.after(time))
     }
 
-    /// It ends before it begins, whatever the event's time.
+    /// Returns whether it ends before it begins for every time of an event.
     pub(super) fn is_empty(self) -> bool {
         self.to.is_some_and(|to| self.from.always_exceeds(to))
     }
 
-    /// The rules of the zones it goes by: a database that tells others makes it another window.
+    /// Returns the rules of its zones as text: a zone database with other rules makes it another window.
     pub(super) fn rules(self) -> String {
         let zones = [Some(self.from), self.to].into_iter().flatten().filter_map(Length::zone);
         zones.map(|zone| format!(" zone {} {}", zone.name(), zone.rules())).collect()
     }
 
-    /// `later` is in the window of an event of the time `time`.
+    /// Returns whether `later` is in the window of an event at `time`.
     pub(super) fn holds(self, time: Time, later: Time) -> bool {
         self.begin(time) <= later && self.end(time).is_none_or(|end| later <= end)
     }
@@ -244,27 +244,27 @@ pub(crate) struct Rule {
     pub word: Word,
     /// `None`: times do not matter.
     pub window: Option<Window>,
-    /// Of what is counted.
+    /// Number of A, for a word that counts.
     pub n: u32,
-    /// Of what is added up.
+    /// Settings of the comparison, for a word that adds up.
     pub sums: Sums,
-    /// Times never go back along the log: they are those of commits.
+    /// True if times never go back along the log: they are those of commits.
     pub ordered: bool,
 }
 
 impl Rule {
-    /// What must not stand for longer than this.
+    /// Returns the rule of a state that must not last longer than this.
     pub fn standing(longest: Time) -> Self {
         let window = Some(Window::within(longest));
         Self { word: Word::Standing, window, n: 0, sums: Sums::default(), ordered: false }
     }
 
-    /// It counts in every stretch of the window's length, and not once for each key.
+    /// Returns whether it counts in every stretch of the window's length, and not once for each key.
     pub fn slides(&self) -> bool {
         self.word == Word::Absence && self.window.is_some()
     }
 
-    /// Of earlier events with one tie, the last alone matters to a later event: the window ends first for the others.
+    /// Returns whether, of earlier events with one tie, only the last matters to a later event: the others' windows end first.
     pub(super) fn last_is_enough(&self) -> bool {
         let exact = |window: Window| {
             window.from == Length::Exact(0) && window.to.is_none_or(|to| matches!(to, Length::Exact(_)))
@@ -273,16 +273,16 @@ impl Rule {
     }
 }
 
-/// How what is said is compared with what was added up.
+/// Settings of the comparison of totals with the sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Sums {
-    /// By how much they may differ, for each contribution that was rounded and at least once.
+    /// Largest difference that is allowed, for each contribution that was rounded and at least once.
     pub tolerance: u64,
-    /// What was said is what is added to from then on, so that one error is found once.
+    /// True if later events add to the stated total instead of to the sum, so that one error is found once.
     pub carried: bool,
 }
 
-/// What an event is to a rule: any of these at once.
+/// Roles of an event for a rule: any of these at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Roles(pub u8);
 
@@ -291,7 +291,7 @@ impl Roles {
     pub const B: Roles = Roles(2);
     /// Ends the scope.
     pub const C: Roles = Roles(4);
-    /// Ends the key: what comes later begins it anew.
+    /// Ends the key: later events begin it anew.
     pub const CLOSE: Roles = Roles(8);
 
     pub fn has(self, role: Roles) -> bool {
@@ -309,31 +309,31 @@ pub(crate) struct Seen {
     pub position: u64,
     pub time: Time,
     pub roles: Roles,
-    /// What must be equal on both sides, as a hash: of the event as A, and as B. 0 where nothing must.
+    /// Hash of the values that must be equal on both sides: of the event as A, and as B. 0 if there are none.
     pub tie_a: u64,
     pub tie_b: u64,
     pub amount: Amount,
 }
 
-/// What an event says of amounts: in minor units, as anything that is added up must be.
+/// Amounts of an event, in minor units, as all that is added up must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Amount {
     pub adds: i64,
-    /// What it adds was rounded.
+    /// True if the amount that it adds was rounded.
     pub rounded: bool,
-    /// What it says that they add up to.
+    /// Total that it states.
     pub says: Option<i64>,
-    /// When the bucket ends in which it is, exclusively. `None`: it is compared at once.
+    /// End of its bucket, exclusive. `None`: it is compared at once.
     pub bucket_end: Option<Time>,
 }
 
-/// What is put on record of an activation. That it is satisfied is only counted.
+/// Verdict on an activation that is put on record. A satisfied one is only counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Verdict {
     Violated,
-    /// What was missing came after all, too late.
+    /// The missing event came after all, too late.
     Healed,
-    /// What was missing had come in time, and was told late: it never was a violation.
+    /// The missing event had come in time, and was recorded late: it never was a violation.
     Retracted,
     /// The event could not be read, or came too late to be compared.
     Untold,
@@ -341,21 +341,21 @@ pub(crate) enum Verdict {
     Skewed,
 }
 
-/// A verdict, and what it rests on.
+/// A verdict, and its evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub verdict: Verdict,
     /// Position of the activation; of words judged once for each key, of the key's first event.
     pub activation: u64,
-    /// The event that decided it; 0 where time or the key's end did.
+    /// Position of the event that decided it; 0 if time or the key's end did.
     pub by: u64,
-    /// When it was decided, in the rule's own time.
+    /// Time at which it was decided, in the rule's own time.
     pub decided: Time,
-    /// Of what is added up: what was said, and what it should have been. Of a skewed event: its time, and that of its commit.
+    /// For a word that adds up: the stated total, and the right one. For a skewed event: its time, and that of its commit.
     pub amounts: Option<(i64, i64)>,
 }
 
-/// What a rule has come to.
+/// Counts of a rule's verdicts so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Counts {
     pub activations: u64,
@@ -377,19 +377,19 @@ impl Counts {
     }
 }
 
-/// What one step comes to.
+/// Results of steps: counts, findings, deadlines and waits.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub counts: Counts,
     pub findings: Vec<Finding>,
     /// Times after which the key is to be looked at again.
     pub deadlines: Vec<Time>,
-    /// How long activations waited for what answered them, where somebody asks.
+    /// Time that each activation waited for its answer. `None`: not recorded.
     pub waits: Option<Vec<Time>>,
 }
 
 impl Outcome {
-    /// An activation is as it must be, since `later` came.
+    /// Counts an activation at `time` as satisfied by an event at `later`.
     pub(super) fn answered(&mut self, time: Time, later: Time) {
         self.counts.satisfied += 1;
         if let Some(waits) = &mut self.waits {

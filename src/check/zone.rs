@@ -1,8 +1,8 @@
 //! Time zones, from the database that is compiled in: nothing else names `jiff`.
 //!
-//! - The machine's own database is never asked, for a verdict must not depend on where a store is opened.
-//! - A local time that a clock skips is moved on by what is skipped; of one that it shows twice, the first is meant.
-//! - A zone has the years -9999 to 9999. Times outside count as the nearest inside; what would lie outside is the first or last
+//! - The machine's own database is never read, because a verdict must not depend on where a store is opened.
+//! - A local time that a clock skips moves on by the length of the gap; of one that it shows twice, the first counts.
+//! - A zone has the years -9999 to 9999. Times outside count as the nearest inside; a result outside is the first or last
 //!   [`Time`] there is.
 
 use super::word::Time;
@@ -27,12 +27,12 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     names.map(|name| Entry { name, zone: OnceLock::new() }).collect()
 });
 
-/// No rule of a zone begins after this year; the last ones then go on for ever.
+/// Last year whose clock changes are hashed: no rule begins later, and the last ones go on for ever.
 const LAST_RULE: i16 = 2200;
 const EPOCH: Date = date(1970, 1, 1);
 
 impl Zone {
-    /// The zone of this name, spelled as the database spells it. An error: one sentence.
+    /// Returns the zone of this name, spelled as the database spells it. An error: one sentence.
     pub fn named(name: &str) -> Result<Self, String> {
         let alike = ENTRIES.iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
         match alike {
@@ -48,7 +48,7 @@ impl Zone {
         &self.0.name
     }
 
-    /// Names how its clocks go, and went: equal for databases that differ in other zones only.
+    /// Returns a hash of all clock changes of the zone: equal for databases that differ in other zones only.
     pub fn rules(self) -> String {
         let zone = self.zone();
         let mut offset = zone.to_offset(Timestamp::MIN);
@@ -58,7 +58,7 @@ impl Zone {
             if zone.to_datetime(change.timestamp()).year() > LAST_RULE {
                 break;
             }
-            // That a zone calls its time otherwise changes no clock.
+            // Skip changes of the zone's abbreviation: they change no clock.
             if change.offset() != offset {
                 offset = change.offset();
                 hasher.update(&change.timestamp().as_second().to_le_bytes());
@@ -68,7 +68,7 @@ impl Zone {
         hasher.finalize().to_hex()[..16].to_owned()
     }
 
-    /// The same time of day so many months and days later. A day that its month lacks is the month's last.
+    /// Returns the same time of day so many months and days later. A day that its month lacks is the month's last.
     pub fn later(self, time: Time, months: u32, days: u32) -> Time {
         let add = || {
             let span = Span::new().try_months(months).ok()?.try_days(days).ok()?;
@@ -78,24 +78,24 @@ impl Zone {
         add().map_or(Time::MAX, Timestamp::as_microsecond)
     }
 
-    /// Days from 1970-01-01 to the date of a time.
+    /// Returns the days from 1970-01-01 to the date of a time.
     pub fn day(self, time: Time) -> i64 {
         self.local(time).date().duration_since(EPOCH).as_hours().div_euclid(24)
     }
 
-    /// Months from January of the year 0 to that of a time.
+    /// Returns the months from January of the year 0 to that of a time.
     pub fn month(self, time: Time) -> i64 {
         let date = self.local(time).date();
         i64::from(date.year()) * 12 + i64::from(date.month()) - 1
     }
 
-    /// The first moment of the date so many days after 1970-01-01.
+    /// Returns the first moment of the date so many days after 1970-01-01.
     pub fn day_start(self, day: i64) -> Time {
         let date = Span::new().try_days(day).ok().and_then(|days| EPOCH.checked_add(days).ok());
         self.start(date, day)
     }
 
-    /// The first moment of the month so many months after January of the year 0.
+    /// Returns the first moment of the month so many months after January of the year 0.
     pub fn month_start(self, month: i64) -> Time {
         let (year, of_year) = (i16::try_from(month.div_euclid(12)), month.rem_euclid(12) as i8 + 1);
         self.start(year.ok().and_then(|year| Date::new(year, of_year, 1).ok()), month)
@@ -109,7 +109,7 @@ impl Zone {
     fn first_moment(self, date: Date) -> Option<Timestamp> {
         let midnight = date.at(0, 0, 0, 0);
         match self.zone().to_ambiguous_timestamp(midnight).offset() {
-            // Its midnight is skipped, perhaps from an hour of the day before: it begins when the clock jumps.
+            // Midnight is skipped, perhaps from an hour of the day before: the date begins when the clock jumps.
             AmbiguousOffset::Gap { after, .. } => {
                 let before = after.to_timestamp(midnight).ok()?;
                 self.zone().following(before).next().map(|jump| jump.timestamp())

@@ -19,7 +19,7 @@ pub(super) fn from_json<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Decode
     serde_json::from_slice(payload).map_err(|e| json_misfit(&e))
 }
 
-/// Without the feature such events stay raw.
+/// Returns an error: without the feature such events stay raw.
 #[cfg(not(feature = "json"))]
 pub(super) fn event_from_json<T>(_: &str, payload: &[u8]) -> Result<T, DecodeError> {
     from_json(payload)

@@ -10,7 +10,7 @@ pub(crate) struct Reader<'de> {
     rest: &'de [u8],
     bytes: usize,
     depth: u32,
-    /// Elements that took no byte: nothing else bounds how many of them a length may claim.
+    /// Number of elements that took no byte: nothing else bounds how many of them a length may claim.
     idle: usize,
 }
 
@@ -22,12 +22,12 @@ impl<'de> Reader<'de> {
         Ok(Self { rest: bytes, bytes: bytes.len(), depth: 0, idle: 0 })
     }
 
-    /// How many bytes have been read.
+    /// Returns the number of bytes that have been read.
     pub(crate) fn offset(&self) -> usize {
         self.bytes - self.rest.len()
     }
 
-    /// Nothing may be left.
+    /// Returns an error if bytes are left.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         match self.rest.len() {
             0 => Ok(()),
@@ -57,7 +57,7 @@ impl<'de> Reader<'de> {
         T::deserialize(&mut bincode).map_err(|_| DecodeError::new(what).at(at))
     }
 
-    /// A number: its bytes in memory are as many as its bytes here.
+    /// Reads a number: it has as many bytes here as in memory.
     #[inline]
     pub(crate) fn number<T: Deserialize<'de>>(&mut self) -> Result<T, DecodeError> {
         self.through_bincode(size_of::<T>(), "not a number")
@@ -96,7 +96,7 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Goes behind what was read in place: its count and its `len` bytes.
+    /// Skips a value that was read in place: its count and its `len` bytes.
     #[inline]
     fn passing<T>(&mut self, read: T, len: usize) -> Result<T, DecodeError> {
         self.take(COUNT_BYTES + len)?;
@@ -123,7 +123,7 @@ impl<'de> Reader<'de> {
         self.through_bincode(1, "an option is 0 or 1")
     }
 
-    /// How many elements follow. It promises nothing of their size.
+    /// Reads the number of elements that follow. It promises nothing of their size.
     #[inline]
     pub(crate) fn count(&mut self) -> Result<usize, DecodeError> {
         let at = self.offset();
@@ -134,7 +134,7 @@ impl<'de> Reader<'de> {
         }
     }
 
-    /// Says that an element was read which began at `start`.
+    /// Counts an element that was read, and began with `start` bytes left. An error if too many took no byte.
     #[inline]
     pub(crate) fn passed(&mut self, start: usize, idle_max: usize) -> Result<(), DecodeError> {
         if start == self.rest.len() {
@@ -146,7 +146,7 @@ impl<'de> Reader<'de> {
         Ok(())
     }
 
-    /// What is left, to be handed to [`passed`](Self::passed).
+    /// Returns the number of bytes left, to be handed to [`passed`](Self::passed).
     #[inline]
     pub(crate) fn left(&self) -> usize {
         self.rest.len()
@@ -352,7 +352,7 @@ impl<'de> Elements<'_, 'de> {
         Ok(Some(value))
     }
 
-    /// Never more than the bytes could hold if each element took one: a length may lie.
+    /// Returns at most as many elements as the bytes could hold if each took one: a length may lie.
     fn hint(&self) -> Option<usize> {
         Some(self.left.min(self.reader.left()))
     }
@@ -453,7 +453,7 @@ impl<'de> de::VariantAccess<'de> for &mut Reader<'de> {
     }
 }
 
-/// The name of an event's variant beside its payload: an enum picks by the name, which has been found to be its own.
+/// The name of an event's variant beside its payload: an enum picks by the name, which has been found to be one of its own.
 pub(super) struct Named<'n, C> {
     pub variant: &'n str,
     pub content: C,

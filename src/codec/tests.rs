@@ -1,4 +1,4 @@
-//! What is written is bincode's, is readable, and hostile bytes are only an error.
+//! Tests of the codec: its bytes are bincode's, they are readable, and hostile bytes are only an error.
 
 use super::*;
 use proptest::prelude::*;

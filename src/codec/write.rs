@@ -1,4 +1,4 @@
-//! Values written: bincode's bytes, with what they cannot carry refused on the way.
+//! Values written: bincode's bytes; a value that they cannot carry is refused on the way.
 
 use super::{DEPTH_MAX, Format, VALUE_BYTES_MAX, format, too_deep};
 use crate::key;
@@ -6,7 +6,7 @@ use crate::misfit::DecodeError;
 use serde::ser::{self, Impossible, Serialize, Serializer};
 use std::ops::Range;
 
-/// Told of each enum variant that is written.
+/// Listener for each enum variant that is written.
 pub(super) trait Watch {
     fn variant(&mut self, of: &'static str, variant: &'static str);
 }
@@ -24,7 +24,7 @@ impl Watch for &mut dyn FnMut(&'static str, &'static str) {
     }
 }
 
-/// Every number, text and byte string goes through bincode; what holds them is written here, so that whatever
+/// Serializer: every number, text and byte string goes through bincode; composites are written here, so that whatever
 /// would be lost is seen.
 pub(super) struct Writer<'a, W> {
     out: &'a mut Vec<u8>,
@@ -217,7 +217,7 @@ impl<'w, 'a, W: Watch> Serializer for &'w mut Writer<'a, W> {
     }
 }
 
-/// What is inside a sequence, tuple, map or struct: one after the other, as many as were promised.
+/// Parts of a sequence, tuple, map or struct, one after the other, as many as were promised.
 pub(super) struct Parts<'w, 'a, W> {
     writer: &'w mut Writer<'a, W>,
     promised: usize,
@@ -304,14 +304,14 @@ macro_rules! fields {
 }
 fields! { SerializeStruct, SerializeStructVariant }
 
-/// The entries of a map, put in order when all of them are written.
+/// Entries of a map, put in order when all of them are written.
 pub(super) struct Entries<'w, 'a, W> {
     parts: Parts<'w, 'a, W>,
     start: usize,
     /// Ordered bytes of the keys, one after the other: ordered maps are in that order as they are.
     order: Vec<u8>,
     all: Vec<Entry>,
-    /// A key has no ordered bytes, so that their encoded bytes are the order.
+    /// True if a key has no ordered bytes, so that the encoded bytes of the keys are the order.
     unordered: bool,
 }
 
@@ -373,7 +373,7 @@ impl<W: Watch> ser::SerializeMap for Entries<'_, '_, W> {
     }
 }
 
-/// Writes an event without its variant index, and hands up the variant's name in its place.
+/// Writes an event without its variant index, and returns the variant's name in its place.
 pub(super) struct Payload<'w, 'a, W>(pub &'w mut Writer<'a, W>);
 
 fn not_an_event<T>() -> Result<T, DecodeError> {
@@ -492,7 +492,7 @@ impl<'w, 'a, W: Watch> Serializer for Payload<'w, 'a, W> {
     }
 }
 
-/// The parts of an event, with the name to hand up when they are all written.
+/// The parts of an event, with the name to return when they are all written.
 pub(super) struct NamedParts<'w, 'a, W> {
     name: &'static str,
     parts: Parts<'w, 'a, W>,

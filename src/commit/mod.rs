@@ -1,6 +1,6 @@
 //! One request, step by step: decide, then apply.
 //!
-//! - Everything that can say no comes before anything that changes: [`Group::decide`] only reads, and [`Group::take`] cannot
+//! - Every step that can refuse comes before any that changes: [`Group::decide`] only reads, and [`Group::take`] cannot
 //!   refuse.
 //! - Deterministic: a function of the published state, the group so far, the request and one clock reading. No threads, no
 //!   files, no clock, no randomness in here.
@@ -28,7 +28,7 @@ use reads::Reads;
 use std::mem;
 use std::sync::Arc;
 
-/// What decisions are made by: fixed while the store is open.
+/// Rules of all decisions: fixed while the store is open.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub projections: Projections,
@@ -36,7 +36,7 @@ pub(crate) struct Rules {
     pub families: crate::setup::Families,
     pub limits: Limits,
     pub durability: Durability,
-    /// Of keys whose request says nothing else.
+    /// Retention of keys whose request names none.
     pub retention: Retention,
 }
 
@@ -45,23 +45,23 @@ pub(crate) struct Group<'a> {
     rules: &'a Rules,
     log: &'a dyn Log,
     keys: &'a KeyIndex,
-    /// One for the whole group: its base never moves under a decision.
+    /// Published state, one for the whole group: its base never moves under a decision.
     published: Arc<Published>,
     delta: Delta,
     commits: Vec<Commit>,
     position: Position,
     time: Timestamp,
-    /// Commits with a key so far.
+    /// Number of commits with a key so far.
     keys_used: u64,
     /// The inline projections that the log has declared.
     inline: Option<InlineSet>,
 }
 
-/// What was decided of a request. Nothing has changed yet.
+/// Outcome of deciding a request. Nothing has changed yet.
 pub(crate) enum Decision {
     /// An earlier commit answers it.
     Replay(Committed),
-    /// It is to be committed.
+    /// The draft is to be committed.
     Commit(Box<Draft>),
 }
 
@@ -80,7 +80,7 @@ impl<'a> Group<'a> {
 
     /// Decides one request against the state and the group so far. Everything that can refuse happens here, in this order.
     ///
-    /// What is committed is moved out of the request; the rest of it stays, for the caller's thread to free.
+    /// The committed parts are moved out of the request; the rest of it stays, for the caller's thread to free.
     pub fn decide(&self, request: &mut Prepared, now: Timestamp) -> Result<Decision, AppendError> {
         let now = self.moment(now, &request.reads);
         if let Some(answer) = self.recall(request, now)? {
@@ -114,17 +114,17 @@ impl<'a> Group<'a> {
         Committed { response, receipt, replayed: false }
     }
 
-    /// What the group would write.
+    /// Returns the commits that the group would write.
     pub fn commits(&self) -> &[Commit] {
         &self.commits
     }
 
-    /// What the group changes, once it is durable, and its spent commits.
+    /// Returns the changes to apply once the group is durable, and its spent commits.
     pub fn into_parts(self) -> (Delta, Vec<Commit>) {
         (self.delta, self.commits)
     }
 
-    /// A clock that runs backwards never takes the store with it.
+    /// Returns the moment of a decision. A clock that runs backwards never takes the store's time with it.
     fn moment(&self, now: Timestamp, reads: &Reads) -> Moment {
         let time = reads.speculation.commit_time(self.time, now.max(self.time));
         Moment { time, keys: self.keys_used }
@@ -144,7 +144,7 @@ impl<'a> Group<'a> {
 
     // ---- the steps of `decide` ----
 
-    /// A key that was used before, and is kept, answers at once.
+    /// Returns the answer of an earlier commit, if its key is still kept.
     fn recall(&self, request: &Prepared, now: Moment) -> Result<Option<Committed>, AppendError> {
         let Some(keyed) = &request.keyed else { return Ok(None) };
         let (durability, events) = (self.rules.durability, &request.append.events[..]);
@@ -159,7 +159,7 @@ impl<'a> Group<'a> {
             Recalled::Same(answer) => Ok(Some(answer)),
             Recalled::Expired => Ok(None),
             Recalled::Reused { part, commit } => Err(AppendError::KeyReused { part, commit }),
-            // 128 keyed bits met: never seen, and refusing is the only answer that keeps both keys' promises.
+            // Two hashes of 128 keyed bits met: never seen, and refusing is the only answer that keeps both keys' promises.
             Recalled::Other => Err(AppendError::Invalid { what: "key", why: "its hash is taken".into() }),
         }
     }
@@ -183,7 +183,7 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
-    /// What a conflict says of the event at `position`, which this group may hold.
+    /// Describes the event at `position`, which this group may hold, for a conflict.
     fn event_at(&self, position: Position) -> Result<Conflict, StorageError> {
         let here = self.commits.iter().find(|commit| position <= commit.last() && position >= commit.first);
         match here {
@@ -196,7 +196,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Gives commit number, positions, stream versions and time, and indexes the events.
+    /// Assigns commit number, positions, stream versions and time, and indexes the events.
     fn sequence(&self, request: &mut Prepared, now: Moment) -> Result<Draft, StorageError> {
         let (append, keyed) = (&mut request.append, request.keyed.take());
         let mut delta = Delta::default();
@@ -231,8 +231,8 @@ impl<'a> Group<'a> {
         Ok(Draft { commit, delta })
     }
 
-    /// Puts the layout of each type into the log before, or with, its first payload; and the inline projections, where they are
-    /// others than before.
+    /// Puts the layout of each type into the log before, or with, its first payload; and the inline projections, if they differ
+    /// from those before.
     fn declare(&self, draft: &mut Draft) {
         for event in &draft.commit.events {
             let known = [&self.delta.layouts[..], &draft.commit.layouts];
@@ -248,8 +248,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Folds the events into the inline projections and what guards keep, compares what the transaction read of its own events,
-    /// asks the invariants, and digests what changed.
+    /// Folds the events into the inline projections and the guards' rows, compares the transaction's reads of its own events,
+    /// checks the invariants, and digests the changed rows.
     fn fold(&self, draft: &mut Draft, reads: &Reads) -> Result<(), AppendError> {
         if self.rules.projections.is_empty() {
             return Ok(());
@@ -288,7 +288,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The layout to declare with the first event of a type, unless it is declared already: in the log, or in `known`.
+/// Returns the layout to declare with the first event of a type; `None` if it is declared already, in the log or in `known`.
 pub(crate) fn declaration(
     rules: &Rules,
     published: &Published,
@@ -306,7 +306,7 @@ pub(crate) fn declaration(
     Some(LayoutDecl { type_name: type_name.to_owned(), schema, layout: layout.to_owned() })
 }
 
-/// What a conflict says of the event at `position`.
+/// Describes the event at `position`, for a conflict.
 fn event_at(log: &dyn Log, position: Position, through: CommitNo) -> Result<Conflict, StorageError> {
     let page = log.read(Seek::Event(position), through, 0)?;
     let record = page.records().next().ok_or_else(|| crate::log::missing(position))??;

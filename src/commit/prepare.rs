@@ -19,13 +19,13 @@ pub(crate) struct Prepared {
     pub keyed: Option<Keyed>,
     pub events: Vec<EventTerms>,
     pub expected: Vec<Expectation>,
-    /// What must still be as the caller saw it.
+    /// Reads whose results must still be as the caller saw them.
     pub reads: Reads,
-    /// What it weighs in the queue and in its group.
+    /// Bytes that it counts for in the queue and in its group.
     pub bytes: usize,
 }
 
-/// An append within its limits, before its events are hashed: one whose key is known needs no more.
+/// An append within its limits, before its events are hashed: if its key is known, it needs no more.
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub append: Append,
@@ -34,7 +34,7 @@ pub(crate) struct Checked {
     bytes: usize,
 }
 
-/// Where one event is indexed.
+/// Terms under which one event is indexed.
 #[derive(Debug)]
 pub(crate) struct EventTerms {
     pub stream: Term,
@@ -68,7 +68,7 @@ pub(crate) struct Expectation {
     pub version: Expected,
 }
 
-/// What preparing a request needs to know.
+/// Rules, options and terms that the preparation of a request needs.
 pub(crate) struct Desk<'a> {
     pub rules: &'a Rules,
     pub options: &'a Options,

@@ -1,9 +1,9 @@
-//! What a decision read, as the condition of its commit: optimistic concurrency control with backward validation (Kung and
+//! Reads of a decision, as the condition of its commit: optimistic concurrency control with backward validation (Kung and
 //! Robinson 1981), over events, rows, ranges and absences.
 //!
 //! - Events never change, so a query changed only if there are new matches. Rows and ranges changed if any commit since put
 //!   something there or took it away.
-//! - The caller's thread asks up to what it can see, the writer only about what came since.
+//! - The caller's thread checks up to the head it can see, the writer only the commits since.
 
 use super::speculative::Speculation;
 use super::{Group, event_at};
@@ -20,13 +20,13 @@ use std::panic::Location;
 #[derive(Debug)]
 pub(crate) struct Read {
     pub what: What,
-    /// The caller's line; none for the condition of a plain append.
+    /// The caller's line; `None` for the condition of a plain append.
     pub at: Option<&'static Location<'static>>,
-    /// Of events: only those in it are new to the caller, whatever its snapshot, and asked for.
+    /// For events: only those in this span are new to the caller, whatever its snapshot, and asked for.
     pub within: Span,
 }
 
-/// What was read, and what it takes to say so.
+/// Subject of a read, with the words to name it.
 #[derive(Debug)]
 pub(crate) enum What {
     /// Every event that matches; without a query it is the condition of a plain append.
@@ -38,7 +38,7 @@ pub(crate) enum What {
 }
 
 impl What {
-    /// Names it in a conflict. Made only then: nearly every read still holds.
+    /// Returns its name in a conflict. Made only then: nearly every read still holds.
     pub fn words(&self) -> String {
         match self {
             Self::Events(_, None) => "the append's condition".to_owned(),
@@ -53,39 +53,39 @@ impl What {
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     pub all: Vec<Read>,
-    /// Where the decision stood: none of them had changed then.
+    /// Snapshot of the decision: none of the reads had changed then.
     pub snapshot: (CommitNo, Position),
-    /// Up to here none of them has changed.
+    /// Point up to which none of the reads has changed.
     pub checked: (CommitNo, Position),
     /// Reads that saw own events as well.
     pub speculation: Speculation,
 }
 
-/// What changed first under one of the reads.
+/// The first change under one of the reads.
 pub(crate) struct Change {
     read: usize,
     position: Position,
 }
 
 impl Reads {
-    /// Of a decision at this head.
+    /// Makes an empty set of reads for a decision at this head.
     pub fn at(head: &Head) -> Self {
         let stands = (head.commit, head.position);
         Self { snapshot: stands, checked: stands, ..Self::default() }
     }
 
-    /// Forgets them: nothing is a condition any more.
+    /// Forgets all reads: nothing is a condition any more.
     pub fn clear(&mut self) {
         self.all.clear();
         self.speculation.reads.clear();
     }
 
-    /// Asks about what came since the last look, up to the head of `published`. For the caller's thread.
+    /// Checks the commits since the last check, up to the head of `published`. For the caller's thread.
     pub fn check(&mut self, published: &Published, log: &dyn Log) -> Result<(), AppendError> {
         if self.all.is_empty() {
             return Ok(());
         }
-        // Nothing that is there can be after it, and neither is what comes next: such a condition never fails.
+        // No stored event is after such a position, and neither is the next one: the condition would never fail.
         let (position, head) = (self.all.iter().map(|read| read.within.after).max(), published.head.position);
         if let Some(position) = position.filter(|position| *position > head) {
             return Err(AppendError::BeyondHead { position, head });
@@ -104,7 +104,7 @@ impl Reads {
         }
     }
 
-    /// The changes of rows that its reads may miss; empty where it read none.
+    /// Returns the changes of rows that its reads may miss; empty if it read no rows.
     fn history<'a>(&self, published: &'a Published) -> Option<Vec<&'a dyn History>> {
         match self.all.iter().all(|read| matches!(read.what, What::Events(..))) {
             true => Some(Vec::new()),
@@ -143,7 +143,7 @@ impl Reads {
 }
 
 impl Group<'_> {
-    /// Asks about what came after the caller's own look. For the writer.
+    /// Checks the commits after the caller's own check. For the writer.
     pub(super) fn check_reads(&self, reads: &Reads) -> Result<(), AppendError> {
         if reads.all.is_empty() {
             return Ok(());

@@ -1,9 +1,9 @@
-//! Reads that found what a transaction's own events had made of its snapshot: validated by value.
+//! Reads of rows that a transaction's own events had changed on its snapshot: validated by value.
 //!
-//! - Own events are folded at the snapshot. Those folds read rows that the transaction did not read, and were told a position
-//!   and a time that are guesses. A read of what they wrote rests on all of that.
-//! - The writer folds the events again and compares, after each, what the reads after that event found. A row that comes out
-//!   the same is no conflict, whatever its fold depended on: blind updates stay free.
+//! - Own events are folded at the snapshot. Those folds read rows that the transaction did not read, and get a position and
+//!   a time that are guesses. A read of their rows rests on all of that.
+//! - The writer folds the events again and compares, after each, the results of the reads after that event. A row that comes
+//!   out the same is no conflict, whatever its fold depended on: blind updates stay free.
 //! - The commit takes the guessed time where it may, so that rows which hold it come out the same.
 
 use super::reads::{Reads, What};
@@ -48,7 +48,8 @@ pub(crate) fn own_rows(what: &What, scratch: &Delta) -> Vec<RowEntry> {
 }
 
 impl Speculation {
-    /// The time of the commit: the guessed one, unless nothing rests on it, the last commit is later, or the clock was set back.
+    /// Returns the time of the commit: the guessed one, unless no read rests on it, the last commit is later, or the clock was
+    /// set back.
     pub fn commit_time(&self, last: Timestamp, now: Timestamp) -> Timestamp {
         let holds = !self.reads.is_empty() && (last..=now).contains(&self.time);
         if holds { self.time } else { now }
@@ -56,7 +57,7 @@ impl Speculation {
 }
 
 impl Group<'_> {
-    /// Checks that own events which a query returned get the positions and the time that it said. Needs no fold.
+    /// Checks that own events which a query returned get the positions and the time that it returned. Needs no fold.
     pub(super) fn check_own_events(&self, reads: &Reads, now: Moment) -> Result<(), AppendError> {
         let (Speculation { reads: all, time }, snapshot) = (&reads.speculation, reads.snapshot.1);
         match all.iter().find(|read| matches!(read.what, What::Events(..))) {
@@ -67,7 +68,7 @@ impl Group<'_> {
         }
     }
 
-    /// Compares what the first of `rest` found with `draft`, into which `folded` own events were folded, and takes them off.
+    /// Compares the results of the first of `rest` with `draft`, into which `folded` own events were folded, and takes them off.
     pub(super) fn check_own_rows(
         &self,
         reads: &Reads,
@@ -84,7 +85,8 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// A row that own events leave alone is that of the snapshot, and of the group as well: it is a condition, and was checked.
+    /// Returns whether the rows are the same. A row that own events leave alone is that of the snapshot, and of the group as
+    /// well: it is a condition, and was checked.
     fn are_same(&self, was: &[RowEntry], is: &[RowEntry]) -> Result<bool, StorageError> {
         for (one, other) in [(was, is), (is, was)] {
             for (key, own) in one {
@@ -103,8 +105,8 @@ impl Group<'_> {
         Ok(true)
     }
 
-    /// Says why: a commit changed a row that the folds looked at, or moved position or time by coming between. If neither, a
-    /// fold is no function of the event and the rows.
+    /// Returns the cause: a commit changed a row that the folds looked at, or moved position or time by coming between. If
+    /// neither, a fold is no function of the event and the rows.
     fn came_out_otherwise(
         &self,
         reads: &Reads,
@@ -133,7 +135,7 @@ impl Group<'_> {
         self.changed_under(reads, read, cause.unwrap_or(position.next()), cause.is_none())
     }
 
-    /// The first change since the snapshot of a row that the folds of the first `folded` own events look at.
+    /// Returns the first change since the snapshot of a row that the folds of the first `folded` own events look at.
     fn cause(
         &self,
         reads: &Reads,

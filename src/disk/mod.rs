@@ -14,33 +14,33 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// What stands at a path. Symbolic links are not followed.
+/// Kind of a directory entry. Symbolic links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File,
     /// A directory.
     Dir,
-    /// A symbolic link, wherever it leads.
+    /// A symbolic link, dangling or not.
     Symlink,
     /// A pipe, socket or device.
     Other,
 }
 
-/// How a file is opened.
+/// Mode of opening a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// For reading only.
+    /// Reading only.
     Read,
-    /// For reading and writing.
+    /// Reading and writing.
     Write,
 }
 
 /// Files and directories.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
-    /// What stands at `path`; `NotFound` if nothing does.
+    /// Returns the kind of the entry at `path`; `NotFound` if there is none.
     fn kind(&self, path: &Path) -> io::Result<Kind>;
-    /// Whether anything stands at `path`. Asked after every sync, so it must not cost one.
+    /// Returns whether anything stands at `path`. Called after every sync, so it must not cost one.
     fn stands(&self, path: &Path) -> io::Result<bool> {
         match self.kind(path) {
             Ok(_) => Ok(true),
@@ -48,7 +48,8 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
             Err(error) => Err(error),
         }
     }
-    /// `path` from the root of the file system, as the working directory is now. Links are not resolved, nothing need stand there.
+    /// Returns `path` from the root of the file system, as the working directory is now. Links are not resolved; `path` need not
+    /// exist.
     ///
     /// The default is for a disk without a working directory.
     #[cfg_attr(
@@ -58,7 +59,8 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn absolute(&self, path: &Path) -> PathBuf {
         path.to_owned()
     }
-    /// The absolute path, without any link in it, of the file or directory that `path` leads to; `NotFound` if there is none.
+    /// Returns the absolute path, without any link in it, of the file or directory that `path` leads to; `NotFound` if there is
+    /// none.
     ///
     /// The default is for a disk without links.
     fn real(&self, path: &Path) -> io::Result<PathBuf> {
@@ -69,7 +71,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
     /// Makes one directory; `AlreadyExists` if anything stands there.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Names in a directory, sorted.
+    /// Returns the names in a directory, sorted.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Makes an empty file, readable and writable; `AlreadyExists` if anything stands there.
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn File>>;
@@ -88,11 +90,11 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
 /// One open file.
 #[allow(clippy::len_without_is_empty, reason = "nobody asks a file on disk whether it is empty")]
 pub trait File: Send + Sync + fmt::Debug + 'static {
-    /// Length in bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Fills `out` from `offset`; `UnexpectedEof` past the end.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
-    /// Writes all of `data` at `offset`, growing the file where needed.
+    /// Writes all of `data` at `offset`, growing the file if needed.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
     /// Cuts the file, or grows it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
@@ -102,16 +104,16 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
 
 /// A lock on a file or directory, held until it is dropped.
 pub trait Lock: Send + Sync + fmt::Debug + 'static {
-    /// Whether it still keeps others out. Asked before every sync, so it must not cost one.
+    /// Returns the state of the lock. Called before every sync, so it must not cost one.
     fn state(&self) -> io::Result<LockState>;
 }
 
-/// Whether a lock still keeps others out.
+/// State of a lock: if it still keeps others out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockState {
-    /// It does.
+    /// It keeps others out.
     Held,
-    /// What was locked does not stand at its path any more: another process can lock what stands there now.
+    /// The locked file or directory no longer stands at its path: another process can lock the one that stands there now.
     Gone,
     /// This process is a fork of the one that took the lock, and both have it.
     Forked,
@@ -119,12 +121,12 @@ pub enum LockState {
 
 /// The time, taken from outside.
 pub trait Clock: Send + Sync + fmt::Debug + 'static {
-    /// Wall clock. It may jump.
+    /// Returns the time of the wall clock. It may jump.
     fn now(&self) -> Timestamp;
-    /// Time since some fixed moment of this run. It never jumps.
+    /// Returns the time since some fixed moment of this run. It never jumps.
     fn monotonic(&self) -> Duration;
     /// Keeps `wake`, and calls it each time the clock was moved by hand, as long as its owner lives. A clock that runs by itself
-    /// needs none: the store's threads sleep for as long as it takes to the next deadline.
+    /// needs none: the store's threads sleep until the next deadline.
     fn wake_on_move(&self, _wake: Weak<dyn Fn() + Send + Sync>) {}
 }
 
@@ -146,7 +148,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The operating system's.
+    /// Returns the operating system's disk, clock and entropy.
     pub fn real() -> Self {
         Self {
             disk: Arc::new(RealDisk),

@@ -3,7 +3,7 @@
 //! - Never follows a symbolic link at the end of a path, and opens nothing but regular files.
 //! - New files are readable by their owner only (0600), new directories too (0700), on unix.
 //! - Reads and writes carry their offset: threads that share a handle share no cursor.
-//! - A short read or write is continued; an error is handed up as it came and nothing is tried twice.
+//! - A short read or write is continued; an error is returned unchanged and nothing is tried twice.
 
 use super::{Access, Clock, Disk, Entropy, File, Kind, Lock, LockState};
 use crate::order::Timestamp;
@@ -22,8 +22,8 @@ impl Disk for RealDisk {
         Ok(kind_of(meta.file_type()))
     }
 
-    /// Without asking for metadata: on Linux a file whose times were asked for gets finer ones with the next write, and then each
-    /// sync writes its inode too (measured: a third of the commits of a single client).
+    /// Checks the path without reading metadata: on Linux a file whose times were read gets finer ones with the next write, and
+    /// then each sync writes its inode too (measured: a third of the commits of a single client).
     #[cfg(unix)]
     fn stands(&self, path: &Path) -> io::Result<bool> {
         match fs::read_link(path) {
@@ -34,7 +34,7 @@ impl Disk for RealDisk {
         }
     }
 
-    // It fails for an empty path, or without a working directory: then there is nothing better than what was said.
+    // It fails for an empty path, or without a working directory: then there is nothing better than the given path.
     fn absolute(&self, path: &Path) -> PathBuf {
         std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
     }
@@ -56,7 +56,7 @@ impl Disk for RealDisk {
         let Some(file) = locked.map_err(|cause| told(path, cause))? else { return Ok(None) };
         let (meta, process) = (file.metadata().map_err(|cause| told(path, cause))?, std::process::id());
         let lock = RealLock { file, meta, path: path.to_owned(), process };
-        // Removed between the opening and the lock: whoever did that has another file there, or none.
+        // The file may have been removed between the opening and the lock: then another file stands there, or none.
         match lock.state()? {
             LockState::Held => Ok(Some(Box::new(lock))),
             LockState::Gone | LockState::Forked => Ok(None),
@@ -129,8 +129,8 @@ fn kind_of(file_type: fs::FileType) -> Kind {
     }
 }
 
-// Looked at before it is opened, because opening a pipe waits for its other end, and again after, because what stands at
-// the path may have been swapped in between.
+// The kind is checked before the file is opened, because opening a pipe waits for its other end, and again after, because
+// the entry at the path may have been swapped in between.
 fn open_regular(path: &Path, access: Access) -> io::Result<fs::File> {
     let seen = fs::symlink_metadata(path)?;
     if kind_of(seen.file_type()) != Kind::File {
@@ -154,7 +154,7 @@ fn rename_unchecked(from: &Path, to: &Path) -> io::Result<()> {
     })
 }
 
-// The operating system's messages do not say where.
+// Adds the path: the operating system's messages do not have it.
 fn told(path: &Path, cause: io::Error) -> io::Error {
     io::Error::new(cause.kind(), format!("{}: {cause}", path.display()))
 }
@@ -179,7 +179,7 @@ impl File for RealFile {
         self.0.set_len(len)
     }
 
-    // fdatasync, which also makes durable what is needed to read the data back: the length.
+    // fdatasync: it also makes the length durable, which is needed to read the data back.
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -188,7 +188,7 @@ impl File for RealFile {
 /// A lock of the operating system's.
 struct RealLock {
     file: fs::File,
-    /// Of what was locked.
+    /// Metadata of the locked file or directory.
     meta: fs::Metadata,
     path: PathBuf,
     process: u32,
@@ -215,9 +215,9 @@ impl Lock for RealLock {
 }
 
 impl Drop for RealLock {
-    /// Closing the file is not enough: a child that was forked and has not executed its program yet still has it open, and whoever
-    /// starts programs beside a close would be told that the store is open already. A forked process must not unlock: the lock is its
-    /// parent's.
+    /// Unlocks explicitly. Closing the file is not enough: a child that was forked and has not executed its program yet still has
+    /// it open, and a process that starts programs beside a close would find the store open already. A forked process must not
+    /// unlock: the lock is its parent's.
     fn drop(&mut self) {
         if std::process::id() == self.process {
             let _ = self.file.unlock();
@@ -294,7 +294,7 @@ mod system {
         file.try_lock()
     }
 
-    /// The causes by which a file system says that it has no locks, under the one name.
+    /// Maps all errors by which a file system says that it has no locks to `Unsupported`.
     pub fn lock_fault(cause: io::Error) -> io::Error {
         // ENOSYS is 38 on Linux and 78 on the BSDs and macOS; ENOLCK 37 and 77.
         let is_unsupported = cause.kind() == io::ErrorKind::Unsupported

@@ -18,7 +18,7 @@ thread_local! {
     static TRACED: RefCell<HashMap<TypeId, Types>> = RefCell::default();
 }
 
-/// What the code knows of a family: its names, and on demand the layouts of its payloads.
+/// A family of events as the code knows it: its names, and on demand the layouts of its payloads.
 #[derive(Clone, Copy)]
 pub struct Family {
     name: &'static str,
@@ -40,7 +40,7 @@ pub struct EventType {
     pub aliases: Vec<String>,
     /// The schema version that is written.
     pub schema: u16,
-    /// What a payload holds.
+    /// Layout of a payload.
     pub layout: Layout,
     /// Older versions with steps that lead here.
     pub(crate) older: Vec<Older>,
@@ -74,7 +74,7 @@ impl Family {
         (self.kind.names)().map(reflect::Names::to_vec)
     }
 
-    /// Whether the code can read this variant, by its name of today or an older one.
+    /// Returns whether the code can read this variant, by its name of today or an older one.
     pub fn has(&self, variant: &str) -> bool {
         (self.kind.names)().is_ok_and(|names| names.contains(variant))
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-/// What an event is about beside its stream: texts `kind:id`, each once, in the order they were given.
+/// Tags of an event: what it is about beside its stream. Texts `kind:id`, each once, in the order they were given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tags(Vec<String>);
 
@@ -17,12 +17,12 @@ impl Tags {
         Self::none().and(kind, id)
     }
 
-    /// One more.
+    /// Adds one more tag.
     pub fn and(self, kind: &str, id: impl Display) -> Self {
         self.and_text(tag_text(kind, id))
     }
 
-    /// For tools: one more by its text.
+    /// For tools: adds one more tag by its text.
     pub fn and_text(mut self, tag: impl Into<String>) -> Self {
         let tag = tag.into();
         if !self.0.contains(&tag) {
@@ -36,12 +36,12 @@ impl Tags {
         self.0.iter().map(String::as_str)
     }
 
-    /// How many.
+    /// Returns the number of tags.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no tag.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -87,7 +87,7 @@ impl<'a> TagsRef<'a> {
         Self(Source::Texts(texts))
     }
 
-    /// How many.
+    /// Returns the number of tags.
     pub fn len(&self) -> usize {
         match self.0 {
             Source::Texts(texts) => texts.len(),
@@ -95,7 +95,7 @@ impl<'a> TagsRef<'a> {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there is no tag.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -105,7 +105,7 @@ impl<'a> TagsRef<'a> {
         TagsIter(self.0)
     }
 
-    /// Whether this text is among them.
+    /// Returns whether this text is among them.
     pub fn contains(&self, tag: &str) -> bool {
         self.iter().any(|other| other == tag)
     }

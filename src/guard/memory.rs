@@ -1,9 +1,10 @@
-//! What guards remember, as rows: flushed, verified, rebuilt and recovered like any other.
+//! Memory of guards, as rows: flushed, verified, rebuilt and recovered like any other.
 //!
-//! - One row for each key, of all guards that look at events by it: an event is one row read and one written, however many
-//!   guards there are. A key of which nothing is to be remembered has no row.
-//! - It is a function of the events alone. Whoever folds history records the state and goes on; only who decides refuses.
-//! - Other guards are another table: it is folded from the log, as other rows are.
+//! - Each key has one row, of all guards that look at events by it: an event reads one row and writes one, however many guards
+//!   there are. A key has no row if nothing is to be remembered of it.
+//! - The memory is a function of the events alone. A fold of history records the state and goes on; only the decision about an
+//!   append refuses.
+//! - If the guards change, they get another table: it is folded from the log, as other rows are.
 //!
 //! ```text
 //! key := id · hash of the key, 16 bytes    row := (guard v · bytes v · packed state)*    guards by number, rising
@@ -31,7 +32,7 @@ use std::sync::Arc;
 /// Events of one key that a guard remembers at most: each append with that key reads and writes them all.
 const MARKS_MAX: usize = 1024;
 
-/// What all guards of a store remember.
+/// Memory of all guards of a store.
 pub(super) struct Memory {
     pub id: [u8; 4],
     /// In the order of the setup. Rows name a guard by its place.
@@ -42,11 +43,11 @@ pub(super) struct Memory {
 /// A check that refuses.
 pub(super) struct Guard {
     pub check: Check,
-    /// Those whose events it looks at; none: all.
+    /// Families whose events it looks at. If empty: all but the store's own.
     families: Vec<String>,
 }
 
-/// What a guard sees in an event, and up to when time is over for it.
+/// Observation of an event by a guard, with the guard's watermark at that event.
 struct Sight {
     key: KeyHash,
     guard: usize,
@@ -151,7 +152,7 @@ impl Memory {
         bytes
     }
 
-    /// What a look at an event takes, of what this step knows.
+    /// Takes tools for looking at events, which know the layouts of this step.
     pub fn tools(&self, step: &Step<'_>) -> Taken<'_> {
         self.shelf.take(step)
     }
@@ -299,7 +300,7 @@ fn write(step: &mut Step<'_>, key: &[u8], value: Option<Arc<[u8]>>) {
 
 // ---- tools ----
 
-/// What looking at events takes. The writer, transactions and recovery do, each on its thread.
+/// Tools for looking at events. The writer, transactions and recovery use them, each on its thread.
 struct Tools {
     glasses: Glasses,
     hands: Hands,

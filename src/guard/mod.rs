@@ -1,7 +1,8 @@
-//! What refuses a commit: checks that are guards, and invariants of rows.
+//! Refusal of commits: by checks that are guards, and by invariants of rows.
 //!
-//! - A guard refuses by what an event decides. What time decides is found behind the writer, where a guard is a check like any other.
-//! - What cannot be told refuses too: an event that a guard cannot read never passes it in silence.
+//! - A guard refuses only violations that an event decides. Those that time decides are found behind the writer, where a guard is
+//!   a check like any other.
+//! - A guard also refuses if it cannot decide: an event that a guard cannot read never passes it in silence.
 
 mod invariants;
 mod memory;
@@ -30,7 +31,7 @@ pub(crate) struct Guards {
     invariants: Vec<Invariant>,
 }
 
-/// What names the rows of those that are guards.
+/// Returns the identifier of the table shared by all guards.
 pub(crate) fn id_of(checks: &[Check]) -> [u8; 4] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"guards\0");
@@ -43,7 +44,7 @@ pub(crate) fn id_of(checks: &[Check]) -> [u8; 4] {
     id
 }
 
-/// What an event is to a guard that it does not pass.
+/// Reason for which a guard does not pass an event.
 enum Told {
     /// It violates what these earlier events activated.
     Violates(Vec<u64>),
@@ -55,7 +56,7 @@ impl Guards {
         Self { memory: Arc::new(Memory::new(checks, terms)), invariants: invariants.to_vec() }
     }
 
-    /// What guards remember, for whoever keeps, folds and compares rows.
+    /// Returns the memory of guards, as a table to keep, fold and compare. `None` if there are no guards.
     pub fn registered(&self) -> Option<Registered> {
         (!self.is_empty()).then(|| Registered::kept(self.memory.id, self.memory.clone()))
     }
@@ -116,7 +117,7 @@ impl Guards {
     }
 }
 
-/// Those before the append itself, each once.
+/// Returns the positions before the append itself, each once, in order.
 fn earlier(positions: impl Iterator<Item = Position>, first: Position) -> Vec<Position> {
     positions.filter(|position| *position < first).collect::<BTreeSet<_>>().into_iter().collect()
 }
@@ -125,7 +126,7 @@ fn stalled(stall: &Stall) -> String {
     format!("it is stalled at position {}: {}", stall.position, stall.why)
 }
 
-/// What foreign code says. A panic in it is an answer.
+/// Calls foreign code. A panic in it becomes an error.
 fn caught<T>(ask: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
     let _inside = reentry::enter(Inside::Guard);
     catch_unwind(AssertUnwindSafe(ask))

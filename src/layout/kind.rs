@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::type_name;
 
-/// A type of which values are made by a trace.
+/// A type whose values a trace makes.
 #[derive(Clone, Copy)]
 pub(super) struct Kind<'v> {
     pub name: &'static str,
@@ -19,7 +19,7 @@ pub(super) struct Kind<'v> {
 pub(super) type Sample<'v> = Box<dyn Value + 'v>;
 
 impl<'v> Kind<'v> {
-    /// A plain value: a row, an answer, a key.
+    /// Returns the kind of a plain value: a row, an answer, a key.
     pub fn plain<T: Serialize + DeserializeOwned + 'v>() -> Self {
         Self { name: type_name::<T>(), read: |ask| Ok(Box::new(Plain(T::deserialize(ask)?))) }
     }
@@ -47,7 +47,7 @@ impl EventKind {
     }
 }
 
-/// The bytes of a value. Those of an event do not say its variant.
+/// Bytes of a value. Those of an event do not hold its variant.
 pub(super) struct Written {
     pub variant: &'static str,
     pub bytes: Vec<u8>,
@@ -55,9 +55,9 @@ pub(super) struct Written {
 
 pub(super) trait Value {
     fn write(&self) -> Result<Written, DecodeError>;
-    /// Writes what these bytes are read as.
+    /// Reads a value from these bytes, and writes it again.
     fn rewrite(&self, written: &Written) -> Result<Written, DecodeError>;
-    /// Shows each enum in it, and the name by which the variant is written.
+    /// Reports each enum in it, and the name by which the variant is written.
     fn variants(&self, see: &mut dyn FnMut(&'static str, &'static str));
 }
 

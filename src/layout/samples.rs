@@ -15,7 +15,7 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
-    /// Of these values: every plain value in them. One that cannot be written has none.
+    /// Gathers every plain value in these values. A value that cannot be written has none.
     pub fn of<T: Serialize>(values: &[T]) -> Self {
         let mut samples = Self::default();
         for value in values {
@@ -37,7 +37,7 @@ impl Samples {
         }
     }
 
-    /// A float without a fraction is among the integers.
+    /// Returns the floats and the integers: a float without a fraction is among the integers.
     pub fn floats(&self) -> impl Iterator<Item = f64> {
         self.floats.iter().copied().chain(self.integers.iter().map(|integer| *integer as f64))
     }

@@ -1,4 +1,4 @@
-//! Layouts are complete, have one text, and read what the codec wrote; what cannot be carried is refused by name.
+//! Layouts are complete, have one text, and read bytes that the codec wrote; types that cannot be carried are refused by name.
 
 use super::*;
 use crate::event::Tags;

@@ -225,7 +225,7 @@ impl<'t> Parser<'t> {
         Ok(if count < 3 { Layout::Tuple(Vec::new()) } else { Layout::Array(inner, count) })
     }
 
-    /// Behind `(`. In a variant, one layout alone is what the variant holds.
+    /// Reads a tuple after its `(`. In a variant, a single layout is the content of the variant.
     fn tuple(&mut self, of_variant: bool) -> Result<Layout, LayoutError> {
         let mut parts = Vec::new();
         let mut comma = true;

@@ -5,7 +5,7 @@
 //! - A node that is already being read (recursion) is given the least value that ends: no option, no element, the
 //!   variant that is done.
 //! - A type may refuse a sample. A pass that fails leaves no trace; it is tried again with another sample in one of
-//!   the places it had read, and what gets further stays.
+//!   the places it had read, and a sample that gets further stays.
 //! - Bounded: steps of a pass, depth, passes, tries. A type that is too much is refused by name.
 //!
 //! Serde shows visitors, not types, and one question at a time. Names with aliases take passes of their own, which
@@ -27,21 +27,21 @@ const STEPS_MAX: usize = 100_000;
 const PASSES_MAX: usize = 20_000;
 const DEPTH_MAX: usize = 96;
 const SAMPLES_MAX: usize = 256;
-/// How far back a refused value is looked for.
+/// Maximum number of places in which a refused value is looked for, the last first.
 const TRAIL_MAX: usize = 40;
 
-/// What a trace found.
+/// Result of a trace.
 pub(super) struct Traced<'v> {
     kind: Kind<'v>,
     tracer: Tracer,
     root: Shape,
-    /// One value for each pass that saw something new, and for each type in it one where that is as bare as can be:
-    /// what is left out of a bare one (`skip_serializing_if`) is seen when it is written.
+    /// One value for each pass that saw something new, and one for each type in which that is as bare as can be: parts that a
+    /// bare value leaves out (`skip_serializing_if`) are seen when it is written.
     pub(super) samples: Vec<Sample<'v>>,
 }
 
 /// Traces a type completely.
-/// A type that refuses the usual samples is offered those that are given as well.
+/// Offers the given samples as well to a type that refuses the usual ones.
 pub(super) fn trace<'v>(kind: Kind<'v>, given: &Samples) -> Result<Traced<'v>, LayoutError> {
     let mut tracer = Tracer { given: given.clone(), ..Tracer::default() };
     let mut samples = Vec::new();
@@ -74,7 +74,7 @@ impl<'v> Traced<'v> {
         unfold.layout(&self.root).map_err(|e| e.of(self.kind.name))
     }
 
-    /// More values: each place in turn with other samples.
+    /// Returns more values: each place in turn with other samples.
     pub(super) fn varied(mut self) -> Vec<Sample<'v>> {
         let mut values = Vec::new();
         let mut out = None;
@@ -102,7 +102,7 @@ enum Shape {
     Node(usize),
 }
 
-/// A composite type. `None` where it has not been seen yet.
+/// A composite type. `None` if it has not been seen yet.
 #[derive(Clone, Debug)]
 enum Node {
     Option(Option<Shape>),
@@ -113,7 +113,7 @@ enum Node {
     Enum { name: &'static str, key: Key, variants: Vec<Option<Content>> },
 }
 
-/// What a variant holds.
+/// Content of a variant.
 #[derive(Clone, Debug)]
 enum Content {
     Unit,
@@ -157,7 +157,7 @@ impl Node {
     }
 }
 
-/// What tells composite types apart: the visitor's type, the names it came with, and the variant it is in.
+/// Identity of a composite type: the visitor's type, the names it came with, and the variant it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     visitor: &'static str,
@@ -176,7 +176,7 @@ impl Graph {
         self.nodes.iter().map(Node::unseen).sum()
     }
 
-    /// The nodes from which something unseen can be reached.
+    /// Returns the nodes from which something unseen can be reached.
     fn open(&self) -> Vec<bool> {
         self.reaching(self.nodes.iter().map(|node| node.unseen() > 0).collect())
     }
@@ -199,7 +199,7 @@ impl Graph {
         }
     }
 
-    /// How deep the least value of each node is; `None` where none is known to end.
+    /// Returns the depth of the least value of each node; `None` if none is known to end.
     fn heights(&self) -> Vec<Option<usize>> {
         let mut heights = vec![None; self.nodes.len()];
         loop {
@@ -245,7 +245,7 @@ impl Shape {
 
 // Passes
 
-/// Where a sample is read: the place of its type in the graph, and which part of that it is.
+/// Place of a sample: the node of its type in the graph, and the part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 struct Place {
     node: usize,
@@ -253,10 +253,10 @@ struct Place {
     part: u32,
 }
 
-/// Why a pass ended.
+/// Reason why a pass ended.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// It answered a question; the next one will know.
+    /// It answered a question; the next pass knows the answer.
     Again,
     /// The type refused a sample.
     Refused(String),
@@ -288,18 +288,18 @@ fn unfit<T>(what: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Unfit(what.into()))
 }
 
-/// What is known of an enum's names, asked one pass at a time.
+/// Known facts about an enum's names, asked one pass at a time.
 #[derive(Default, Clone, Debug)]
 struct Variants {
-    /// Whether there are as many indexes as names: then each name is a variant, and nothing more need be asked.
+    /// True if serde takes the last index. If it refuses the next, each name is a variant, and nothing more need be asked.
     last_is_taken: Option<bool>,
     next_is_taken: Option<bool>,
-    /// What serde takes each index for, up to the first that it refuses.
+    /// Identity that serde gives to each index, up to the first that it refuses or that repeats one.
     by_index: Vec<u64>,
     indexes_known: bool,
-    /// It took an index for what it had taken another for.
+    /// True if two indexes have the same identity.
     repeats: bool,
-    /// What serde takes each name for.
+    /// Identity that serde gives to each name.
     by_name: Vec<Option<u64>>,
 }
 
@@ -307,27 +307,27 @@ struct Variants {
 struct Tracer {
     given: Samples,
     graph: Graph,
-    /// Stays when a pass fails: answers about names, and the samples that were taken.
+    /// Answers about names: they stay if a pass fails, and so do the samples that were taken.
     variants: HashMap<Key, Variants>,
     fields: HashMap<Key, Vec<&'static str>>,
     choices: HashMap<Place, usize>,
-    /// What enums call their variants when they write them.
+    /// Names of enums, each with the name of a variant as it was written.
     written: HashSet<(&'static str, &'static str)>,
-    /// What is to be reached and read bare.
+    /// Variant to be reached and read bare.
     target: Option<Target>,
     // Of one pass:
     steps: usize,
     place: Place,
     trail: Vec<(Place, usize)>,
     path: Vec<String>,
-    /// The nodes being read, with the variant of an enum, and whether it is read for its end alone.
+    /// Nodes being read, each with its variant if it is an enum, and whether it is read for its end alone.
     stack: Vec<Active>,
 }
 
 struct Target {
     node: usize,
     variant: u32,
-    /// The nodes that lead to it.
+    /// True for the nodes that lead to it.
     ways: Vec<bool>,
 }
 
@@ -339,7 +339,7 @@ struct Active {
 }
 
 impl Tracer {
-    /// One pass. What it saw stays if it came through.
+    /// Runs one pass. The nodes it saw stay if it succeeds.
     fn pass<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Result<Sample<'v>, Stop> {
         for _ in 0..PASSES_MAX {
             let before = self.graph.clone();
@@ -361,7 +361,7 @@ impl Tracer {
         unfit("the type is too large to trace")
     }
 
-    /// A pass with samples that the type takes.
+    /// Runs passes until the type takes the samples.
     fn fitting<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Result<Sample<'v>, LayoutError> {
         let mut said = match self.pass(kind, root) {
             Ok(value) => return Ok(value),
@@ -374,7 +374,7 @@ impl Tracer {
                 Tried::Fits(value) => return Ok(value),
                 Tried::Further(refused) => said = refused,
                 Tried::Never => {
-                    // Where it ended is where the type was hardest to please; the first refusal says it best.
+                    // The type was hardest to please at the place where it ended; the first refusal says it best.
                     let (path, said) =
                         if self.path.len() >= first.0.len() { (self.path.clone(), said) } else { first };
                     let what = format!(
@@ -395,7 +395,7 @@ impl Tracer {
         LayoutError::new(what).of(of).along(self.path.clone())
     }
 
-    /// Another sample in one of the last places, then in two of them.
+    /// Tries another sample in one of the last places, then in two of them.
     fn further<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Tried<'v> {
         let reached = self.progress();
         let places: Vec<_> = self.trail.iter().rev().take(TRAIL_MAX).copied().collect();
@@ -421,7 +421,7 @@ impl Tracer {
         Tried::Never
     }
 
-    /// How far the last pass came: answers are kept, so one more is further than any sample.
+    /// Returns the progress of the last pass. Answers are kept, so one more counts for more than any number of samples.
     fn progress(&self) -> (usize, usize) {
         (self.fields.values().map(|known| known.len() + 1).sum(), self.trail.len())
     }
@@ -451,16 +451,16 @@ impl Tracer {
         if self.steps > STEPS_MAX { unfit("the type is too large to trace") } else { Ok(()) }
     }
 
-    /// Which sample is due here.
+    /// Returns the index of the sample that is due here.
     fn choose(&mut self, samples: usize) -> usize {
         self.trail.push((self.place, samples));
         self.choices.get(&self.place).copied().unwrap_or(0).min(samples - 1)
     }
 
-    /// How many elements are due here.
+    /// Returns the number of elements that are due here.
     fn count(&mut self) -> usize {
         let index = self.choose(COUNTS.len() + self.given.counts.len());
-        // A sample may be a long list: what it takes of one is enough.
+        // A given list may be long: so many of its elements are enough.
         COUNTS.get(index).copied().unwrap_or_else(|| self.given.counts[index - COUNTS.len()].min(1024))
     }
 
@@ -491,7 +491,7 @@ impl Tracer {
         }
     }
 
-    /// Reads one part of the node that was entered last, and gives back its shape.
+    /// Reads one part of the node that was entered last, and returns its shape.
     fn part<'de, S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
@@ -517,8 +517,8 @@ impl Tracer {
         out.ok_or_else(|| Stop::Unfit("a part of the type asks for nothing".into()))
     }
 
-    /// The variant to read: one not seen, else one that leads to something not seen, else the one that ends soonest.
-    /// Tells also whether it is read for its end alone.
+    /// Returns the variant to read: one not seen, else one that leads to something not seen, else the one that ends soonest.
+    /// Returns also whether it is read for its end alone.
     fn variant(&self, id: usize) -> Result<(u32, bool), Stop> {
         let Node::Enum { variants, .. } = &self.graph.nodes[id] else { return unfit("an enum that is none") };
         let indexes = || (0u32..).zip(variants);
@@ -565,13 +565,13 @@ impl Tracer {
 
 enum Tried<'v> {
     Fits(Sample<'v>),
-    /// It took what it had refused, and refused something later.
+    /// It took a sample in place of the refused one, and refused something later.
     Further(String),
     Never,
     Stopped(Stop),
 }
 
-/// The deserializer: each question is written down and answered with a sample.
+/// Deserializer of a trace: it records each question, and answers it with a sample.
 pub(super) struct Ask<'t> {
     tracer: &'t mut Tracer,
     out: &'t mut Option<Shape>,
@@ -626,7 +626,7 @@ impl Ask<'_> {
         self.leaf_of(layout, samples.len()).map(|index| samples[index])
     }
 
-    /// Which of so many samples is due.
+    /// Returns the index of the sample that is due.
     fn leaf_of(&mut self, layout: Layout, samples: usize) -> Result<usize, Stop> {
         self.tracer.step()?;
         *self.out = Some(Shape::Leaf(layout));
@@ -647,7 +647,7 @@ impl Ask<'_> {
 }
 
 impl Ask<'_> {
-    /// Its node, and the variant that is to be read.
+    /// Enters an enum. Returns its node, and the variant to be read.
     fn enter_enum(&mut self, name: &'static str, key: Key) -> Result<(usize, u32), Stop> {
         let count = self.tracer.variants.entry(key).or_default().count(key.names);
         if count == 0 {
@@ -883,7 +883,7 @@ impl Tracer {
         self.stack.pop();
     }
 
-    /// The fields of a struct. Where it reads fewer than it names, some names are aliases: it is then asked for the
+    /// Reads the fields of a struct. If it reads fewer than it names, some names are aliases: then it is asked for the
     /// true name of each, by giving the field twice.
     fn fields<'de, V: Visitor<'de>>(
         &mut self,
@@ -902,7 +902,7 @@ impl Tracer {
         Ok((value, self.named(key, names, shapes)?))
     }
 
-    /// The end of a pass in which a field was given twice.
+    /// Ends a pass in which a field was given twice.
     fn told_twice(&mut self, key: Key, name: &str, taken: Result<(), Stop>) -> Stop {
         match taken {
             Err(Stop::Twice(field)) => {
@@ -1033,8 +1033,8 @@ impl Variants {
         names.get(self.by_name.len()).map(|name| QuestionOf::Name(name))
     }
 
-    /// How many variants there are. None for a `Deserialize` written by hand whose indexes are not an enum: it takes
-    /// all of them for the same.
+    /// Returns the number of variants. 0 for a `Deserialize` written by hand whose indexes are not an enum: it takes all of them
+    /// for the same.
     fn count(&self, names: &[&str]) -> usize {
         match self.by_index.len() {
             _ if self.is_plain() => names.len(),
@@ -1043,7 +1043,7 @@ impl Variants {
         }
     }
 
-    /// All names of a variant.
+    /// Returns all names of a variant.
     fn names_of(&self, index: usize, names: &'static [&'static str]) -> Vec<&'static str> {
         if self.is_plain() {
             return names.get(index).copied().into_iter().collect();
@@ -1059,14 +1059,14 @@ impl Variants {
             QuestionOf::Name(_) => self.by_name.push(identity),
             QuestionOf::Index(_) => match identity {
                 Some(identity) if !self.by_index.contains(&identity) => self.by_index.push(identity),
-                // A catch-all variant takes every index, so one that says nothing new is the end.
+                // A catch-all variant takes every index, so an index that repeats an identity is the end.
                 again => (self.indexes_known, self.repeats) = (true, again.is_some()),
             },
         }
     }
 }
 
-/// Asks an enum what it takes a number or a name for, and ends the pass.
+/// Asks an enum for the identity of a number or a name, and ends the pass.
 struct Question<'k> {
     known: &'k mut Variants,
     question: QuestionOf,
@@ -1147,7 +1147,7 @@ impl<'de> de::VariantAccess<'de> for Pick<'_> {
 
 struct Unfold<'t> {
     tracer: &'t Tracer,
-    /// The composite layouts around this one; `None` for what a variant holds, which is no type of its own.
+    /// Composite layouts around this one; `None` for the content of a variant, which is no type of its own.
     around: Vec<Option<usize>>,
     parts: usize,
 }
@@ -1194,7 +1194,7 @@ impl Unfold<'_> {
         })
     }
 
-    /// What the variant is written as today, where it has other names as well.
+    /// Returns the name under which the variant is written today, or its first name if no sample shows one.
     fn name_of(&self, of: &'static str, names: &[&'static str]) -> Result<&'static str, LayoutError> {
         let written = names.iter().find(|name| self.tracer.written.contains(&(of, **name)));
         let name = written.or(names.first()).copied();

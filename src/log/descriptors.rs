@@ -1,7 +1,7 @@
 //! Files of segments, opened when they are read: few descriptors are held, however many segments there are.
 //!
 //! A segment that is written to is held open. Of the others, those opened last are; the one that was opened first is closed when
-//! there are too many. Whoever reads a file keeps it meanwhile.
+//! there are too many. A reader keeps its file meanwhile.
 
 use crate::disk::{Access, Disk, File};
 use crate::sync::{Mutex, RwLock};
@@ -11,14 +11,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-/// Finished segments that are open at once.
+/// Maximum number of finished segments that are open at once.
 pub(super) const OPEN_MAX: usize = 64;
 
 /// The files that are open and may be closed.
 #[derive(Debug)]
 pub(super) struct Descriptors {
     disk: Arc<dyn Disk>,
-    /// In the order in which they were opened.
+    /// Open files, in the order in which they were opened.
     open: Mutex<VecDeque<Weak<SegmentFile>>>,
 }
 
@@ -40,23 +40,23 @@ impl Descriptors {
         Arc::new(Self { disk, open: Mutex::default() })
     }
 
-    /// A file that is opened when it is read.
+    /// Makes a file that is opened when it is read.
     pub fn on_demand(self: &Arc<Self>, path: PathBuf) -> Arc<SegmentFile> {
         Arc::new(SegmentFile { path, of: self.clone(), open: RwLock::default() })
     }
 
-    /// A file that stays open until it is [let go](SegmentFile::let_go).
+    /// Makes a file that stays open until it is [let go](SegmentFile::let_go).
     pub fn held(self: &Arc<Self>, path: PathBuf, file: Box<dyn File>) -> Arc<SegmentFile> {
         Arc::new(SegmentFile { path, of: self.clone(), open: RwLock::new(Some(file.into())) })
     }
 }
 
 impl SegmentFile {
-    /// The open file.
+    /// Returns the open file.
     ///
     /// # Errors
     ///
-    /// What opening it says.
+    /// The error of opening it.
     pub fn get(self: &Arc<Self>) -> io::Result<Arc<dyn File>> {
         if let Some(file) = &*self.open.read() {
             return Ok(file.clone());

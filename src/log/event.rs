@@ -1,11 +1,11 @@
-//! Between events as the API has them and events as records hold them.
+//! Conversions between events of the API and events of records.
 
 use super::record::{EventRef, LayoutDecl, LayoutRef, StoredEvent};
 use crate::event::{Codec, Raw, RawRef, TagsRef};
 use crate::misfit::DecodeError;
 
 impl StoredEvent {
-    /// The event at this version of its stream.
+    /// Makes the stored form of an event, at this version of its stream.
     pub fn new(raw: Raw, stream_version: u64) -> Self {
         Self {
             type_name: raw.type_name,

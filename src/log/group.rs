@@ -1,4 +1,4 @@
-//! A group of commits as bytes: what is written in one write and made durable by one sync. Grammar: `record.rs`.
+//! A group of commits as bytes, written in one write and made durable by one sync. Grammar: `record.rs`.
 //!
 //! - A head names the store, the commits and the chain before, so no group fits at a place that is not its own.
 //! - The chain links groups, not records: a record alone is proven by its checksum and its numbers.
@@ -22,7 +22,7 @@ pub(crate) struct GroupHead {
     pub first: CommitNo,
     pub first_position: Position,
     pub records: u32,
-    /// Of its records.
+    /// Size of its records.
     pub bytes: u32,
     /// The commit known to be durable when this was written: the one before.
     pub synced_through: CommitNo,
@@ -73,7 +73,7 @@ impl GroupHead {
         })
     }
 
-    /// Whether this is what stands after `before` in the log of `store`.
+    /// Returns whether this head follows `before` in the log of `store`.
     pub fn follows(&self, store: StoreId, before: &Head) -> bool {
         *self == Self { records: self.records, bytes: self.bytes, ..Self::after(store, before) }
     }
@@ -88,7 +88,7 @@ impl GroupHead {
     }
 }
 
-/// Writes the checksum of a head into it. What follows the head is not looked at.
+/// Writes the checksum of a head into it. Bytes after the head are not looked at.
 pub(super) fn put_crc(head: &mut [u8]) {
     let crc = crc32c::crc32c(&head[8..HEAD]);
     head[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -99,18 +99,18 @@ pub(crate) fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     *bytes.first_chunk().expect("fields lie inside a structure of fixed size")
 }
 
-/// Whether a head may start with these bytes. Lengths of records never look like it.
+/// Returns whether a head may start with these bytes. Lengths of records never look like it.
 pub(crate) fn is_magic(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-/// The seal that says all up to `before` is durable.
+/// Encodes the seal that says all up to `before` is durable.
 pub(crate) fn seal(store: StoreId, before: &Head) -> [u8; HEAD] {
     GroupHead::after(store, before).encode()
 }
 
-/// Writes the group of `commits` into `out` (emptied first) and tells `each` where each one's bytes start,
-/// the head counted to the first. The head of the log after it is returned.
+/// Writes the group of `commits` into `out` (emptied first) and calls `each` with the offset of each commit's bytes;
+/// the group's head counts as part of the first. Returns the head of the log after the group.
 pub(crate) fn encode(
     store: StoreId,
     before: &Head,
@@ -156,7 +156,7 @@ pub(super) fn link(group: &[u8]) -> Hash {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
     pub fixed: Fixed,
-    /// Where its bytes start: those of the group's head, if it is the first of a group.
+    /// Offset of its bytes: of the group's head, if it is the first of a group.
     pub at: usize,
     pub body: Range<usize>,
 }
@@ -167,14 +167,14 @@ pub(crate) struct Walk<'a> {
     store: StoreId,
     bytes: &'a [u8],
     at: usize,
-    /// Numbers and time of what came before. Its chain is not looked at.
+    /// Numbers and time of the record before. Its chain is not looked at.
     before: Head,
-    /// Where the log stood before the last group's head that was met, by what that head says.
+    /// Head of the log before the last group whose head was met, with the chain that the group's head names.
     boundary: Option<Head>,
 }
 
 impl<'a> Walk<'a> {
-    /// From the start of `bytes`, which is the start of a group or of a record; both follow `before`.
+    /// Walks from the start of `bytes`, which is the start of a group or of a record; both follow `before`.
     pub fn new(store: StoreId, bytes: &'a [u8], before: Head) -> Self {
         Self { store, bytes, at: 0, before, boundary: None }
     }
@@ -184,12 +184,12 @@ impl<'a> Walk<'a> {
         &self.before
     }
 
-    /// Where the log stood before the last group whose head was met.
+    /// Returns the head of the log before the last group whose head was met.
     pub fn boundary(&self) -> Option<Head> {
         self.boundary
     }
 
-    /// The next record; `None` at the end of the bytes.
+    /// Returns the next record; `None` at the end of the bytes.
     pub fn step(&mut self) -> Result<Option<Found>, Malformed> {
         if self.at == self.bytes.len() {
             return Ok(None);
@@ -234,7 +234,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Verifies a whole group, chain included, and gives the head after it.
+/// Verifies a whole group, chain included, and returns the head after it.
 pub(crate) fn verify(
     store: StoreId,
     before: &Head,

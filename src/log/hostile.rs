@@ -12,7 +12,7 @@ use crate::order::{CommitNo, Position};
 use std::path::Path;
 use std::sync::Arc;
 
-/// What decodes as a record encodes to the same bytes, owned and in place alike.
+/// Checks that the owned copy of a decoded record encodes to the same bytes.
 pub(crate) fn canonical(body: &[u8]) {
     let Ok(record) = Record::decode(body) else { return };
     let store = StoreId([7; 16]);
@@ -23,9 +23,9 @@ pub(crate) fn canonical(body: &[u8]) {
     assert!(rest.is_empty(), "a record fills its frame");
 }
 
-/// Opens whatever stands in `dir`, reads all of it in every way, appends nothing, and returns its last state.
+/// Opens the log in `dir`, reads all of it in every way, appends nothing, and returns its head.
 ///
-/// What is served must not change by being opened again.
+/// Opening the log again must not change the records it serves.
 pub(crate) fn log(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Head, LogError> {
     let (log, _) = SegmentLog::open(disk, dir, SMALL, None)?;
     let head = log.head();
@@ -40,7 +40,7 @@ pub(crate) fn log(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Head, LogError> {
     Ok(head)
 }
 
-/// All bodies of a log, read page by page, and each commit and event again by itself.
+/// Returns all bodies of a log, read page by page, and each commit and event again by itself.
 pub(crate) fn everything(log: &dyn Log) -> Result<Vec<Vec<u8>>, LogError> {
     let (head, mut bodies, mut next) = (log.head(), Vec::new(), CommitNo(1));
     loop {
@@ -72,8 +72,8 @@ fn only(page: &Page) -> Option<&[u8]> {
     }
 }
 
-/// Makes the checksums and the chain of a segment true to what it says, as far as its structure can be followed. It goes on from
-/// the chain of the segment before, if there is one, and returns its own.
+/// Makes the checksums and the chain of a segment fit its content, as far as its structure can be followed. Goes on from the
+/// chain of the segment before, if there is one, and returns its own.
 pub(crate) fn mend(file: &mut [u8], before: Option<Hash>) -> Option<Hash> {
     let (header, mut rest) = file.split_first_chunk_mut::<HEADER>()?;
     if let Some(chain) = before {
@@ -115,6 +115,6 @@ fn mend_group(store: StoreId, before: Hash, group: &mut [u8]) -> Hash {
     group::link(group)
 }
 
-/// Segments of a few groups.
+/// Options for segments of a few groups.
 pub(crate) const SMALL: LogOptions =
     LogOptions { segment_bytes_min: 512, segment_bytes: 4096, prepare: Prepare::AtNeed };

@@ -1,8 +1,8 @@
 //! The log: an append-only chain of commits, and the only truth.
 //!
-//! - A commit is readable exactly when its group was written and synced whole.
+//! - A commit is readable if and only if its group was written and synced whole.
 //! - Every read verifies a checksum; `open` verifies the chain of the tail, `check` that of the whole log.
-//! - Nothing here knows what a commit means: no rows, no keys, no queries.
+//! - The log does not interpret commits: no rows, no keys, no queries.
 //!
 //! One trait, two forms: [`segments`] on a disk, [`memory`] for tests and short-lived stores.
 
@@ -29,7 +29,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where the log ends: its last commit.
+/// The end of the log: its last commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The last commit; `CommitNo::START` in an empty log.
@@ -76,24 +76,24 @@ impl fmt::Display for StoreId {
     }
 }
 
-/// What a log does. A later form may keep it on other machines: hence the expected head.
+/// Operations of a log. A later form may keep it on other machines: hence the expected head.
 pub(crate) trait Log: Send + Sync + fmt::Debug {
-    /// Whose log this is.
+    /// Returns the id of the store that owns this log.
     fn store(&self) -> StoreId;
 
-    /// The end of what is durable.
+    /// Returns the end of the durable commits.
     fn head(&self) -> Head;
 
     /// Writes one group of commits in one write and syncs it. `commits` follow `expected` without a gap.
     ///
-    /// After `NotHeld` nothing was written. After `Io` nothing is known about the group, and every later append is refused with `Io` too. (Only a group over
-    /// 1 GiB, `InvalidInput`, is known to be refused and stops nothing.)
+    /// After `NotHeld` nothing was written. After `Io` nothing is known about the group, and every later append is refused with
+    /// `Io` too. (Only a group over 1 GiB, `InvalidInput`, is known to be refused and stops nothing.)
     ///
     /// # Panics
     /// If numbers are not gapless or time runs backwards: before anything is written.
     fn append(&self, expected: &Head, commits: &[Commit]) -> Result<Head, LogError>;
 
-    /// Whole records in commit order from the one at `from`, up to and including `through`, until `bytes` are read.
+    /// Returns whole records in commit order from the one at `from`, up to and including `through`, until `bytes` are read.
     ///
     /// At least one record, unless there is none in that range; fewer than `bytes` do not mean the end: only an empty
     /// page does. Never reads past `head()`. Checksums are verified.
@@ -114,7 +114,7 @@ pub(crate) trait Log: Send + Sync + fmt::Debug {
         self.walk(&Head::empty(self.store()), step)
     }
 
-    /// Whether a group of this log ends with exactly `head`, or nothing is before it. Reads one record.
+    /// Returns whether a group of this log ends with exactly `head`, or nothing is before it. Reads one record.
     fn has(&self, head: &Head) -> Result<bool, LogError> {
         let end = self.head();
         if head.commit.0 == 0 || head.commit >= end.commit {
@@ -123,22 +123,22 @@ pub(crate) trait Log: Send + Sync + fmt::Debug {
         Ok(self.read(Seek::Commit(head.commit.next()), end.commit, 0)?.before() == Some(head.hash))
     }
 
-    /// Stops what runs in the background: from here on nothing writes to the directory. Nothing is appended after it.
+    /// Stops background work: from here on nothing writes to the directory. Nothing is appended after it.
     fn end(&self) {}
 
-    /// Bytes kept, files held.
+    /// Returns the bytes kept and the files held.
     fn size(&self) -> LogSize;
 
-    /// A copy that goes its own way, where that costs next to nothing.
+    /// Returns an independent copy, if that costs next to nothing.
     fn fork(&self) -> Option<Arc<dyn Log>> {
         None
     }
 
-    /// Says that nothing follows, so that the next open need not distrust the tail. Only a courtesy: it may fail.
+    /// Marks the end of the log, so that the next open need not distrust the tail. Optional: it may fail.
     fn seal(&self) -> Result<(), LogError>;
 }
 
-/// Which record to start from.
+/// The record to start from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seek {
     /// The record of this commit.
@@ -155,10 +155,10 @@ pub(crate) struct Page {
     bounds: Bounds,
 }
 
-/// Where groups begin and end in a page.
+/// Group boundaries in a page.
 #[derive(Debug, Default)]
 struct Bounds {
-    /// The chain before the first record, if that begins a group.
+    /// The chain before the first record; `None` if that does not begin a group.
     before: Option<Hash>,
     /// The last head within the page that a group is known to end with.
     boundary: Option<Head>,
@@ -178,12 +178,12 @@ impl Page {
         self.records.iter().map(|range| Record::decode(&self.bytes[range.clone()]))
     }
 
-    /// The chain, as the log says it stood before the first record. `None`: that record begins no group.
+    /// Returns the chain before the first record, as the log has it; `None` if that record begins no group.
     pub fn before(&self) -> Option<Hash> {
         self.bounds.before
     }
 
-    /// The last head in it that a group ends with, or `through` if it reaches that. `None`: it is all part of one group.
+    /// Returns the last head in it that a group ends with, or `through` if it reaches that; `None` if all is part of one group.
     pub fn boundary(&self, through: &Head) -> Option<Head> {
         if self.bounds.last == through.commit { Some(*through) } else { self.bounds.boundary }
     }
@@ -193,7 +193,7 @@ impl Page {
         self.bounds.last
     }
 
-    /// What it takes in memory.
+    /// Returns the size of its buffer, in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }
@@ -203,7 +203,7 @@ impl Page {
         self.records.is_empty()
     }
 
-    /// The records of a walk that starts at or before `seek`, and reaches `through` or so far that `bytes` are there.
+    /// Returns the records of a walk that starts at or before `seek`, and stops at `through` or once `bytes` are read.
     fn from_walk(
         mut walk: Walk<'_>,
         seek: Seek,
@@ -239,7 +239,7 @@ impl Page {
     }
 }
 
-/// How large a log is.
+/// Size of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct LogSize {
     pub files: u64,
@@ -247,7 +247,7 @@ pub(crate) struct LogSize {
     pub bytes: u64,
 }
 
-/// Why the log did not do it.
+/// An error of the log.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
     /// Bytes that were durable do not read back as they were written.
@@ -286,7 +286,7 @@ impl LogError {
     }
 }
 
-/// The event at `position` is not where the index and the head say it is.
+/// Makes the error for an event at `position` that is not where the index and the head say it is.
 pub(crate) fn missing(position: Position) -> LogError {
     let what = "no event where one must be".to_owned();
     LogError::Corrupt { commit: CommitNo::START, position, what }

@@ -1,11 +1,11 @@
 //! One commit as bytes: the record, and the grammar of everything around it.
 //!
 //! - Decoding checks everything (lengths before allocations, counts, UTF-8, order, no trailing bytes) and never panics.
-//! - One meaning has one spelling: what decodes encodes to the same bytes.
-//! - What is not known is refused, never skipped: a section may change what the others mean.
+//! - One meaning has one spelling: bytes that decode encode to the same bytes.
+//! - Anything unknown is refused, never skipped: a section may change the meaning of the others.
 //!
 //! All integers are little-endian. Every record and group head starts at a multiple of 8, so that a reader may
-//! start at any record, and a search for what survived looks at aligned places only.
+//! start at any record, and a search for surviving groups looks at aligned places only.
 //!
 //! ```text
 //! segment  := header group* rest              one file, named by its first commit (see `segment.rs`)
@@ -50,7 +50,7 @@ use super::StoreId;
 use crate::order::{CommitNo, Position, Timestamp};
 use std::fmt;
 
-/// What stands before a body: its length and checksum.
+/// Size of the frame before a body: length and checksum.
 pub(crate) const FRAME: usize = 8;
 /// Commit, first position, time, count of events.
 const FIXED: usize = 28;
@@ -76,10 +76,10 @@ const BY_NAMES: u8 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Commit {
     pub commit: CommitNo,
-    /// Of its first event; of the next event to come, if it has none.
+    /// Position of its first event; of the next event to come, if it has none.
     pub first: Position,
     pub time: Timestamp,
-    /// What the request is called; may be empty.
+    /// Label of the request; may be empty.
     pub label: String,
     /// Payload layouts that the log has not seen yet.
     pub layouts: Vec<LayoutDecl>,
@@ -87,12 +87,12 @@ pub(crate) struct Commit {
     pub response: Option<Payload>,
     pub events: Vec<StoredEvent>,
     pub folds: Vec<Fold>,
-    /// Inline projections from here on, rising; `None` if they are those of the commit before. A digest that one of them lacks
-    /// says that it changed no row.
+    /// Inline projections from here on, rising; `None` if they are those of the commit before. One without a digest changed no
+    /// row.
     pub inline: Option<Vec<u32>>,
 }
 
-/// How the payload of a type and schema is laid out.
+/// Layout of the payload of a type and schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LayoutDecl {
     pub type_name: String,
@@ -113,19 +113,19 @@ pub(crate) struct KeyPart {
 /// Algorithm that made the digests of a key's parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Digests {
-    /// Of encoded bytes, in which a variant is its place. None are made like that any more.
+    /// Digests of encoded bytes, in which a variant is its place. None are made like that any more.
     ByBytes,
-    /// Of values under their names.
+    /// Digests of values under their names.
     ByNames,
 }
 
-/// How long a key is kept. Absolute, so that neither a rebuild nor another policy changes it.
+/// Limit up to which a key is kept. Absolute, so that neither a rebuild nor another policy changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept {
     Forever,
-    /// Until the store's time is this.
+    /// Kept until the store's time reaches this.
     UntilTime(Timestamp),
-    /// Until so many commits of the log have a key.
+    /// Kept until this many commits of the log have a key.
     UntilKeys(u64),
 }
 
@@ -148,7 +148,7 @@ pub(crate) struct StoredEvent {
     pub data: Vec<u8>,
 }
 
-/// What an inline projection made of a commit.
+/// Digest of the row changes that an inline projection made in a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fold {
     pub projection: u32,
@@ -240,7 +240,7 @@ impl KeyPart {
 }
 
 impl Kept {
-    /// As it is written; `Forever` is not.
+    /// Returns the rule and limit that are written; `None` for `Forever`, which is not written.
     fn to_rule(self) -> Option<(u8, u64)> {
         match self {
             Self::Forever => None,
@@ -302,7 +302,7 @@ pub(super) fn crc(store: StoreId, len: [u8; 4], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&prefix), body)
 }
 
-/// Takes one framed record off `bytes`: its body, its checksum verified, and what follows.
+/// Takes one framed record off `bytes`. Returns its body, with its checksum verified, and the bytes after it.
 pub(crate) fn check(store: StoreId, bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let Some((&[l0, l1, l2, l3, c0, c1, c2, c3], rest)) = bytes.split_first_chunk::<FRAME>() else {
         return Err(Malformed { at: 0, what: "shorter than a frame" });
@@ -336,7 +336,7 @@ pub(crate) struct Fixed {
 }
 
 impl Fixed {
-    /// Reads them, without looking at the sections.
+    /// Reads the fixed fields, without looking at the sections.
     pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
         Self::read(&mut Reader { bytes: body, at: 0 })
     }
@@ -440,7 +440,7 @@ impl<'a> KeyPartRef<'a> {
     }
 }
 
-/// Why the iterators below cannot fail.
+/// Reason why the iterators below cannot fail.
 const DECODED: &str = "decode has validated it";
 
 impl<'a> Record<'a> {
@@ -527,7 +527,7 @@ impl<'a> Record<'a> {
         self.fixed.commit
     }
 
-    /// Of its first event; of the next event to come, if it has none.
+    /// Returns the position of its first event; of the next event to come, if it has none.
     pub fn first(&self) -> Position {
         self.fixed.first
     }
@@ -648,7 +648,7 @@ impl EventRef<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed record at byte {at}: {what}")]
 pub(crate) struct Malformed {
-    /// Counted from where decoding began.
+    /// Offset in bytes, counted from the start of decoding.
     pub at: usize,
     pub what: &'static str,
 }

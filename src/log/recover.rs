@@ -1,15 +1,15 @@
-//! What opening a log finds on the disk, and makes good before anything is served.
+//! Recovery when a log is opened: surveys the disk, and makes it good before anything is served.
 //!
 //! - First everything is looked at, then it is decided, then the disk is changed. A refusal changes nothing.
-//! - A group that only may have been synced is never served from where it was found: the kernel may have it in its
+//! - A group that only may have been synced is never served from its original place: the kernel may have it in its
 //!   cache and not on the disk. It is copied to a segment of its own, which is synced, named, and made durable
 //!   before the old copy is cut off. A seal, a trailer, a following segment, or the caller, can prove that it was synced.
-//! - Bytes that are no group are a torn tail only if nothing speaks of a time after them; else they are damage.
+//! - Bytes that form no group are a torn tail only if nothing was written after them; else they are damage.
 //! - A log that ends before a head that is known from outside is refused, unless the caller accepts its end.
-//! - A last segment that is nearly empty is copied whole, so that a process that dies again and again does not leave one each time.
-//! - What is cut off is kept beside the log, and reported.
-//! - A crash at any point here leaves what the next open makes good in the same way: of two copies of a commit, the
-//!   one in the later segment counts; a copy that takes the name of its original is `.replacing` until that is gone,
+//! - A last segment that is nearly empty is copied whole: else a process that dies again and again would leave one each time.
+//! - A tail that is cut off is kept beside the log, and reported.
+//! - A crash at any point here leaves a state that the next open makes good in the same way: of two copies of a commit,
+//!   the one in the later segment counts; a copy that takes the name of its original is `.replacing` until that is gone,
 //!   and counts instead of it.
 
 pub(super) mod look;
@@ -36,13 +36,13 @@ const CUT_CREATING: &str = "cut.creating";
 /// Knowledge of a log from outside it.
 #[derive(Default)]
 pub(crate) struct KnownLog<'a> {
-    /// Heads that were durable for certain, each in the log of its store: of another store's log it says nothing.
+    /// Heads that were durable for certain, each in the log of its store: it says nothing about another store's log.
     pub durable: Vec<(StoreId, Head)>,
-    /// Whether the log may end at this head, with this last commit, although it is known to have gone on.
+    /// Decides whether the log may end at this head, with this last commit, although it is known to have gone on.
     pub accepts: Option<&'a Accepts<'a>>,
 }
 
-/// Is asked about an end of a log.
+/// A predicate on an end of a log.
 pub(crate) type Accepts<'a> = dyn Fn(StoreId, &Head, Option<&Record<'_>>) -> bool + 'a;
 
 impl From<Option<(StoreId, Head)>> for KnownLog<'_> {
@@ -62,26 +62,26 @@ impl KnownLog<'_> {
     }
 }
 
-/// What opening found and did.
+/// Findings and repairs of an open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Opened {
-    /// A torn tail was cut off.
+    /// The torn tail that was cut off.
     pub cut: Option<Cut>,
     /// The first commit of a group that was copied, because it may not have been synced.
     pub rewritten: Option<CommitNo>,
     /// Segments that got their marks and trailer only now.
     pub finished: Vec<CommitNo>,
-    /// The log itself tells that it went on, and its end was accepted.
+    /// True if the log itself tells that it went on, and its end was accepted.
     pub ends_early: bool,
 }
 
-/// A torn tail: a group of which nothing was promised.
+/// A torn tail: a group that was never acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cut {
     /// The commit that it would have started with.
     pub at: CommitNo,
     pub bytes: u64,
-    /// Where the bytes are now.
+    /// File that holds the bytes now.
     pub kept_in: PathBuf,
 }
 
@@ -118,14 +118,14 @@ struct Names {
     leftovers: Vec<String>,
 }
 
-/// What is to be done about the last segment.
+/// Plan for the last segment.
 struct Plan {
     last: Scanned,
-    /// Where a torn tail starts, and how long it is.
+    /// Start and length of a torn tail.
     torn: Option<(u64, u64)>,
-    /// All its groups are known to have been synced.
+    /// True if all its groups are known to have been synced.
     proven: bool,
-    /// The segment is finished or was cut off, and its end was accepted: nothing may be written to it.
+    /// True if the segment is finished or was cut off, and its end was accepted: nothing may be written to it.
     ends_early: bool,
 }
 
@@ -204,7 +204,7 @@ fn survey(
     for (first, name) in paths {
         let path = dir.join(segments::name(first));
         let file = match names.replacing.contains(&first) {
-            // It gets its name later: until then nobody opens it by that.
+            // Held open: it gets its name later, and cannot be opened by that before.
             true => descriptors.held(path, disk.open(&dir.join(&name), Access::Read)?),
             false => descriptors.on_demand(path),
         };
@@ -267,7 +267,7 @@ fn at_start(first: CommitNo, what: &str) -> LogError {
     LogError::damaged(first, crate::order::Position::START, what)
 }
 
-/// A segment that another follows: `None` if its trailer agrees with that, else what its groups say.
+/// Checks a segment that another follows: `None` if its trailer agrees with that, else the result of walking its groups.
 fn finished_or_scanned(this: &Found, next: &Found) -> Result<Option<Scanned>, LogError> {
     let trailer = this.trailer.filter(|trailer| trailer.end == next.header.before);
     if trailer.is_some() {
@@ -291,13 +291,13 @@ fn finished_or_scanned(this: &Found, next: &Found) -> Result<Option<Scanned>, Lo
 
 /// The groups of a segment, verified.
 pub(super) struct Scanned {
-    /// After the last good group.
+    /// Head after the last good group.
     pub head: Head,
     pub end: u64,
     pub marks: Marks,
-    /// The last good group: where it starts, and the head before it.
+    /// The last good group: its offset, and the head before it.
     last: Option<(u64, Head)>,
-    /// A seal stands behind it.
+    /// True if a seal stands behind the last good group.
     sealed: bool,
 }
 
@@ -335,7 +335,7 @@ pub(super) fn scan(
     Ok(scanned)
 }
 
-/// Looks at the end of the log and decides what it is.
+/// Looks at the end of the log and decides whether it is whole, torn, damaged or accepted.
 fn plan(last: &Found, known: &KnownLog<'_>) -> Result<Plan, LogError> {
     let scanned = scan(&*last.file.get()?, last.len, &last.header, None)?;
     let (store, end) = (last.header.store, scanned.head);
@@ -375,7 +375,7 @@ fn plan(last: &Found, known: &KnownLog<'_>) -> Result<Plan, LogError> {
     Ok(Plan { proven: proven || last.trailer.is_some(), last: scanned, torn, ends_early })
 }
 
-/// Whether the log may end there.
+/// Returns whether the log may end after the scanned groups.
 fn is_accepted(last: &Found, scanned: &Scanned, known: &KnownLog<'_>) -> Result<bool, LogError> {
     let Some(accepts) = known.accepts else { return Ok(false) };
     let store = last.header.store;
@@ -388,7 +388,7 @@ fn is_accepted(last: &Found, scanned: &Scanned, known: &KnownLog<'_>) -> Result<
     Ok(accepts(store, &scanned.head, record.as_ref()))
 }
 
-/// The end of the last byte from `from` on that is not zero.
+/// Returns the end of the last byte from `from` on that is not zero.
 fn last_used(found: &Found, from: u64) -> io::Result<Option<u64>> {
     let file = found.file.get()?;
     let mut window = Window::new(&*file, found.len);
@@ -403,12 +403,12 @@ fn last_used(found: &Found, from: u64) -> io::Result<Option<u64>> {
     Ok(used)
 }
 
-/// A group head at or behind `from` that could only be written when the group at `from` was durable.
+/// Returns a group head at or behind `from` that could only be written when the group at `from` was durable.
 fn spoken_of(found: &Found, from: u64, before: &Head) -> io::Result<Option<GroupHead>> {
     let (store, commit) = (found.header.store, before.commit.next());
     let file = found.file.get()?;
     let mut window = Window::new(&*file, found.len);
-    // The head of the torn group itself may be whole: then what it says it holds is content, whatever it looks like.
+    // The head of the torn group itself may be whole: then the bytes it claims are content, whatever they look like.
     let own = window.get(from, group::HEAD)?.and_then(GroupHead::decode);
     let own = own.filter(|head| head.follows(store, before));
     let mut at = own.map_or(from, |head| from.saturating_add(head.size() as u64));
@@ -426,7 +426,7 @@ fn spoken_of(found: &Found, from: u64, before: &Head) -> io::Result<Option<Group
     Ok(None)
 }
 
-/// Removes what nothing counts in, and gives a finished copy its name.
+/// Removes leftovers of a crash, and gives a finished copy its name.
 fn tidy(place: &Place, names: &Names) -> Result<(), LogError> {
     for name in &names.leftovers {
         place.disk.remove(&place.path(name))?;
@@ -459,7 +459,7 @@ fn finish_if_scanned(
     Ok(Segment { header, file, len: len.into(), trailer, known: RwLock::new(Known { marks, end }) })
 }
 
-/// Ends a segment, and returns how long it is then.
+/// Ends a segment, and returns its length.
 fn finish(place: &Place, header: &Header, marks: &Marks, end: &Head, at: u64) -> Result<u64, LogError> {
     let file = segments::open_for_writing(place, header.before.commit.next())?;
     let tail = marks.encode(place.store, end, at as u32);
@@ -494,8 +494,8 @@ fn as_it_is(place: &Place, last: Found, scanned: Scanned) -> Result<Writer, LogE
     writer(place, last.header, file, (marks, end), last.len, sealed)
 }
 
-/// Goes on in a copy of what may not have been synced, or of nothing if all is proven: in a new segment, or, where the last one is
-/// nearly empty, in one that replaces it. So opens that follow one another make no segment each.
+/// Goes on in a copy of the groups that may not have been synced, or of nothing if all are proven: in a new segment, or, if the
+/// last one is nearly empty, in one that replaces it. So opens that follow one another make no segment each.
 fn as_a_copy(
     place: &Place,
     options: &LogOptions,
@@ -551,7 +551,7 @@ fn copied_marks(header: &Header, groups: &[u8], head: &Head) -> Result<Marks, Lo
     Ok(marks)
 }
 
-/// A segment that is written to, with its marks and where its groups end.
+/// Makes a writer of a segment, with its marks and the offset at which its groups end.
 fn writer(
     place: &Place,
     header: Header,
@@ -573,7 +573,7 @@ fn replace(place: &Place, last: &Found, header: &Header, head: &Head, group: &[u
     let file = place.disk.create_new(&place.path(NEXT))?;
     segments::write_zeros(file.as_ref(), 0, header.size, &AtomicBool::new(false))?;
     let mut bytes = group.to_vec();
-    // True as soon as anyone can see it: the file is synced before it has a name.
+    // The seal is true as soon as anyone can see it: the file is synced before it has a name.
     bytes.extend_from_slice(&group::seal(place.store, head));
     let first = header.before.commit.next();
     if first == last.first() {

@@ -29,7 +29,7 @@ pub(crate) struct Header {
     pub size: u64,
 }
 
-/// Why bytes are no header.
+/// Reason why bytes are no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeaderFault {
     Foreign,
@@ -101,7 +101,7 @@ pub(crate) struct Trailer {
     pub first: CommitNo,
     /// The head of the log after the segment's last commit.
     pub end: Head,
-    /// Where the groups end and the marks start.
+    /// Offset at which the groups end and the marks start.
     pub groups_end: u32,
     pub marks: u32,
     pub marks_crc: u32,
@@ -124,7 +124,7 @@ impl Trailer {
         trailer
     }
 
-    /// The trailer at the end of a file of this length; `None` unless it is this segment's and everything fits.
+    /// Decodes the trailer at the end of a file of this length; `None` unless it is this segment's and everything fits.
     pub fn decode(bytes: &[u8], header: &Header, file_len: u64) -> Option<Self> {
         let trailer = bytes.first_chunk::<TRAILER>()?;
         if trailer[96..] != *END_MAGIC || trailer[92..96] != crc32c::crc32c(&trailer[..92]).to_le_bytes() {
@@ -165,7 +165,7 @@ pub(crate) struct Mark {
     pub offset: u32,
 }
 
-/// Where records start in a segment, every few KiB.
+/// Offsets of records in a segment, one every few KiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Marks {
     before: Head,
@@ -245,7 +245,7 @@ impl Marks {
         out
     }
 
-    /// Reads the marks that a trailer speaks of; `None` if they are damaged.
+    /// Reads the marks that a trailer names; `None` if they are damaged.
     pub fn decode(bytes: &[u8], header: &Header, trailer: &Trailer) -> Option<Self> {
         if bytes.len() != trailer.marks_size() || crc32c::crc32c(bytes) != trailer.marks_crc {
             return None;

@@ -1,8 +1,8 @@
 //! The log on a disk: segment files, each named by its first commit.
 //!
 //! - One group is one write and one sync, in one segment. The files are zeroed ahead, so that neither changes a length.
-//! - After any error of a write or sync nothing more is written: what the disk holds is not known.
-//! - Readers are bounded by the head, never by what a file holds, and take no lock that is held over a write or a sync.
+//! - After any error of a write or sync nothing more is written: the content of the disk is not known.
+//! - Readers are bounded by the head, never by a file's content, and take no lock that is held over a write or a sync.
 //! - A segment is never recycled, and never removed except for a full copy of it under the same name.
 //! - Until a segment has its name it is `next.creating`, and nothing in it counts.
 //! - A trailer is written only after the segment that follows has its name for good: a last segment with a trailer
@@ -28,12 +28,12 @@ pub(crate) use super::recover::{Cut, KnownLog, Opened};
 
 /// A segment that has no name yet.
 pub(super) const NEXT: &str = "next.creating";
-/// Kept free behind the groups: room for a seal, and zeros so that nothing in a group can look like a trailer.
+/// Bytes kept free behind the groups: room for a seal, and zeros so that nothing in a group can look like a trailer.
 const RESERVE: u64 = group::HEAD as u64 + 8;
-/// Offsets are u32, and a group of the largest size must fit.
+/// Maximum size of a segment: offsets are u32, and a group of the largest size must fit.
 const SEGMENT_BYTES_MAX: u64 = 1 << 31;
 const SEGMENT_BYTES_MIN: u64 = 512;
-/// One read of a reader, at most, unless a record is larger.
+/// Maximum size of one read of a reader, unless a record is larger.
 const READ_BYTES_MAX: usize = 1 << 20;
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
@@ -45,17 +45,17 @@ pub(super) fn name(first: CommitNo) -> String {
     format!("{:020}.log", first.0)
 }
 
-/// How the log uses the disk.
+/// Options for the log's use of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LogOptions {
     /// Size of the first segment; each next one is twice as large.
     pub segment_bytes_min: u64,
-    /// Up to this size.
+    /// Maximum size of a segment.
     pub segment_bytes: u64,
     pub prepare: Prepare,
 }
 
-/// Who writes the zeros of the next segment.
+/// Thread that writes the zeros of the next segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Prepare {
     /// A thread, from when the segment in use is half full.
@@ -71,7 +71,7 @@ impl Default for LogOptions {
 }
 
 impl LogOptions {
-    /// The size of a new segment, near `wanted`, with room for a group of `group` bytes.
+    /// Returns the size of a new segment, near `wanted`, with room for a group of `group` bytes.
     pub(super) fn size(&self, wanted: u64, group: u64) -> u64 {
         let max = self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let min = self.segment_bytes_min.clamp(SEGMENT_BYTES_MIN, max);
@@ -101,13 +101,13 @@ impl fmt::Debug for SegmentLog {
 /// The bytes behind the head of a log that was only looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tail {
-    /// Commits of whole groups of which nothing says that they were synced.
+    /// Commits of whole groups that nothing proves to have been synced.
     pub unproven_commits: u64,
-    /// Bytes that are no whole group.
+    /// Bytes that form no whole group.
     pub torn_bytes: u64,
 }
 
-/// Where a log is, and whose.
+/// Location of a log, with the id of its store.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub disk: Arc<dyn Disk>,
@@ -134,17 +134,17 @@ pub(super) struct Segment {
     pub file: Arc<SegmentFile>,
     /// Length of the file.
     pub len: AtomicU64,
-    /// As it was found at open, for marks that are still on the disk.
+    /// Trailer as found at open, for marks that are still on the disk.
     pub trailer: Option<Trailer>,
     pub known: RwLock<Known>,
 }
 
-/// What may be read of a segment.
+/// The readable part of a segment.
 #[derive(Debug)]
 pub(super) struct Known {
     /// `None` until a reader needs them and they are loaded.
     pub marks: Option<Marks>,
-    /// Where the groups end.
+    /// Offset at which the groups end.
     pub end: u64,
 }
 
@@ -188,11 +188,11 @@ pub(super) struct Writer {
     pub segment: Arc<Segment>,
     /// Its file.
     pub file: Arc<dyn File>,
-    /// Where the next group goes. A seal may stand there.
+    /// Offset of the next group. A seal may stand there.
     pub end: u64,
-    /// Zeroed up to here.
+    /// Offset up to which the file is zeroed.
     pub size: u64,
-    /// Nothing was written since the log was sealed.
+    /// True if nothing was written since the log was sealed.
     pub sealed: bool,
     pub next: Option<Next>,
     pub buffer: Vec<u8>,
@@ -219,16 +219,16 @@ impl SegmentLog {
         start(&place, file.as_ref(), &header, &[], &name(CommitNo(1)))
     }
 
-    /// Opens the log in `dir`, makes good what a crash left, and says what that was.
+    /// Opens the log in `dir`, repairs the traces of a crash, and returns what it did.
     ///
-    /// Where it ends with exactly a head that is known to be durable, the last group is served as it is, so that readers of an
+    /// If the log ends with exactly a head that is known to be durable, the last group is served as it is, so that readers of an
     /// earlier open in this process find all of theirs in its place.
     ///
-    /// Nothing is changed on the disk when this fails, except by an error of the disk itself.
+    /// If this fails, nothing is changed on the disk, except by an error of the disk itself.
     ///
     /// # Errors
     ///
-    /// `EndsEarly`, `Corrupt` for damage up to a head that is known, unless `known` accepts the end; and what else is wrong with it.
+    /// `EndsEarly`, `Corrupt` for damage up to a head that is known, unless `known` accepts the end; any other fault of the log.
     pub fn open<'a>(
         disk: &Arc<dyn Disk>,
         dir: &Path,
@@ -248,7 +248,7 @@ impl SegmentLog {
         Ok((log, recovered.opened))
     }
 
-    /// Looks at the log in `dir` as it stands. It is never written through what is returned, and another process may write it.
+    /// Looks at the log in `dir` as it stands. The returned log never writes to it, and another process may.
     pub fn look(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(Self, Tail), LogError> {
         let Looked { place, head, segments, tail } = recover::look::look(disk, dir)?;
         let segment = segments.last().expect("a log has a segment").clone();
@@ -267,13 +267,13 @@ impl SegmentLog {
         Ok((log, tail))
     }
 
-    /// The same log, which writes only while these locks are held.
+    /// Returns the same log, which writes only while these locks are held.
     pub fn held_by(mut self, locks: Vec<Weak<dyn Lock>>) -> Self {
         self.locks = locks;
         self
     }
 
-    /// Whether other processes are kept out of the log.
+    /// Checks that other processes are kept out of the log.
     fn check_locks(&self) -> Result<(), LogError> {
         for lock in &self.locks {
             match lock.upgrade().map(|lock| lock.state()).transpose()? {
@@ -297,12 +297,12 @@ impl SegmentLog {
         let note = |commit: &Commit, at: usize| starts.push((commit.commit, commit.first, at as u64));
         let after = group::encode(self.place.store, head, commits, &mut buffer, note)?;
         self.check_locks()?;
-        // From here on the disk is touched: until all of it is done, nothing is known.
+        // From here on the disk is touched: until all of it is done, its content is not known.
         writer.poisoned = true;
         self.make_room(writer, head, buffer.len() as u64)?;
         writer.file.write_at(writer.end, &buffer)?;
         writer.file.sync_data()?;
-        // What went into a file that was removed under us is on no disk. Asked before the reply, for each group.
+        // A write into a file that was removed under us is on no disk. Checked before the reply, for each group.
         if !self.place.disk.stands(&self.place.path(&name(writer.segment.first())))? {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -329,7 +329,7 @@ impl SegmentLog {
         known.end = writer.end + len;
         drop(known);
         writer.end += len;
-        // Last: whoever sees the head finds what it speaks of.
+        // Last: a reader that sees the head must find the group it speaks of.
         self.shared.write().head = after;
     }
 
@@ -382,7 +382,7 @@ impl SegmentLog {
         shared.segments = Arc::new(segments);
     }
 
-    /// A zeroed file with room for a group of this size, under the name of the next segment.
+    /// Returns a zeroed file with room for a group of this size, under the name of the next segment.
     fn take_next(&self, writer: &mut Writer, need: u64) -> Result<(Box<dyn File>, u64), LogError> {
         if let Some(Ok(Ok((file, ready)))) = writer.next.take().map(JoinHandle::join) {
             let size = ready.max(self.options.size(ready, need));
@@ -393,7 +393,7 @@ impl SegmentLog {
         let mut size = self.options.size(writer.size.saturating_mul(2), need);
         loop {
             match self.zeroed_next(size) {
-                // Where there is no room for a large one, there may be for a smaller one.
+                // If there is no room for a large one, there may be for a smaller one.
                 Err(error) if is_full(&error) && size > self.options.size(0, need) => {
                     size = self.options.size(size / 2, need);
                 }
@@ -413,7 +413,7 @@ impl SegmentLog {
         Ok(file)
     }
 
-    /// Once the segment is half full, has the next one prepared. If that fails, it is made when it is needed.
+    /// Has the next segment prepared, once this one is half full. If that fails, the next one is made when it is needed.
     fn prepare_ahead(&self, writer: &mut Writer) {
         let early = writer.end < writer.size / 2;
         if early || writer.next.is_some() || self.options.prepare == Prepare::AtNeed {
@@ -425,7 +425,7 @@ impl SegmentLog {
         let stop = self.stop.clone();
         let prepare = move || {
             write_zeros(file.as_ref(), 0, size, &stop).inspect_err(|_| {
-                // What was written of it may be the room that a smaller one needs.
+                // The bytes already written may be the room that a smaller one needs.
                 let _ = file.set_len(0);
             })?;
             file.sync_data()?;
@@ -434,7 +434,7 @@ impl SegmentLog {
         writer.next = spawn("log", prepare).ok();
     }
 
-    /// A head and the segments that hold all of it.
+    /// Returns a head and the segments that hold all of it.
     pub(super) fn snapshot(&self) -> (Head, Arc<Vec<Arc<Segment>>>) {
         let shared = self.shared.read();
         (shared.head, shared.segments.clone())
@@ -645,7 +645,7 @@ impl Drop for SegmentLog {
     }
 }
 
-/// A file that ends before what was durable in it is damaged, not unreadable.
+/// Fills `out`. A file that ends before its durable bytes is damaged, not unreadable.
 fn read_exactly(
     file: &dyn File,
     offset: u64,
@@ -659,7 +659,7 @@ fn read_exactly(
     })
 }
 
-/// The disk has no room.
+/// Returns whether the disk has no room.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -694,7 +694,7 @@ pub(super) fn start(
     let mut bytes = header.encode().to_vec();
     bytes.extend_from_slice(groups);
     file.write_at(0, &bytes)?;
-    // Before the rename: what has a name is whole.
+    // Before the rename: a named segment is whole.
     file.sync_data()?;
     place.disk.rename(&place.path(NEXT), &place.path(name))?;
     place.disk.sync_dir(&place.dir)?;

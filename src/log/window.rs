@@ -3,14 +3,14 @@
 use crate::disk::File;
 use std::io;
 
-/// Read at once, at least.
+/// Minimum number of bytes read at once.
 const PIECE: u64 = 1 << 20;
 
 /// A piece of a file in memory, moved along as its reader goes on.
 #[derive(Debug)]
 pub(crate) struct Window<'a> {
     file: &'a dyn File,
-    /// The file, as far as it may be read.
+    /// Length up to which the file may be read.
     len: u64,
     start: u64,
     bytes: Vec<u8>,
@@ -25,7 +25,7 @@ impl<'a> Window<'a> {
         self.len
     }
 
-    /// `len` bytes at `offset`; `None` if the file does not have them. Nothing is allocated for bytes it has not.
+    /// Returns `len` bytes at `offset`; `None` if the file does not have them. Nothing is allocated for bytes it does not have.
     pub fn get(&mut self, offset: u64, len: usize) -> io::Result<Option<&[u8]>> {
         let Some(end) = offset.checked_add(len as u64).filter(|&end| end <= self.len) else {
             return Ok(None);
@@ -43,7 +43,7 @@ impl<'a> Window<'a> {
         Ok(Some(&self.bytes[at..at + len]))
     }
 
-    /// What is left from `offset`, up to one piece; empty at the end.
+    /// Returns the bytes from `offset` on, up to one piece; empty at the end.
     pub fn piece(&mut self, offset: u64) -> io::Result<&[u8]> {
         let len = self.len.saturating_sub(offset).min(PIECE);
         Ok(self.get(offset, len as usize)?.expect("the length was asked for"))

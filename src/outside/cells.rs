@@ -5,7 +5,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// What stands in one column of a row.
+/// Value in one column of a row.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Cell<'a> {
     /// Text that may as well be a number, or nothing.
@@ -47,7 +47,7 @@ impl<'a> Cell<'a> {
     }
 }
 
-/// What a field asks for, of text that may be it.
+/// Methods that parse plain text as the type that a field asks for.
 macro_rules! plain {
     ($($method:ident $visit:ident $t:ty, $what:literal;)*) => { $(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {

@@ -48,7 +48,7 @@ impl<K: Key, R> CsvFile<K, R> {
 
     file_options!();
 
-    /// What stands between two fields. Default a comma.
+    /// Separator between two fields. Default a comma.
     pub fn delimiter(mut self, delimiter: u8) -> Self {
         self.delimiter = delimiter;
         self

@@ -73,7 +73,7 @@ fn stamp(of: &Metadata) -> (u64, Option<SystemTime>) {
     (of.len(), of.modified().ok())
 }
 
-/// What files have in common, said by each.
+/// Options that all file sources have.
 macro_rules! file_options {
     () => {
         /// The file is written by an export, which takes no longer than this: its rows are those of that long before it was

@@ -55,7 +55,7 @@ where
     }
 }
 
-/// Of which time the rows are. `None`: of now, they are folded in the commit, or have caught up.
+/// Returns the time of the rows. `None` if they are current: folded in the commit, or caught up.
 fn folded_at<P: Projection>(view: &View) -> Result<Option<SystemTime>, PullError> {
     let folded = view.folded_through::<P>().map_err(unread)?;
     if folded >= view.position() {

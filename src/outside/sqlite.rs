@@ -50,7 +50,7 @@ impl<K: Key, R> SqliteQuery<K, R> {
         Self { path: absolute(path.into()), query: query.into(), patience, key: Box::new(key) }
     }
 
-    /// How long others may hold its lock. Default 5 seconds.
+    /// Maximum time to wait for a lock that others hold. Default 5 seconds.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

@@ -1,4 +1,4 @@
-//! The families that a store was told of, and what they read.
+//! The registered families of a store, and the payloads they read.
 
 use crate::error::{LayoutError, Missing};
 use crate::event::{self, Codec, Event, EventType, Family, Raw};
@@ -26,7 +26,7 @@ pub(crate) struct Families {
 struct Readable {
     /// As it is written.
     name: String,
-    /// What a payload of each version holds; the last is what is written.
+    /// Layout of the payload in each version; the last version is the one that is written.
     versions: BTreeMap<u16, Version>,
 }
 
@@ -38,7 +38,7 @@ struct Version {
 }
 
 impl Version {
-    /// Whether the same bytes mean the same to both.
+    /// Returns whether the same bytes mean the same to both.
     fn reads_as(&self, other: &Self) -> bool {
         let renames = || {
             let layouts = Layout::parse(&self.layout).ok().zip(Layout::parse(&other.layout).ok());
@@ -86,7 +86,7 @@ impl Readable {
         *self.versions.last_key_value().expect("a type is read in what it is written").0
     }
 
-    /// Why no payload of this version is read, and what to do about it.
+    /// Returns why no payload of this version is read, and what to do about it. `None` if it is read.
     fn unread(&self, type_name: &str, version: u16, was: &str) -> Option<Missing> {
         if self.versions.contains_key(&version) {
             return None;
@@ -106,7 +106,7 @@ impl Readable {
         Some(Missing::new(what, format!("{steps}{line}{was}")))
     }
 
-    /// Why payloads in the log would be misread.
+    /// Returns why payloads in the log would be misread. `None` if they would not.
     fn misread(&self, type_name: &str, schema: u16, logged: &str) -> Option<String> {
         let variant = event::split_type_name(&self.name).1;
         let was = format!(", where {variant}V{schema} is {logged}");
@@ -199,7 +199,7 @@ impl Families {
         }
     }
 
-    /// Why no caller may append this event: it is in a name that is the store's own.
+    /// Returns why no caller may append this event: it is in a name that is the store's own. `None` if callers may.
     pub fn forged(&self, event: &Raw) -> Option<String> {
         let of_stream = event.stream().split_once('/').map(|(family, _)| family);
         if event.family() != Own::FAMILY && of_stream != Some(Own::FAMILY) {
@@ -215,7 +215,7 @@ impl Families {
         })
     }
 
-    /// What the setup lacks for this event to be appended.
+    /// Returns what the setup lacks for this event to be appended. `None` if it lacks nothing.
     pub fn missing(&self, event: &Raw) -> Option<Missing> {
         let (type_name, registered) = (event.type_name(), self.by_name.get(event.family()));
         if let Some((registered, family)) = registered.zip(event.written_by())
@@ -241,7 +241,7 @@ impl Families {
         }
     }
 
-    /// Gives an event the version it is recorded with, where it was left to the store.
+    /// Gives an event the version it is recorded with, if that was left to the store.
     pub fn settle(&self, event: &mut Raw) {
         if event.schema == event::TODAY {
             event.schema = self.types.get(&event.type_name).map_or(upcast::FIRST, |known| known.today());

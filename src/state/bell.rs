@@ -1,8 +1,8 @@
-//! The bell: tells whoever waits that something moved.
+//! The bell, an eventcount: wakes threads and tasks that wait for a change.
 //!
-//! - No ring is lost: who waits listens first and looks afterwards; who rings has published before.
-//! - It says that something happened, never what: whoever is woken looks again.
-//! - While nobody listens a ring is a fence and one load.
+//! - No ring is lost: a waiter listens first and looks afterwards; a ringer publishes first and rings afterwards.
+//! - It says that something happened, never what: each waiter looks again when it is woken.
+//! - If nobody listens, a ring is a fence and one load.
 
 use crate::sync::atomic::{AtomicUsize, Ordering, fence};
 use crate::sync::{Condvar, Mutex};
@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
-/// One bell, any number of threads and tasks that listen to it.
+/// An eventcount for any number of threads and tasks that listen to it.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     listening: AtomicUsize,
     state: Mutex<State>,
     rung: Condvar,
-    /// Run the wakers of tasks: `ring` may be called under a lock.
+    /// Queue that runs the wakers of tasks: `ring` may be called under a lock.
     due: Arc<Wakers>,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Bell {
 struct State {
     rings: u64,
     last_task: u64,
-    /// By task: those to be woken by the next ring.
+    /// Wakers of the tasks to be woken by the next ring, by task.
     wakers: BTreeMap<u64, Waker>,
 }
 
@@ -36,15 +36,14 @@ impl Bell {
         Self { due, ..Self::default() }
     }
 
-    /// Runs the wakers of its tasks.
+    /// Returns the queue that runs the wakers of its tasks.
     pub fn wakers(&self) -> &Arc<Wakers> {
         &self.due
     }
 
-    /// Wakes all who listen. To be called once what they wait for can be seen.
+    /// Wakes all listeners. To be called once the change they wait for can be seen.
     pub fn ring(&self) {
-        // Of this fence and the listener's one comes first: then either the listener is counted here, or it sees what was
-        // published.
+        // This fence or the listener's comes first: so either the listener is counted here, or it sees the published change.
         fence(Ordering::SeqCst);
         if self.listening.load(Ordering::Relaxed) == 0 {
             return;
@@ -60,7 +59,7 @@ impl Bell {
         }
     }
 
-    /// Hears every ring from here on. Look again after this, and only then wait.
+    /// Returns a listener that hears every ring from here on. Look again after this, and only then wait.
     pub fn listen(&self) -> Listener<'_> {
         self.listening.fetch_add(1, Ordering::Relaxed);
         let heard = self.state.lock().rings;
@@ -68,7 +67,7 @@ impl Bell {
         Listener { bell: self, heard }
     }
 
-    /// A place for the waker of one task.
+    /// Makes a place for the waker of one task.
     pub fn task(self: &Arc<Self>) -> Task {
         let mut state = self.state.lock();
         state.last_task += 1;
@@ -84,7 +83,7 @@ pub(crate) struct Listener<'a> {
 }
 
 impl Listener<'_> {
-    /// Sleeps until the bell has rung since `listen`. `false`: it had not when the deadline passed.
+    /// Sleeps until the bell has rung since `listen`. Returns `false` if it had not when the deadline passed.
     pub fn wait(self, deadline: Option<Instant>) -> bool {
         let mut state = self.bell.state.lock();
         while state.rings == self.heard {
@@ -117,7 +116,7 @@ pub(crate) struct Task {
 impl Task {
     /// Has the task woken by the next ring, once. Look again after this, and only then return.
     pub fn listen(&self, waker: &Waker) {
-        // Cloning and dropping a waker are code of others: under no lock.
+        // Cloning and dropping a waker run foreign code: under no lock.
         let waker = waker.clone();
         let mut state = self.bell.state.lock();
         let before = state.wakers.insert(self.number, waker);
@@ -138,7 +137,7 @@ impl Drop for Task {
             self.bell.listening.fetch_sub(1, Ordering::Relaxed);
         }
         drop(state);
-        // Code of others: under no lock.
+        // Dropping a waker runs foreign code: under no lock.
         drop(waker);
     }
 }

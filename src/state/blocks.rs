@@ -7,9 +7,9 @@
 //! map    crc u32 · number u64 · checksum u32 * 1020            0: the block was never written
 //! ```
 //!
-//! - The checksums form a tree: the head covers the maps by `root`, a map covers its blocks. So a block fails if it was changed,
-//!   zeroed, moved, or put back as it was before, which includes a write that never reached the disk; and a map likewise. The head
-//!   names the file's role, so that no file passes for another one.
+//! - The checksums form a tree: the head covers the maps by `root`, a map covers its blocks. So a block fails if it was
+//!   changed, zeroed, moved, or put back as it was before, which includes a write that never reached the disk; and a map
+//!   likewise. The head names the file's role, so that no file passes for another one.
 //! - A sync writes the maps that changed and the head, each over the older of its two copies, with a number that rises. If a
 //!   crash tears it, the head before it is still there with all of its maps, and is taken.
 //! - Blocks are written in place, before their map. That is safe because redb never overwrites a page that its last commit
@@ -44,7 +44,7 @@ pub(super) struct Blocks {
     damage: Mutex<Option<String>>,
 }
 
-/// Contents of the head and of all maps, with what changed since the last sync.
+/// Contents of the head and of all maps, with marks of the changes since the last sync.
 #[derive(Debug)]
 struct Ledger {
     /// Number of the last sync.
@@ -103,7 +103,7 @@ impl Blocks {
         for head in heads {
             if let Some(mut ledger) = blocks.load(head)? {
                 ledger.extent = extent;
-                // What an interrupted sync left behind the end must not be taken for maps later.
+                // Leftovers of an interrupted sync behind the end must not be taken for maps later.
                 ledger.trim(&*blocks.file)?;
                 *blocks.ledger.get_mut() = ledger;
                 return Ok(blocks);
@@ -112,17 +112,17 @@ impl Blocks {
         Err(damaged("no head is whole"))
     }
 
-    /// Bytes on disk.
+    /// Returns the bytes on disk.
     pub fn extent(&self) -> u64 {
         self.ledger.read().extent
     }
 
-    /// The first damage that a read met. Afterwards redb refuses everything, without naming the cause.
+    /// Returns the first damage that a read met. Afterwards redb refuses everything, without naming the cause.
     pub fn damage(&self) -> Option<String> {
         self.damage.lock().clone()
     }
 
-    // ---- what redb asks for ----
+    // ---- calls of redb ----
 
     pub fn len(&self) -> u64 {
         self.ledger.read().len
@@ -171,7 +171,7 @@ impl Blocks {
             let mut ledger = self.ledger.write();
             match written {
                 Ok(()) => ledger.set(run, |index| new[index]),
-                // Nobody knows what is there now.
+                // The content of the blocks is unknown now: no checksum may hold.
                 Err(_) => ledger.set(run, |_| 0),
             }
             written?;
@@ -189,7 +189,7 @@ impl Blocks {
         while (ledger.groups.len() as u64) < after.div_ceil(GROUP) {
             ledger.groups.push(Group::empty());
         }
-        // The head on disk still needs what is cut off: the next sync does it.
+        // Never cut here: the head on disk still needs those blocks. The next sync cuts them off.
         let end = end_of(len);
         if end > ledger.extent {
             self.file.set_len(end)?;
@@ -198,7 +198,7 @@ impl Blocks {
         Ok(())
     }
 
-    /// Makes all writes before it durable, and them alone what the next open finds.
+    /// Makes all writes before it durable, and them alone visible to the next open.
     ///
     /// After an error nothing is known, and redb asks for nothing more.
     pub fn sync_data(&self) -> io::Result<()> {
@@ -210,7 +210,7 @@ impl Blocks {
         self.ledger.write().trim(&*self.file)
     }
 
-    // ---- what is on disk ----
+    // ---- on disk ----
 
     /// Checksum of a block, bound to the file's role and the block's number. Never 0.
     fn checksum(&self, number: u64, data: &[u8]) -> u32 {
@@ -239,7 +239,7 @@ impl Blocks {
         Ok(Some(Head { number, len, root, header }))
     }
 
-    /// All maps as this head covers them; `None` if one of them is not there.
+    /// Loads all maps as this head covers them; `None` if one of them is not there.
     fn load(&self, head: Head) -> io::Result<Option<Ledger>> {
         let (mut groups, mut root) = (Vec::new(), 0_u64);
         for index in 0..head.len.div_ceil(BLOCK).div_ceil(GROUP) {
@@ -267,7 +267,7 @@ impl Blocks {
         Ok((root == head.root).then_some(ledger))
     }
 
-    /// Returns `false` if the file ends before.
+    /// Fills `out` from the file. Returns `false` if the file ends before.
     fn fill(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
         match self.file.read_at(offset, out) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -282,7 +282,7 @@ impl Ledger {
         Self { number, len, root, header, groups: Vec::new(), changed: false, extent: 0 }
     }
 
-    /// Checksums of blocks of one group.
+    /// Returns the checksums of a run of blocks of one group.
     fn checksums(&self, run: Range<u64>) -> io::Result<&[u32]> {
         if run.end > self.len.div_ceil(BLOCK) {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -291,7 +291,7 @@ impl Ledger {
         Ok(&self.groups[(run.start / GROUP) as usize].checksums[start..][..(run.end - run.start) as usize])
     }
 
-    /// Changes those of blocks of one group.
+    /// Sets the checksums of a run of blocks of one group.
     fn set(&mut self, run: Range<u64>, new: impl Fn(usize) -> u32) {
         let group = &mut self.groups[(run.start / GROUP) as usize];
         let (start, len) = ((run.start % GROUP) as usize, (run.end - run.start) as usize);
@@ -299,7 +299,7 @@ impl Ledger {
         (group.changed, self.changed) = (true, true);
     }
 
-    /// Takes what changed as synced, and returns the writes that make it so.
+    /// Takes the changes as synced, and returns the writes that make them so.
     fn advance(&mut self, role: &[u8; 16]) -> Vec<(u64, Vec<u8>)> {
         if !self.changed {
             return Vec::new();
@@ -332,7 +332,7 @@ impl Ledger {
         bytes
     }
 
-    /// Cuts the file to what the synced head needs.
+    /// Cuts the file to the length that the synced head needs.
     fn trim(&mut self, file: &dyn File) -> io::Result<()> {
         let end = end_of(self.len);
         if self.extent > end {
@@ -385,7 +385,8 @@ fn seed(role: &[u8; 16], number: u64) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(role), &number.to_le_bytes())
 }
 
-/// Contribution of a map to the root. All bits depend on all bits (the finalizer of splitmix64), so that changes do not cancel out.
+/// Returns the contribution of a map to the root. All bits depend on all bits (the finalizer of splitmix64), so that changes
+/// do not cancel out.
 fn part_of(index: u64, crc: u32) -> u64 {
     let mut mixed = (index << 32 | u64::from(crc)).wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -401,7 +402,7 @@ fn place(number: u64) -> u64 {
     map_place(number / GROUP, 2) + number % GROUP * BLOCK
 }
 
-/// End on disk of a file of this many logical bytes.
+/// Returns the end on disk of a file of this many logical bytes.
 fn end_of(len: u64) -> u64 {
     len.div_ceil(BLOCK).checked_sub(1).map_or(2 * BLOCK, |last| place(last) + BLOCK)
 }
@@ -410,7 +411,7 @@ fn is_header(offset: u64, len: usize) -> bool {
     offset < HEADER as u64 && len <= HEADER - offset as usize
 }
 
-/// The blocks of a run of bytes, split at the ends of groups.
+/// Returns the blocks of a run of bytes, split at the ends of groups.
 fn runs(offset: u64, len: usize) -> io::Result<impl Iterator<Item = Range<u64>>> {
     let len = len as u64;
     if !offset.is_multiple_of(BLOCK) || !len.is_multiple_of(BLOCK) || offset == 0 {

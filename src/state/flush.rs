@@ -2,7 +2,7 @@
 //!
 //! - The only writer of redb.
 //! - A flush goes from one group boundary to another, in one redb transaction with the head it leads to.
-//! - It drops what is large: overlays and old snapshots die here, never on a reader or on the writer.
+//! - It drops large values: overlays and old snapshots die here, never on a reader or on the writer.
 
 use super::Published;
 use super::keys::KeyIndex;
@@ -15,16 +15,16 @@ use std::sync::Arc;
 
 /// Work for the flusher.
 pub(crate) enum Job {
-    /// Everything up to `head` that redb does not have. Up to there, `keys_used` commits have a key.
+    /// Flush everything up to `head` that redb does not have. Up to there, `keys_used` commits have a key.
     Flush { overlay: Arc<Overlay>, head: Head, keys_used: u64 },
-    /// What nobody needs any more.
+    /// Drop a published state that nobody needs any more.
     Discard(Arc<Published>),
 }
 
-/// A flush is done: the snapshot that has it.
+/// Result of a flush: the snapshot that has it.
 pub(crate) type Flushed = Result<Arc<Base>, StorageError>;
 
-/// What is done before each flush: old views are let go, so that redb can use their pages again.
+/// Hook that runs before each flush: it lets go of old views, so that redb can use their pages again.
 pub(crate) type BeforeFlush = Box<dyn Fn() + Send>;
 
 /// Runs until nobody can send a job any more.
@@ -49,7 +49,7 @@ pub(crate) fn run(
     }
 }
 
-/// One flush, on the calling thread. It also lets go of keys that had expired at `head`: no commit to come can find them kept.
+/// Runs one flush, on the calling thread. Also lets go of keys that had expired at `head`: no later commit can find them kept.
 pub(crate) fn flush(
     tables: &mut Tables,
     keys: &KeyIndex,

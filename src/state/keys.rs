@@ -1,10 +1,10 @@
-//! The key index: which commit used which idempotency key, and until when a key is kept. In memory, because exactly-once must
-//! not rest on a miss in a file whose absences nothing checks.
+//! The key index: the commit that used each idempotency key, and the limit up to which the key is kept. In memory, because
+//! exactly-once must not rest on a miss in a file whose absences nothing checks.
 //!
 //! - Holds durable keys only; the writer adds them after the sync.
 //! - Loaded at open from numbered, sealed chunks and the tail of the log.
-//! - Whether a key is kept is a function of its record and of a [`Moment`], and once it is not, it never is again. So letting go
-//!   of an expired key changes no answer: it is done by the flush, by the moment of the head that is flushed.
+//! - A key's record and a [`Moment`] alone decide if the key is kept. Once expired, it stays expired. So letting go of an expired
+//!   key changes no answer: the flush does it, by the moment of the head that is flushed.
 //! - Split into shards, so that a table that grows never holds up the writer for long.
 
 use super::term::{Term, TermMap};
@@ -13,17 +13,17 @@ use crate::order::{CommitNo, Timestamp};
 use crate::request::Retention;
 use crate::sync::RwLock;
 
-/// What the age of keys is judged by. Neither part ever goes back from one commit to the next.
+/// The store's time and its count of keys, by which a key expires. Neither part ever goes back from one commit to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment {
     /// The store's time: the clock's, and never before the last commit's.
     pub time: Timestamp,
-    /// Commits with a key so far.
+    /// Number of commits with a key so far.
     pub keys: u64,
 }
 
 impl Moment {
-    /// Until when a key is kept that is used now.
+    /// Returns the limit up to which a key that is used now is kept.
     pub fn keep(self, retention: Retention) -> Kept {
         match retention {
             Retention::Forever => Kept::Forever,
@@ -31,14 +31,14 @@ impl Moment {
                 let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
                 Kept::UntilTime(Timestamp(self.time.0.saturating_add(micros)))
             }
-            // This one is one of them.
+            // Plus one: this use counts as well.
             Retention::Last(keys) => Kept::UntilKeys(self.keys.saturating_add(1).saturating_add(keys)),
         }
     }
 }
 
 impl Kept {
-    /// Whether the key may be used again.
+    /// Returns whether the key may be used again.
     pub fn is_over(self, now: Moment) -> bool {
         match self {
             Self::Forever => false,
@@ -53,14 +53,14 @@ impl Kept {
 pub(crate) struct KeyUse {
     pub commit: CommitNo,
     pub kept: Kept,
-    /// With which others it is let go of.
+    /// Lane: keys of one lane are let go of together.
     pub lane: u8,
 }
 
 impl KeyUse {
-    /// `used` is the moment of its commit.
+    /// Makes the use of a key by a commit; `used` is the moment of that commit.
     pub fn new(commit: CommitNo, kept: Kept, used: Moment) -> Self {
-        // Keys that live about as long, within a factor of two: a long life never keeps short ones from being let go of.
+        // Keys of a lane live about as long, within a factor of two: a long life never keeps short ones from being let go of.
         let lane = match kept {
             Kept::Forever => 0,
             Kept::UntilTime(time) => 64 + time.0.saturating_sub(used.time.0).max(1).ilog2() as u8,
@@ -72,7 +72,7 @@ impl KeyUse {
 
 const SHARDS: usize = 256;
 
-/// Term of the key to its commit.
+/// Map from the term of a key to the commit that used it last.
 pub(crate) struct KeyIndex {
     shards: Vec<RwLock<TermMap<CommitNo>>>,
 }
@@ -82,7 +82,7 @@ impl KeyIndex {
         Self { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
     }
 
-    /// A copy that goes its own way.
+    /// Returns an independent copy.
     pub fn fork(&self) -> Self {
         Self { shards: self.shards.iter().map(|shard| RwLock::new(shard.read().clone())).collect() }
     }
@@ -92,12 +92,12 @@ impl KeyIndex {
         &self.shards[(key >> 120) as usize % SHARDS]
     }
 
-    /// The commit that used the key last, if a reader at `through` may know of it.
+    /// Returns the commit that used the key last, if a reader at `through` may know of it.
     pub fn get(&self, key: Term, through: CommitNo) -> Option<CommitNo> {
         self.shard(key).read().get(&key).copied().filter(|commit| *commit <= through)
     }
 
-    /// Uses of one key come in the order of their commits.
+    /// Records a use of a key. Uses of one key come in the order of their commits.
     pub fn insert(&self, key: Term, commit: CommitNo) {
         self.shard(key).write().insert(key, commit);
     }
@@ -116,12 +116,12 @@ impl KeyIndex {
         }
     }
 
-    /// Keys held.
+    /// Returns the number of keys held.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().len()).sum()
     }
 
-    /// Memory held, estimated: 25 bytes a slot.
+    /// Returns the memory held, estimated: 25 bytes a slot.
     pub fn bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().capacity() * 8 / 7 * 25).sum()
     }

@@ -1,9 +1,9 @@
-//! What one layer of derived state answers, and the one routine that merges layers.
+//! One layer of derived state, and the one routine that merges layers.
 //!
-//! A view is a stack of layers, newest first: what a request changes, what its group changed, the active overlay, the
-//! frozen one, redb. The same merge serves readers, the writer and the folds.
+//! A view is a stack of layers, newest first: a request's changes, its group's changes, the active overlay, the frozen one,
+//! redb. The same merge serves readers, the writer and the folds.
 //!
-//! - What is newer than the reader is skipped *before* layers are merged, so that a removal a reader cannot see yet never
+//! - Versions newer than the reader are skipped *before* layers are merged, so that a removal a reader cannot see yet never
 //!   hides the row below it.
 //! - Positions of the layers are disjoint and rise from the bottom up; rows may stand in several, and the newest wins.
 
@@ -17,28 +17,28 @@ use std::sync::Arc;
 /// A row as one commit left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RowVersion {
-    /// The commit that left it so.
+    /// The commit that wrote this version.
     pub commit: CommitNo,
     /// The last event of that commit that touched it.
     pub position: Position,
-    /// `None`: removed.
+    /// `None` if the row was removed.
     pub value: Option<Arc<[u8]>>,
 }
 
-/// A full row key: which table, then the key's ordered bytes.
+/// A full row key: the table, then the key's ordered bytes.
 pub(crate) type RowKey = Arc<[u8]>;
 
 /// A row with its key.
 pub(crate) type RowEntry = (RowKey, RowVersion);
 
-/// Which way a scan goes.
+/// Direction of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Forward,
     Backward,
 }
 
-/// Row keys from here to there.
+/// A range of row keys.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyRange {
     pub lower: Bound<Vec<u8>>,
@@ -50,7 +50,7 @@ impl KeyRange {
         (self.lower.as_ref().map(Vec::as_slice), self.upper.as_ref().map(Vec::as_slice))
     }
 
-    /// Nothing can stand in it. `BTreeMap::range` and redb refuse such bounds.
+    /// Returns whether nothing can stand in it. `BTreeMap::range` and redb refuse such bounds.
     pub fn is_empty(&self) -> bool {
         use Bound::{Excluded, Included};
         match (&self.lower, &self.upper) {
@@ -60,7 +60,7 @@ impl KeyRange {
         }
     }
 
-    /// The table its keys are of, if it begins with a key.
+    /// Returns the table of its keys, if it begins with a key.
     pub fn table(&self) -> Option<[u8; 4]> {
         match &self.lower {
             Bound::Included(key) | Bound::Excluded(key) => key.first_chunk().copied(),
@@ -68,12 +68,12 @@ impl KeyRange {
         }
     }
 
-    /// The range of one key.
+    /// Returns the range of one key.
     pub fn of(key: &[u8]) -> Self {
         Self { lower: Bound::Included(key.to_vec()), upper: Bound::Included(key.to_vec()) }
     }
 
-    /// The rest of the range, once everything up to `key` was seen.
+    /// Cuts the range to the rest, once everything up to `key` was seen.
     pub fn continue_past(&mut self, key: &[u8], direction: Direction) {
         match direction {
             Direction::Forward => self.lower = Bound::Excluded(key.to_vec()),
@@ -92,7 +92,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// All there is and will be.
+    /// All present and future positions.
     pub const EVERYTHING: Self = Self { after: Position::START, through: Position(u64::MAX) };
 
     pub fn is_empty(self) -> bool {
@@ -115,11 +115,11 @@ impl Since {
     }
 }
 
-/// One layer. Every answer is cut at what the reader may see.
+/// One layer. Every answer is cut at the reader's own commit or position.
 pub(crate) trait Layer {
     fn row(&self, key: &[u8], through: CommitNo) -> Result<Option<RowVersion>, StorageError>;
 
-    /// Up to `limit` rows, in the scan's order, removals included.
+    /// Returns up to `limit` rows, in the scan's order, removals included.
     fn rows(
         &self,
         range: &KeyRange,
@@ -138,16 +138,16 @@ pub(crate) trait Layer {
         out: &mut Vec<Position>,
     ) -> Result<(), StorageError>;
 
-    /// The number of events the stream has up to `through`, if this layer knows of any.
+    /// Returns the number of events that the stream has up to `through`; `None` if this layer knows of none.
     fn stream_version(&self, stream: Term, through: Position) -> Result<Option<u64>, StorageError>;
 }
 
-/// What a layer in memory remembers of changes, removals too. redb does not: of a row that is gone nothing is left there.
+/// Changes that a layer in memory remembers, removals too. redb does not: it keeps nothing of a removed row.
 pub(crate) trait History {
-    /// The first change of the row by one of these commits.
+    /// Returns the first change of the row by one of these commits.
     fn row_change(&self, key: &[u8], since: Since) -> Option<RowVersion>;
 
-    /// The first change of any row in the range by one of these commits.
+    /// Returns the first change of any row in the range by one of these commits.
     fn range_change(&self, range: &KeyRange, since: Since) -> Option<RowVersion>;
 }
 
@@ -160,7 +160,7 @@ pub(crate) struct Layers<'a> {
 }
 
 impl Layers<'_> {
-    /// The row, unless it is not there or removed.
+    /// Returns the row; `None` if it is not there or removed.
     pub fn row(&self, key: &[u8]) -> Result<Option<RowVersion>, StorageError> {
         for layer in self.layers {
             if let Some(version) = layer.row(key, self.commit)? {
@@ -170,7 +170,7 @@ impl Layers<'_> {
         Ok(None)
     }
 
-    /// Up to `limit` rows of the range, in the scan's order.
+    /// Returns up to `limit` rows of the range, in the scan's order.
     pub fn rows(
         &self,
         range: &KeyRange,
@@ -186,7 +186,7 @@ impl Layers<'_> {
                 .iter()
                 .map(|layer| layer.rows(&rest, direction, self.commit, want))
                 .collect::<Result<Vec<_>, _>>()?;
-            // Past the end of a full page its layer may have more: what the others say beyond it must wait.
+            // Past the end of a full page its layer may have more: rows of the others beyond it must wait.
             let ends = pages.iter().filter(|page| page.len() >= want).filter_map(|page| page.last());
             let edge = match direction {
                 Direction::Forward => ends.map(|(key, _)| key.clone()).min(),
@@ -215,7 +215,7 @@ impl Layers<'_> {
         Ok(found)
     }
 
-    /// Up to `limit` positions of the term, in the scan's order.
+    /// Returns up to `limit` positions of the term, in the scan's order.
     pub fn positions(
         &self,
         term: Term,
@@ -238,7 +238,7 @@ impl Layers<'_> {
         Ok(found)
     }
 
-    /// The number of events in the stream.
+    /// Returns the number of events in the stream.
     pub fn stream_version(&self, stream: Term) -> Result<u64, StorageError> {
         for layer in self.layers {
             if let Some(version) = layer.stream_version(stream, self.position)? {

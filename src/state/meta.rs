@@ -1,4 +1,4 @@
-//! The head of a derived file: how far it is, what is in it, and the sums of its tables.
+//! The head of a derived file: its position, its contents, and the sums of its tables.
 
 use super::keys::Moment;
 use super::sealed::written_seal;
@@ -8,10 +8,10 @@ use crate::order::{CommitNo, Position, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A file with another number is rebuilt from the log.
+/// Format number. A file with another number is rebuilt from the log.
 const FORMAT: u32 = 4;
 
-/// Where derived state stands. Written with every flush, in the same redb transaction.
+/// Position and contents of derived state. Written with every flush, in the same redb transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StateMeta {
     format: u32,
@@ -20,7 +20,7 @@ pub(crate) struct StateMeta {
     pub position: u64,
     pub time: u64,
     pub hash: [u8; 32],
-    /// Commits with a key, up to this one.
+    /// Number of commits with a key, up to this one.
     pub keys_used: u64,
     pub lanes: BTreeMap<u8, Lane>,
     pub postings: Sum,
@@ -31,13 +31,13 @@ pub(crate) struct StateMeta {
     pub inline: Option<Vec<u32>>,
 }
 
-/// Which chunks of keys a lane has: a missing one is noticed.
+/// Chunks of keys that a lane has: a missing one is noticed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lane {
-    /// The number of its first chunk, and of the one that is written next.
+    /// Number of its first chunk; `next` is the number of the one that is written next.
     pub first: u64,
     pub next: u64,
-    /// Keys in them.
+    /// Number of keys in its chunks.
     pub keys: u64,
     /// Bytes of its chunks.
     pub bytes: u64,
@@ -58,15 +58,15 @@ pub(crate) struct StoredProjection {
     pub version: u32,
     /// First bytes of all its row keys.
     pub id: [u8; 4],
-    /// Its rows are not those that the log speaks of.
+    /// Set if its rows differ from those that the log describes.
     pub divergence: Option<Divergence>,
 }
 
-/// The first commit that the code of some rows folds otherwise than the log says, and what it makes of it.
+/// The first commit that the code of some rows folds otherwise than the log says, and the result of that fold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Divergence {
     pub commit: u64,
-    /// Of what the code changes in `rows`; `None` if it changes nothing.
+    /// Digest of the code's changes in `rows`; `None` if it changes nothing.
     pub digest: Option<u64>,
     /// Some of the rows that it changes, as they were before the commit.
     pub rows: Vec<StoredRow>,
@@ -81,11 +81,11 @@ pub(crate) struct StoredRow {
     pub value: Vec<u8>,
 }
 
-/// How many rows a table has, how long they are, and an order-free sum of their seals.
+/// Number of rows in a table, their length, and an order-free sum of their seals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sum {
     pub rows: u64,
-    /// Of keys and values.
+    /// Length of keys and values.
     pub bytes: u64,
     pub seals: u64,
 }
@@ -145,13 +145,13 @@ impl StateMeta {
         }
     }
 
-    /// Bytes of all keys and values.
+    /// Returns the bytes of all keys and values.
     pub fn rows_bytes(&self) -> u64 {
         let lanes: u64 = self.lanes.values().map(|lane| lane.bytes).sum();
         self.postings.bytes + self.rows.bytes + lanes
     }
 
-    /// Takes over layouts. A refold declares again what the log declared before.
+    /// Takes over layouts. A refold declares again those that the log declared before.
     pub fn declare(&mut self, declared: &[LayoutDecl]) {
         for layout in declared.iter().map(StoredLayout::from) {
             if !self.layouts.contains(&layout) {

@@ -32,17 +32,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tables::Base;
 
-/// What readers see: one position of the store, in three layers.
+/// The state that readers see: one position of the store, in three layers.
 #[derive(Debug)]
 pub(crate) struct Published {
     pub head: Head,
-    /// Commits with a key, up to the head.
+    /// Number of commits with a key, up to the head.
     pub keys: u64,
     pub base: Arc<Base>,
-    /// Being flushed. Kept until the flush is in `base`.
+    /// The overlay being flushed. Kept until the flush is in `base`.
     pub frozen: Option<Arc<Overlay>>,
     pub active: Arc<Overlay>,
-    /// Flushed last, and kept for its history: what it has is in `base` too.
+    /// The overlay flushed last, kept for its history: its content is in `base` too.
     pub recent: Option<Arc<Overlay>>,
     pub layouts: Arc<Layouts>,
 }
@@ -50,46 +50,46 @@ pub(crate) struct Published {
 /// Layouts of event types, as the log declared them: by type name, then by schema version.
 pub(crate) type Layouts = HashMap<String, BTreeMap<u16, String>>;
 
-/// Adds what commits declared.
+/// Adds layouts that commits declared.
 pub(crate) fn declare(layouts: &mut Layouts, declared: impl IntoIterator<Item = LayoutDecl>) {
     for decl in declared {
         layouts.entry(decl.type_name).or_default().insert(decl.schema, decl.layout);
     }
 }
 
-/// A request's changes, its group's, two overlays, redb.
+/// Maximum number of layers: a request's changes, its group's, two overlays, redb.
 const LAYERS_MAX: usize = 5;
 
 impl Published {
-    /// Nothing above `base`, which is at the head.
+    /// Makes a state with nothing above `base`, which is at the head.
     pub fn on(base: Arc<Base>, head: Head, layouts: Arc<Layouts>) -> Self {
         let active = Arc::new(Overlay::after(head.commit));
         let keys = base.keys();
         Self { head, keys, base, frozen: None, active, recent: None, layouts }
     }
 
-    /// The inline projections that the log declared last. `None`: it never did.
+    /// Returns the inline projections that the log declared last; `None` if it never did.
     pub fn inline(&self) -> Option<InlineSet> {
         let frozen = || self.frozen.as_ref().and_then(|frozen| frozen.inline());
         self.active.inline().or_else(frozen).or_else(|| self.base.inline())
     }
 
-    /// The moment of the head.
+    /// Returns the moment of the head.
     pub fn moment(&self) -> Moment {
         Moment { time: self.head.time, keys: self.keys }
     }
 
-    /// A copy that goes its own way, of state that is in memory only.
+    /// Returns an independent copy, of state that is in memory only.
     pub fn fork(&self) -> Self {
         let (active, layouts) = (Arc::new(self.active.fork(self.head.commit)), self.layouts.clone());
         let (head, keys, base) = (self.head, self.keys, self.base.clone());
         Self { head, keys, base, frozen: None, active, recent: None, layouts }
     }
 
-    /// The changes of rows since some commit, oldest first. `None`: so far back they are not kept.
+    /// Returns the changes of rows since some commit, oldest first; `None` if they are not kept so far back.
     ///
     /// Absences are checked by it: a row that was removed and flushed is nowhere else (a read set validated against redb alone
-    /// would pass or fail by when the flush ran).
+    /// would pass or fail by the time of the flush).
     pub fn history(&self, since: CommitNo) -> Option<impl Iterator<Item = &dyn History>> {
         let kept = [self.recent.as_ref(), self.frozen.as_ref(), Some(&self.active)].into_iter().flatten();
         let from = kept.clone().next().map_or(self.head.commit, |oldest| oldest.after);
@@ -112,7 +112,7 @@ impl Published {
     }
 }
 
-/// The place where the writer publishes and everyone else looks.
+/// Holder of the current published state: the writer replaces it, all others load it.
 #[derive(Debug)]
 pub(crate) struct Board {
     place: RwLock<Arc<Published>>,
@@ -129,7 +129,7 @@ impl Board {
         self.place.read().clone()
     }
 
-    /// The writer alone calls it, at a group boundary, and replies after it. Gives back what stood there.
+    /// Publishes a state, and returns the one before it. The writer alone calls it, at a group boundary, and replies after it.
     pub fn publish(&self, published: Published) -> Arc<Published> {
         let published = Arc::new(published);
         assert!(published.base.commit() <= published.head.commit, "derived state is never ahead of the head");

@@ -1,4 +1,4 @@
-//! What is newer than redb, in memory: a group's private delta, and the overlay that readers share.
+//! State newer than redb, in memory: a group's private delta, and the overlay that readers share.
 //!
 //! - Typed, not one generic map: positions of a term are a rising list and need no versions; only rows have versions.
 //! - A delta is private to the writer. It enters the overlay after the sync, so nothing un-synced is ever in here.
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// The positions of one term, rising.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Postings {
-    /// Of a stream: the version of the first position here, from 1. Else 0.
+    /// For a stream: the version of the first position here, from 1. Else 0.
     pub first_version: u64,
     pub positions: Vec<Position>,
 }
@@ -51,14 +51,14 @@ impl Postings {
     }
 }
 
-/// What one request, or one group, changes.
+/// Changes of one request, or of one group.
 #[derive(Debug, Default)]
 pub(crate) struct Delta {
     pub postings: TermMap<Postings>,
     pub rows: BTreeMap<RowKey, RowVersion>,
     /// The last use of each key.
     pub keys: TermMap<KeyUse>,
-    /// Commits with a key.
+    /// Number of commits with a key.
     pub keys_used: u64,
     pub layouts: Vec<LayoutDecl>,
     /// The inline projections, if they were declared anew.
@@ -79,7 +79,7 @@ impl Delta {
         postings.positions.push(position);
     }
 
-    /// A commit used a key, and maybe again what it had used before.
+    /// Notes that a commit used a key, perhaps one that was used before.
     pub fn use_key(&mut self, term: Term, used: KeyUse) {
         self.keys.insert(term, used);
         self.keys_used += 1;
@@ -89,7 +89,7 @@ impl Delta {
         self.rows.insert(key, version);
     }
 
-    /// Takes over what a request of this group changed.
+    /// Takes over the changes of a request of this group.
     pub fn absorb(&mut self, newer: Delta) {
         for (term, postings) in newer.postings {
             self.postings.entry(term).or_default().extend(postings);
@@ -160,7 +160,7 @@ impl History for Delta {
 /// Everything committed since the last freeze.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
-    /// It has every change of the commits after this one, up to the next overlay's.
+    /// The commit before its first: it has every change of the commits after this one, up to the next overlay's.
     pub after: CommitNo,
     postings: RwLock<TermMap<Postings>>,
     rows: RwLock<RowMap>,
@@ -169,7 +169,7 @@ pub(crate) struct Overlay {
     keys: Mutex<Vec<(Term, KeyUse)>>,
     layouts: Mutex<Vec<LayoutDecl>>,
     inline: Mutex<Option<InlineSet>>,
-    /// What it holds, estimated: moved by the writer, read by its pacing and by `stats`.
+    /// Estimated size in bytes: changed by the writer, read by its pacing and by `stats`.
     bytes: AtomicUsize,
 }
 
@@ -181,16 +181,16 @@ type Versions = SmallVec<[RowVersion; 1]>;
 #[derive(Debug, Default)]
 struct RowMap {
     by_key: HashMap<RowKey, Versions>,
-    /// Which row each commit changed, in their order: what validation walks.
+    /// Rows that commits changed, in the order of the commits. Validation walks this.
     changes: Vec<(CommitNo, RowKey)>,
 }
 
 impl RowMap {
-    /// What that takes, estimated.
+    /// Adds a version of a row, and returns the bytes that it takes, estimated.
     fn push(&mut self, key: RowKey, version: RowVersion) -> usize {
         let value_len = version.value.as_ref().map_or(0, |value| value.len());
         let entry = self.by_key.entry(key);
-        // The key that is there already, so that a row that changes often has it once.
+        // The stored key, not the given one: a row that changes often has its key once.
         let key = entry.key().clone();
         let versions = entry.or_default();
         let bytes = if versions.is_empty() { ROW_BYTES + key.len() } else { VERSION_BYTES };
@@ -209,11 +209,11 @@ impl RowMap {
     }
 }
 
-/// Keys are put in order by whoever asks for a range.
+/// Row keys in order. The reader of a range puts new keys in.
 #[derive(Debug, Default)]
 struct InOrder {
     keys: BTreeSet<RowKey>,
-    /// The changes whose keys are in.
+    /// Number of changes whose keys are in.
     changes: usize,
 }
 
@@ -235,12 +235,12 @@ const KEY_BYTES: usize = 64;
 const ENTRIES_PER_LOCK: usize = 64;
 
 impl Overlay {
-    /// For what comes after this commit.
+    /// Makes an empty overlay for the commits after this one.
     pub fn after(after: CommitNo) -> Self {
         Self { after, ..Self::default() }
     }
 
-    /// A copy that goes its own way, of what stands up to a commit: rows behind the writer may be ahead of what is shown of them.
+    /// Returns an independent copy, cut at a commit: rows of async projections may be ahead of the part that is shown.
     pub fn fork(&self, through: CommitNo) -> Self {
         let rows = self.rows.read().fork(through);
         Self {
@@ -263,7 +263,7 @@ impl Overlay {
         self.bytes() == 0
     }
 
-    /// Takes over what a synced group changed. The writer alone calls it, and publishes the new head after it.
+    /// Takes over the changes of a synced group. The writer alone calls it, and publishes the new head after it.
     pub fn apply(&self, delta: Delta) {
         let mut bytes = 0;
         in_batches(delta.postings, |batch| {
@@ -291,17 +291,17 @@ impl Overlay {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The inline projections that were declared last in here.
+    /// Returns the inline projections that were declared last in here.
     pub fn inline(&self) -> Option<InlineSet> {
         self.inline.lock().clone()
     }
 
-    /// Every term with its positions.
+    /// Calls `each` with every term and its positions.
     pub fn each_postings(&self, each: &mut impl FnMut(Term, &Postings)) {
         self.postings.read().iter().for_each(|(term, postings)| each(*term, postings));
     }
 
-    /// Everything in it, sorted, each row as it was left last. For the flusher, once nothing is added any more.
+    /// Returns everything in it, sorted, each row in its last version. For the flusher, once nothing is added any more.
     pub fn drain_sorted(&self) -> Drained {
         let map = self.postings.read();
         let mut postings: Vec<_> = map.iter().map(|(term, postings)| (*term, postings.clone())).collect();
@@ -412,8 +412,8 @@ mod tests {
     use super::*;
     use std::ops::Bound;
 
-    /// What a projection behind the writer has folded is in its overlay before it is shown. A fork that took it over would fold
-    /// it a second time, on top of itself.
+    /// Rows of an async projection are in its overlay before they are shown. A fork that took them over would fold the same
+    /// events a second time, on top of them.
     #[test]
     fn a_fork_has_what_is_shown_and_no_more() {
         let (overlay, old, new): (Overlay, RowKey, RowKey) =
@@ -437,8 +437,8 @@ mod tests {
         assert_eq!((shown.len(), fork.range_change(&all, second)), (1, None));
     }
 
-    /// A group enters the overlay before its head is published. A reader who sees the change between the two, and asks the log
-    /// for its event, would be told of damage.
+    /// A group enters the overlay before its head is published. A reader that sees the change between the two, and asks the log
+    /// for its event, would get an error about damage.
     #[test]
     fn a_change_is_seen_by_those_it_is_published_to_only() {
         let (overlay, key): (Overlay, RowKey) = (Overlay::default(), [7][..].into());

@@ -1,4 +1,4 @@
-//! A file that is looked at and not changed: writes are kept in memory, and gone when it is closed.
+//! A file that is read and not changed: writes are kept in memory, and gone when it is closed.
 //!
 //! Opening a redb file may repair it, which writes. An open of the store that is about to be refused must write nothing.
 
@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::io;
 
 const PAGE: usize = 4096;
-/// Only the head of the file is read.
+/// Size of the cache: only the head of the file is read.
 const CACHE_BYTES: usize = 1 << 20;
 
-/// Opens a file of derived state without changing it. `None`: it is not usable.
+/// Opens a file of derived state without changing it; `None` if it is not usable.
 pub(crate) fn peek(name: &str, file: Box<dyn File>) -> Result<Option<Tables>, StorageError> {
     let len = file.len().map_err(|error| StorageError::io("could not be read", error).of(name))?;
     // An empty file would be begun anew, in memory.
@@ -33,14 +33,14 @@ struct Peeked {
 #[derive(Debug)]
 struct Changes {
     len: u64,
-    /// So much of the file below is still seen.
+    /// Length of the file below that is still seen.
     file_len: u64,
-    /// By their number, whole.
+    /// Changed pages, whole, by their number.
     pages: BTreeMap<u64, Vec<u8>>,
 }
 
 impl Peeked {
-    /// A page of the file below, with zeros where it ends.
+    /// Reads a page of the file below, with zeros past its end.
     fn below(&self, changes: &Changes, page: u64) -> io::Result<Vec<u8>> {
         let (start, mut bytes) = (page * PAGE as u64, vec![0; PAGE]);
         let len = changes.file_len.saturating_sub(start).min(PAGE as u64) as usize;

@@ -32,7 +32,7 @@ pub(super) fn unseal<'a>(table: &str, key: &[u8], bytes: &'a [u8]) -> Result<&'a
     }
 }
 
-/// The seal as it is written, for the sums; whether it is right is asked elsewhere.
+/// Returns the seal as written, for the sums. It is checked elsewhere.
 pub(super) fn written_seal(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |head| u32::from_le_bytes(*head))
 }
@@ -91,7 +91,7 @@ pub(super) fn decode_row(key: &[u8], bytes: &[u8]) -> Result<RowVersion, Storage
     })
 }
 
-/// Lanes from here on are of keys kept by time, and by count; see `KeyUse`.
+/// First lane of keys kept by time; the next constant is the first of keys kept by count. See `KeyUse`.
 pub(super) const LANES_BY_TIME: u8 = 64;
 pub(super) const LANES_BY_COUNT: u8 = 128;
 

@@ -1,4 +1,4 @@
-//! Which positions answer a query: items are ORed, types ORed within an item, tags ANDed (the DCB specification).
+//! Search for the positions that answer a query: items are ORed, types ORed within an item, tags ANDed (the DCB specification).
 //!
 //! Each term is a rising list of positions, read in pages. An item leaps from one list to the next until all agree.
 
@@ -25,12 +25,12 @@ impl Plan {
         }
     }
 
-    /// Every event matches: reading the log is cheaper than asking any index.
+    /// Returns whether every event matches: reading the log is cheaper than asking any index.
     pub fn is_everything(&self) -> bool {
         self.items.iter().any(Vec::is_empty)
     }
 
-    /// Up to `limit` positions in the span, in the scan's order.
+    /// Returns up to `limit` positions in the span, in the scan's order.
     pub fn positions(
         &self,
         layers: Layers<'_>,
@@ -68,7 +68,7 @@ fn conjuncts(item: &QueryItem, terms: &Terms) -> Vec<AnyOf> {
     all
 }
 
-/// What all lists of one search share.
+/// State shared by all lists of one search.
 #[derive(Clone, Copy)]
 struct Scan<'a> {
     layers: Layers<'a>,
@@ -85,7 +85,7 @@ impl Scan<'_> {
         }
     }
 
-    /// `a` lies before `b` in the order of the scan.
+    /// Returns whether `a` lies before `b` in the order of the scan.
     fn before(&self, a: Position, b: Position) -> bool {
         match self.direction {
             Direction::Forward => a < b,
@@ -93,7 +93,7 @@ impl Scan<'_> {
         }
     }
 
-    /// What is left of the span from `position` on.
+    /// Returns the rest of the span from `position` on.
     fn from(&self, position: Position) -> Span {
         match self.direction {
             Direction::Forward => Span { after: Position(position.0 - 1), through: self.span.through },
@@ -105,7 +105,7 @@ impl Scan<'_> {
 struct ItemScan<'a> {
     scan: Scan<'a>,
     lists: Vec<Vec<List<'a>>>,
-    /// No conjunct at all: every position of the span.
+    /// Rest of the span, if the item has no conjunct: every position matches.
     every: Option<Span>,
     next: Option<Position>,
     done: bool,
@@ -118,7 +118,7 @@ impl<'a> ItemScan<'a> {
         Self { scan, lists, every: item.is_empty().then_some(scan.span), next: None, done: false }
     }
 
-    /// The next position on which all conjuncts agree.
+    /// Returns the next position on which all conjuncts agree.
     fn peek(&mut self) -> Result<Option<Position>, StorageError> {
         if self.next.is_some() || self.done {
             return Ok(self.next);
@@ -171,7 +171,7 @@ struct List<'a> {
     term: Term,
     page: Vec<Position>,
     at: usize,
-    /// What was not asked for yet.
+    /// Part of the span that was not read yet.
     rest: Span,
 }
 
@@ -180,7 +180,7 @@ impl<'a> List<'a> {
         Self { scan, term, page: Vec::new(), at: 0, rest: scan.span }
     }
 
-    /// The first position at `from` or past it, in the order of the scan.
+    /// Returns the first position at `from` or past it, in the order of the scan.
     fn seek(&mut self, from: Option<Position>) -> Result<Option<Position>, StorageError> {
         loop {
             let page = &self.page[self.at..];

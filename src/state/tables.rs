@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - redb does not check its own checksums on ordinary reads: it runs on `blocks`, which check every byte it reads from disk.
-//! - A seal shows what a bug would do to a row, ours or redb's. An absence has no seal: keys are loaded into memory from numbered
+//! - A seal shows damage to a row by a bug, ours or redb's. An absence has no seal: keys are loaded into memory from numbered
 //!   chunks, and the other tables keep a count and an order-free sum of their seals, which the scrub and `verify` compare.
 //! - No panic of redb's leaves this file.
 //! - A posting chunk is never changed once written. Nor is a chunk of keys: it is removed when all of its keys have expired, from
@@ -62,7 +62,7 @@ const EXPIRED_CHUNKS: usize = 4096;
 fn trouble(error: impl Into<redb::Error>) -> StorageError {
     use io::ErrorKind::{InvalidData, UnexpectedEof};
     match error.into() {
-        // So redb calls a file that a crash left half-made, or that was cut off: damage, not the disk's refusal.
+        // The name redb has for a file that a crash left half-made, or that was cut off: damage, not the disk's refusal.
         redb::Error::Io(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
             StorageError::caused(TroubleKind::State, "damaged", error)
         }
@@ -80,7 +80,7 @@ fn guard<T>(file: &Named, run: impl FnOnce() -> Result<T, StorageError>) -> Resu
     let result = catch_unwind(AssertUnwindSafe(run));
     let result = result.unwrap_or_else(|_| Err(damaged("damaged: redb panicked")));
     let failed = |error: StorageError| match file.blocks.damage() {
-        // After a read that failed redb says so of every other, and no longer why.
+        // After a failed read redb fails every other one, and no longer says why.
         Some(what) if error.ends_handle() => damaged(format!("damaged: {what}")),
         _ => error,
     };
@@ -89,7 +89,7 @@ fn guard<T>(file: &Named, run: impl FnOnce() -> Result<T, StorageError>) -> Resu
 
 // ---- the file ----
 
-/// A file and what errors call it.
+/// A file and its name in errors.
 #[derive(Debug, Clone)]
 struct Named {
     name: Arc<str>,
@@ -137,12 +137,12 @@ impl std::ops::Deref for Guarded {
 impl Drop for Guarded {
     fn drop(&mut self) {
         let db = self.0.take();
-        // What is damaged is noticed by the next open.
+        // Damage is noticed by the next open.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
     }
 }
 
-/// `None` in place of what is damaged.
+/// Returns `None` in place of a damaged file.
 fn usable(opened: Result<Option<Tables>, StorageError>) -> Result<Option<Tables>, StorageError> {
     match opened {
         Err(error) if error.is_rebuildable() => Ok(None),
@@ -219,7 +219,7 @@ impl Tables {
         &self.meta
     }
 
-    /// Says whose state it is to be. `false`: it is another store's.
+    /// Binds the state to a store. Returns `false` if it is another store's.
     pub fn claim(&mut self, store: StoreId) -> bool {
         if self.meta.commit == 0 {
             self.meta = StateMeta::empty(store);
@@ -227,7 +227,7 @@ impl Tables {
         self.meta.store == store.0
     }
 
-    /// A snapshot for readers, with its tables open.
+    /// Returns a snapshot for readers, with its tables open.
     pub fn base(&self) -> Result<Base, StorageError> {
         if self.meta.commit == 0 {
             return Ok(Base::Empty);
@@ -246,7 +246,7 @@ impl Tables {
         })
     }
 
-    /// Writes a drained overlay and the head it leads to, in one transaction. `projections` says whose rows are kept.
+    /// Writes a drained overlay and the head it leads to, in one transaction. Rows of `projections` are kept.
     ///
     /// Returns keys that had expired at that head, and are not in here any more.
     pub fn flush(
@@ -435,7 +435,7 @@ fn flush_meta(table: &mut Table<&str, &[u8]>, meta: &StateMeta) -> Result<(), St
 /// The layer at the bottom: derived state as the last flush left it.
 #[derive(Debug)]
 pub(crate) enum Base {
-    /// Nothing was flushed yet, or nothing ever is.
+    /// No state: nothing was flushed yet, or nothing ever is.
     Empty,
     Snapshot(Box<Snapshot>),
 }
@@ -465,7 +465,7 @@ impl Base {
         }
     }
 
-    /// Commits with a key, up to its own.
+    /// Returns the number of commits with a key, up to its own.
     pub fn keys(&self) -> u64 {
         match self {
             Self::Empty => 0,
@@ -473,7 +473,7 @@ impl Base {
         }
     }
 
-    /// The inline projections that the log declared last, up to its own commit.
+    /// Returns the inline projections that the log declared last, up to its own commit.
     pub fn inline(&self) -> Option<InlineSet> {
         match self {
             Self::Empty => None,
@@ -481,8 +481,8 @@ impl Base {
         }
     }
 
-    /// Every key that is kept at this commit, each once: an earlier use was over before it was used again. Fails where a chunk is
-    /// missing or damaged.
+    /// Calls `each` with every key that is kept at this commit, once: an earlier use was over before the key was used again.
+    /// Fails if a chunk is missing or damaged.
     pub fn each_key(&self, mut each: impl FnMut(Term, CommitNo)) -> Result<(), StorageError> {
         let Self::Snapshot(snapshot) = self else { return Ok(()) };
         guard(&snapshot.file, || {
@@ -503,7 +503,7 @@ impl Base {
         })
     }
 
-    /// Reads every row of every table, and compares counts and sums with what the last flush wrote.
+    /// Reads all postings and rows, and compares counts and sums with those of the last flush.
     ///
     /// `each_posting` and `each_row` see all of them, in order.
     pub fn check(
@@ -534,9 +534,9 @@ impl Base {
         })
     }
 
-    /// Compares the tables with their sums: what a seal cannot show is a row that is not found any more.
+    /// Compares the tables with their sums: a seal cannot show that a row is lost.
     ///
-    /// `go_on` is asked for every row; once it says no, the comparison ends without a finding.
+    /// `go_on` is called for every row; once it returns `false`, the comparison ends without a finding.
     pub fn scrub(&self, go_on: impl Fn() -> bool) -> Result<(), StorageError> {
         let stopped = || StorageError::new(TroubleKind::Closed, "not compared to the end");
         let ask = || if go_on() { Ok(()) } else { Err(stopped()) };
@@ -546,13 +546,13 @@ impl Base {
         }
     }
 
-    /// Damage that a read of the file met, whoever asked.
+    /// Returns the damage that any read of the file met.
     pub fn damage(&self) -> Option<StorageError> {
         let Self::Snapshot(snapshot) = self else { return None };
         Some(damaged(format!("damaged: {}", snapshot.file.blocks.damage()?)).of(&snapshot.file.name))
     }
 
-    /// Bytes of the file on disk, and of the keys and values in it.
+    /// Returns the bytes of the file on disk, and of the keys and values in it.
     pub fn size(&self) -> (u64, u64) {
         match self {
             Self::Empty => (0, 0),
@@ -560,7 +560,7 @@ impl Base {
         }
     }
 
-    /// Rows in the tables, for `stats`.
+    /// Returns the number of projection rows, for `stats`.
     pub fn row_count(&self) -> u64 {
         match self {
             Self::Empty => 0,

@@ -1,4 +1,4 @@
-//! Names of what is indexed: streams, tags, types and keys, as keyed 128-bit hashes.
+//! Indexed names: streams, tags, types and keys, as keyed 128-bit hashes.
 //!
 //! - The hash is BLAKE3 keyed with the store id: nobody outside can build two names with one hash.
 //! - The kind is hashed too: a stream never meets a tag.
@@ -42,7 +42,7 @@ impl Terms {
         Self { key: blake3::derive_key("tallystone 2026 index terms", &store.0) }
     }
 
-    /// For what is judged without a store.
+    /// Makes terms for data that is judged without a store.
     pub fn of_no_store() -> Self {
         Self::new(StoreId([0; 16]))
     }
@@ -65,7 +65,7 @@ impl Terms {
         self.hash(b'k', &[&scope_len, key.scope.as_bytes(), key.key.as_bytes()])
     }
 
-    /// What relates the events that a check looks at.
+    /// Returns the term of the key by which a check relates events.
     pub fn checked(&self, key: &[u8]) -> Term {
         self.hash(b'c', &[key])
     }

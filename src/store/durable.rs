@@ -1,8 +1,8 @@
 //! Heads that were durable, as this process and the files beside the log tell.
 //!
 //! A log that ends before one of them, or has another history there, has lost commits that were acknowledged. Nothing in the log
-//! itself shows that if it ends with a whole group. So an open compares, and refuses; to go on with what there is has to be said, and
-//! is put on record in the log before anything else is changed.
+//! itself shows that if it ends with a whole group. So an open compares, and refuses; to go on with what there is has to be said,
+//! and is put on record in the log before anything else is changed.
 
 use super::STATE;
 use super::place::{LOG, Place, trouble};
@@ -33,7 +33,7 @@ struct KnownHead {
     store: StoreId,
     head: Head,
     told_by: String,
-    /// `None`: no file tells it, but this process.
+    /// `None` if this process tells it, and no file.
     file: Option<PathBuf>,
 }
 
@@ -96,8 +96,8 @@ impl KnownHeads {
         beyond.map(|known| known.head.commit.0).max().is_some_and(|latest| latest <= known_commit)
     }
 
-    /// Refuses a log that lacks a head that is known, unless the setup accepts that it ends where it does: then that is put on record,
-    /// and the files that know more are removed. `ends_early` says that the log itself tells of more.
+    /// Refuses a log that lacks a head that is known, unless the setup accepts that it ends where it does: then that is put on
+    /// record, and the files that know more are removed. `ends_early` says that the log itself tells of more.
     pub fn settle(
         &self,
         place: &Place,
@@ -233,8 +233,8 @@ fn remove(place: &Place, lost: &[&KnownHead]) -> Result<(), OpenError> {
 
 // ---- what a recovery knew ----
 
-/// Keeps what this process knows to be durable for the next one: a log that cannot be recovered must not open elsewhere in silence.
-/// That it fails is no reason to fail otherwise than with the trouble that there is.
+/// Keeps what this process knows to be durable for the next one: a log that cannot be recovered must not open elsewhere in
+/// silence. That it fails is no reason to fail otherwise than with the trouble that there is.
 pub(super) fn remember(place: &Place, (store, head): (StoreId, Head)) {
     let (disk, path) = (&place.platform.disk, |name: &str| place.path.join(name));
     let write = || -> io::Result<()> {

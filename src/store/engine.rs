@@ -96,12 +96,12 @@ impl Engine {
         all
     }
 
-    /// Ending it would wait for the calling thread, which is in the middle of work of its own.
+    /// Returns whether ending it would wait for the calling thread, which is in the middle of work of its own.
     pub fn waits_for_this_thread(&self) -> bool {
         self.own.contains(&this_thread()) || self.steps.is_here() || self.pullers.is_busy_here()
     }
 
-    /// The calling thread is one of its own, or runs their work.
+    /// Returns whether the calling thread is one of its own, or runs their work.
     pub fn owns_this_thread(&self) -> bool {
         let this = this_thread();
         let is_sink = || self.checks.deliveries.iter().any(|queue| queue.is_here());
@@ -153,14 +153,14 @@ impl Watching {
         Ok(started)
     }
 
-    /// One piece of work on this thread. `false`: there was none, or there is a thread for it.
+    /// Does one piece of work on this thread. Returns `false` if there was none, or if there is a thread for it.
     pub fn step(&self) -> bool {
         self.lockstep.lock().as_mut().is_some_and(|(watcher, dog)| watcher.step() | dog.step())
     }
 
     fn stop(&self, head: &Bell) {
-        // Before the checks end: what sinks take meanwhile is put on record. All of them first: each waits for its own deadline, and
-        // they are over together.
+        // Before the checks end: what sinks take meanwhile is put on record. All of them first: each waits for its own deadline,
+        // and they are over together.
         self.deliveries.iter().for_each(|queue| queue.refuse());
         self.deliveries.iter().for_each(|queue| queue.close());
         self.watch.stop();
@@ -187,7 +187,7 @@ impl Steps {
         *self.here.lock() == Some(this_thread())
     }
 
-    /// `false`: there was nothing to do, or the thread is in the middle of such work.
+    /// Runs `work`. Returns `false` if there was nothing to do, or if the thread is in the middle of such work.
     pub fn run(&self, work: impl FnOnce() -> bool) -> bool {
         if self.is_here() {
             return false;

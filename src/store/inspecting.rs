@@ -7,11 +7,11 @@ use crate::inspect::Inspect;
 use std::path::Path;
 
 impl Store {
-    /// Looks at the store in the directory `path` without opening it: beside a process that has it open, on a medium that cannot be
-    /// written, and without the types of its program. Takes no lock, makes and changes no file.
+    /// Looks at the store in the directory `path` without opening it: beside a process that has it open, on a medium that cannot
+    /// be written, and without the types of its program. Takes no lock, makes and changes no file.
     ///
-    /// Events are shown up to the last that is known to be durable; of a store whose writer runs or was killed, that may leave out the
-    /// last group of commits ([`End::unproven_commits`](crate::inspect::End::unproven_commits)).
+    /// Events are shown up to the last that is known to be durable; of a store whose writer runs or was killed, that may leave
+    /// out the last group of commits ([`End::unproven_commits`](crate::inspect::End::unproven_commits)).
     ///
     /// # Errors
     ///

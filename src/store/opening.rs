@@ -1,7 +1,7 @@
 //! The files of a store, opened in an order that lets every refusal come first.
 //!
-//! Derived state is looked at without changing it, the log is held against what it knows and made good, and the types in it are compared with the code. Only then
-//! is `state.redb` opened for writing.
+//! Derived state is looked at without changing it, the log is held against what it knows and made good, and the types in it are
+//! compared with the code. Only then is `state.redb` opened for writing.
 
 use super::durable::KnownHeads;
 use super::place::{LOG, Place, trouble};

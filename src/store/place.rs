@@ -32,7 +32,7 @@ pub(super) struct Place {
     locks: Mutex<Vec<Arc<dyn Lock>>>,
 }
 
-/// What stands at a path.
+/// Kind of what is at a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
@@ -129,7 +129,7 @@ impl Place {
         Ok(())
     }
 
-    /// Whether this process is a fork of the one that opened the store. All threads and files are its parent's then.
+    /// Returns whether this process is a fork of the one that opened the store. If so, all threads and files are its parent's.
     pub fn is_forked(&self) -> bool {
         self.locks.lock().iter().any(|lock| matches!(lock.state(), Ok(LockState::Forked)))
     }

@@ -33,7 +33,7 @@ const EACH: u64 = 2;
 
 type Next = Poll<Option<Item<Said>>>;
 
-/// How a thread and a task go on with their subscription.
+/// Calls with which a thread and a task go on with their subscription.
 #[derive(Clone, Copy)]
 struct Use {
     wait: fn(&mut Subscription<Said>) -> Next,

@@ -1,4 +1,4 @@
-//! The same locks and channels under a scheduler that runs one thread at a time and draws which: [`shuttle`].
+//! The same locks and channels under a scheduler that runs one thread at a time, in a drawn order: [`shuttle`].
 //!
 //! - Every operation on a lock, an atomic or a channel is a point where another thread may go on.
 //! - Time does not exist. A wait with a limit may be over at each of its turns, by a toss of a coin that belongs to the schedule:
@@ -35,7 +35,7 @@ impl Limit {
         self.0 >= NEVER
     }
 
-    /// Lets others run. `true`: the time is over.
+    /// Lets others run. Returns `true` if the time is over.
     fn passes(self) -> bool {
         let is_over = !self.is_endless() && (self.0.is_zero() || thread_rng().gen_bool(0.25));
         if !is_over {
@@ -179,7 +179,7 @@ impl<T: ?Sized> fmt::Debug for RwLock<T> {
 
 // ---- waiting for others ----
 
-/// Wakes in the order of arrival, and nobody without a cause.
+/// A condition variable that wakes in the order of arrival, and nobody without a cause.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar {
     /// No thread is stopped while it has this lock.
@@ -224,10 +224,10 @@ impl Condvar {
         self.wait_for(guard, end.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1)))
     }
 
-    /// `true`: nobody woke it in time.
+    /// Waits for a wake-up. Returns `true` if nobody woke it in time.
     fn sleep<T: ?Sized>(&self, guard: &mut MutexGuard<'_, T>, limit: Limit) -> bool {
         let sleeper = Arc::new(Sleeper { thread: thread::current(), is_woken: false.into() });
-        // Before the lock is let go of: who gets it next finds this thread here.
+        // Before the lock is released: the next thread that gets it must find this one here.
         self.with(|sleepers| sleepers.push_back(sleeper.clone()));
         let in_time = MutexGuard::unlocked(guard, || {
             while !sleeper.is_woken() {
@@ -380,7 +380,7 @@ impl<T> Receiver<T> {
         self.0.state.lock().items.is_empty()
     }
 
-    /// Sleeps until there is something to receive, or nobody is left to send it. `false`: not in time.
+    /// Sleeps until there is something to receive, or nobody is left to send it. Returns `false` if that is not in time.
     fn wait(&self, limit: Duration) -> bool {
         let mut state = self.0.state.lock();
         while state.items.is_empty() && state.senders > 0 {
@@ -412,7 +412,7 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.receivers -= 1;
-        // What nobody can receive any more is dropped with the last receiver.
+        // Messages that nobody can receive any more are dropped with the last receiver.
         let left = if state.receivers == 0 { std::mem::take(&mut state.items) } else { VecDeque::new() };
         drop(state);
         self.0.moved.notify_all();

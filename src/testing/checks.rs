@@ -1,7 +1,7 @@
-//! Checks over the workload, and what each must find: told from all events there are, by a naive rule for each.
+//! Checks over the workload, and the expected findings of each, told from the whole log by a naive rule for each check.
 //!
 //! - A rule looks at each activation by itself, over the whole log, and shares no code with `check`.
-//! - Where commits tell the time, a deadline is over with the first commit that is later.
+//! - If commits tell the time, a deadline is over with the first commit that is later.
 
 use super::model::Model;
 use super::workload::{ACCOUNTS, Balances, Booking, Counted, Fact, Money, Note, SHOWS};
@@ -11,16 +11,16 @@ use crate::setup::Setup;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, UNIX_EPOCH};
 
-/// In microseconds.
+/// One second, in microseconds.
 const SECOND: i64 = 1_000_000;
-/// No deadline of these checks is further away than this.
+/// Longest time limit of these checks.
 pub const LONGEST: Duration = Duration::from_secs(20);
-/// Who reserves a seat and thereby excuses all who sit in the show.
+/// Holder whose reservation excuses everyone who sits in the show.
 const HOST: u32 = 3;
-/// What notes say of their time begins here: before any commit, unless the clock is set back.
+/// Start of the time that notes state: before any commit, unless the clock is set back.
 const NOTES_BEGIN: i64 = 1_779_999_000 * SECOND;
 
-/// By name: what a check must come to.
+/// Expected results of each check, by name.
 pub const RULES: [(&str, fn(&Model) -> Judged); 9] = [
     ("freed", freed),
     ("not-topped-up", not_topped_up),
@@ -33,7 +33,7 @@ pub const RULES: [(&str, fn(&Model) -> Judged); 9] = [
     ("answered-live", answered_live),
 ];
 
-/// The one that goes by the time of events alone.
+/// Name of the check that goes by the time of events alone.
 pub const BY_EVENTS: &str = "answered";
 
 // ---- as they are declared ----
@@ -62,7 +62,7 @@ impl Projection for Taken {
     }
 }
 
-/// A setup with the checks of this file.
+/// Returns a setup with the checks of this file.
 pub fn checked(setup: Setup) -> Setup {
     let about = |id| About {
         id,
@@ -139,76 +139,76 @@ const CROWD: u32 = 3;
 const CROWDED: i64 = 10 * SECOND;
 const LATENESS: i64 = 3 * SECOND;
 const ANSWER: i64 = 5 * SECOND;
-/// Of the live one: so much that both commits and notes move its time. Of the other it is what a check has that says nothing.
+/// Skew of the live check: large enough that both commits and notes move its time. The other has the default, `USUAL_SKEW`.
 const SKEW: i64 = 990 * SECOND;
 const USUAL_SKEW: i64 = 300 * SECOND;
 
-/// A show with company needs money on the account of its number.
+/// Returns whether a show with two or more seats taken lacks money on the account of its number.
 fn is_uncovered(balance: Option<i64>, taken: Option<&Vec<u32>>) -> bool {
     taken.is_some_and(|seats| seats.len() >= 2) && balance.is_none_or(|cents| cents < 400)
 }
 
-/// What a note says of its time: the longer it is, the longer it was under way.
+/// Returns the time that a note states: the longer the note, the longer it was under way.
 fn said(number: u64, bytes: usize) -> i64 {
     NOTES_BEGIN + number as i64 * 7 * SECOND / 10 - (bytes % 8) as i64 * SECOND
 }
 
 // ---- what they must find ----
 
-/// How something ended.
+/// Outcome of an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// It is not as it must be.
+    /// The check is violated.
     Violated,
-    /// What was missing came too late.
+    /// The missing answer came too late.
     Healed,
-    /// What was missing had been there in time.
+    /// The missing answer had been there in time.
     Retracted,
-    /// Its time is too far ahead.
+    /// The time of the event is too far ahead.
     Skewed,
 }
 
-/// What is to be on record of an activation.
+/// A finding that must be on record for an activation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
-    /// When it was decided, in the check's own time.
+    /// Time of the decision, in the check's own time.
     pub decided: i64,
     /// Position of the activation.
     pub activation: u64,
-    /// Position of the event that decided it; 0: time did.
+    /// Position of the event that decided it; 0 if time decided it.
     pub by: u64,
-    /// How.
+    /// Outcome.
     pub verdict: Verdict,
-    /// What it is about, where no event says so.
+    /// Subject, if no event names it.
     pub subject: String,
-    /// How the rows stood when it was violated.
+    /// State of the rows at the violation.
     pub disagrees: String,
 }
 
-/// Commit, place in it, and what comes first there.
+/// Commit, place in it, and rank among the findings of that place.
 type Moment = (u64, u64, u8);
 
-/// What a check must have come to.
+/// Expected results of a check.
 #[derive(Debug, Default)]
 pub struct Judged {
     found: Vec<(Moment, Finding)>,
-    /// Findings in their order. Those of one moment are in that of their activations.
+    /// Findings in order; those of one moment are in the order of their activations.
     pub findings: Vec<Finding>,
-    /// What was to be judged.
+    /// Number of activations to be judged.
     pub activations: u64,
-    /// What is as it must be.
+    /// Number of activations that are satisfied.
     pub satisfied: u64,
-    /// What is not, retracted ones left out.
+    /// Number of activations that are violated, without retracted ones.
     pub violated: u64,
-    /// Violations that were answered too late.
+    /// Number of violations that were answered too late.
     pub healed: u64,
-    /// Violations that were none.
+    /// Number of violations that were retracted.
     pub retracted: u64,
-    /// Deadlines of what may still become either; the end of time where only an event decides.
+    /// Deadlines of undecided activations; `i64::MAX` if only an event decides.
     pub pending: Vec<i64>,
 }
 
-/// An event, and where it stands.
+/// An event with its position, commit and time.
 #[derive(Clone, Copy)]
 struct Line<'m> {
     fact: &'m Fact,
@@ -228,7 +228,7 @@ fn lines(model: &Model, is: impl Fn(&Fact) -> bool) -> Vec<Line<'_>> {
     .collect()
 }
 
-/// The first commit that is later than a deadline.
+/// Returns the first commit that is later than a deadline.
 fn over(model: &Model, deadline: i64) -> Option<u64> {
     let before = model.commits.partition_point(|commit| commit.micros as i64 <= deadline) as u64;
     (before < model.commit()).then_some(before + 1)
@@ -257,13 +257,13 @@ impl Judged {
         &mut self.found.last_mut().expect("it was just put there").1
     }
 
-    /// Violated by an event, at once.
+    /// Records a violation by an event, decided at once.
     fn violated_by(&mut self, activation: u64, by: Line<'_>) {
         let moment = (by.commit, by.position, 2);
         self.find(moment, Verdict::Violated, activation, by.position, by.time);
     }
 
-    /// Something waits for what ends it: an answer, or the end of its scope.
+    /// Records an activation that waits for its end: an answer, or the end of its scope.
     fn waits(&mut self, model: &Model, activation: u64, deadline: i64, end: Option<(Line<'_>, bool)>) {
         self.activations += 1;
         match (over(model, deadline), end) {
@@ -288,7 +288,7 @@ impl Judged {
     }
 }
 
-/// What one moment decides is in no order: a check goes by hashes there.
+/// Sorts the findings of each moment: a check decides them in the order of hashes.
 pub fn in_their_order(findings: &mut [Finding]) {
     let moment = |finding: &Finding| (finding.by, if finding.by == 0 { finding.decided } else { 0 });
     findings.chunk_by_mut(|a, b| moment(a) == moment(b)).for_each(<[Finding]>::sort);
@@ -349,12 +349,12 @@ fn not_topped_up(model: &Model) -> Judged {
     judged.in_order()
 }
 
-/// The money of a show that has company, row by row and commit by commit.
+/// A show with company has money on the account of its number: judged key by key and commit by commit.
 fn covered(model: &Model) -> Judged {
     let mut judged = Judged::default();
     for key in 0..ACCOUNTS as u32 {
         let (mut balance, mut taken): (Option<i64>, Option<Vec<u32>>) = (None, None);
-        // Since which position, and when; and whether for too long.
+        // Activation and time since which the key is uncovered, and true once that is a violation.
         let mut wrong: Option<(u64, i64, bool)> = None;
         for (commit, kept) in (1..).zip(&model.commits) {
             let time = kept.micros as i64;
@@ -418,7 +418,7 @@ fn covered(model: &Model) -> Judged {
     judged.in_order()
 }
 
-/// The number of a note, and its length.
+/// Returns the number of a note and its length.
 fn note_of(fact: &Fact) -> Option<(u64, usize)> {
     match fact {
         Fact::Note(number, bytes) => Some((*number, *bytes)),
@@ -451,7 +451,7 @@ fn bracketed(model: &Model) -> Judged {
     judged.in_order()
 }
 
-/// Whoever sits has opened an account of that number, not long ago.
+/// Everyone who sits has opened an account of that number, at most [`LONGEST`] earlier.
 fn opened_first(model: &Model) -> Judged {
     let is = |fact: &Fact| matches!(fact, Fact::Opened(..) | Fact::Reserved(..));
     let (lines, mut judged) = (lines(model, is), Judged::default());
@@ -468,7 +468,7 @@ fn opened_first(model: &Model) -> Judged {
     judged.in_order()
 }
 
-/// Not so many come in any stretch of time, before one goes. Each counts once.
+/// Fewer than `CROWD` seats are taken in any stretch of `CROWDED` before one is freed. Each counts once.
 fn not_crowded(model: &Model) -> Judged {
     let (lines, mut judged) = (lines(model, is_booking), Judged::default());
     for show in 0..SHOWS as u32 {
@@ -506,7 +506,7 @@ fn answered(model: &Model) -> Judged {
     answers(model, USUAL_SKEW, false)
 }
 
-/// The same, and the time of commits moves it too.
+/// The same as [`answered`], but the time of commits moves the watermark too.
 fn answered_live(model: &Model) -> Judged {
     let mut judged = answers(model, SKEW, true);
     judged.pending.iter_mut().for_each(|deadline| *deadline += LATENESS + SKEW);
@@ -515,7 +515,7 @@ fn answered_live(model: &Model) -> Judged {
 
 fn answers(model: &Model, skew: i64, is_live: bool) -> Judged {
     let mut judged = Judged::default();
-    // When the time up to which all is complete moved, and where to.
+    // Moments at which the watermark moved, each with its new value.
     let (mut moves, mut complete): (Vec<(Moment, i64)>, i64) = (Vec::new(), i64::MIN);
     let mut notes = Vec::new();
     for (commit, kept) in (1..).zip(&model.commits) {
@@ -545,7 +545,7 @@ fn answers(model: &Model, skew: i64, is_live: bool) -> Judged {
         let (activation, deadline) = (asks.position, asked + ANSWER);
         let over = match moves.get(moves.partition_point(|(_, complete)| *complete <= deadline)) {
             None => None,
-            // Told too late to wait for anything.
+            // The note came after its own deadline: nothing is left to wait for.
             Some((moment, _)) if *moment <= (asks.commit, asks.position, 0) => {
                 Some(((asks.commit, asks.position, 1), *complete))
             }

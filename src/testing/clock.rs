@@ -49,12 +49,12 @@ impl Shared {
 }
 
 impl SimClock {
-    /// A clock whose wall shows `start`, with nothing run yet.
+    /// Returns a clock whose wall shows `start`, with nothing run yet.
     pub fn new(start: Timestamp) -> Self {
         Self(Shared::of(Time { wall: start, ran: Duration::ZERO, frozen: false }))
     }
 
-    /// Another clock, which goes on from where this one stands.
+    /// Returns another clock, which goes on from the time of this one.
     pub fn fork(&self) -> Self {
         Self(Shared::of(*self.0.time.lock()))
     }
@@ -89,7 +89,7 @@ impl SimClock {
 }
 
 impl Default for SimClock {
-    /// Some day in 2026.
+    /// Starts on a day in 2026.
     fn default() -> Self {
         Self::new(Timestamp::from_micros(1_780_000_000_000_000))
     }
@@ -114,7 +114,7 @@ impl Clock for SimClock {
 pub struct SimEntropy(Arc<Mutex<Random>>);
 
 impl SimEntropy {
-    /// The bytes of this seed.
+    /// Returns the bytes of this seed.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Random::new(seed))))
     }

@@ -1,8 +1,8 @@
-//! What transactions do, drawn from a seed: read, decide on it, write.
+//! Steps of transactions, drawn from a seed: read, decide on it, write.
 //!
-//! - Run on a store's `Tx` here, and a second time on the model in `trial`.
-//! - What a step is told is a line of text, and the answer of a decision is a digest of its lines: it is right only if every
-//!   one of its reads was.
+//! - They run on a store's `Tx` here, and a second time on the model in `trial`.
+//! - Each step is told a line of text. The answer of a decision is a digest of its lines: it is right only if every read was
+//!   right.
 
 use super::model::{Model, RowName};
 use super::workload::{
@@ -16,31 +16,31 @@ use crate::query::QueryItem;
 use crate::request::{self, Retry};
 use crate::transaction::{Decision, Tx, refuse};
 
-/// Why a decision says no.
+/// Reason of a refusal.
 pub type Refusal = &'static str;
 
-/// One thing that a decision does.
+/// One step of a decision.
 #[derive(Debug, Clone)]
 pub enum Step {
     /// Reads a row.
     Row(RowName),
-    /// Reads seats from here to there, both included, which may be the wrong way round.
+    /// Reads the seats of an inclusive range, which may be the wrong way round.
     Seats((u32, u32), (u32, u32), Which),
-    /// Reads prices from here to there, both included.
+    /// Reads the prices of an inclusive range.
     Prices((u32, u32), (u32, u32)),
     /// Reads the events of an account.
     Stream(u32),
     /// Reads events.
     Query(Ask),
-    /// Reads a row, and does not rest on it.
+    /// Reads a row without depending on it.
     PeekRow(RowName),
-    /// Reads events, and does not rest on them.
+    /// Reads events without depending on them.
     PeekQuery(Ask),
-    /// Of all reads so far, rests on these events only.
+    /// Drops the dependency on all reads so far but these events.
     Narrow(Ask),
-    /// Writes, come what may.
+    /// Writes an event in any case.
     Append(Fact),
-    /// Moves money from one account to another, if both are there and it is enough: cents, and which transfer.
+    /// Moves money from one account to another, if both exist and it is enough: from, to, cents, number of the transfer.
     Transfer(u32, u32, i64, u64),
     /// Takes the first free seat of a show for somebody.
     Book(u32, u32),
@@ -52,14 +52,14 @@ pub enum Step {
     Draw(u64),
 }
 
-/// Which rows of a range.
+/// Selection of rows of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
     /// All of them.
     All,
-    /// So many from its start.
+    /// The given number of rows from its start.
     First(usize),
-    /// So many from its end, the last first.
+    /// The given number of rows from its end, the last first.
     Last(usize),
 }
 
@@ -68,19 +68,19 @@ pub enum Which {
 pub struct Plan {
     /// Its key; everything else of a request comes from the steps.
     pub request: Request,
-    /// In order.
+    /// Steps in order.
     pub steps: Vec<Step>,
-    /// Goes on when a step fails, and says yes.
+    /// True if it goes on after a failed step, and says yes.
     pub swallows: bool,
-    /// After a conflict.
+    /// Retries after a conflict.
     pub retry: Retry,
 }
 
-/// What `Counts` counts.
+/// Kinds that `Counts` counts.
 const KINDS: [&str; 5] = ["opened", "took", "got", "reserved", "freed"];
 
 impl Step {
-    /// Does it, and gives what it was told.
+    /// Runs the step, and returns the line it was told.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl Step {
     }
 }
 
-/// What a decision was told, in words.
+/// Returns the result of a read as text.
 pub(super) fn line(told: impl std::fmt::Debug) -> String {
     format!("{told:?}")
 }
@@ -155,33 +155,33 @@ fn place(found: &Sequenced<Raw>) -> (u64, u64, &str, usize) {
     (found.position.get(), found.stream_version, found.type_name(), found.data().len())
 }
 
-/// A seat that is free, if one may be taken.
+/// Returns a free seat, if one may be taken.
 pub(super) fn first_free(taken: impl Iterator<Item = u32>) -> Option<u32> {
     let taken: Vec<u32> = taken.collect();
     (0..CURSED_SEAT).find(|seat| !taken.contains(seat)).filter(|_| taken.len() < CAPACITY)
 }
 
-/// The answer of a decision that was told these lines.
+/// Returns the answer of a decision that was told these lines.
 pub fn answer(told: &[String]) -> u64 {
     let bytes = told.iter().flat_map(|line| line.bytes().chain([b'\n']));
     bytes.fold(7, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
 }
 
 impl Plan {
-    /// A decision of these steps, without anything else.
+    /// Returns a decision of these steps, without anything else.
     pub fn of(steps: Vec<Step>) -> Self {
         let request = Request { decided: true, ..Request::default() };
         Self { request, steps, swallows: false, retry: Retry::default() }
     }
 
-    /// The same under a key, with what stands for it in the fingerprint.
+    /// Adds a key, and the input that stands for the decision in the fingerprint.
     pub fn keyed(mut self, scope: &str, key: &str, input: u64) -> Self {
         self.request = self.request.keyed(scope, key);
         self.request.input = Some(input);
         self
     }
 
-    /// Runs all of it. What each step was told is put behind `told`.
+    /// Runs all steps, and appends the line each of them was told to `told`.
     ///
     /// # Errors
     ///
@@ -198,14 +198,14 @@ impl Plan {
         Ok(answer(told))
     }
 
-    /// As the store takes it.
+    /// Converts it to the store's request.
     pub fn work(&self) -> request::Request {
         self.request.work().retry(self.retry)
     }
 }
 
 impl Request {
-    /// As a transaction's.
+    /// Converts it to the store's request of a transaction.
     pub fn work(&self) -> request::Request {
         let mut work = request::Request::new("drawn");
         if let Some((scope, key)) = &self.key {
@@ -221,17 +221,17 @@ impl Request {
 // ---- drawing ----
 
 impl Workload {
-    /// Asks these again before others.
+    /// Queues these to be decided again before others.
     pub fn decide_again(&mut self, plans: impl IntoIterator<Item = Plan>) {
         self.decide_again.extend(plans.into_iter().filter(|plan| plan.request.key.is_some()));
     }
 
-    /// One of those that are to be decided again.
+    /// Takes one of the decisions that are to be decided again.
     pub fn waiting_to_decide(&mut self) -> Option<Plan> {
         self.decide_again.pop()
     }
 
-    /// A decision.
+    /// Draws a decision.
     pub fn plan(&mut self, model: &Model) -> Plan {
         self.number += 1;
         if let Some(plan) = self.waiting_to_decide() {
@@ -253,7 +253,7 @@ impl Workload {
         }
         let retry = match self.below(5) {
             0 => Retry::Never,
-            // The second try holds the writer.
+            // The second try holds the writer lease.
             1 => Retry::UpTo(1),
             2 => Retry::Optimistic(3),
             _ => Retry::default(),
@@ -307,7 +307,7 @@ impl Workload {
             12 | 13 => {
                 let seat = self.below(u64::from(CURSED_SEAT)) as u32;
                 let (first, last) = ((show, 0), (show, u32::MAX));
-                // What these find depends on what the fold of its own event has found.
+                // These results depend on what the fold of the decision's own event has found.
                 let found = match self.below(4) {
                     0 => Step::Prices(first, last),
                     1 => Step::Row(RowName::Count("reserved")),
@@ -340,7 +340,7 @@ impl Workload {
             8 => Step::PeekQuery(self.ask(model)),
             _ => {
                 let mut ask = self.ask(model);
-                // Nothing at all is no question.
+                // A query with limit 0 asks nothing.
                 ask.limit = ask.limit.map(|limit| limit.max(1));
                 Step::Query(ask)
             }
@@ -359,7 +359,7 @@ impl Workload {
             1 => Which::First(1 + self.below(3) as usize),
             _ => Which::Last(1 + self.below(3) as usize),
         };
-        // The wrong way round now and then.
+        // Reversed now and then.
         let (from, to) = if self.below(8) == 0 { (from, to) } else { (from.min(to), from.max(to)) };
         Step::Seats(from, to, which)
     }

@@ -1,8 +1,8 @@
-//! What a store puts on record by itself, and what must be on record by then.
+//! The store's own events, and those that must be on record.
 //!
-//! - What the watcher appends nobody asked for: the model takes it over as it comes, and holds it to the promises. Findings are
-//!   numbered without a gap; what is told is what was found and not told; and a notice counts as delivered once somebody has taken it.
-//! - Once checks have seen everything, what is on record is what the rules of `checks` say: nothing less, and nothing twice.
+//! - Nobody asked for the runner's events: the model takes them over as they come, and holds them to the promises. Findings are
+//!   numbered without a gap. A notice tells findings that were not told yet. It counts as delivered once somebody has taken it.
+//! - Once checks have seen everything, the record equals what the rules of `checks` say: nothing less, and nothing twice.
 
 use super::checks::{BY_EVENTS, Finding, Judged, RULES, Verdict, in_their_order};
 use super::model::Model;
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The check of the store's own: that others go on.
+/// Built-in check: other checks make progress.
 pub const FRESHNESS: &str = "tallystone.freshness";
 
 /// An event of the store's own.
@@ -33,16 +33,16 @@ pub struct Noticed {
     pub stream: String,
     /// Its payload.
     pub data: Vec<u8>,
-    /// What it says.
+    /// Content of the event.
     pub says: Says,
 }
 
-/// What it says.
+/// Content of one of the store's own events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Says {
-    /// Which check found what, and which of its findings that is.
+    /// A finding: check, number among the findings of the check, content.
     Found(String, u64, Finding),
-    /// Somebody is to be told of a check.
+    /// A notice about a check.
     Notified(Told),
     /// A route begins.
     Routed(String),
@@ -50,7 +50,7 @@ pub enum Says {
     Delivered(String, u64),
     /// Time has passed.
     Passed,
-    /// Somebody has seen to a violation of a check: by activation and subject.
+    /// An acknowledged violation: check, activation, subject.
     Acknowledged(String, u64, String),
 }
 
@@ -59,20 +59,20 @@ pub enum Says {
 pub struct Told {
     /// Its check.
     pub check: String,
-    /// Why.
+    /// Reason of the notice.
     pub kind: NotificationKind,
-    /// The notice that opened it.
+    /// Position of the notice that opened it.
     group: u64,
     count: u64,
     sample: Vec<u64>,
 }
 
-/// Why the model cannot follow.
+/// Reason why the model cannot follow.
 #[derive(Debug)]
 pub enum Odd {
     /// The store cannot be read.
     Store(ReadError),
-    /// It says what it must not say.
+    /// The store says something it must not say.
     Differs(String),
 }
 
@@ -88,19 +88,19 @@ fn differs<T>(what: impl Into<String>) -> Result<T, Odd> {
 
 // ---- who is told ----
 
-/// Takes alerts, and outlives every process.
+/// Alert sink that outlives every process.
 #[derive(Debug, Clone, Default)]
 pub struct Pager(Arc<Mutex<Heard>>);
 
 #[derive(Debug, Default)]
 struct Heard {
     is_down: bool,
-    /// How often the checks have begun anew.
+    /// Number of times the checks have begun anew.
     life: u64,
     pages: Vec<Page>,
 }
 
-/// An alert that was taken, and is not on record as far as the model knows.
+/// An alert that was taken, and is not on record yet as far as the model knows.
 #[derive(Debug, Clone)]
 struct Page {
     check: String,
@@ -111,18 +111,18 @@ struct Page {
 }
 
 impl Pager {
-    /// A setup whose alerts come here.
+    /// Returns a setup whose alerts come here.
     pub fn hears(&self, setup: Setup) -> Setup {
         let pager = self.clone();
         setup.alerts(move |told| pager.take(told))
     }
 
-    /// From now on it takes alerts, or none.
+    /// Makes it refuse alerts, or take them again.
     pub fn set_down(&self, is_down: bool) {
         self.0.lock().is_down = is_down;
     }
 
-    /// The checks begin anew: what was taken and is not on record may come again.
+    /// Begins a new life of the checks: an alert that was taken and is not on record may come again.
     pub fn next_life(&self) {
         self.0.lock().life += 1;
     }
@@ -172,7 +172,7 @@ impl Noticed {
         Ok(Self { type_name, stream, data: event.data().to_vec(), says })
     }
 
-    /// What is told in one commit has one kind.
+    /// Returns the kind of the event, if it shares a commit: all events of such a commit have one kind.
     fn kind(&self) -> Option<u8> {
         match &self.says {
             Says::Found(check, ..) if check == FRESHNESS => Some(1),
@@ -196,7 +196,7 @@ fn told(notice: Notice) -> Told {
     Told { check: notice.check, kind, group: notice.group, count: notice.count, sample }
 }
 
-/// What a check has on record: each finding with its position.
+/// Returns the findings of a check on record: position, number, finding.
 fn on_record<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, u64, &'m Finding)> {
     let noticed = (1..).zip(&model.events).filter_map(|(position, event)| match &event.fact {
         Fact::Own(noticed) => Some((position, noticed)),
@@ -208,7 +208,7 @@ fn on_record<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, u6
     })
 }
 
-/// Notices of a check, each with its position.
+/// Returns the notices of a check, each with its position.
 fn notices<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, &'m Told)> {
     (1..).zip(&model.events).filter_map(move |(position, event)| match &event.fact {
         Fact::Own(noticed) => match &noticed.says {
@@ -219,14 +219,14 @@ fn notices<'m>(model: &'m Model, id: &'m str) -> impl Iterator<Item = (u64, &'m 
     })
 }
 
-/// Position of a check's last `Opened` before this one; 0 if there is none.
+/// Returns the position of a check's last `Opened` before this one; 0 if there is none.
 fn opened_before(model: &Model, id: &str, position: u64) -> u64 {
     let opened =
         notices(model, id).filter(|(at, told)| *at < position && told.kind == NotificationKind::Opened);
     opened.map(|(at, _)| at).last().unwrap_or(0)
 }
 
-/// Violations that were put on record between these two, and those of them that are not over.
+/// Returns the activations of violations on record in `after..before`, and the number of those that are not over.
 fn violated_between(model: &Model, id: &str, after: u64, before: u64) -> (Vec<u64>, u64) {
     let of_it = on_record(model, id).filter(|(position, _, finding)| {
         (after..before).contains(position) && finding.verdict == Verdict::Violated
@@ -236,11 +236,11 @@ fn violated_between(model: &Model, id: &str, after: u64, before: u64) -> (Vec<u6
     (all.iter().map(|(activation, _)| *activation).collect(), open as u64)
 }
 
-/// Takes over what the store has put on record since the model looked last: what its last step may have. Returns that.
+/// Takes over the events that the store has put on record since the model looked last, as its last step may, and returns them.
 ///
 /// # Errors
 ///
-/// What is odd.
+/// The difference, or the store's error.
 pub fn take_over(model: &mut Model, view: &View, pager: &Pager) -> Result<Vec<Says>, Odd> {
     let room = model.limits.append_events_max.min(TOLD_AT_ONCE);
     let mut commits: Vec<(u64, Vec<Noticed>)> = Vec::new();
@@ -250,7 +250,7 @@ pub fn take_over(model: &mut Model, view: &View, pager: &Pager) -> Result<Vec<Sa
         let micros = Timestamp::from(event.recorded_at).micros();
         let noticed = Noticed::of(&event).or_else(differs)?;
         match commits.last_mut() {
-            // What a step of the watcher finds is one commit if it fits, and its dog's findings are another.
+            // The findings of a step of the runner are one commit if they fit; those of the watchdog are another.
             Some((_, last))
                 if noticed.kind().is_some() && last[0].kind() == noticed.kind() && last.len() < room =>
             {
@@ -276,7 +276,7 @@ pub fn take_over(model: &mut Model, view: &View, pager: &Pager) -> Result<Vec<Sa
     Ok(says)
 }
 
-/// Findings are numbered from 0, each once.
+/// Compares the numbers of findings: from 0, each once.
 fn hold_number(model: &Model, says: &Says) -> Result<(), Odd> {
     let Says::Found(id, number, finding) = says else { return Ok(()) };
     let is_gapless = (0..).zip(on_record(model, id)).all(|(must, (_, number, _))| must == number);
@@ -286,8 +286,8 @@ fn hold_number(model: &Model, says: &Says) -> Result<(), Odd> {
     }
 }
 
-/// Compares a notice with the findings: `Opened` tells all that are not over and were not told; `Resolved` is of a group that is over,
-/// and was not resolved before.
+/// Compares a notice with the findings: `Opened` tells all that are not over and were not told. `Resolved` is of a group that is
+/// over, and was not resolved before.
 fn hold_notice(model: &Model, says: &Says) -> Result<(), Odd> {
     let Says::Notified(told) = says else { return Ok(()) };
     let (id, next) = (told.check.as_str(), model.position() + 1);
@@ -316,7 +316,7 @@ fn hold_notice(model: &Model, says: &Says) -> Result<(), Odd> {
     }
 }
 
-/// A notice is delivered if somebody took it; one life of the store delivers it once. Notices are delivered in their order.
+/// Compares a delivery with the pages: one life of the store delivers a notice once, and notices are delivered in order.
 fn hold_delivery(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
     let Says::Delivered(route, through) = says else { return Ok(()) };
     let pages = pager.since_record();
@@ -330,7 +330,7 @@ fn hold_delivery(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
     let last = pages.last().map(|page| page.life);
     let (now, before): (Vec<_>, Vec<_>) = pages.iter().partition(|page| Some(page.life) == last);
     let is_told_once = matches!(&now[..], [page] if is_it(page));
-    // What was taken before a crash may be on record with what the crash left.
+    // A page taken before a crash may be on record with the events that the crash left.
     let is_noticed = |page: &&Page| {
         let mut all = notices(model, &page.check).map(|(_, told)| told);
         all.any(|told| (page.kind, page.count, &page.sample) == (told.kind, told.count, &told.sample))
@@ -350,7 +350,7 @@ fn says_at(model: &Model, position: u64) -> Option<&Says> {
     }
 }
 
-/// The last notice that was delivered.
+/// Returns the position of the last notice that was delivered.
 fn delivered(model: &Model) -> Option<u64> {
     model.events.iter().rev().find_map(|event| match &event.fact {
         Fact::Own(noticed) => match &noticed.says {
@@ -363,25 +363,25 @@ fn delivered(model: &Model) -> Option<u64> {
 
 // ---- once they have seen everything ----
 
-/// Steps in a row after which nothing was left to judge, and in which nothing came.
+/// Number of steps in a row that left nothing to judge, and in which nothing came.
 #[derive(Debug, Default)]
 pub struct Rest(u32);
 
 impl Rest {
-    /// Whether the checks have come to rest, now that one more step is taken over. `before` it, the model stood there.
+    /// Counts one more step that was taken over, and returns whether the checks have come to rest. `before`: position until then.
     pub fn has_come(&mut self, before: u64, model: &Model, checks: &Checks<'_>) -> bool {
         let has_seen_all = checks.stats().iter().all(CheckStats::is_settled);
         self.0 = if has_seen_all && before == model.position() { self.0 + 1 } else { 0 };
-        // What is found is told in the next step, and what is told may raise an alert.
+        // Findings are told in the step after, and the notice may raise an alert.
         self.0 == 3
     }
 }
 
-/// Whether all that the checks say is what their rules say.
+/// Compares the record of all checks with the rules.
 ///
 /// # Errors
 ///
-/// What is odd.
+/// The difference, or the store's error.
 pub fn compare(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
     let stats = checks.stats();
     for (id, rule) in RULES {
@@ -418,9 +418,9 @@ pub fn compare(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
     compare_violations(model, checks)
 }
 
-/// Whether each violation is told as it is on record.
+/// Compares the listed violations with the record.
 fn compare_violations(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
-    // How each stands: where it is on record, how it began, how it ended, who has seen it.
+    // For each violation: position on record, begin, end, and true once it is acknowledged.
     type Episode<'m> = (u64, &'m Finding, Option<&'m Finding>, bool);
     let mut must: BTreeMap<(&str, u64, &str), Episode<'_>> = BTreeMap::new();
     for (position, event) in (1..).zip(&model.events) {
@@ -453,7 +453,7 @@ fn compare_violations(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
             Some(end) if end.verdict == Verdict::Retracted => State::Retracted { by: Position::new(end.by) },
             Some(end) => State::Healed {
                 by: Position::new(end.by),
-                // By the time of events, what came too late may say that it came before that was known.
+                // By the time of events, a late answer may state a time before the violation was decided.
                 after: Duration::from_micros(u64::try_from(end.decided - finding.decided).unwrap_or(0)),
             },
         };
@@ -472,7 +472,8 @@ fn compare_violations(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
     }
 }
 
-/// Deadlines that were over by then, and are still pending: the end of a quiet time leaves none where commits tell the time.
+/// Returns the checks with deadlines before `now` that are still pending: the end of a quiet time leaves none, if commits tell
+/// the time.
 pub fn forgotten(model: &Model, now: Timestamp) -> Vec<&'static str> {
     let now = i64::try_from(now.micros()).unwrap_or(i64::MAX);
     let by_commits = RULES.iter().filter(|(id, _)| *id != BY_EVENTS);
@@ -481,7 +482,7 @@ pub fn forgotten(model: &Model, now: Timestamp) -> Vec<&'static str> {
     by_commits.filter(|(_, rule)| is_forgotten(*rule)).map(|(id, _)| *id).collect()
 }
 
-/// Says whether a check's last finding about an activation and a subject is that it is over.
+/// Returns whether a check's last finding about an activation and a subject is that it is over.
 fn is_over(model: &Model, id: &str, activation: u64, subject: &str) -> bool {
     let of_it = on_record(model, id)
         .filter(|(.., finding)| (finding.activation, &*finding.subject) == (activation, subject));
@@ -491,7 +492,7 @@ fn is_over(model: &Model, id: &str, activation: u64, subject: &str) -> bool {
         .is_none_or(|(.., finding)| finding.verdict != Verdict::Violated)
 }
 
-/// Checks with violations that are not over, and of which nobody was told.
+/// Returns the checks that have open violations of which nobody was told.
 pub fn untold(model: &Model) -> Vec<&'static str> {
     let through = delivered(model).unwrap_or(0);
     let is_untold = |id: &str| {
@@ -502,7 +503,7 @@ pub fn untold(model: &Model) -> Vec<&'static str> {
     RULES.iter().map(|(id, _)| *id).filter(|id| is_untold(id)).collect()
 }
 
-/// Checks that were dead, and that nobody has seen alive since.
+/// Returns the checks that were dead, and that nobody has seen alive since.
 pub fn stuck(model: &Model) -> BTreeSet<&str> {
     let mut stuck = BTreeSet::new();
     for (.., finding) in on_record(model, FRESHNESS) {

@@ -27,12 +27,12 @@ pub enum Oracle {
     Canary,
 }
 
-/// A number of two bytes.
+/// Draws a number of two bytes.
 fn two_bytes(draws: &mut Random) -> u64 {
     draws.below(256) << 8 | draws.below(256)
 }
 
-/// Chance of which two bytes are the seed.
+/// Draws two bytes, and returns the numbers of that seed.
 fn seeded(draws: &mut Random) -> Random {
     Random::new(two_bytes(draws))
 }
@@ -52,7 +52,7 @@ mod tests {
         ("rule_parser", |bytes, oracle| rule_parser(bytes, oracle)),
     ];
 
-    /// The inputs of a target, in the order of their names.
+    /// Returns the inputs of a target, in the order of their names.
     fn corpus(target: &str) -> Vec<Vec<u8>> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
         let files = std::fs::read_dir(&dir).expect("a target has a corpus");

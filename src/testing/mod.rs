@@ -26,14 +26,14 @@ pub use clock::{SimClock, SimEntropy};
 pub use disk::{Cut, Fault, Faults, ImagePolicy, Op, SimDisk, Stats};
 pub use random::Random;
 
-/// Lets the calling thread start so many more threads of a store, and has the next one fail; `None` lifts that. Returns whether a
-/// failure was still to come.
+/// Lets the calling thread start this many more threads of a store, and makes the next one fail; `None` lifts that. Returns
+/// whether a failure was still to come.
 #[cfg(feature = "testing")]
 pub fn refuse_thread(after: Option<u32>) -> bool {
     crate::sync::refusal::plan(after)
 }
 
-/// Nothing is appended outside a commit: what reads cannot write.
+/// Nothing is appended outside a commit: readers cannot write.
 ///
 /// ```compile_fail,E0599
 /// # fn f(store: tallystone::Store, event: tallystone::event::Raw) -> Result<(), tallystone::Error> {

@@ -1,8 +1,8 @@
-//! The store as vectors and maps: what every answer must be.
+//! The store as vectors and maps: the expected answers.
 //!
-//! - Shares no code with the store, only public types: folds, queries and fingerprints are told a second time.
-//! - A request is looked at twice, as the store does: on the caller's thread, then in its turn.
-//! - What nobody knows is held by the test as two models, one without it and one with it, until the store is asked.
+//! - Shares no code with the store, only public types: it has folds, queries and fingerprints of its own.
+//! - Looks at a request twice, as the store does: on the caller's thread, then in its turn.
+//! - If an outcome is unknown, the test holds two models, one without it and one with it, until the store is asked.
 
 use super::workload::Ask;
 use super::workload::{CAPACITY, CURSED_SEAT, Fact, Request};
@@ -16,13 +16,13 @@ use std::sync::Arc;
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Noted {
-    /// What it says.
+    /// Content of the event.
     pub fact: Fact,
     /// Its commit.
     pub commit: u64,
     /// Its place in its stream.
     pub stream_version: u64,
-    /// When.
+    /// Time of its commit, in microseconds.
     pub micros: u64,
     /// The rows it changed.
     pub changed: Vec<RowName>,
@@ -44,19 +44,19 @@ pub enum RowName {
 /// A commit.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// What was asked.
+    /// Request that was committed.
     pub request: Arc<Request>,
-    /// What a transaction answered.
+    /// Answer of the transaction, if it was one.
     pub answer: Option<u64>,
     /// Position of its first event.
     pub first: u64,
     /// Position of its last event.
     pub last: u64,
-    /// When.
+    /// Time of the commit, in microseconds.
     pub micros: u64,
-    /// From when on its key may be used again.
+    /// Time from which its key may be used again.
     pub expires_micros: Option<u64>,
-    /// With how many used keys its key may be used again.
+    /// Number of used keys at which its key may be used again.
     pub expires_keys: Option<u64>,
 }
 
@@ -73,14 +73,14 @@ pub struct AllRows {
     pub prices: BTreeMap<(u32, u32), ((u64, u64), u64)>,
 }
 
-/// What the answer must be.
+/// Expected answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Acknowledged.
     Committed {
         /// Number of the commit.
         commit: u64,
-        /// An earlier request did it.
+        /// True if an earlier request did it.
         replayed: bool,
     },
     /// Broken by the event at this position.
@@ -89,16 +89,16 @@ pub enum Verdict {
     BeyondHead(u64, u64),
     /// The stream is at this version.
     WrongVersion {
-        /// Which.
+        /// Name of the stream.
         stream: String,
         /// Its version.
         is: u64,
         /// Its last event.
         last: Option<u64>,
     },
-    /// By which commit, and the part that differs.
+    /// The commit that used the key, and the part that differs.
     KeyReused(u64, String),
-    /// The projection, and which event of the append.
+    /// The projection, and the index of the event in the append.
     Fold(&'static str, usize),
     /// A limit.
     TooLarge(&'static str),
@@ -106,28 +106,28 @@ pub enum Verdict {
     Invalid(&'static str),
 }
 
-/// All a store holds.
+/// Everything that a store holds.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// The store's.
+    /// Options of the store.
     pub limits: Options,
-    /// The setup's.
+    /// Default retention of keys, from the setup.
     pub retention: Retention,
-    /// By number, from 1.
+    /// Commits by number, from 1.
     pub commits: Vec<Kept>,
-    /// By position, from 1.
+    /// Events by position, from 1.
     pub events: Vec<Noted>,
     /// Scope and key, to the number of the commit that used it last.
     pub keys: BTreeMap<(String, String), u64>,
-    /// Commits with a key.
+    /// Number of commits with a key.
     pub keys_used: u64,
-    /// At the head.
+    /// Rows at the head.
     pub rows: AllRows,
     streams: BTreeMap<String, Vec<u64>>,
 }
 
 impl Model {
-    /// An empty store.
+    /// Returns an empty store.
     pub fn new(limits: Options) -> Self {
         Self {
             limits,
@@ -141,27 +141,27 @@ impl Model {
         }
     }
 
-    /// The last position.
+    /// Returns the last position.
     pub fn position(&self) -> u64 {
         self.events.len() as u64
     }
 
-    /// The last commit.
+    /// Returns the last commit.
     pub fn commit(&self) -> u64 {
         self.commits.len() as u64
     }
 
-    /// Names of all streams.
+    /// Returns all streams: names and versions.
     pub fn streams(&self) -> impl Iterator<Item = (&str, u64)> {
         self.streams.iter().map(|(name, positions)| (name.as_str(), positions.len() as u64))
     }
 
-    /// How many events a stream has.
+    /// Returns the number of events of a stream.
     pub fn stream_version(&self, stream: &str) -> u64 {
         self.streams.get(stream).map_or(0, |positions| positions.len() as u64)
     }
 
-    /// Positions that answer a query, in its order, for a reader at `head`.
+    /// Returns the positions that answer a query, in its order, for a reader at `head`.
     pub fn answer(&self, ask: &Ask, head: u64) -> Vec<u64> {
         let through = ask.up_to.unwrap_or(head).min(head);
         let in_range = ask.after + 1..=through;
@@ -174,7 +174,7 @@ impl Model {
         found
     }
 
-    /// Rows of `Trails` for who has folded everything up to a position, each with the position that last changed it.
+    /// Returns the rows of `Trails` folded up to a position, each with the position that last changed it.
     pub fn trails(&self, through: u64) -> BTreeMap<String, ((u64, u64), u64)> {
         let mut trails = BTreeMap::new();
         for position in 1..=through {
@@ -192,35 +192,35 @@ impl Model {
         trails
     }
 
-    /// The event at a position.
+    /// Returns the event at a position.
     pub fn event(&self, position: u64) -> &Noted {
         &self.events[position as usize - 1]
     }
 
-    /// What is answered at once, without the writer.
+    /// Returns the answer that needs no writer, if there is one.
     pub fn at_once(&self, request: &Request, now: Timestamp) -> Option<Verdict> {
         let refused = self.over_limits(request).or_else(|| self.recall(request, self.time(now)));
         refused.or_else(|| self.beyond_head(request)).or_else(|| self.conflict(request, 0))
     }
 
-    /// The store's time in microseconds.
+    /// Returns the store's time, in microseconds.
     pub(super) fn time(&self, now: Timestamp) -> u64 {
         now.micros().max(self.commits.last().map_or(0, |last| last.micros))
     }
 
-    /// Whether the key of a commit is kept, for a decision made now.
+    /// Returns whether the key of a commit is still kept for a decision made now.
     pub fn keeps(&self, commit: u64, now: Timestamp) -> bool {
         let kept = &self.commits[commit as usize - 1];
         kept.expires_micros.is_none_or(|expires| self.time(now) < expires)
             && kept.expires_keys.is_none_or(|expires| self.keys_used < expires)
     }
 
-    /// Keys that are kept at the head.
+    /// Returns the number of keys kept at the head.
     pub fn keys_kept(&self) -> u64 {
         self.keys.values().filter(|commit| self.keeps(**commit, Timestamp::from_micros(0))).count() as u64
     }
 
-    /// What the writer answers, after the caller looked at everything up to `seen`. Takes it over, if it is committed.
+    /// Returns the writer's answer, after the caller looked at everything up to `seen`. Applies the request if it is committed.
     pub fn decide(&mut self, request: &Request, seen: u64, now: Timestamp) -> Verdict {
         let micros = self.time(now);
         let refused = self.recall(request, micros).or_else(|| self.wrong_version(request));
@@ -230,7 +230,7 @@ impl Model {
         }
     }
 
-    /// Takes over what nothing stands against, unless a fold refuses.
+    /// Applies a request that nothing stands against, unless a fold refuses it.
     pub(super) fn apply(&mut self, request: &Request, answer: Option<u64>, micros: u64) -> Verdict {
         let first = self.position() + 1;
         let (mut rows, mut changes) = (self.rows.clone(), Vec::new());
@@ -314,7 +314,7 @@ impl Model {
         (after > self.position()).then(|| Verdict::BeyondHead(after, self.position()))
     }
 
-    /// The first event behind `seen` that breaks a condition.
+    /// Returns the first event after `seen` that breaks a condition.
     fn conflict(&self, request: &Request, seen: u64) -> Option<Verdict> {
         request.conditions.iter().find_map(|(ask, after)| {
             let from = seen.max(after.unwrap_or(0)) + 1;
@@ -323,7 +323,7 @@ impl Model {
         })
     }
 
-    /// Whether the store's answer is the one it must be.
+    /// Returns whether the store's answer is the expected one.
     pub fn agrees(
         &self,
         verdict: &Verdict,
@@ -362,14 +362,14 @@ impl Model {
         }
     }
 
-    /// Whether receipt and response are those of a commit.
+    /// Returns whether receipt and response are those of a commit.
     pub fn same(&self, commit: u64, committed: &Committed) -> bool {
         self.is_receipt(commit, &committed.receipt)
             && committed.response
                 == self.commits[commit as usize - 1].request.response.clone().unwrap_or_default()
     }
 
-    /// Whether this is the receipt of a commit.
+    /// Returns whether this is the receipt of a commit.
     pub fn is_receipt(&self, commit: u64, receipt: &Receipt) -> bool {
         let Some(kept) = self.commits.get(commit as usize - 1) else { return false };
         let Receipt { commit: number, first, last, committed_at, .. } = receipt;
@@ -377,12 +377,12 @@ impl Model {
             && Timestamp::from(*committed_at).micros() == kept.micros
     }
 
-    /// What a transaction answered.
+    /// Returns the answer of the transaction that made a commit.
     pub fn answer_of(&self, commit: u64) -> Option<u64> {
         self.commits.get(commit as usize - 1)?.answer
     }
 
-    /// Money that came in and money that there is: the same, whatever happened.
+    /// Returns the money that came in and the money that there is: the two are always equal.
     pub fn money(&self) -> (i64, i64) {
         let opened = |event: &Noted| if let Fact::Opened(_, cents) = event.fact { cents } else { 0 };
         (self.events.iter().map(opened).sum(), self.rows.balances.values().map(|(balance, _)| balance).sum())
@@ -393,7 +393,7 @@ fn two_alike(parts: &[(String, u64)]) -> bool {
     parts.iter().enumerate().any(|(index, (name, _))| parts[..index].iter().any(|(other, _)| other == name))
 }
 
-/// The name of the first part of the fingerprint that differs.
+/// Returns the name of the first part of the fingerprint that differs.
 fn differing_part(stored: &Request, asked: &Request) -> Option<String> {
     let same_input = match (stored.input, asked.input) {
         (None, None) => stored.facts == asked.facts,
@@ -410,7 +410,7 @@ fn differing_part(stored: &Request, asked: &Request) -> Option<String> {
 }
 
 impl AllRows {
-    /// The rows that an event changes, or the name of the projection that refuses it.
+    /// Folds an event. Returns the rows it changed, or the name of the projection that refuses it.
     pub(super) fn fold(
         &mut self,
         fact: &Fact,
@@ -444,7 +444,7 @@ impl AllRows {
                 self.prices.insert((show, seat), ((cost, before), position));
                 ("reserved", vec![RowName::Seat(show, seat), RowName::Price(show, seat)])
             }
-            // Where nobody sits, no seat changes.
+            // If nobody sits there, no seat changes.
             Fact::Freed(show, seat) => {
                 self.prices.insert((show, u32::MAX), ((u64::from(seat), 0), position));
                 let left = self.seats.remove(&(show, seat)).map(|_| RowName::Seat(show, seat));

@@ -1,4 +1,4 @@
-//! Random numbers: from a seed (splitmix64), the same on every machine and in every version; or from bytes, which a fuzzer steers.
+//! Random numbers: from a seed (splitmix64), the same on every machine and in every version; or from bytes that a fuzzer steers.
 
 /// A stream of numbers that its seed decides, or its bytes.
 #[derive(Debug, Clone)]
@@ -7,27 +7,27 @@ pub struct Random(Source);
 #[derive(Debug, Clone)]
 enum Source {
     Seed(u64),
-    /// What was not drawn yet, last first.
+    /// Bytes that are not drawn yet, last first.
     Bytes(Vec<u8>),
 }
 
 impl Random {
-    /// The numbers of this seed.
+    /// Returns the numbers of this seed.
     pub fn new(seed: u64) -> Self {
         Self(Source::Seed(seed))
     }
 
-    /// Numbers that these bytes decide, one byte each; zeros when they are used up.
+    /// Returns numbers that these bytes decide, one byte each; zeros when they are used up.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(Source::Bytes(bytes.iter().rev().copied().collect()))
     }
 
-    /// No number is left that anybody chose. A seed never ends.
+    /// Returns whether every byte was drawn. A seed never ends.
     pub fn is_used_up(&self) -> bool {
         matches!(&self.0, Source::Bytes(rest) if rest.is_empty())
     }
 
-    /// The next number.
+    /// Returns the next number.
     #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
     pub fn next(&mut self) -> u64 {
         match &mut self.0 {
@@ -35,23 +35,23 @@ impl Random {
                 *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 mix(*state)
             }
-            // In the low bits and in the high ones, where coins and chances look.
+            // In the low bits and in the high ones: coins and chances look at the high ones.
             Source::Bytes(rest) => u64::from(rest.pop().unwrap_or(0)) * 0x0100_0000_0000_0001,
         }
     }
 
-    /// A number below `end`. The bias of the remainder is of no account for the small numbers drawn here.
+    /// Returns a number below `end`. The bias of the remainder is of no account for the small numbers drawn here.
     pub fn below(&mut self, end: u64) -> u64 {
         assert!(end > 0, "there is no number below 0");
         self.next() % end
     }
 
-    /// True with this probability.
+    /// Returns true with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         (self.next() >> 11) as f64 / ((1u64 << 53) as f64) < probability
     }
 
-    /// True every other time.
+    /// Returns true with a probability of one half.
     pub fn coin(&mut self) -> bool {
         self.next() >> 63 == 1
     }

@@ -1,9 +1,9 @@
 //! Serial replay: each decision that committed runs again, alone, at its place in the order of commits, on a second store.
 //!
-//! - It must give the same answer, events, rows and time. So it knows no rule about reads, and finds those that are missing.
-//! - Chance is an input: it is what the first run was told. So is what the decision chose not to rest on: what it peeked at, and
-//!   what it read before it narrowed its condition.
-//! - What was not decided, or by nobody knows whom, is copied.
+//! - It must give the same answer, events, rows and time. It knows no rule about reads, so it finds rules that are missing.
+//! - Chance is an input: the replay gets what the first run was told. So are reads that the decision does not depend on: rows and
+//!   events it peeked at, and reads before it narrowed its condition.
+//! - Commits that no known decision made are copied.
 
 use super::decision::{Plan, Refusal, Step, answer};
 use super::trial::Answered;
@@ -27,11 +27,11 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Serial {
     committed: BTreeMap<u64, Script>,
-    /// They wrote nothing, and stand behind this commit.
+    /// Decisions that wrote nothing, by the commit that they follow.
     read_only: BTreeMap<u64, Vec<Script>>,
 }
 
-/// A decision, and what each of its steps was told.
+/// A decision, and the line each of its steps was told.
 #[derive(Debug)]
 struct Script {
     plan: Plan,
@@ -39,7 +39,7 @@ struct Script {
     answer: u64,
 }
 
-/// How many came to the same.
+/// Numbers of decisions that replayed alike, and of copied commits.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Replayed {
     /// Decisions that wrote.
@@ -48,19 +48,19 @@ pub struct Replayed {
     pub read_only: u64,
     /// Commits that were copied.
     pub copied: u64,
-    /// Decisions that were copied: they wrote by what they then chose not to rest on.
+    /// Decisions that were copied because they wrote by reads they do not depend on.
     pub left_out: u64,
 }
 
 impl Serial {
-    /// Takes down a decision in the closure form.
+    /// Records a decision in the closure form.
     pub fn note_ran(&mut self, ran: &Ran) {
         if let Some(last) = ran.tries.last() {
             self.note(&ran.plan, &last.told, &ran.answer);
         }
     }
 
-    /// Takes down a decision, with what its steps were told, if that is what it was committed with.
+    /// Records a decision with the lines its steps were told, if it was committed with them.
     pub fn note(&mut self, plan: &Plan, told: &[String], answer: &Answered) {
         let Ok(Committed { receipt, replayed: false, response }) = answer else { return };
         let script = Script { plan: plan.clone(), told: told.to_vec(), answer: *response };
@@ -70,11 +70,11 @@ impl Serial {
         }
     }
 
-    /// Runs all of them again, each alone. Without a decision nothing is run.
+    /// Runs all decisions again, each alone. Runs nothing if there is none.
     ///
     /// # Errors
     ///
-    /// The first that comes to something else.
+    /// The first difference.
     pub fn replay(&self, first: &Store) -> Result<Replayed, String> {
         let (clock, mut done) = (SimClock::default(), Replayed::default());
         if self.committed.is_empty() && self.read_only.is_empty() {
@@ -121,7 +121,7 @@ impl Serial {
             return Ok(());
         }
         let again = self::record(second, second.stats().commit)?;
-        // Of the rows of checks the second store has none.
+        // The second store has no rows of checks.
         let reader = second.reader();
         let known = |fold: &&Fold| {
             reader.rules.projections.all.iter().any(|known| known.id == fold.projection.to_be_bytes())
@@ -140,7 +140,7 @@ impl Script {
         self.plan.steps.iter().rposition(|step| matches!(step, Step::Narrow(_))).unwrap_or(0)
     }
 
-    /// It wrote nothing by what it does not rest on.
+    /// Returns whether it wrote nothing by reads that it does not depend on.
     fn stands_alone(&self) -> bool {
         let mut before = self.plan.steps[..self.narrowed()].iter();
         !before
@@ -148,7 +148,7 @@ impl Script {
     }
 
     fn decide(&self, second: &Store) -> Result<(), String> {
-        // Without its key: that others may use it again is not what is asked here.
+        // Without its key: reuse of keys is not tested here.
         let work = request::Request::new("alone").retry(Retry::Never);
         let mut differs = None;
         let again = second.transact(work, |tx| self.run(tx, &mut differs));
@@ -198,7 +198,7 @@ fn copy(second: &Store, record: &Commit) -> Result<(), String> {
     let none = Append::events(Vec::<Raw>::new());
     let append = record.events.iter().try_fold(none, |append, event| {
         let raw = event.borrowed()?;
-        // Of the store's own there are no raw ones.
+        // Events of the store's own family cannot be raw.
         Ok::<_, crate::error::DecodeError>(match raw.family() == <Own as Event>::FAMILY {
             true => append.and(Own::decode(&raw)?),
             false => append.and(raw.to_raw()),

@@ -1,7 +1,7 @@
-//! A transaction on the model: what it must be told, and what must come of it.
+//! A transaction on the model: the lines it must be told, and its expected outcome.
 //!
-//! - It remembers in plain words what it read, and asks every event since, one by one, whether it changes that.
-//! - Chance is the store's: the model is told what it was, and holds the store to it from then on.
+//! - It records its reads, and asks every event since, one by one, whether it changes one of them.
+//! - Chance is the store's: the model is told each draw, and holds the store to it from then on.
 
 use super::decision::{Plan, Refusal, Step, Which, answer, first_free, line};
 use super::model::{AllRows, Model, RowName, Verdict};
@@ -18,9 +18,9 @@ pub struct Trial {
     pub head: u64,
     /// The commit at which it stands.
     pub commit: u64,
-    /// Its time.
+    /// Time of the transaction, in microseconds.
     now: u64,
-    /// That of rows it changes itself.
+    /// Time of rows that it changes itself, in microseconds.
     row_time: u64,
     rows: AllRows,
     own: Vec<Fact>,
@@ -29,17 +29,17 @@ pub struct Trial {
     failed: Option<Failed>,
 }
 
-/// What it rests on.
+/// A read that it depends on.
 #[derive(Debug, Clone)]
 enum Read {
     Row(RowName),
-    /// Both included.
+    /// Both ends included.
     Seats((u32, u32), (u32, u32)),
     Prices((u32, u32), (u32, u32)),
     Events(Ask),
 }
 
-/// What it was told of its own events, after how many of them. It must be told the same if it runs where it commits.
+/// A result that its own events may have a part in, with their number then. It must be the same where it commits.
 #[derive(Debug, Clone)]
 struct Guess {
     after: usize,
@@ -47,18 +47,18 @@ struct Guess {
     told: String,
 }
 
-/// How it looked.
+/// Read that gave a [`Guess`].
 #[derive(Debug, Clone, Copy)]
 enum Look {
     Row(RowName),
     Seats((u32, u32), (u32, u32), Which),
     Prices((u32, u32), (u32, u32)),
-    /// At events, which have a position.
+    /// Events, which have a position.
     Events,
 }
 
 impl Look {
-    /// Whether this event changes rows of the projection.
+    /// Returns whether this event changes rows of the projection.
     fn may_see(self, fact: &Fact) -> bool {
         let money = matches!(fact, Fact::Opened(..) | Fact::Took(..) | Fact::Got(..));
         let booking = matches!(fact, Fact::Reserved(..) | Fact::Freed(..));
@@ -107,10 +107,10 @@ fn seats(rows: &AllRows, from: (u32, u32), to: (u32, u32), which: Which) -> Vec<
     found
 }
 
-/// Why an operation fails.
+/// Failure of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failed {
-    /// A projection refuses which event of the transaction.
+    /// A projection refuses an event of the transaction: its index.
     Fold(&'static str, usize),
     /// A limit.
     TooLarge(&'static str),
@@ -118,16 +118,16 @@ pub enum Failed {
     BeyondHead(u64),
 }
 
-/// Why a decision stops.
+/// Reason why a decision stops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stop {
-    /// It says no.
+    /// The decision says no.
     Refused(Refusal),
     /// An operation failed.
     Failed(Failed),
 }
 
-/// What must come of it.
+/// Expected outcome of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// Nothing is to be committed.
@@ -136,18 +136,18 @@ pub enum Ending {
     Refused(Refusal),
     /// An operation failed.
     Failed(Failed),
-    /// And the decision said yes all the same.
+    /// An operation failed, and the decision said yes all the same.
     Swallowed,
     /// Each of these events changed what was read.
     Conflict(Vec<u64>),
-    /// What it stood on is too old to tell, or its time cannot be that of a commit any more.
+    /// Its snapshot is too old to judge, or its time cannot be the time of a commit any more.
     TooOld,
-    /// What a request would be told.
+    /// The verdict on the request of the decision.
     Said(Verdict),
 }
 
 impl Ending {
-    /// In a word, for whoever counts.
+    /// Returns the outcome in a word, to be counted.
     pub fn name(&self) -> &'static str {
         match self {
             Self::ReadOnly(_) => "tx read only",
@@ -187,7 +187,7 @@ impl Read {
 }
 
 impl Trial {
-    /// One that begins now, and has this time.
+    /// Begins a transaction at this time.
     pub fn begin(model: &Model, time: u64) -> Self {
         Self {
             head: model.position(),
@@ -202,17 +202,17 @@ impl Trial {
         }
     }
 
-    /// Whether a store that has flushed up to this commit may have forgotten what became of its reads: changes of rows are kept
-    /// for a while only.
+    /// Returns whether a store that has flushed up to this commit may have forgotten changes of its reads: changes of rows are
+    /// kept for a while only.
     pub fn may_be_too_old(&self, flushed: u64) -> bool {
         flushed > self.commit && self.reads.iter().any(|read| !matches!(read, Read::Events(_)))
     }
 
-    /// Goes through a try of the closure form.
+    /// Repeats a try of the closure form.
     ///
     /// # Errors
     ///
-    /// What it was told and must not have been.
+    /// A line that it was told and must not have been.
     pub fn run(
         model: &Model,
         plan: &Plan,
@@ -240,11 +240,11 @@ impl Trial {
         Ok((trial, stopped.map_or_else(|| Ok(answer(&told)), Err)))
     }
 
-    /// One step: what it must be told. `told` is what it was told, for the steps that ask for chance.
+    /// Runs one step, and returns the line it must be told. `told` is the line it was told, for the steps that ask for chance.
     ///
     /// # Errors
     ///
-    /// Why it ends here.
+    /// The reason why it ends here.
     pub fn step(&mut self, model: &Model, step: &Step, told: Option<&str>) -> Result<String, Stop> {
         if let Some(failed) = &self.failed {
             return Err(Stop::Failed(failed.clone()));
@@ -339,7 +339,7 @@ impl Trial {
         })
     }
 
-    /// Looks, and rests on what it is told if its own events may have a part in it.
+    /// Reads, and records the result as a guess if its own events may have a part in it.
     fn look(&mut self, look: Look) -> String {
         let told = look.told(&self.rows);
         if self.own.iter().any(|fact| look.may_see(fact)) {
@@ -348,7 +348,7 @@ impl Trial {
         told
     }
 
-    /// Rests on what was looked at: up to the last row, if there may be more.
+    /// Reads seats, and depends on the range that was read: up to the last row, if there may be more.
     fn seats(&mut self, from: (u32, u32), to: (u32, u32), which: Which) -> Vec<((u32, u32), u32)> {
         let found = seats(&self.rows, from, to, which);
         let (mut lowest, mut highest) = (from, to);
@@ -362,7 +362,7 @@ impl Trial {
         found
     }
 
-    /// What answers a query, its own events among them: position, stream version, event.
+    /// Returns the answer to a query, its own events included: position, stream version, event.
     fn events<'a>(&'a self, model: &'a Model, ask: &Ask) -> Vec<(u64, u64, &'a Fact)> {
         let stored = (1..=self.head).map(|position| {
             let event = model.event(position);
@@ -391,12 +391,13 @@ impl Trial {
         line(self.events(model, ask).into_iter().map(place).collect::<Vec<_>>())
     }
 
-    /// Nothing can come before what was there already: oldest first, events fill a limit for ever.
+    /// Depends on a query if an event can still change it: nothing can come before what was there already, so events fill a limit
+    /// for ever if the oldest come first.
     fn rest_on(&mut self, model: &Model, ask: &Ask) {
         let there = model.answer(ask, self.head).len();
         if ask.backwards || ask.limit.is_none_or(|limit| there < limit) {
             self.reads.push(Read::Events(ask.clone()));
-            // Where its own events will stand is part of the answer, and whether they are in the range.
+            // The positions of its own events are part of the answer, and so is whether they are in the range.
             let past = ask.up_to.is_some_and(|up_to| up_to <= self.head);
             if !past && self.own.iter().any(|fact| ask.matches(fact)) {
                 self.look(Look::Events);
@@ -415,8 +416,8 @@ impl Trial {
         Ok(())
     }
 
-    /// Whether it would be told the same of its own events if it ran on `model` as it is, at this time; or which projection
-    /// refuses one of them.
+    /// Returns whether it would be told the same of its own events if it ran on `model` as it is, at this time. An error: the
+    /// projection that refuses one of them, and the index of the event.
     fn tells_the_same(&self, model: &Model, micros: u64) -> Result<bool, (&'static str, usize)> {
         let moved = (model.position(), micros) != (self.head, self.row_time);
         if moved && self.guesses.iter().any(|guess| matches!(guess.look, Look::Events)) {
@@ -434,14 +435,14 @@ impl Trial {
         Ok(true)
     }
 
-    /// The events up to `through` that changed what it rests on.
+    /// Returns the events up to `through` that changed what it depends on.
     fn changed(&self, model: &Model, through: u64) -> Vec<u64> {
         let since = self.head + 1..=through;
         since.filter(|position| self.reads.iter().any(|read| read.is_changed_by(model, *position))).collect()
     }
 }
 
-/// The id and the random number among what was told.
+/// Returns the id and the random number among the bytes it was told.
 fn chance(told: &str) -> Option<Vec<u8>> {
     let bytes = told.trim_matches(['[', ']']).split(", ").map(|byte| byte.parse().ok());
     bytes.collect::<Option<Vec<u8>>>()?.get(8..32).map(<[u8]>::to_vec)
@@ -461,7 +462,7 @@ impl Failed {
 }
 
 impl Stop {
-    /// Whether the store stops for the same reason.
+    /// Returns whether the store stops for the same reason.
     pub fn is(&self, error: &TxError<Refusal>) -> bool {
         match (self, error) {
             (Self::Refused(must), TxError::Refused(why)) => must == why,
@@ -473,14 +474,15 @@ impl Stop {
 
 // ---- what comes of it ----
 
-/// How the store marks a stored answer that is a `u64`: for ever, or old answers could not be read.
+/// Mark of a stored answer that is a `u64`, as the store writes it. It never changes: old answers could not be read.
 const MARK: [u8; 8] = [42, 43, 126, 6, 219, 84, 125, 10];
 
-/// What the store answers.
+/// The store's answer.
 pub type Answered = Result<Committed<u64>, TxError<Refusal>>;
 
 impl Model {
-    /// What must come of a decision, whose caller's thread can see everything up to `seen`. Takes it over, if it is committed.
+    /// Returns the expected outcome of a decision, if the caller's thread sees everything up to `seen`. Applies it if it is
+    /// committed.
     pub fn conclude(
         &mut self,
         trial: &Trial,
@@ -528,7 +530,7 @@ impl Model {
         }
     }
 
-    /// Whether the store's answer is the one it must be.
+    /// Returns whether the store's answer is the expected one.
     pub fn ends(&self, ending: &Ending, trial: Option<&Trial>, answer: &Answered) -> bool {
         match (ending, answer) {
             (Ending::ReadOnly(must), Ok(committed)) => {

@@ -14,28 +14,28 @@ use crate::transaction::Tx;
 /// One try of a decision.
 #[derive(Debug)]
 pub struct Try {
-    /// Where it stood.
+    /// Position at which it stood.
     pub head: u64,
-    /// What its steps were told.
+    /// Lines its steps were told.
     pub told: Vec<String>,
 }
 
-/// A decision in the closure form, and what came of it.
+/// A decision in the closure form, with its result.
 #[derive(Debug)]
 pub struct Ran {
-    /// What was decided.
+    /// The decision.
     pub plan: Plan,
-    /// Every time it was.
+    /// All tries, in order.
     pub tries: Vec<Try>,
-    /// What it came to.
+    /// The store's answer.
     pub answer: Answered,
     now: Timestamp,
-    /// The store had flushed up to this commit when it ended.
+    /// Commit up to which the store had flushed when it ended.
     flushed: u64,
 }
 
 impl Ran {
-    /// Has a store run it.
+    /// Runs it on a store.
     pub fn on(store: &Store, plan: Plan, now: Timestamp) -> Self {
         let mut tries = Vec::new();
         let answer = store.transact(plan.work(), |tx| {
@@ -48,12 +48,12 @@ impl Ran {
         Self { plan, tries, answer, now, flushed }
     }
 
-    /// Has the model run it, and compares the answer if it is `known`. It began at `before`; what waited for the writer then is
-    /// in `model` already.
+    /// Runs it on the model, and compares the answer if it is `known`. It began at `before`; `model` has the commits that waited
+    /// for the writer then.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// The difference.
     pub fn compare(&self, before: &Model, model: &mut Model, known: bool) -> Result<Ending, String> {
         let Self { plan, tries, answer, now, flushed } = self;
         let time = before.time(*now);
@@ -97,7 +97,7 @@ impl Ran {
         }
     }
 
-    /// Whether it came to its end without the writer.
+    /// Returns whether it ended without a commit.
     pub fn leaves_nothing(&self) -> bool {
         match &self.answer {
             Ok(committed) => {
@@ -108,7 +108,7 @@ impl Ran {
         }
     }
 
-    /// Chance is the same in every try.
+    /// Compares the draws of two tries: chance is the same in every try.
     fn compare_chance(&self, first: &Try, second: &Try) -> Result<(), String> {
         for (index, step) in self.plan.steps.iter().enumerate() {
             let (was, is) = (first.told.get(index), second.told.get(index));
@@ -122,7 +122,7 @@ impl Ran {
 
 // ---- the manual form ----
 
-/// A transaction under way on both.
+/// A transaction under way on the store and on the model.
 #[derive(Debug)]
 pub struct Twin<'s> {
     tx: Tx<'s>,
@@ -133,30 +133,30 @@ pub struct Twin<'s> {
     refused: Option<Stop>,
 }
 
-/// Why a step did not go as the model says.
+/// Reason why a step did not go as the model says.
 #[derive(Debug)]
 pub enum Odd {
-    /// For a reason of the store's, which the model does not know.
+    /// A reason of the store's, which the model does not know.
     Store(TxError<Refusal>),
-    /// They do not agree.
+    /// The store and the model do not agree.
     Differs(String),
 }
 
 /// The end of a transaction in the manual form.
 #[derive(Debug)]
 pub struct Ended {
-    /// What was decided.
+    /// The decision.
     pub plan: Plan,
-    /// What it came to.
+    /// The store's answer.
     pub answer: Answered,
-    /// What its steps were told.
+    /// Lines its steps were told.
     pub told: Vec<String>,
     trial: Trial,
     decided: Result<u64, Stop>,
 }
 
 impl<'s> Twin<'s> {
-    /// Begins it. Nobody looks at what fails in it.
+    /// Begins a transaction on both.
     ///
     /// # Errors
     ///
@@ -166,11 +166,11 @@ impl<'s> Twin<'s> {
         Ok(Self { tx, trial, plan, done: 0, told: Vec::new(), refused: None })
     }
 
-    /// One more step. `false`: there is none left.
+    /// Runs one more step. Returns `false` if there is none left.
     ///
     /// # Errors
     ///
-    /// What is odd.
+    /// The difference, or the store's error.
     pub fn step(&mut self, model: &Model) -> Result<bool, Odd> {
         let next = self.plan.steps.get(self.done).filter(|_| self.refused.is_none());
         let Some(step) = next else { return Ok(false) };
@@ -194,12 +194,12 @@ impl<'s> Twin<'s> {
         Ok(true)
     }
 
-    /// Whether a flush since may have let go of its view.
+    /// Returns whether a flush since may have let go of its view.
     pub fn may_have_expired(&self, store: &Store) -> bool {
         store.stats().flushed_commit.get() > self.trial.commit
     }
 
-    /// Has the store commit it. One that was refused is dropped.
+    /// Commits it on the store. One that was refused is dropped.
     pub fn commit(self) -> Ended {
         let Self { tx, trial, plan, told, refused, .. } = self;
         let decided = refused.map_or_else(|| Ok(answer(&told)), Err);
@@ -212,11 +212,11 @@ impl<'s> Twin<'s> {
 }
 
 impl Ended {
-    /// Has the model commit it, and compares the answer if it is `known`. `flushed`: up to which commit the store has by now.
+    /// Commits it on the model, and compares the answer if it is `known`. The store has `flushed` up to that commit by now.
     ///
     /// # Errors
     ///
-    /// What is not as it must be.
+    /// The difference.
     pub fn compare(
         &self,
         model: &mut Model,
@@ -236,7 +236,7 @@ impl Ended {
         }
     }
 
-    /// Whether the store says that something was committed.
+    /// Returns whether the store says that something was committed.
     pub fn is_committed(&self) -> bool {
         self.answer.as_ref().is_ok_and(|committed| {
             committed.receipt.first <= committed.receipt.last || self.plan.request.key.is_some()

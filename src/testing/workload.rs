@@ -1,6 +1,6 @@
-//! What a service would do with a store, drawn from a seed: money, seats, names, notes.
+//! Requests of a service to a store, drawn from a seed: money, seats, names, notes.
 //!
-//! - Every request carries a number of its own, so that what is lost, doubled or invented is seen.
+//! - Every request carries a number of its own, so that a lost, doubled or invented one is seen.
 //! - Payloads, streams and tags are written down here a second time, by hand: the store's codecs are under test as well.
 //! - A draw depends on the seed and the model alone.
 
@@ -29,27 +29,27 @@ use std::time::{Duration, UNIX_EPOCH};
 pub enum Money {
     /// Money comes in from outside.
     Opened {
-        /// Whose.
+        /// Account that gets it.
         account: u32,
-        /// How much.
+        /// Amount.
         cents: i64,
     },
     /// The first half of a transfer.
     Took {
-        /// From whom.
+        /// Account that pays.
         account: u32,
-        /// How much.
+        /// Amount.
         cents: i64,
-        /// Which transfer.
+        /// Number of the transfer.
         transfer: u64,
     },
-    /// The second half.
+    /// The second half of a transfer.
     Got {
-        /// To whom.
+        /// Account that is paid.
         account: u32,
-        /// How much.
+        /// Amount.
         cents: i64,
-        /// Which transfer.
+        /// Number of the transfer.
         transfer: u64,
     },
 }
@@ -77,18 +77,18 @@ impl Event for Money {
 pub enum Booking {
     /// A seat is taken.
     Reserved {
-        /// In which show.
+        /// Number of the show.
         show: u32,
-        /// Which seat.
+        /// Number of the seat.
         seat: u32,
-        /// By whom.
+        /// Holder of the seat.
         who: u32,
     },
     /// A seat is free again.
     Freed {
-        /// In which show.
+        /// Number of the show.
         show: u32,
-        /// Which seat.
+        /// Number of the seat.
         seat: u32,
     },
 }
@@ -110,14 +110,14 @@ impl Event for Booking {
     }
 }
 
-/// A name, claimed once: a condition sees to that, no projection.
+/// A name, claimed once: a condition ensures that, no projection.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Name {
     /// Somebody has it now.
     Claimed {
-        /// Which.
+        /// Number of the name.
         name: u32,
-        /// Who.
+        /// Claimant.
         by: u64,
     },
 }
@@ -171,7 +171,7 @@ any_of! {
 }
 
 any_of! {
-    /// What `Counts` counts.
+    /// Events that `Counts` counts.
     pub enum Counted {
         /// Money.
         Money(Money),
@@ -184,9 +184,9 @@ any_of! {
 
 /// Seats in a show.
 pub const CAPACITY: usize = 6;
-/// The fold panics on it.
+/// Seat on which the fold panics.
 pub const CURSED_SEAT: u32 = 13;
-/// In the message of every panic that is meant to happen.
+/// Part of the message of every intended panic.
 pub const ON_PURPOSE: &str = "on purpose";
 
 /// Balances of accounts.
@@ -214,7 +214,7 @@ impl Projection for Balances {
     }
 }
 
-/// Who sits where.
+/// Holders of seats, by show and seat.
 #[derive(Debug)]
 pub struct Seats;
 
@@ -241,8 +241,8 @@ impl Projection for Seats {
     }
 }
 
-/// What a seat costs, and how many rows of its show there were before it: folds that read other rows. Who frees a seat sets what
-/// the show costs from then on, in the row of the seat `u32::MAX`.
+/// Price of each seat, and the number of rows of its show before it: folds that read other rows. An event that frees a seat sets
+/// the price of the show from then on, in the row of the seat `u32::MAX`.
 #[derive(Debug)]
 pub struct Prices;
 
@@ -264,7 +264,7 @@ impl Projection for Prices {
     }
 }
 
-/// How many of each kind: count, the last one's position, its time in microseconds.
+/// Number of events of each kind, with the position and time (in microseconds) of the last one.
 #[derive(Debug)]
 pub struct Counts;
 
@@ -288,8 +288,8 @@ impl Projection for Counts {
     }
 }
 
-/// The events of each stream, in the order in which they were folded: count, and a sum that one left out, doubled or out of
-/// turn would change. Behind the writer. Who frees a seat wipes out what its show was.
+/// Number of events of each stream, and a sum that changes if one is left out, doubled or folded out of turn. An async
+/// projection. An event that frees a seat removes the row of its show.
 #[derive(Debug)]
 pub struct Trails;
 
@@ -311,7 +311,7 @@ impl Projection for Trails {
     }
 }
 
-/// A setup with all families and projections of this file.
+/// Returns a setup with all families and projections of this file.
 pub fn setup(options: Options) -> Setup {
     let setup = Setup::new().options(options).inline::<Balances>().inline::<Seats>().inline::<Counts>();
     let setup = setup.inline::<Prices>();
@@ -343,17 +343,17 @@ pub enum Fact {
     Told(u64, Vec<u8>),
     /// A flag that a transaction took.
     Once(u64),
-    /// What the store has put on record by itself: nobody asks for it.
+    /// An event that the store appends by itself: nobody asks for it.
     Own(Arc<Noticed>),
 }
 
-/// The name of a flag.
+/// Returns the name of a flag.
 pub(super) fn flag(number: u64) -> String {
     format!("flag-{number}")
 }
 
 impl Fact {
-    /// `FAMILY.Variant`.
+    /// Returns `FAMILY.Variant`.
     pub fn type_name(&self) -> &str {
         match self {
             Self::Opened(..) => "money.Opened",
@@ -368,7 +368,7 @@ impl Fact {
         }
     }
 
-    /// `FAMILY/id`.
+    /// Returns `FAMILY/id`.
     pub fn stream(&self) -> String {
         match self {
             Self::Opened(account, _) | Self::Took(account, ..) | Self::Got(account, ..) => {
@@ -382,7 +382,7 @@ impl Fact {
         }
     }
 
-    /// `kind:id`.
+    /// Returns tags as `kind:id`.
     pub fn tags(&self) -> Vec<String> {
         match self {
             Self::Opened(..) | Self::Note(..) | Self::Told(..) | Self::Once(_) | Self::Own(_) => Vec::new(),
@@ -393,7 +393,7 @@ impl Fact {
         }
     }
 
-    /// The payload: fields in order, little-endian, lengths in eight bytes.
+    /// Returns the payload: fields in order, little-endian, lengths in eight bytes.
     pub fn data(&self) -> Vec<u8> {
         match self {
             Self::Opened(account, cents) => [&account.to_le_bytes()[..], &cents.to_le_bytes()].concat(),
@@ -415,7 +415,7 @@ impl Fact {
         }
     }
 
-    /// As an event.
+    /// Converts it to an event.
     ///
     /// # Panics
     ///
@@ -469,7 +469,7 @@ pub struct Item {
 }
 
 impl Item {
-    /// Whether it asks for this event.
+    /// Returns whether it asks for this event.
     pub fn matches(&self, fact: &Fact) -> bool {
         let tags = fact.tags();
         self.stream.as_ref().is_none_or(|stream| *stream == fact.stream())
@@ -491,17 +491,17 @@ impl Item {
 /// A query.
 #[derive(Debug, Clone, Default)]
 pub struct Ask {
-    /// Every event, whatever the items say.
+    /// True to ask for every event, whatever the items say.
     pub all: bool,
     /// ORed.
     pub items: Vec<Item>,
-    /// Newest first.
+    /// True for newest first.
     pub backwards: bool,
-    /// At most so many.
+    /// Maximum number of events.
     pub limit: Option<usize>,
-    /// Behind this position.
+    /// Only events after this position.
     pub after: u64,
-    /// Up to this one.
+    /// Only events up to this position, if there is one.
     pub up_to: Option<u64>,
 }
 
@@ -516,12 +516,12 @@ impl Ask {
         Self { items: vec![Item { stream: Some(stream), ..Item::default() }], ..Self::default() }
     }
 
-    /// Whether it asks for this event, wherever it stands.
+    /// Returns whether it asks for this event, whatever its position.
     pub fn matches(&self, fact: &Fact) -> bool {
         self.all || self.items.iter().any(|item| item.matches(fact))
     }
 
-    /// As the store takes it.
+    /// Converts it to the store's query.
     pub fn query(&self) -> Query {
         let items = self.items.iter().map(Item::query_item);
         let query = if self.all { items.fold(Query::all(), Query::or) } else { items.collect() };
@@ -539,9 +539,9 @@ pub struct Request {
     pub facts: Vec<Fact>,
     /// Scope and key.
     pub key: Option<(String, String)>,
-    /// How long the key is kept, if not as the setup says.
+    /// Retention of the key, if it differs from the setup's.
     pub retention: Option<Retention>,
-    /// What stands for the events in the fingerprint.
+    /// Input that stands for the events in the fingerprint.
     pub input: Option<u64>,
     /// More of the fingerprint.
     pub parts: Vec<(String, u64)>,
@@ -549,31 +549,31 @@ pub struct Request {
     pub response: Option<Vec<u8>>,
     /// Versions of streams.
     pub expected: Vec<(String, Expected)>,
-    /// Events that must not be there, and since when.
+    /// Events that must not exist, each with the position after which that holds.
     pub conditions: Vec<(Ask, Option<u64>)>,
-    /// A transaction asks, which may come to nothing.
+    /// True if a transaction asks, which may come to nothing.
     pub decided: bool,
 }
 
 impl Request {
-    /// An append of these, without anything else.
+    /// Returns an append of these events, without anything else.
     pub fn of(facts: impl Into<Vec<Fact>>) -> Self {
         Self { facts: facts.into(), ..Self::default() }
     }
 
-    /// The same with a key.
+    /// Adds a key.
     pub fn keyed(mut self, scope: &str, key: impl Into<String>) -> Self {
         self.key = Some((scope.to_owned(), key.into()));
         self
     }
 
-    /// The same with a key that is kept like this.
+    /// Sets the retention of the key.
     pub fn kept(mut self, retention: Retention) -> Self {
         self.retention = Some(retention);
         self
     }
 
-    /// As the store takes it.
+    /// Converts it to the store's append.
     pub fn append(&self) -> Append {
         let none = Append::events(Vec::<Money>::new());
         let mut append = self.facts.iter().fold(none, |append, fact| append.and(fact.event()));
@@ -609,7 +609,7 @@ pub(super) const SHOWS: u64 = 3;
 pub(super) const SEATS: u64 = 14;
 pub(super) const NAMES: u64 = 40;
 
-/// Some way to keep keys: for ever, for moments, for as long as a run may take.
+/// Draws a retention: for ever, for a time, or for a number of keys.
 pub fn draw_retention(random: &mut Random) -> Retention {
     match random.below(5) {
         0 | 1 => Retention::Forever,
@@ -618,7 +618,7 @@ pub fn draw_retention(random: &mut Random) -> Retention {
     }
 }
 
-/// A number below `1 << bits`; small ones are as likely as large ones.
+/// Draws a number below `1 << bits`; small ones are as likely as large ones.
 pub(super) fn any_size(random: &mut Random, bits: u64) -> u64 {
     let bits = random.below(bits);
     random.below(1 << bits)
@@ -632,51 +632,51 @@ pub struct Workload {
     /// Weights of the kinds of requests: another mixture for every seed.
     weights: [u64; 6],
     keyed: f64,
-    /// Requests with keys, whatever became of them.
+    /// Requests with keys, whatever their outcome.
     past: Vec<Request>,
-    /// To be asked again first: nobody knows what became of them.
+    /// Requests to be asked again first: their outcome is unknown.
     again: Vec<Request>,
-    /// The same of decisions.
+    /// Decisions with keys, whatever their outcome.
     pub(super) decided: Vec<Plan>,
     pub(super) decide_again: Vec<Plan>,
 }
 
 impl Workload {
-    /// The workload of this seed.
+    /// Returns the workload of this seed.
     pub fn new(seed: u64) -> Self {
         Self::drawn_from(Random::new(seed ^ 0x5bd1_e995))
     }
 
-    /// The workload that these numbers decide.
+    /// Returns the workload that these numbers decide.
     pub fn drawn_from(random: Random) -> Self {
         let mut workload = Self::even(random);
         workload.mix_anew();
         workload
     }
 
-    /// The same, with as many requests of one kind as of another.
+    /// Returns a workload with as many requests of one kind as of another.
     pub fn even(random: Random) -> Self {
         let (past, again, decided, decide_again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { random, number: 0, weights: [1; 6], keyed: 0.6, past, again, decided, decide_again }
     }
 
-    /// From now on another mixture of kinds.
+    /// Draws another mixture of kinds.
     pub fn mix_anew(&mut self) {
         self.weights = std::array::from_fn(|_| [0, 1, 2, 6][self.random.below(4) as usize]);
         self.keyed = [0.2, 0.6, 0.9][self.random.below(3) as usize];
     }
 
-    /// Asks these again in the next group.
+    /// Queues these to be asked again in the next group.
     pub fn ask_again(&mut self, requests: impl IntoIterator<Item = Request>) {
         self.again.extend(requests.into_iter().filter(|request| request.key.is_some()));
     }
 
-    /// Those that are to be asked again.
+    /// Takes the requests that are to be asked again.
     pub fn waiting(&mut self) -> Vec<Request> {
         std::mem::take(&mut self.again)
     }
 
-    /// Requests that are handed over together.
+    /// Draws requests that are submitted together.
     pub fn group(&mut self, model: &Model) -> Vec<Request> {
         let mut group = std::mem::take(&mut self.again);
         let count = group.len() as u64 + 1 + self.random.below(6);
@@ -749,7 +749,7 @@ impl Workload {
         request
     }
 
-    /// A past request: the same, or another under its key.
+    /// Draws a past request: the same, or another under its key.
     fn retry(&mut self, model: &Model) -> Request {
         let recent = self.past.len().min(30) as u64;
         let index = match self.random.coin() {
@@ -832,7 +832,7 @@ impl Workload {
         request.expected.push((stream, version));
     }
 
-    /// None, old, the head, the future.
+    /// Draws a position: none, an old one, the head, one in the future.
     fn after(&mut self, model: &Model) -> Option<u64> {
         let head = model.position();
         match self.below(6) {
@@ -905,7 +905,7 @@ impl Workload {
         }
     }
 
-    /// A query with everything a query can have.
+    /// Draws a query with everything that a query can have.
     pub fn ask(&mut self, model: &Model) -> Ask {
         let mut ask = self.ask_items(model);
         ask.all = self.random.chance(0.25);

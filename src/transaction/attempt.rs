@@ -1,4 +1,4 @@
-//! From a decision to its commit: tried, checked, handed over; and tried again after a conflict.
+//! The way from a decision to its commit: tried, checked, handed over; and tried again after a conflict.
 
 use super::inside::{self, Registry, Running, TxState};
 use super::{Callback, Decision, Origin, Tx};
@@ -30,7 +30,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What may be stored as an answer.
+/// A value that may be stored as an answer.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored as an answer",
     label = "an answer has `Serialize` and `Deserialize`, owns what it holds, and is `Send`",
@@ -41,13 +41,13 @@ pub trait Answer: Serialize + DeserializeOwned + Send + 'static {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + Send + 'static> Answer for T {}
 
-/// What the transactions of a store share.
+/// State shared by the transactions of a store.
 pub(crate) struct Shared {
     pub platform: Platform,
     pub budget: Budget,
     pub on_tx: Option<OnTx>,
     pub registry: Registry,
-    /// Of those that ended.
+    /// Statistics of the transactions that ended.
     pub stats: Mutex<TxStats>,
     /// Digests of the layouts of answers, each traced once.
     pub shapes: Mutex<HashMap<TypeId, [u8; SHAPE_BYTES]>>,
@@ -68,7 +68,7 @@ impl Shared {
         Self { platform, budget, on_tx, registry, stats, shapes }
     }
 
-    /// The shape of an answer's type. The answer itself is a value that the type takes.
+    /// Returns the digest of the layout of an answer's type. The answer itself is a sample for tracing the type.
     fn shape<T: Answer>(&self, answer: &T) -> Result<[u8; SHAPE_BYTES], TxError> {
         let type_id = TypeId::of::<T>();
         if let Some(shape) = self.shapes.lock().get(&type_id) {
@@ -88,7 +88,7 @@ impl Shared {
         Ok(bytes)
     }
 
-    /// An answer of an earlier commit, as the type that is asked for now.
+    /// Decodes an answer of an earlier commit, as the type that is asked for now.
     fn decode<T: Answer>(&self, stored: Committed) -> Result<Committed<T>, TxError> {
         let Committed { response, receipt, replayed } = stored;
         let changed = || TxError::AnswerChanged { commit: receipt.commit };
@@ -125,19 +125,19 @@ impl Parts<'_> {
     }
 }
 
-/// What of a transaction outlives a try. Reports it when it ends, however that is.
+/// The part of a transaction that outlives a try. Reports the transaction when it ends, whatever its outcome.
 pub(crate) struct Work {
     shared: Arc<Shared>,
     request: Request,
     origin: Origin,
     running: Arc<Running>,
     tries: u32,
-    /// Only alone with the writer can what it read hold.
+    /// True if its reads can hold only while it holds the writer.
     needs_writer: bool,
     at: &'static Location<'static>,
 }
 
-/// After so many conflicts the writer is held.
+/// Number of conflicts after which the writer is held.
 const HELD_AFTER: u32 = 4;
 
 /// A decision that is ready for the writer.
@@ -147,18 +147,18 @@ pub(crate) struct Ready<T> {
     pub callbacks: Vec<Callback>,
 }
 
-/// What a decision came to.
+/// Result of a decision.
 pub(crate) enum Concluded<T> {
     /// There is nothing to commit.
     ReadOnly(Committed<T>, Vec<Callback>),
     Ready(Ready<T>),
 }
 
-/// What came of one try to decide.
+/// Result of one try to decide.
 pub(crate) enum Decided<'p, T> {
     /// An earlier commit answers it.
     Before(Committed<T>),
-    /// The writer is still held for it, where it was.
+    /// This try decided it. The writer is still held for it, if it was held.
     Now(Concluded<T>, Option<Holding<'p>>),
 }
 
@@ -202,7 +202,7 @@ impl Work {
         Ok(Self { shared, request, origin, running, tries: 0, needs_writer: false, at })
     }
 
-    /// One try: decides, commits.
+    /// Makes one try: decides, commits.
     fn once<T: Answer, E>(
         &self,
         parts: &Parts<'_>,
@@ -214,7 +214,7 @@ impl Work {
         }
     }
 
-    /// Asks whether it was done before, and decides.
+    /// Looks for the answer of an earlier commit, and decides if there is none.
     pub fn decide<'p, T: Answer, E>(
         &self,
         parts: &'p Parts<'_>,
@@ -232,7 +232,7 @@ impl Work {
         Ok(Decided::Now(tx.conclude(decided)?, held))
     }
 
-    /// Has the writer commit what was decided, and runs what waits for that.
+    /// Has the writer commit the decision, and runs the callbacks after it.
     pub fn commit<T: Answer>(
         &self,
         parts: &Parts<'_>,
@@ -242,7 +242,7 @@ impl Work {
         let Ready { prepared, answer, callbacks } = match concluded {
             Concluded::Ready(ready) => ready,
             Concluded::ReadOnly(answer, callbacks) => {
-                // Others need not wait for what runs after the decision.
+                // Before the callbacks: others need not wait for them.
                 drop(held);
                 self.call_back(callbacks);
                 return Ok(answer);
@@ -260,7 +260,7 @@ impl Work {
         self.received(answered, answer, callbacks)
     }
 
-    /// What the writer said, with the answer in the caller's type.
+    /// Returns the writer's answer in the caller's type, and runs the callbacks unless it is a replay.
     pub fn received<T: Answer>(
         &self,
         answered: Answered,
@@ -269,14 +269,14 @@ impl Work {
     ) -> Result<Committed<T>, TxError> {
         let committed = answered?;
         if committed.replayed {
-            // Another caller used the key meanwhile: its answer is the answer, and what it had to do after it was its own.
+            // Another caller used the key meanwhile: its answer counts, and it ran its own callbacks.
             return self.shared.decode(committed);
         }
         self.call_back(callbacks);
         Ok(Committed { response: answer, receipt: committed.receipt, replayed: false })
     }
 
-    /// Has the writer to itself for a while.
+    /// Leases the writer for this transaction.
     fn hold<'p>(&self, parts: &'p Parts<'_>) -> Result<Holding<'p>, TxError> {
         let (began, patience) = (parts.clock().monotonic(), self.patience(parts));
         let time = Duration::from_millis(parts.options.hold_ms_max);
@@ -289,7 +289,7 @@ impl Work {
         Ok(Holding { held: Some(held), since: now, running, clock })
     }
 
-    /// A transaction at what is published now.
+    /// Makes a transaction on the state that is published now.
     pub fn attempt<'s>(&self, parts: &Parts<'s>) -> Result<Tx<'s>, TxError> {
         let reader = parts.current.read().clone();
         match reader.health.state() {
@@ -300,7 +300,7 @@ impl Work {
         let view = parts.views.take(parts.current, &reader);
         self.running.meter.lock().begin();
         let mut reads = Reads::at(&view.head());
-        // Fresh in each try: once a later commit has come between, an older time is none that a commit may have.
+        // Fresh in each try: after a later commit, no commit may have an older time.
         let now = if self.tries == 0 { self.origin.now } else { parts.clock().now() };
         reads.speculation.time = now.max(view.head().time);
         Ok(Tx {
@@ -322,7 +322,7 @@ impl Work {
         })
     }
 
-    /// The answer of an earlier commit with the same key.
+    /// Returns the answer of an earlier commit with the same key.
     pub fn recall<T: Answer>(&self, parts: &Parts<'_>) -> Result<Option<Committed<T>>, TxError> {
         let Some(key) = &self.request.key else { return Ok(None) };
         let reader = parts.current.read().clone();
@@ -371,7 +371,7 @@ impl Work {
         }
     }
 
-    /// Whether to try once more.
+    /// Returns whether to try once more, and counts that try.
     pub fn again<E>(&mut self, error: &TxError<E>) -> bool {
         let more = match self.request.retry {
             Retry::Never => false,
@@ -388,7 +388,7 @@ impl Work {
         matches!(self.request.retry, Retry::UpTo(times) if self.tries > 0 && self.tries >= times.min(after))
     }
 
-    /// Steps back for a random while, longer after each conflict.
+    /// Waits for a random time, longer after each conflict.
     fn pause(&self, parts: &Parts<'_>) {
         if parts.door.lockstep {
             return;
@@ -402,7 +402,7 @@ impl Work {
         pause(wait);
     }
 
-    /// Notes how it ended.
+    /// Notes the outcome.
     pub fn end<T, E>(&self, ended: Result<Committed<T>, TxError<E>>) -> Result<Committed<T>, TxError<E>> {
         let mut meter = self.running.meter.lock();
         meter.event.outcome = match &ended {
@@ -420,7 +420,7 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // A copy: the listener may ask the store what else runs.
+        // A copy: the listener may list the transactions of the store.
         let event = self.running.meter.lock().event.clone();
         self.shared.stats.lock().count(&event);
         match &self.shared.on_tx {
@@ -441,12 +441,12 @@ impl Drop for Work {
     }
 }
 
-/// No domain, so no refusal.
+/// Widens an error that has no domain, and so no refusal.
 pub(crate) fn widen<E>(error: TxError) -> TxError<E> {
     error.map_refusal(|never| match never {})
 }
 
-/// The writer is held, and the time is counted.
+/// A held lease of the writer, with its time counted.
 pub(crate) struct Holding<'p> {
     held: Option<Held<'p>>,
     since: Duration,
@@ -472,7 +472,7 @@ impl Drop for Holding<'_> {
 }
 
 impl Tx<'_> {
-    /// What the decision came to: nothing, or a request whose reads hold as far as this thread can see.
+    /// Concludes the decision: as nothing to commit, or as a request whose reads hold as far as this thread can see.
     pub(crate) fn conclude<T: Answer, E>(self, decided: Decision<T, E>) -> Result<Concluded<T>, TxError<E>> {
         let own = self.parts.clock().monotonic().saturating_sub(self.began);
         self.running.meter.lock().spent(own).map_err(widen)?;
@@ -480,7 +480,7 @@ impl Tx<'_> {
         let answer = match (decided, fault) {
             (Ok(answer), None) => answer,
             (Err(error), None) => return Err(error),
-            // What failed may be what the answer rests on.
+            // The answer may rest on the failed operation.
             (Ok(_), Some(fault)) if !fault.cause().is_retryable() => return Err(TxError::Swallowed(fault)),
             (_, Some(fault)) => return Err(fault.into()),
         };

@@ -1,4 +1,4 @@
-//! Who is inside a transaction on this thread, and what must not happen there.
+//! Transactions that a thread is inside of, and calls that are forbidden there.
 
 use crate::budget::Meter;
 use crate::error::{Rule, TxError};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 /// A transaction, from its begin to its end.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// Which store it is of: where its registry lies.
+    /// Identity of its store: the address of its registry.
     store: usize,
     began: Duration,
     pub meter: Mutex<Meter>,
@@ -22,10 +22,10 @@ thread_local! {
     static INSIDE: RefCell<Vec<Arc<Running>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The thread is inside, as long as this lives.
+/// Mark of a thread that is inside a transaction, as long as this lives.
 pub(crate) struct Inside(Arc<Running>);
 
-/// Enters, unless the thread is inside already.
+/// Enters a transaction, unless the thread is inside one already.
 pub(crate) fn enter(running: &Arc<Running>, at: &'static Location<'static>) -> Result<Inside, TxError> {
     INSIDE.with(|inside| {
         let mut inside = inside.borrow_mut();
@@ -52,7 +52,7 @@ impl Drop for Inside {
     }
 }
 
-/// The transaction of this store that the thread is inside of.
+/// Returns the label of the transaction of this store that the thread is inside of.
 pub(crate) fn outer(registry: &Registry) -> Option<String> {
     INSIDE.with(|inside| {
         let inside = inside.borrow();
@@ -63,7 +63,7 @@ pub(crate) fn outer(registry: &Registry) -> Option<String> {
 
 /// Marks work that must never run inside a transaction: calls to the network, mail, jobs, other databases.
 ///
-/// Outside one it only runs the work. Inside, the budget's rule `OutsideCall` says what happens: it stands in the
+/// Outside one it only runs the work. Inside, the budget's rule `OutsideCall` decides: the call is listed in the
 /// [`TxEvent`](super::TxEvent), or is warned about.
 ///
 /// # Panics
@@ -93,15 +93,15 @@ pub fn outside_tx<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
 
 // ---- seen from outside ----
 
-/// What a transaction is doing.
+/// Activity of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TxState {
-    /// It decides.
+    /// Deciding.
     Deciding,
-    /// It waits for its turn, or for its sync.
+    /// Waiting for its turn, or for its sync.
     Waiting,
-    /// It decides, and holds the writer.
+    /// Deciding, and holding the writer.
     Holding,
 }
 
@@ -111,13 +111,13 @@ pub enum TxState {
 pub struct ActiveTx {
     /// Its label.
     pub label: String,
-    /// When it began.
+    /// Time of its begin.
     pub began_at: SystemTime,
-    /// How long ago that was.
+    /// Time since its begin.
     pub age: Duration,
     /// Reads and writes so far.
     pub operations: u64,
-    /// What it is doing.
+    /// Its activity.
     pub state: TxState,
 }
 
@@ -126,7 +126,7 @@ pub struct ActiveTx {
 pub(crate) struct Registry(Mutex<Vec<Weak<Running>>>);
 
 impl Registry {
-    /// Of a transaction that begins now.
+    /// Registers a transaction that begins now.
     pub fn begin(&self, meter: Meter, monotonic: Duration) -> Arc<Running> {
         let (meter, state) = (Mutex::new(meter), Mutex::new(TxState::Deciding));
         let running = Arc::new(Running { store: self.address(), began: monotonic, meter, state });

@@ -4,9 +4,9 @@
 //!   with the order of commits for the serial order. One that writes nothing is never refused.
 //! - Its writes stay in a scratch layer of its own until the commit. Inline projections are folded on it at once, so that rows
 //!   reflect its own events; they are folded again, for good, by the writer.
-//! - What a tracked read saw of its own events holds at the commit, byte for byte, or is a conflict: also what their folds took
-//!   from other rows, and a position or a time in it.
-//! - What may differ between two tries (time, ids, randomness) is drawn once.
+//! - Rows that a tracked read saw with its own events come out the same at the commit, byte for byte, or it is a conflict. That
+//!   includes values that their folds took from other rows, and a position or a time in them.
+//! - Values that may differ between two tries (time, ids, randomness) are drawn once.
 
 pub(crate) mod attempt;
 pub(crate) mod inside;
@@ -41,7 +41,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// What a decision returns: an answer that is stored, or a refusal that is not.
+/// Result of a decision: an answer that is stored, or a refusal that is not.
 pub type Decision<T = (), E = Infallible> = Result<T, TxError<E>>;
 
 /// Refuses on the domain's own grounds. Nothing is written, and a retry decides again.
@@ -55,33 +55,33 @@ pub fn refuse<T, E>(why: E) -> Decision<T, E> {
 
 /// One decision against one snapshot. Every read is a condition of its commit.
 ///
-/// Reads and writes fail with a [`Fault`], which says that this transaction is over and why; pass it on with `?`. One that is
-/// swallowed cannot be committed. Neither `Send` nor `Sync`.
+/// Reads and writes fail with a [`Fault`]: this transaction is over, and it says why. Pass it on with `?`: a transaction that
+/// swallows it cannot be committed. Neither `Send` nor `Sync`.
 pub struct Tx<'s> {
     parts: Parts<'s>,
     request: Request,
     running: Arc<Running>,
-    /// The closure form keeps others off this thread; the manual one may interleave.
+    /// Set in the closure form, which keeps others off this thread; the manual one may interleave.
     inside: Option<Inside>,
     reader: Arc<Reader>,
     view: View,
     origin: Origin,
     began: Duration,
     reads: RefCell<Reads>,
-    /// What it wrote: rows as folded here, and where its events are indexed.
+    /// Its writes: rows as folded here, and layouts that its events declare.
     scratch: Delta,
     events: Vec<Raw>,
     fault: RefCell<Option<Fault>>,
     callbacks: Vec<Callback>,
-    /// Of the manual form, which is tried once.
+    /// Work of the manual form, which is tried once.
     manual: Option<Work>,
     _on_one_thread: PhantomData<*const ()>,
 }
 
-/// What runs after the commit.
+/// A function that runs after the commit.
 pub(crate) type Callback = Box<dyn FnOnce() + Send>;
 
-/// What is drawn once for all tries.
+/// Values drawn once for all tries.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
     now: Timestamp,
@@ -98,8 +98,8 @@ impl std::fmt::Debug for Tx<'_> {
 // ---- reading ----
 
 impl Tx<'_> {
-    /// The row under `key`, if there is one, with what this transaction did to it. That is a condition as well: if the row comes
-    /// out otherwise when its events are folded at the commit, it is a conflict.
+    /// Returns the row under `key`, with this transaction's own changes; `None` if there is none. The changes are a condition as
+    /// well: if the row comes out otherwise when its events are folded at the commit, it is a conflict.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl Tx<'_> {
         })
     }
 
-    /// All rows in a range of keys, in order. The range is a condition: rows that come, go or change in it.
+    /// Returns all rows in a range of keys, in order. The range is a condition: rows that come, go or change in it.
     ///
     /// # Errors
     ///
@@ -126,8 +126,8 @@ impl Tx<'_> {
         self.scan::<P>(keys, Direction::Forward, usize::MAX, Location::caller())
     }
 
-    /// The first `limit` rows in a range of keys. Only what was seen is a condition: up to the last of them, or the whole range
-    /// if there are fewer.
+    /// Returns the first `limit` rows in a range of keys. Only the part seen is a condition: up to the last of them, or the whole
+    /// range if there are fewer.
     ///
     /// # Errors
     ///
@@ -141,7 +141,7 @@ impl Tx<'_> {
         self.scan::<P>(keys, Direction::Forward, limit, Location::caller())
     }
 
-    /// The last `limit` rows in a range of keys, from the last backwards. Only what was seen is a condition.
+    /// Returns the last `limit` rows in a range of keys, from the last backwards. Only the part seen is a condition.
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl Tx<'_> {
         self.scan::<P>(keys, Direction::Backward, limit, Location::caller())
     }
 
-    /// The events of one stream, oldest first, and those this transaction appended to it.
+    /// Returns the events of one stream, oldest first, and those this transaction appended to it.
     ///
     /// # Errors
     ///
@@ -165,7 +165,7 @@ impl Tx<'_> {
         self.read_events(QueryItem::stream::<E>(id).into(), true, Location::caller())
     }
 
-    /// The events that match, in the query's order and up to its limit, and those this transaction appended.
+    /// Returns the events that match, in the query's order and up to its limit, and those this transaction appended.
     ///
     /// New matches are the condition. If its own events are among the answer, so are their positions, stream versions and time:
     /// then any commit that comes between is a conflict, and the next try has the writer held. [`peek_query`](Self::peek_query)
@@ -179,7 +179,7 @@ impl Tx<'_> {
         self.read_events(query.into(), true, Location::caller())
     }
 
-    /// For display only: the row is not a condition of the commit.
+    /// Reads a row for display only: it is not a condition of the commit.
     ///
     /// # Errors
     ///
@@ -192,7 +192,7 @@ impl Tx<'_> {
         self.operate(Location::caller(), |_| Ok((self.read_row::<P>(&self.row_key::<P>(key)?)?, 1)))
     }
 
-    /// For display only: the events are not a condition of the commit.
+    /// Reads events for display only: they are not a condition of the commit.
     ///
     /// # Errors
     ///
@@ -202,7 +202,7 @@ impl Tx<'_> {
         self.read_events(query.into(), false, Location::caller())
     }
 
-    /// Reads again, as a condition, what was read outside.
+    /// Reads again, as a condition, a row that was read outside.
     ///
     /// # Errors
     ///
@@ -221,7 +221,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     ///
-    /// A fault if the query names what there is not, or has an order, a limit or a range.
+    /// A fault if the query is invalid (an unknown event type, say), or has a limit or a range.
     #[track_caller]
     pub fn only_if_unchanged(&self, query: impl Into<Query>) -> Result<(), Fault> {
         self.operate(Location::caller(), |at| {
@@ -299,7 +299,7 @@ impl Tx<'_> {
             let limit = query.limit_events().unwrap_or(usize::MAX);
             let stored = Events::<E>::new(self.parts.current.clone(), head, query.clone());
             let mut found: Vec<Sequenced<E>> = stored.collect::<Result<_, _>>()?;
-            // Events before the snapshot never change: what they fill, nothing that comes can change.
+            // Events before the snapshot never change: if they fill the limit, no later event can change the answer.
             let filled = found.len() >= limit && !query.is_backwards();
             let past = query.range().1.is_some_and(|up_to| up_to <= head.position);
             let (mut own, any_own) = self.own_events::<E>(&query)?;
@@ -324,7 +324,7 @@ impl Tx<'_> {
         })
     }
 
-    /// The events this transaction appended that match, and whether any does wherever it stands.
+    /// Returns the matching events that this transaction appended, and whether any matches, in the query's range or not.
     fn own_events<E: EventSet>(&self, query: &Query) -> Result<(Vec<Sequenced<E>>, bool), TxError> {
         let families: Vec<_> = E::families().iter().map(event::Family::name).collect();
         let (after, up_to) = query.range();
@@ -353,7 +353,7 @@ impl Tx<'_> {
         Ok((found, any))
     }
 
-    /// Where an event of its own would stand if nothing came between.
+    /// Returns the position of an event of its own, if no commit comes between.
     fn own_position(&self, index: usize) -> Position {
         Position(self.view.position().0 + 1 + index as u64)
     }
@@ -376,7 +376,7 @@ impl Tx<'_> {
         self.track(What::Row(key.clone(), words), Span::EVERYTHING, at)
     }
 
-    /// Notes what a read of a table saw of the transaction's own events, if any was folded into it.
+    /// Notes the rows of a read that the transaction's own events changed, if any was folded into that table.
     fn speculate(&self, table: [u8; 4], what: impl FnOnce() -> What, at: &'static Location<'static>) {
         let folds = |projection: &Registered| {
             projection.id == table && self.events.iter().any(|raw| projection.wants(raw.family()))
@@ -417,7 +417,7 @@ impl Tx<'_> {
     }
 }
 
-/// What of the range was really looked at.
+/// Returns the part of the range that was really looked at.
 fn seen(mut range: KeyRange, direction: Direction, found: &[RowEntry], limit: usize) -> KeyRange {
     if let Some((last, _)) = found.last().filter(|_| found.len() >= limit) {
         match direction {
@@ -492,20 +492,20 @@ impl Tx<'_> {
         Ok(rules.guards.fold(&rules.projections.stalls, &raw.borrowed(), index, &mut step)?)
     }
 
-    /// Asks the invariants of the rows as this transaction would leave them.
+    /// Checks the invariants on the rows as this transaction would leave them.
     fn check_rows(&self) -> Result<(), TxError> {
         let (rules, published) = (&*self.reader.rules, self.view.published()?);
         let (stalls, first, group) = (&rules.projections.stalls, self.own_position(0), Delta::default());
         Ok(rules.guards.check_rows(stalls, first, &published, &group, &self.scratch)?)
     }
 
-    /// Runs after the commit, on this thread, in this process only: not if the process dies before. A panic in it is counted
-    /// in the [`TxEvent`] and changes nothing.
+    /// Has `callback` run after the commit, on this thread, in this process only: not if the process dies before. A panic in it
+    /// is counted in the [`TxEvent`] and changes nothing.
     pub fn after_commit(&mut self, callback: impl FnOnce() + Send + 'static) {
         self.callbacks.push(Box::new(callback));
     }
 
-    /// The first transaction that asks for a flag, and commits, gets `true`; all others `false`, for ever.
+    /// Takes a flag. The first transaction that asks for it, and commits, gets `true`; all others `false`, for ever.
     ///
     /// It is an event in the stream `tallystone/FLAG`.
     ///
@@ -517,7 +517,7 @@ impl Tx<'_> {
         let at = Location::caller();
         let query = Query::from(QueryItem::stream::<Own>(flag));
         let takes = |raw: &Raw| query::matches(&query, raw.type_name(), raw.stream(), raw.borrowed().tags());
-        // Its own event is no read: where that will stand is nobody's concern here.
+        // Its own event is no read: the position of that event does not matter here.
         if self.events.iter().any(takes) {
             return self.operate(at, |_| Ok((false, 1)));
         }
@@ -532,20 +532,20 @@ impl Tx<'_> {
     }
 }
 
-// ---- what is the same in every try ----
+// ---- the same in every try ----
 
 impl Tx<'_> {
-    /// The time of the transaction: when it was first tried. The commit's own time may be later.
+    /// Returns the time of the transaction's first try. The commit's own time may be later.
     pub fn now(&self) -> SystemTime {
         self.origin.now.into()
     }
 
-    /// A new id: random, and the same in every try.
+    /// Draws a new id: random, and the same in every try.
     pub fn new_id(&mut self) -> u128 {
         u128::from_le_bytes(self.draw())
     }
 
-    /// A random number, the same in every try.
+    /// Draws a random number, the same in every try.
     pub fn random(&mut self) -> u64 {
         u64::from_le_bytes(self.draw())
     }
@@ -558,12 +558,12 @@ impl Tx<'_> {
         drawn
     }
 
-    /// The position of the snapshot. It is no condition: other commits may come between.
+    /// Returns the position of the snapshot. It is no condition: other commits may come between.
     pub fn position(&self) -> Position {
         self.view.position()
     }
 
-    /// The snapshot itself, to read without tracking: for display.
+    /// Returns the snapshot itself, to read without tracking: for display.
     pub fn peek(&self) -> &View {
         &self.view
     }
@@ -603,7 +603,7 @@ impl Tx<'_> {
 // ---- one operation ----
 
 impl Tx<'_> {
-    /// Runs one operation within the budget. `work` gives what it found and how many rows or events that took.
+    /// Runs one operation within the budget. `work` returns its result and the number of rows or events that it took.
     fn operate<T>(
         &self,
         at: &'static Location<'static>,

@@ -8,8 +8,8 @@ use serde_json::{Map, Number, Value as Json};
 use std::sync::Arc;
 
 impl Value {
-    /// As json: structs are objects, a variant is its name or an object with its name, byte strings are hex.
-    /// Maps with keys other than texts and integers are lists of pairs. What json's numbers cannot say (beyond
+    /// Converts to json: structs are objects, a variant is its name or an object with its name, byte strings are hex.
+    /// Maps with keys other than texts and integers are lists of pairs. A number that json's numbers cannot say (beyond
     /// 64 bits, not a number) is text.
     pub fn to_json(&self) -> Json {
         match self {
@@ -34,15 +34,15 @@ impl Value {
         }
     }
 
-    /// What a json payload holds: objects are structs, as far as json tells. Integers are exact up to 128 bits.
+    /// Reads a json payload: objects are structs, as far as json tells. Integers are exact up to 128 bits.
     ///
     /// # Errors
     ///
     /// - The bytes are not json, or nest deeper than a value may.
-    /// - A number that no value is: an integer beyond 128 bits, a float beyond `f64`.
+    /// - A number does not fit a value: an integer beyond 128 bits, a float beyond `f64`.
     /// - An object has a name twice: readers differ in which of the two they take.
     pub fn from_json(payload: &[u8]) -> Result<Self, DecodeError> {
-        // Well formed, or the error says where it is not. Serde's own reading rounds what has more than 64 bits.
+        // Well formed, or the error names the place. Serde's own reading rounds numbers of more than 64 bits.
         serde_json::from_slice::<IgnoredAny>(payload).map_err(|e| codec::json_misfit(&e))?;
         let text =
             std::str::from_utf8(payload).map_err(|e| DecodeError::new("not utf-8").at(e.valid_up_to()))?;
@@ -51,7 +51,7 @@ impl Value {
     }
 }
 
-/// Takes values off a text that is known to be json.
+/// Reads values from a text that is known to be json.
 struct Scan<'t> {
     text: &'t str,
     at: usize,
@@ -59,7 +59,7 @@ struct Scan<'t> {
 }
 
 impl<'t> Scan<'t> {
-    /// The next byte that is no white space.
+    /// Skips white space, and returns the next byte; 0 at the end.
     fn peek(&mut self) -> u8 {
         let rest = &self.text.as_bytes()[self.at..];
         self.at += rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
@@ -124,7 +124,7 @@ impl<'t> Scan<'t> {
         Ok(Value::List(list))
     }
 
-    /// Whether another element comes before the end.
+    /// Skips a comma, and returns whether another element comes before the end.
     fn another(&mut self, end: u8) -> bool {
         if self.peek() == b',' {
             self.at += 1;

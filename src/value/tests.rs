@@ -102,14 +102,14 @@ proptest! {
     }
 }
 
-/// Was one key, so that a guard took one user for the other.
+/// Regression: they had one key, so that a guard took one user for the other.
 #[test]
 fn variants_with_other_content_are_other_keys() {
     assert_ne!(key(&typed(&Who::User(1))), key(&typed(&Who::User(2))));
     assert_ne!(key(&typed(&Who::User(1))), key(&typed(&Who::Nobody)));
 }
 
-/// Were rounded to a float: several users had one key.
+/// Regression: they were rounded to a float, and several users had one key.
 #[test]
 fn json_integers_are_exact_or_refused() {
     let read = |text: &str| Value::from_json(text.as_bytes());

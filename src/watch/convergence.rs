@@ -13,8 +13,8 @@ use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
 impl Checks<'_> {
-    /// How long activations of a check waited for what answers them, in and after its window, with the window that this suggests;
-    /// of the events in a range of positions, `..` for all.
+    /// Measures how long activations of a check waited for their answer, in and after its window, and suggests a window.
+    /// Reads the events in a range of positions, `..` for all.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -45,13 +45,14 @@ impl Checks<'_> {
     /// # }
     /// ```
     ///
-    /// Exact, and nothing is stored: the log is read page by page, with the check's own eyes. It takes eight bytes for each answer
-    /// and what the check would keep of activations that nothing has answered; a shorter range takes less. What began before the
-    /// range, or is answered after it, is not told.
+    /// It is exact and stores nothing: it reads the log page by page, and matches events as the check does. It takes eight bytes
+    /// for each answer, and as much as the check would keep of activations that nothing has answered; a shorter range takes less.
+    /// Activations that began before the range, or are answered after it, are not reported.
     ///
     /// # Errors
     ///
-    /// `Invalid`: no check of the setup is called so, or it waits for nothing (it forbids, or looks back). As reading events.
+    /// `Invalid` if no check of the setup has this name, or if it waits for nothing (it forbids, or looks back). Else as for
+    /// reading events.
     pub fn convergence(
         &self,
         check: &str,
@@ -64,14 +65,14 @@ impl Checks<'_> {
         Ok(timing.done())
     }
 
-    /// How long groups of related events take until they rest: from the first event of a key to the last after which none came
-    /// for longer than `quiet`, by the check's own time. Events that are nothing to the check are no part of a group.
+    /// Measures how long groups of related events take until they rest: from the first event of a key to the last after which
+    /// none came for longer than `quiet`, by the check's own time. Events that are nothing to the check are no part of a group.
     ///
     /// It takes 40 bytes for each key and eight for each group.
     ///
     /// # Errors
     ///
-    /// `Invalid`: no check of the setup is called so. As reading events.
+    /// `Invalid` if no check of the setup has this name. Else as for reading events.
     pub fn settling(
         &self,
         check: &str,

@@ -35,7 +35,7 @@ use std::sync::Arc;
 /// Its name, in the store's directory.
 pub(crate) const FILE: &str = "checks.redb";
 
-/// Where the file is.
+/// Location of the file.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     pub disk: Arc<dyn Disk>,
@@ -138,7 +138,7 @@ impl CheckFile {
         Ok(())
     }
 
-    /// What was saved of a check.
+    /// Loads the saved state of a check. `None` if there is none, or if it is of another definition.
     pub fn load(&self, check: &Check) -> Result<Option<(Header, Book, Backlog)>, StorageError> {
         let id = id_of(check);
         let Some(header) = self.get(&row_key(id, b'h', &[]))? else { return Ok(None) };
@@ -265,7 +265,7 @@ impl Cold for ColdKeys<'_> {
     }
 }
 
-/// What a save changes, of all checks, in order.
+/// Changes of a save, of all checks, in order.
 #[derive(Default)]
 pub(super) struct Saving {
     rows: Vec<RowEntry>,

@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// What a group says of itself.
+/// File with the settings of a group.
 const SETTINGS: &str = "folder.toml";
-/// How often the files of a folder are read that says nothing.
+/// Default period at which the files of a folder are read.
 const PERIOD: Duration = Duration::from_secs(10);
 /// A path that is longer is no key of a row: the text of such a file is not recorded.
 const NAME_BYTES_MAX: usize = 512;
@@ -34,18 +34,18 @@ const NAME_BYTES_MAX: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleFile {
-    /// Where it is. A folder, where that cannot be looked into.
+    /// Path of the file, or of a folder that cannot be looked into.
     pub file: PathBuf,
     /// Its folder, below the one that the setup names: `hourly`. Empty: that one itself.
     pub group: String,
     /// The checks of it that run: of what it said when it could be read last.
     pub checks: Vec<String>,
-    /// How often it is read. A check of it that has not moved for two periods, with something to judge, is a violation of
+    /// Period at which it is read. A check of it that has not moved for two periods, with something to judge, is a violation of
     /// `tallystone.freshness`.
     pub period: Duration,
-    /// When it was read last.
+    /// Time of the last read.
     pub last_read: SystemTime,
-    /// Why what it says now does not run.
+    /// Reason for which its present text does not run.
     pub error: Option<RuleError>,
 }
 
@@ -63,27 +63,27 @@ pub(crate) struct Folders {
     files: BTreeMap<PathBuf, File>,
     /// Texts of rules on record, by file.
     recorded: BTreeMap<String, RuleText>,
-    /// When it is looked at again, by the monotonic clock.
+    /// Time of the next look, by the monotonic clock.
     due: Duration,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Group {
     name: String,
-    /// What its `folder.toml` says, as far as it could be read.
+    /// Settings of its `folder.toml`, as far as it could be read.
     says: FolderRules,
-    /// What is wrong with that.
+    /// Error in `folder.toml`.
     error: Option<RuleError>,
-    /// When its files were read, by the monotonic clock and by the other.
+    /// Time at which its files were read, by the monotonic clock and by the other.
     read: Option<(Duration, Timestamp)>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct File {
     group: PathBuf,
-    /// What is in it.
+    /// Present text.
     text: Text,
-    /// What stands of it, and why what is in it now does not.
+    /// Checks of it that run, and the reason for which its present text does not.
     stand: Vec<Check>,
     error: Option<RuleError>,
 }
@@ -97,7 +97,7 @@ impl Default for Text {
     }
 }
 
-/// What stands in the folders.
+/// Entries of the folders.
 #[derive(Default, PartialEq)]
 struct Names {
     /// Groups by path; the name, and why one cannot be looked into.
@@ -197,7 +197,7 @@ impl Folders {
         Ok(children)
     }
 
-    /// Where a name leads: a link of it, or of a folder above it, may stay below the folder of the setup, and not leave it.
+    /// Resolves a path. A link of it, or of a folder above it, may stay below the folder of the setup, and not leave it.
     fn target(&self, path: &Path) -> io::Result<PathBuf> {
         let root = self.roots.iter().find(|root| path.starts_with(root));
         let root = self.disk.real(root.expect("every path is below a folder of the setup"))?;
@@ -293,7 +293,7 @@ impl Folders {
         (self.found_groups(names, &due, now), self.found_files(names, &due))
     }
 
-    /// What is wrong is looked at again each time: it may be right by now.
+    /// Returns whether it is time to read a folder. One with an error is read again each time: it may be right by now.
     fn is_due(&self, dir: &Path, now: Duration) -> bool {
         let known = self.groups.get(dir).filter(|group| group.error.is_none());
         let read = known.and_then(|group| group.read);
@@ -337,7 +337,7 @@ impl Folders {
         found.collect()
     }
 
-    /// What a group says, and what those above say where it says nothing.
+    /// Returns the settings of a group. Each one that it does not have is taken from the groups above it.
     fn says(&self, dir: &Path) -> FolderRules {
         let of = |dir: &Path| self.groups.get(dir).map(|group| group.says.clone());
         dir.ancestors().map_while(of).fold(FolderRules::default(), |says, above| FolderRules {
@@ -351,7 +351,7 @@ impl Folders {
 
     // ---- judging what was found ----
 
-    /// What each file says, where it can be read and defines no check that is defined elsewhere; else what it said before.
+    /// Applies each file that can be read and defines no check that is defined elsewhere. The others keep their older rules.
     fn settle(&mut self) {
         self.stand_as_recorded();
         let mut new: BTreeMap<PathBuf, Result<Vec<Check>, RuleError>> = BTreeMap::new();

@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub(super) struct Mirror {
     /// By full key; without a value, removed.
     rows: BTreeMap<RowKey, Held>,
-    /// What the commit that is being folded has changed.
+    /// Changes of the commit that is being folded.
     scratch: BTreeMap<RowKey, RowVersion>,
     /// Keys that are wrong, by their hash: what is decided later, by time, has no event to ask.
     names: HashMap<KeyHash, Named>,
@@ -42,7 +42,7 @@ struct Named {
     unsaved: bool,
 }
 
-/// What a file is told of a mirror.
+/// Entry of a mirror, as it is saved to the file.
 pub(super) enum SavedRow<'a> {
     Row(&'a RowKey, &'a RowVersion),
     Name(KeyHash, Option<&'a [u8]>),
@@ -97,7 +97,7 @@ impl Mirror {
         }
     }
 
-    /// What each table has of a key.
+    /// Returns the row of a key in each table.
     pub fn rows_of(
         &self,
         key: &[u8],
@@ -159,7 +159,7 @@ struct Layered<'a> {
     id: [u8; 4],
     at: At,
     limits: Limits,
-    /// What this event has changed so far.
+    /// Changes of this event so far.
     written: BTreeMap<RowKey, RowVersion>,
     scratch: &'a BTreeMap<RowKey, RowVersion>,
     rows: &'a BTreeMap<RowKey, Held>,

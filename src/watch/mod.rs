@@ -58,7 +58,7 @@ pub use sources::{Change, Evidence, Sighting, Source};
 use std::fmt;
 use std::time::Duration;
 
-/// Where a check stands. Numbers are of all the log up to `position`.
+/// Progress and counts of a check. Numbers are of all the log up to `position`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CheckStats {
@@ -70,13 +70,13 @@ pub struct CheckStats {
     pub position: Position,
     /// Events that it has not.
     pub lag_len: u64,
-    /// What was to be judged. With 0 it was never exercised, and says nothing.
+    /// Activations that were to be judged. If 0, the check was never exercised, and says nothing.
     pub activations: u64,
-    /// What is as it must be.
+    /// Activations that are satisfied.
     pub satisfied: u64,
-    /// What is not: healed ones count, retracted ones do not.
+    /// Activations that are violated: healed ones count, retracted ones do not.
     pub violated: u64,
-    /// What may still become either.
+    /// Activations that may still become either.
     pub pending: u64,
     /// Keys with a violation.
     pub keys_violated: u64,
@@ -94,7 +94,7 @@ pub struct CheckStats {
     pub unrecorded: u64,
     /// The time up to which it takes things for complete, in microseconds since 1970. `None`: nothing told it the time.
     pub watermark: Option<i64>,
-    /// Why it does not go on, until `recover`.
+    /// Reason for which it does not go on, until `recover`.
     pub trouble: Option<Trouble>,
     /// It has once judged all there was since the store was opened.
     pub(crate) caught_up: bool,
@@ -116,7 +116,7 @@ pub struct RouteStats {
     pub undelivered: Option<String>,
 }
 
-/// Why checks do not go on.
+/// Reason for which checks do not go on.
 #[derive(Debug, Clone)]
 pub struct Trouble(pub(crate) StorageError);
 
@@ -133,21 +133,21 @@ impl CheckStats {
     }
 }
 
-/// What a check says of itself, the few events that matter, and what to do. It prints itself.
+/// Description of a violation: meaning of its check, the few events that matter, and what to do. It prints itself.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Explanation {
     /// The violation.
     pub violation: Violation,
-    /// What it is about: the key of its events.
+    /// Subject: the key of its events.
     pub key: String,
-    /// Who is told how soon.
+    /// Severity: says who is told how soon.
     pub severity: Severity,
-    /// Who sees to it.
+    /// Owner: the person or team that sees to it.
     pub owner: String,
-    /// What it means.
+    /// Meaning of the violation.
     pub means: String,
-    /// What to do.
+    /// Instructions for a person.
     pub remedy: String,
     /// The event that began it, and the one that decided it.
     pub events: Vec<Sequenced<Raw>>,
@@ -182,7 +182,7 @@ pub struct Checks<'s> {
     pub(crate) desk: &'s dyn Desk,
 }
 
-/// What the desk asks of its store.
+/// Services of the store that `Checks` uses.
 pub(crate) trait Desk: Send + Sync {
     fn view(&self) -> Result<View, ReadError>;
     fn append(&self, append: Append) -> Result<Receipt, AppendError>;
@@ -205,7 +205,7 @@ impl fmt::Debug for Checks<'_> {
 }
 
 impl Checks<'_> {
-    /// Where each check stands: those of the setup in its order, then those of folders.
+    /// Returns the progress of each check: those of the setup in its order, then those of folders.
     pub fn stats(&self) -> Vec<CheckStats> {
         let mut stats = self.desk.watch().stats().to_vec();
         // Of now, not of when the check last moved.

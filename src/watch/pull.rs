@@ -40,11 +40,11 @@ use std::time::{Duration, Instant, SystemTime};
 const ROWS_PER_EVENT: usize = 512;
 /// Rows read at once.
 const ROWS_PER_PAGE: usize = 1024;
-/// What an event, or a row of the cache, takes besides a row and its key.
+/// Bytes that an event, or a row of the cache, takes besides a row and its key.
 const AROUND_BYTES: usize = 512;
-/// Why a source cannot be read is cut to this.
+/// Maximum length of a failure reason, in bytes.
 const WHY_BYTES_MAX: usize = 1024;
-/// Where the store takes nothing, it is asked again no sooner.
+/// Shortest interval between attempts while the store takes nothing.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// All of a store.
@@ -52,11 +52,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Pullers {
     all: Vec<Arc<Shared>>,
     threads: Mutex<Vec<(Arc<Shared>, JoinHandle<()>)>>,
-    /// Themselves, where they have no threads.
+    /// The pullers, if they have no threads.
     lockstep: Mutex<Vec<Puller>>,
 }
 
-/// What a puller works with, until the store takes it away.
+/// Parts of the store that a puller works with, until the store takes them away.
 #[derive(Clone)]
 struct Ground {
     reader: Arc<Reader>,
@@ -84,7 +84,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Until it has ended, well or not. `false`: the time is over, or the store is closed.
+    /// Waits for the pull to end, failed or not. Returns `false` on timeout, or if the store is closed.
     pub fn wait(self, deadline: Option<Instant>) -> bool {
         let Self { shared, number } = self;
         loop {
@@ -113,11 +113,11 @@ struct Puller {
     clock: Arc<dyn Clock>,
     /// By the monotonic clock.
     due: Duration,
-    /// That it is pulled is on record.
+    /// True if the start of pulling is on record.
     has_begun: bool,
 }
 
-/// What was read of a source.
+/// Result of reading a source.
 struct Read {
     /// Snapshot time reported by the source.
     said: Option<SystemTime>,
@@ -147,7 +147,7 @@ impl Read {
     }
 }
 
-/// Why a pull came to nothing.
+/// Reason for which a pull failed.
 enum Trouble {
     /// Of the source.
     Source(PullError),
@@ -435,13 +435,13 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
         .unwrap_or_else(|panic| Err(PullError::Panicked(panic_text(&*panic).to_owned()).into()))
 }
 
-/// What a source says of its time is not believed if it is later than the beginning of the pull.
+/// Returns the time of a snapshot. A time reported by the source is not believed if it is later than the beginning of the pull.
 fn as_of(said: Option<SystemTime>, begun: i64) -> i64 {
     said.map_or(begun, |time| signed_micros(time).min(begun))
 }
 
 impl Ground {
-    /// What the store says the time is: never before its last commit.
+    /// Returns the store's time: never before its last commit.
     fn now(&self) -> i64 {
         time_of(self.clock.now().max(self.reader.board.load().head.time))
     }
@@ -673,7 +673,7 @@ impl Ground {
         }
     }
 
-    /// What the rows are otherwise than those on record.
+    /// Returns the differences between the rows and those on record.
     fn changes(
         &self,
         source: &str,
@@ -719,7 +719,7 @@ impl Ground {
     }
 }
 
-/// What a change takes in an event.
+/// Returns the bytes that a change takes in an event.
 fn size((key, row): &(Bytes, Option<Bytes>)) -> usize {
     24 + key.0.len() + row.as_ref().map_or(0, |row| row.0.len())
 }

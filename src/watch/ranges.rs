@@ -29,7 +29,7 @@ impl Ranges {
         self.0.len()
     }
 
-    /// Where a range begins and the next one does: `None` for the first, and for the last.
+    /// Returns the start of a range and of the next one: `None` for the first, and for the last.
     pub fn bounds(&self, index: usize) -> (Option<&[u8]>, Option<&[u8]>) {
         let from = |index: usize| self.0.get(index).map(|(from, _)| from.as_slice());
         (from(index).filter(|_| index > 0), from(index + 1))
@@ -45,7 +45,7 @@ impl Ranges {
         self.0[index].1 = hash;
     }
 
-    /// Which of them have, between the same bounds, the hash that they had before.
+    /// Returns for each range whether it has, between the same bounds, the hash that it had before.
     pub fn unchanged(&self, before: &Ranges) -> Vec<bool> {
         let is_known = |index: usize| {
             let was = before.of(self.bounds(index).0.unwrap_or_default());

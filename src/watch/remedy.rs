@@ -12,13 +12,13 @@ use crate::request::{Append, Receipt};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// How often it is looked again whether a violation is still open, while others of its check heal.
+/// Maximum number of retries of an append, while other violations of the check heal.
 const TRIES: u32 = 16;
 
 /// Time that a remediation of a built-in check has to help, in microseconds.
 const GRACE: i64 = 60 * 1_000_000;
 
-/// Why a violation was not put right. Nothing was written, unless an [`AppendError`] says that it is not known.
+/// Reason for which a violation was not put right. Nothing was written, unless an [`AppendError`] says that it is not known.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemedyError {
@@ -33,7 +33,7 @@ pub enum RemedyError {
     NotOpen {
         /// The violation, as it was given.
         violation: Box<Violation>,
-        /// How it stands now.
+        /// Its present state.
         state: State,
     },
     /// The store has no such violation, or the check is defined otherwise by now: ask for the open ones again.
@@ -44,18 +44,18 @@ pub enum RemedyError {
     Failed {
         /// The check.
         check: String,
-        /// What they say.
+        /// Message of the machine steps.
         why: String,
     },
-    /// Who does it, or what was done, is not said; or the steps have a key of their own.
+    /// The person or the action is not given, or the steps have a key of their own.
     #[error("{what}: {why}")]
     Invalid {
-        /// What is wrong.
+        /// The part that is wrong.
         what: &'static str,
-        /// Why.
+        /// Reason.
         why: &'static str,
     },
-    /// What is to be put right could not be read.
+    /// The violation, or its events, could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// The append was refused.
@@ -63,7 +63,7 @@ pub enum RemedyError {
     Append(#[from] AppendError),
 }
 
-/// What would put a violation right. It prints itself: that is the dry run. [`run`](Self::run) does it.
+/// Remediation of a violation that is not done yet. It prints itself: that is the dry run. [`run`](Self::run) does it.
 #[must_use = "nothing is done until it is run"]
 pub struct Remediation<'s> {
     desk: &'s dyn Desk,
@@ -72,7 +72,7 @@ pub struct Remediation<'s> {
 }
 
 impl Remediation<'_> {
-    /// What a person would do.
+    /// Instructions for a person.
     pub fn remedy(&self) -> &str {
         &self.explanation.remedy
     }
@@ -121,7 +121,8 @@ impl fmt::Debug for Remediation<'_> {
 }
 
 impl<'s> Checks<'s> {
-    /// What would put this right: what a person would do, and what the check's machine steps would append. Nothing is written.
+    /// Prepares a remediation: instructions for a person, and the events that the check's machine steps would append. It writes
+    /// nothing.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -162,7 +163,8 @@ impl<'s> Checks<'s> {
     ///
     /// # Errors
     ///
-    /// `Failed`: the steps do not know what to do. `Invalid`: they have a key of their own. As [`explain`](Self::explain).
+    /// `Failed` if the steps do not know what to do. `Invalid` if they have a key of their own. Else as for
+    /// [`explain`](Self::explain).
     pub fn remediation(&self, violation: &Violation) -> Result<Remediation<'s>, RemedyError> {
         let (check, desk) = (self.named(&violation.check)?, self.desk);
         let explanation = self.explain(violation)?;

@@ -5,10 +5,10 @@ use crate::rule_texts::RuleText;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Who is told of rules that cannot be read, where nobody else is named.
+/// Owner of unreadable rules, if nobody else is named.
 pub(crate) const KEEPER: &str = "whoever keeps the rules";
 
-/// Where checks come from.
+/// Source of checks besides the setup.
 pub(crate) trait Origin: Send {
     /// Looks again, if it is time. `None`: nothing is new.
     fn look(&mut self, now: Duration) -> Option<Known>;
@@ -22,17 +22,17 @@ pub(crate) trait Origin: Send {
     /// These are on record now.
     fn note_recorded(&mut self, texts: BTreeMap<String, Option<RuleText>>);
 
-    /// What is known, as it was looked at last.
+    /// Returns the state of the last look.
     fn known(&self) -> Known;
 
     /// All there are to be, those of the setup first.
     fn checks(&self) -> Vec<Check>;
 
-    /// When it is time, by the monotonic clock.
+    /// Time of the next look, by the monotonic clock.
     fn due(&self) -> Duration;
 }
 
-/// What is known of where checks come from.
+/// Known facts about the source of checks.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     /// By name: how often a check is due.
@@ -48,6 +48,6 @@ pub(crate) struct Known {
 pub(crate) struct Unread {
     pub owner: String,
     pub severity: Severity,
-    /// What is wrong, and whether older rules stand.
+    /// Error, with a note if older rules stand.
     pub why: String,
 }

@@ -1,4 +1,4 @@
-//! What is on record of sources outside: where each stands, and its rows with the times at which they were seen.
+//! Sources outside, as they are on record: the state of each, and its rows with the times at which they were seen.
 
 use super::acts::{invalid as wrong, said, unread};
 use super::{Checks, State};
@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Source {
-    /// Whose evidence it is.
+    /// Check that uses its evidence.
     pub check: String,
     /// A time before which the last complete snapshot shows nothing. `None`: there is none yet.
     pub as_of: Option<SystemTime>,
@@ -29,9 +29,9 @@ pub struct Source {
     pub rows: u64,
     /// Columns that the next snapshot must have, if the source says its columns.
     pub columns: Vec<Column>,
-    /// Where it is on record. `None` without one.
+    /// Position of the last complete snapshot. `None` without one.
     pub pulled: Option<Position>,
-    /// What came of the pulls since then, and where the first of them is on record. `None`: there is no trouble.
+    /// Failure of the pulls since then: position at which it is on record, and reason. `None` if there is no trouble.
     pub failed: Option<(Position, String)>,
     /// The snapshot is too old: what the check is about cannot be told.
     pub is_stale: bool,
@@ -203,11 +203,11 @@ impl Checks<'_> {
         self.desk.append(Append::event(Own::Accepted { source, refused, by, reason }))
     }
 
-    /// What was pulled for a check, as of now. `O` is the type of its source.
+    /// Returns the rows that were pulled for a check, as of now. `O` is the type of its source.
     ///
     /// # Errors
     ///
-    /// `Invalid`: no check of this name has such a source. As reading rows.
+    /// `Invalid` if no check of this name has such a source. Else as for reading rows.
     pub fn evidence<O: Outside>(&self, check: &str) -> Result<Evidence<O>, ReadError> {
         let checks = self.desk.watch().checks();
         let evidence = checks.iter().find(|known| known.id() == check);
@@ -248,17 +248,17 @@ pub struct Sighting<R> {
     pub last_seen: SystemTime,
 }
 
-/// What a snapshot showed otherwise than the one before it.
+/// Difference between a snapshot and the one before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change<K, R> {
-    /// Where it is on record.
+    /// Position at which it is on record.
     pub position: Position,
     /// As of when it was read.
     pub as_of: SystemTime,
-    /// Which row.
+    /// Key of the row.
     pub key: K,
-    /// What it was from then on. `None`: it was not there any more.
+    /// The row from then on. `None` if it was not there any more.
     pub row: Option<R>,
 }
 

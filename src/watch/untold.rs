@@ -10,16 +10,16 @@ use std::ops::Range;
 /// A finding that is not on record yet.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Untold {
-    /// Which of the definition's findings it is.
+    /// Number of the finding, among those of its definition.
     pub number: u64,
     pub finding: Finding,
-    /// What it is about, where its events do not say so.
+    /// Subject, if its events do not say so.
     pub subject: String,
-    /// What does not agree with the events.
+    /// Rows or a sum that do not agree with the events.
     pub disagrees: String,
 }
 
-/// Those of one check. Their numbers have no gap.
+/// Pending findings of one check. Their numbers have no gap.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     waiting: VecDeque<Untold>,
@@ -44,7 +44,7 @@ impl Backlog {
         self.waiting.drain(..count).collect()
     }
 
-    /// Those before this number are on record.
+    /// Removes the findings before this number: they are on record.
     pub fn skip_to(&mut self, number: u64) {
         while self.waiting.front().is_some_and(|untold| untold.number < number) {
             self.waiting.pop_front();

@@ -53,7 +53,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the file may lack of all checks before some of them are saved.
+/// Maximum number of unsaved entries, of all checks, before some of them are saved.
 const UNSAVED_MAX: usize = 4_000_000;
 /// Findings in one commit: others want to commit, too.
 pub(crate) const TOLD_AT_ONCE: usize = 512;
@@ -62,7 +62,7 @@ const UNEXERCISED: Time = 7 * 24 * 3_600 * 1_000_000;
 /// In an idle store, time is recorded no more often than this.
 const TICK: Duration = Duration::from_secs(1);
 
-/// What everyone sees of the watcher.
+/// State of the watcher, shared with all that look at it.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     stats: RwLock<Arc<Vec<CheckStats>>>,
@@ -85,7 +85,7 @@ impl Watch {
         self.stats.read().clone()
     }
 
-    /// Those that run.
+    /// Returns the checks that run.
     pub fn checks(&self) -> Arc<Vec<Check>> {
         self.checks.read().clone()
     }
@@ -115,14 +115,14 @@ impl Watch {
     }
 }
 
-/// What watching takes.
+/// Parts of the store that watching takes.
 pub(crate) struct Ground {
     pub reader: Arc<Reader>,
     pub door: Door,
     pub options: Options,
     pub clock: Arc<dyn Clock>,
     pub checks: Vec<Check>,
-    /// Where more of them come from.
+    /// Source of further checks.
     pub source: Option<Arc<Mutex<dyn Origin>>>,
     /// Name of the store, for notifications.
     pub name: String,
@@ -140,7 +140,7 @@ pub(crate) struct Ground {
 struct Watched {
     check: Check,
     book: Book,
-    /// How far it has judged.
+    /// Position up to which it has judged.
     head: Head,
     /// Findings so far, and those of them that are not on record as far as this process knows.
     found: u64,
@@ -151,12 +151,12 @@ struct Watched {
     caught_up: bool,
     /// Findings of other definitions that it does not find were ended.
     has_retired: bool,
-    /// Those whose events it looks at; none: all.
+    /// Families whose events it looks at. If empty: all but the store's own.
     families: Vec<String>,
     /// Of a check over rows: what is wrong with them, and the rows.
     rowed: Option<Arc<dyn Rowed>>,
     mirror: Mirror,
-    /// What of the rows comes from outside, and when those that the commit changes had been read.
+    /// Evidence from outside among the rows, and the time at which the rows that the commit changes had been read.
     evidence: Option<Arc<Evidence>>,
     read_until: Option<Time>,
     /// The last event it could not read, and why.
@@ -172,11 +172,11 @@ pub(crate) struct Watcher {
     file: Option<CheckFile>,
     trouble: Option<StorageError>,
     glasses: Glasses,
-    /// When time was recorded last, by the monotonic clock.
+    /// Time of the last tick, by the monotonic clock.
     ticked: Option<Duration>,
     /// The checks as they are declared: those that run may have another definition (see `lineage`).
     declared: Vec<Check>,
-    /// Those that are to be checked from now on, if they are others.
+    /// The checks to run from now on, if they have changed.
     others: Option<Vec<Check>>,
     /// Findings of checks that were removed were ended.
     has_retired: bool,
@@ -461,7 +461,7 @@ impl Watcher {
         Ok(())
     }
 
-    /// Whether there are others, if it is time to look.
+    /// Looks for changed checks, if it is time.
     fn look(&mut self) {
         let Some(source) = &self.ground.source else { return };
         let mut source = source.lock();
@@ -702,7 +702,7 @@ impl Watcher {
 
     // ---- waiting and showing ----
 
-    /// How long there is nothing to do, if nothing comes.
+    /// Returns the longest time to sleep if nothing comes. `None`: without limit.
     fn patience(&self) -> Option<Duration> {
         if self.trouble.is_some() {
             return None;
@@ -826,7 +826,7 @@ impl Watched {
         }
     }
 
-    /// Whether it judges as this one does.
+    /// Returns whether it has the same definition as this check.
     fn is(&self, check: &Check) -> bool {
         self.check.definition() == check.definition()
     }
@@ -850,7 +850,7 @@ impl Watched {
         Ok(())
     }
 
-    /// Whether it looks at events of this family.
+    /// Returns whether it looks at events of this family.
     fn regards(&self, family: &str) -> bool {
         let takes_own =
             || self.evidence.is_some() || self.rowed.as_ref().is_some_and(|rowed| rowed.folds_own());
@@ -882,12 +882,12 @@ impl Watched {
         self.number(file)
     }
 
-    /// What its file lacks.
+    /// Returns the number of entries that its file lacks.
     fn unsaved_len(&self) -> usize {
         self.book.unsaved_len() + self.mirror.unsaved_len()
     }
 
-    /// What it has in memory.
+    /// Returns the number of keys and rows in memory.
     fn keys_len(&self) -> usize {
         self.book.keys_len() + self.mirror.rows_len()
     }
@@ -951,10 +951,10 @@ impl Watched {
         }
     }
 
-    /// When a key came to be right or wrong.
+    /// Returns the time at which a key came to be right or wrong.
     ///
-    /// Of rows from outside it is known when they had been read. That a disagreement is over may be seen long after its window:
-    /// unless a snapshot has shown it after that, it never was a violation.
+    /// For rows from outside, the time at which they had been read is known. The end of a disagreement may be seen long after its
+    /// window: unless a snapshot has shown the disagreement after that, it never was a violation.
     fn turned(
         &mut self,
         hash: KeyHash,
@@ -1011,7 +1011,7 @@ impl Watched {
         Ok(())
     }
 
-    /// What a finding about a key of rows is about, and how they stand.
+    /// Returns the subject of a finding about a key of rows, and the rows as they stand.
     fn tell_rows(&self, key: KeyHash, file: Option<&CheckFile>) -> Result<(String, String), StorageError> {
         let cold = cold(&self.check, file);
         let Some(rowed) = &self.rowed else { return Ok(Default::default()) };

@@ -1,7 +1,7 @@
-//! The clock as the writer believes it: a large jump forward is never recorded without a person.
+//! The clock as the writer trusts it: a large jump forward is never recorded without a person.
 //!
-//! - The store's time never goes back, so what a commit records is for ever: one glitch to 2099 would end every key that is kept
-//!   for a time, and no later commit could be older.
+//! - The store's time never goes back, so a recorded time is for ever: one glitch to 2099 would end every key that is kept for a
+//!   time, and no later commit could be older.
 //! - Within a run the wall clock is held against the monotonic one, which does not jump. A store that was closed for a week
 //!   rightly finds it a week later; so at first it is held against the time of the head, with more patience.
 //! - A clock that goes back needs no guard: the time stands still until it has caught up.
@@ -13,19 +13,19 @@ use crate::order::{CommitNo, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Reads the clock, or says that it jumped.
+/// A clock that refuses jumps forward.
 #[derive(Debug)]
 pub(crate) struct Trusted {
     clock: Arc<dyn Clock>,
-    /// The latest time that was believed, and what the monotonic clock said then.
+    /// The latest trusted time; `ran` is the monotonic clock's time then.
     latest: Timestamp,
     ran: Duration,
-    /// How far ahead of that the clock may be, beside the time that has run since.
+    /// Maximum lead of the clock over `latest` plus the time that has run since.
     patience: Duration,
     jump_max: Duration,
 }
 
-/// The clock is this far ahead of what it should say.
+/// A jump of the clock: its lead over the expected time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Jump {
     pub ahead: Duration,
@@ -46,7 +46,7 @@ impl Trusted {
         trusted
     }
 
-    /// The wall clock. It may be behind what was read before.
+    /// Reads the wall clock. It may be behind an earlier reading.
     pub fn read(&mut self) -> Result<Timestamp, Jump> {
         let (now, ran) = (self.clock.now(), self.clock.monotonic());
         let expected = later(self.latest, ran.saturating_sub(self.ran));
@@ -61,7 +61,7 @@ impl Trusted {
         Ok(now)
     }
 
-    /// Takes what the clock says for the time, however far ahead it is.
+    /// Accepts the clock's time, however far ahead it is.
     pub fn accept(&mut self) -> Timestamp {
         (self.latest, self.ran, self.patience) = (self.clock.now(), self.clock.monotonic(), self.jump_max);
         self.latest

@@ -1,9 +1,9 @@
 //! The writer: decides, one at a time, and the only loop.
 //!
-//! - Its role is held by one thread at a time: its own, or that of a blocked caller who found nobody before it and so spares
+//! - Its role is held by one thread at a time: its own, or that of a blocked caller that found nobody before it and so spares
 //!   two wake-ups (a seventh of a lone client's commits on the disk this was measured on).
 //! - The order of a group: decide, write and sync, apply, publish, reply. A reply is a promise of durability.
-//! - Group commit without timers: whoever waits when the writer looks shares the next sync.
+//! - Group commit without timers: all requests that wait when the writer looks share the next sync.
 //! - A failed write or sync, or a panic, poisons: the group in flight is `Unknown`, everything later is handed back.
 //! - It never waits for the flusher without also taking the flusher's result.
 
@@ -37,11 +37,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a caller is told.
+/// Answer to a caller.
 pub(crate) type Answered = Result<Committed, AppendError>;
 
-/// An answer on its way home, with what is left of the request: it was allocated on the caller's thread, and is freed there.
-/// Freeing it here took a fifth of the writer's time.
+/// An answer on its way to the caller, with the rest of the request: it was allocated on the caller's thread, and is freed
+/// there. Freeing it here took a fifth of the writer's time.
 pub(crate) struct Handed {
     answer: Answered,
     spent: Option<(Box<Prepared>, Option<Commit>)>,
@@ -52,7 +52,7 @@ impl Handed {
         Self { answer: Err(AppendError::Unknown(cause)), spent: None }
     }
 
-    /// Answers a request that the writer took and dropped: it panicked.
+    /// Makes the answer to a request that the writer took and dropped: it panicked.
     pub fn unanswered() -> Self {
         Self::unknown(StorageError::new(TroubleKind::Io, "the writer panicked"))
     }
@@ -69,52 +69,52 @@ impl From<Answered> for Handed {
     }
 }
 
-/// All the writer works with.
+/// The writer, with all the parts it works with.
 pub(crate) struct Writer {
     pub rules: Arc<Rules>,
     pub options: Options,
     pub clock: Arc<dyn Clock>,
-    /// What commits are timed by.
+    /// Clock that gives commits their time.
     pub time: Trusted,
     pub log: Arc<dyn Log>,
     pub keys: Arc<KeyIndex>,
     pub board: Arc<Board>,
     pub inbox: Inbox,
     pub health: Arc<Health>,
-    /// `None` where state lives in memory only.
+    /// `None` if state lives in memory only.
     pub flusher: Option<Flusher>,
-    /// Groups served, to tell a quiet store by.
+    /// Number of groups served, to recognise a quiet store.
     pub groups: u64,
-    /// Who alone is served now.
+    /// Lease of the holder that alone is served now.
     pub lease: Option<Lease>,
 }
 
-/// The writer is held: only its holder's request is served, until it comes or the time is over.
+/// A lease of the writer: only its holder's request is served, until it comes or the time is over.
 #[derive(Debug)]
 pub(crate) struct Lease {
     holder: Arc<str>,
     until: Duration,
 }
 
-/// The way in: the queue, and the writer's role for whom it is free.
+/// A handle of the writer: its queue, and its role, which a caller takes if it is free.
 #[derive(Clone)]
 pub(crate) struct Door {
     pub outbox: Outbox,
     pub role: Arc<Mutex<Writer>>,
-    /// The writer has no thread: whoever waits serves the queue.
+    /// True if the writer has no thread: a caller that waits serves the queue.
     pub lockstep: bool,
-    /// A lease has ended.
+    /// Notified when a lease ends.
     pub released: Arc<Condvar>,
 }
 
 impl Door {
-    /// Hands a request over. A full queue is waited for as long as `patience`.
+    /// Puts a request into the queue. Waits up to `patience` if it is full.
     pub fn submit(&self, request: Box<Prepared>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
         refuse_inside()?;
         self.outbox.put(request, patience)
     }
 
-    /// Has a request served: on this thread, if nobody is before it.
+    /// Has a request served: on this thread, if nobody is before it. Returns its answer.
     pub fn append(&self, request: Box<Prepared>, patience: Duration) -> Result<Answered, AppendError> {
         refuse_inside()?;
         match self.serve_here(request) {
@@ -127,7 +127,7 @@ impl Door {
         }
     }
 
-    /// The same, and the request is withdrawn if its turn does not come within `patience`: then `None`.
+    /// Does the same as `append`, and withdraws the request if its turn does not come within `patience`: then `None`.
     pub fn append_within(
         &self,
         request: Box<Prepared>,
@@ -161,8 +161,8 @@ impl Door {
         }
     }
 
-    /// Ends what a caller did in the writer's role. A close that its group met goes back into the queue: the writer's thread may be
-    /// about to sleep on that, and would be told of it only when it looks around on its own.
+    /// Ends a caller's turn in the writer's role. A close that its group met goes back into the queue: the writer's thread may be
+    /// about to sleep on that, and would see the close only when it looks around on its own.
     fn put_back(&self, met_close: bool) {
         if met_close {
             self.outbox.close();
@@ -175,7 +175,7 @@ impl Door {
         self.outbox.due.run_here();
     }
 
-    /// Serves the queue where nobody else does.
+    /// Serves the queue, in lockstep: nobody else does.
     fn step(&self) {
         if self.lockstep {
             self.role.lock().step();
@@ -185,8 +185,8 @@ impl Door {
 
     // ---- holding the writer ----
 
-    /// Holds the writer for a while: whatever others ask waits, and nothing changes meanwhile. `None`: another holds it
-    /// for longer than `patience`.
+    /// Leases the writer for up to `time`: requests of others wait, and nothing changes meanwhile. `None` if another holds it for
+    /// longer than `patience`.
     pub fn hold(&self, holder: &str, time: Duration, patience: Duration) -> Option<Held<'_>> {
         let mut writer = self.free(patience)?;
         let holder: Arc<str> = holder.into();
@@ -195,13 +195,13 @@ impl Door {
         Some(Held { door: self, holder })
     }
 
-    /// Who holds the writer, for those who wait in vain.
+    /// Returns the holder of the writer, for the error of a caller that waited in vain.
     pub fn holder(&self) -> Option<String> {
         let writer = self.role.try_lock_for(Duration::from_millis(10))?;
         writer.lease.as_ref().map(|lease| lease.holder.to_string())
     }
 
-    /// The writer, once nobody holds it. `None`: not within `patience`.
+    /// Returns the writer, once nobody holds it; `None` if that is not within `patience`.
     fn free(&self, patience: Duration) -> Option<MutexGuard<'_, Writer>> {
         let mut writer = self.role.try_lock_for(patience)?;
         let mut patience = patience;
@@ -223,7 +223,7 @@ impl Door {
     }
 }
 
-/// The writer is held, until this is dropped or its time is over.
+/// A held lease of the writer. It ends when this is dropped or its time is over.
 pub(crate) struct Held<'a> {
     door: &'a Door,
     holder: Arc<str>,
@@ -262,11 +262,11 @@ impl Drop for Held<'_> {
     }
 }
 
-/// How state gets into redb.
+/// The flusher, which writes state into redb.
 pub(crate) enum Flusher {
-    /// A thread does it, behind the writer.
+    /// A thread writes it, behind the writer.
     Beside(Beside),
-    /// The writer does it itself, between two groups: the same order of operations in every run.
+    /// The writer writes it itself, between two groups: the same order of operations in every run.
     Inline { tables: Box<Tables>, projections: Vec<StoredProjection>, before_flush: flush::BeforeFlush },
 }
 
@@ -283,12 +283,12 @@ pub(crate) struct Beside {
 struct Running {
     began: Duration,
     bytes: usize,
-    /// How long it will take, by the one before it.
+    /// Expected duration, from the rate of the flush before it.
     expected: Duration,
 }
 
 impl Running {
-    /// How long to wait after a group, so that the rest of the flush is spread over the groups that still fit. `None`: none
+    /// Returns the pause after a group, so that the rest of the flush is spread over the groups that still fit; `None` if none
     /// fits.
     fn pace(&self, now: Duration, used: usize, limit: usize, group_bytes: usize) -> Option<Duration> {
         let room = limit.checked_sub(used).filter(|room| *room > 0)?;
@@ -337,7 +337,7 @@ impl Writer {
         self.lease.as_ref().is_some_and(|lease| Arc::ptr_eq(&lease.holder, holder))
     }
 
-    /// One turn of the loop. `false`: the store closes.
+    /// Runs one turn of the loop. Returns `false` if the store closes.
     fn turn(&mut self, idle: bool) -> bool {
         match self.inbox.try_next() {
             Next::Append(waiting) => self.serve(waiting),
@@ -352,8 +352,8 @@ impl Writer {
         true
     }
 
-    /// A panic is a bug of ours, or a disk that lies: it poisons the store and never ends the thread, for a thread that is
-    /// gone answers nobody.
+    /// Runs `work` and catches its panic. That is a bug of ours, or a disk that lies: it poisons the store and never ends the
+    /// thread, for a thread that is gone answers nobody.
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> bool) -> bool {
         catch_unwind(AssertUnwindSafe(|| work(self))).unwrap_or_else(|_| {
             self.health.poison(StorageError::new(TroubleKind::Io, "the writer panicked"));
@@ -361,7 +361,7 @@ impl Writer {
         })
     }
 
-    /// Serves one request, and whoever comes behind it, on the thread that brought it.
+    /// Serves one request, and all that wait behind it, on the thread that brought it.
     fn serve_alone(&mut self, request: Box<Prepared>) -> Answered {
         let (reply, answer) = slot(Handed::unanswered, &self.inbox.due);
         match self.health.state() {
@@ -374,14 +374,14 @@ impl Writer {
         answer.wait().open()
     }
 
-    /// Serves what is queued, on the calling thread.
+    /// Serves all queued requests, on the calling thread.
     pub fn step(&mut self) {
         while let Some(waiting) = self.inbox.try_next_append() {
             self.serve(waiting);
         }
     }
 
-    /// The result of the running flush, if it is there.
+    /// Returns the result of the running flush, if it is there.
     fn flush_done(&self) -> Option<Flushed> {
         match &self.flusher {
             Some(Flusher::Beside(beside)) if beside.running.is_some() => match beside.done.try_recv() {
@@ -393,7 +393,7 @@ impl Writer {
         }
     }
 
-    /// One group: the first request and whoever waits behind it.
+    /// Serves one group: the first request and all that wait behind it, up to the limits of a group.
     fn serve(&mut self, first: queue::Waiting) {
         let mut group = vec![first];
         let mut bytes = group[0].0.bytes;
@@ -407,7 +407,7 @@ impl Writer {
             }
         }
         self.groups += 1;
-        // Who has withdrawn was told so.
+        // A caller that has withdrawn already knows it.
         group.retain(|(_, reply)| reply.take());
         if self.health.is_poisoned() {
             let cause = self.health.poisoned_by();
@@ -420,7 +420,7 @@ impl Writer {
         }
     }
 
-    /// Decide, write and sync, apply, publish, reply.
+    /// Commits a group: decide, write and sync, apply, publish, reply.
     fn commit(&mut self, waiting: Vec<queue::Waiting>) -> Result<(), StorageError> {
         let now = match self.time.read() {
             Ok(now) => now,
@@ -550,7 +550,7 @@ impl Writer {
                 let (began, bytes) = (self.clock.monotonic(), overlay.bytes());
                 let expected = Duration::from_secs_f64(bytes as f64 / beside.rate);
                 beside.running = Some(Running { began, bytes, expected });
-                // A flusher that is gone is found out by `done`.
+                // If the flusher is gone, `done` shows it.
                 let _ = beside.jobs.send(Job::Flush { overlay, head, keys_used });
             }
             Flusher::Inline { tables, projections, before_flush } => {
@@ -569,7 +569,7 @@ impl Writer {
         };
         let base = match flushed {
             Ok(base) => base,
-            // Derived state cannot follow any more: stop before memory is full of what it lacks.
+            // Derived state cannot follow any more: stop before the overlays fill memory.
             Err(error) => {
                 self.health.note_read(&error);
                 return self.health.poison(error);
@@ -606,11 +606,11 @@ impl Writer {
 
     // ---- the end ----
 
-    /// Serves what was queued before the close, flushes, and says on disk that nothing follows.
+    /// Serves the requests queued before the close, flushes, and seals the log.
     pub fn finish(&mut self) {
         self.guarded(|writer| {
             writer.step();
-            // The flush that runs, then what came since.
+            // The running flush first, then the commits since.
             writer.finish_flush();
             writer.freeze();
             writer.finish_flush();
@@ -634,7 +634,7 @@ impl Writer {
     }
 }
 
-/// A commit whose fold or guard this thread runs would wait for itself.
+/// Refuses a call from inside a fold or guard: the commit that runs it on this thread would wait for itself.
 fn refuse_inside() -> Result<(), AppendError> {
     reentry::fold().map_or(Ok(()), |outer| Err(AppendError::Nested { outer }))
 }
@@ -666,8 +666,8 @@ mod tests {
     use crate::setup::Setup;
     use crate::store::Store;
 
-    /// 1. The writer's thread has served what was there, and is about to sleep on the queue. 2. A caller serves a request, and meets a
-    ///    close behind it. 3. The thread sleeps, for `overlay_age_ms_max`: nothing is in the queue.
+    /// 1. The writer's thread has served its requests, and is about to sleep on the queue. 2. A caller serves a request, and
+    ///    meets a close behind it. 3. The thread sleeps, for `overlay_age_ms_max`: nothing is in the queue.
     #[test]
     fn a_close_that_a_callers_group_met_goes_back() {
         let store = Store::in_memory(Setup::new().events::<Asked>().lockstep()).expect("a fresh store");

@@ -1,4 +1,4 @@
-//! The queue before the writer: bounded in length and bytes; and the store's health, which decides who gets in.
+//! The queue before the writer: bounded in length and bytes; and the store's health, which decides if a request gets in.
 
 use super::Handed;
 use super::reply::{Answer, Reply, slot};
@@ -11,16 +11,16 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A request and where its answer goes.
+/// A request and the slot for its answer.
 pub(crate) type Waiting = (Box<Prepared>, Reply<Handed>);
 
-/// What reaches the writer.
+/// A message to the writer.
 pub(crate) enum Message {
     Append(Box<Prepared>, Reply<Handed>),
     Close,
 }
 
-/// A bounded queue.
+/// Makes a bounded queue.
 pub(crate) fn queue(
     len_max: usize,
     bytes_max: usize,
@@ -42,14 +42,14 @@ pub(crate) struct Outbox {
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
     health: Arc<Health>,
-    /// Run the wakers of tasks that wait for an answer.
+    /// Queue that runs the wakers of tasks that wait for an answer.
     pub due: Arc<Wakers>,
 }
 
 impl Outbox {
-    /// Puts a request into the queue, waiting for a place as long as `patience`.
+    /// Puts a request into the queue, waiting for a place for up to `patience`.
     pub fn put(&self, request: Box<Prepared>, patience: Duration) -> Result<Answer<Handed>, AppendError> {
-        // As long as this is held, the writer takes what is put in.
+        // As long as this is held, the writer takes every request that is put in.
         let _gate = self.health.gate.read();
         match self.health.state() {
             State::Well => {}
@@ -83,19 +83,19 @@ impl Outbox {
         })
     }
 
-    /// Asks the writer to stop. What is queued before is still served.
+    /// Asks the writer to stop. Requests queued before are still served.
     pub fn close(&self) {
         // An error says that it has stopped.
         let _ = self.send.send(Message::Close);
     }
 
-    /// Requests that wait.
+    /// Returns the number of requests that wait.
     pub fn len(&self) -> usize {
         self.send.len()
     }
 }
 
-/// What the writer finds when it looks.
+/// Result of a look into the queue.
 pub(crate) enum Next {
     Append(Waiting),
     Nothing,
@@ -107,18 +107,18 @@ pub(crate) enum Next {
 pub(crate) struct Inbox {
     receive: Receiver<Message>,
     bytes: Arc<AtomicUsize>,
-    /// A close came while a group was gathered.
+    /// True if a close came while a group was gathered.
     closing: Cell<bool>,
     pub due: Arc<Wakers>,
 }
 
 impl Inbox {
-    /// To sleep on, without taking anything: whoever holds the writer's role takes.
+    /// Returns a watch to sleep on. It takes nothing: the holder of the writer's role does.
     pub fn watch(&self) -> Watch {
         Watch(self.receive.clone())
     }
 
-    /// Nobody waits.
+    /// Returns whether the queue is empty, and no close was kept.
     pub fn is_empty(&self) -> bool {
         !self.closing.get() && self.receive.is_empty()
     }
@@ -137,12 +137,12 @@ impl Inbox {
         }
     }
 
-    /// Takes the close that was kept, if there is one.
+    /// Takes the kept close. Returns whether there was one.
     pub fn take_close(&self) -> bool {
         self.closing.take()
     }
 
-    /// The next append, if one waits. A close that comes instead is kept for `try_next`.
+    /// Returns the next append, if one waits. A close that comes instead is kept for `try_next`.
     pub fn try_next_append(&self) -> Option<Waiting> {
         match self.try_next() {
             Next::Append(waiting) => Some(waiting),
@@ -155,11 +155,11 @@ impl Inbox {
     }
 }
 
-/// Sees that there is something to take.
+/// A view of the queue that shows if there is something to take.
 pub(crate) struct Watch(Receiver<Message>);
 
 impl Watch {
-    /// Sleeps until there is something to take. `false`: nothing came within `patience`.
+    /// Sleeps until there is something to take. Returns `false` if nothing came within `patience`.
     pub fn wait(&self, patience: Duration) -> bool {
         let mut select = Select::new();
         select.recv(&self.0);
@@ -167,7 +167,7 @@ impl Watch {
     }
 }
 
-/// How the store is.
+/// State of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Well,
@@ -175,11 +175,11 @@ pub(crate) enum State {
     Closed,
 }
 
-/// Shared by the writer, who changes it, and everyone else.
+/// Health of the store, shared by the writer, its callers and the readers.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     state: AtomicU8,
-    /// Held by callers from their look at the state until their request is in the queue.
+    /// Gate that callers hold from their look at the state until their request is in the queue.
     gate: RwLock<()>,
     trouble: Mutex<Option<StorageError>>,
     damage: Mutex<Option<StorageError>>,
@@ -198,17 +198,17 @@ impl Health {
         self.state() == State::Poisoned
     }
 
-    /// No commit any more until `recover`.
+    /// Stops all commits until `recover`.
     pub fn poison(&self, trouble: StorageError) {
         self.trouble.lock().get_or_insert(trouble);
         // A closed store stays closed.
         let _ = self.state.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Closes the door behind the last request: whoever saw the store well before has put it in, and `drain` takes it out.
+    /// Blocks new requests and waits for those already past the check: they are in the queue then, and `drain` takes them out.
     pub fn let_nobody_in(&self, drain: impl Fn()) {
         let gate = loop {
-            // Callers who wait for a place in a full queue hold the gate.
+            // Callers that wait for a place in a full queue hold the gate.
             drain();
             if let Some(gate) = self.gate.try_write_for(Duration::from_millis(1)) {
                 break gate;
@@ -224,8 +224,8 @@ impl Health {
         self.state.store(2, Ordering::Release);
     }
 
-    /// Remembers what a failed read of derived state means: damage is rebuilt by the next `recover` or open; and a file that
-    /// failed answers nothing any more, so that nothing can be decided by it.
+    /// Records a failed read of derived state: damage is rebuilt by the next `recover` or open; and a file that failed
+    /// poisons the store, so that nothing can be decided by it.
     pub fn note_read(&self, error: &StorageError) {
         if error.is_rebuildable() {
             self.damage.lock().get_or_insert_with(|| error.clone());
@@ -239,12 +239,12 @@ impl Health {
         self.damage.lock().clone()
     }
 
-    /// Returns the cause, of a store that is poisoned.
+    /// Returns the cause, for a store that is poisoned.
     pub fn poisoned_by(&self) -> StorageError {
         self.trouble().unwrap_or_else(|| StorageError::new(TroubleKind::Io, "the cause is not known"))
     }
 
-    /// Why it is poisoned.
+    /// Returns the cause of the poisoning, if there was one.
     pub fn trouble(&self) -> Option<StorageError> {
         self.trouble.lock().clone()
     }

@@ -1,6 +1,6 @@
 //! The slot in which one answer travels from the writer to its caller.
 //!
-//! - An answer is put in once. A writer that goes away without one answers with what the slot was given for that case.
+//! - An answer is put in once. If the writer goes away without one, the slot answers with its fallback.
 //! - A caller that goes away never hurts the writer: the answer is dropped with the slot.
 
 use crate::sync::{Condvar, Mutex, deadline};
@@ -14,7 +14,7 @@ use std::time::Duration;
 struct Slot<T> {
     state: Mutex<State<T>>,
     filled: Condvar,
-    /// Run the task's waker: the slot is filled under the writer's role.
+    /// Queue that runs the task's waker: the slot is filled under the writer's role.
     due: Arc<Wakers>,
 }
 
@@ -22,12 +22,12 @@ struct State<T> {
     answer: Option<T>,
     /// The caller's task, if it polls.
     waker: Option<Waker>,
-    /// The caller's thread sleeps on `filled`.
+    /// True if the caller's thread sleeps on `filled`.
     sleeping: bool,
     turn: Turn,
 }
 
-/// Whose move it is.
+/// Stage of a request before its answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     /// The request waits in the queue.
@@ -50,7 +50,7 @@ pub(crate) struct Answer<T> {
     slot: Arc<Slot<T>>,
 }
 
-/// A fresh slot. `otherwise` answers if the writer goes away.
+/// Makes a slot. `otherwise` gives the answer if the writer goes away.
 pub(crate) fn slot<T>(otherwise: fn() -> T, due: &Arc<Wakers>) -> (Reply<T>, Answer<T>) {
     let state = State { answer: None, waker: None, sleeping: false, turn: Turn::Waits };
     let slot = Arc::new(Slot { state: Mutex::new(state), filled: Condvar::new(), due: due.clone() });
@@ -58,7 +58,7 @@ pub(crate) fn slot<T>(otherwise: fn() -> T, due: &Arc<Wakers>) -> (Reply<T>, Ans
 }
 
 impl<T> Reply<T> {
-    /// The writer takes the request. `false`: the caller has withdrawn it.
+    /// Takes the request, for the writer. Returns `false` if the caller has withdrawn it.
     pub fn take(&self) -> bool {
         let mut state = self.slot.state.lock();
         if state.turn == Turn::Waits {
@@ -99,7 +99,7 @@ impl<T> Slot<T> {
 }
 
 impl<T> Answer<T> {
-    /// Takes the request back, if the writer has not taken it. `false`: it has, and there will be an answer.
+    /// Withdraws the request. Returns `false` if the writer has taken it: then there will be an answer.
     pub fn withdraw(&self) -> bool {
         let mut state = self.slot.state.lock();
         if state.turn == Turn::Waits {
@@ -141,7 +141,7 @@ impl<T> Future for Answer<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        // Cloning and dropping a waker are code of others: under no lock.
+        // Cloning and dropping a waker run foreign code: under no lock.
         let waker = context.waker().clone();
         let mut state = self.slot.state.lock();
         let before = match state.answer.take() {

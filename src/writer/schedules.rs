@@ -1,4 +1,4 @@
-//! The writer's role and its lease under many schedules: one thread at a time writes, and whoever holds the writer is alone.
+//! The writer's role and its lease under many schedules: one thread at a time writes, and the lease holder is alone.
 
 use super::asked::Asked;
 use super::*;
@@ -106,7 +106,7 @@ impl Stage {
         thread::spawn(move || run(&door, request))
     }
 
-    /// Closes the store, and compares what it was told to have committed with what it has.
+    /// Closes the store, and compares the answers that callers got with its content.
     fn end(self, told: impl IntoIterator<Item = Told>) {
         let reader = self.store.reader();
         self.store.close();
@@ -119,7 +119,7 @@ impl Stage {
     }
 }
 
-/// What a caller was told: the position of its event; or that there is none.
+/// Answer that a caller got: the position of its event, or that there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Committed(u64),
@@ -187,7 +187,7 @@ fn a_failed_write_answers_every_request() {
 
 #[test]
 fn a_second_role_is_found() {
-    /// The same log, keys and board, behind a lock of its own.
+    /// Makes a writer of the same log, keys and board, behind a lock of its own.
     fn second_role(door: &Door) -> Door {
         let writer = door.role.lock();
         let (len_max, bytes_max) = (writer.options.queue_len_max, writer.options.queue_bytes_max);
@@ -214,7 +214,7 @@ fn a_second_role_is_found() {
 
 // ---- the lease ----
 
-/// What a holder does with the writer.
+/// Operations of a lease holder on the writer.
 #[derive(Clone, Copy)]
 struct Use {
     append: fn(Held<'_>, Box<Prepared>) -> Told,

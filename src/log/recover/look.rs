@@ -1,7 +1,7 @@
 //! A log as it stands, for a reader that changes nothing. Another process may write it meanwhile.
 //!
-//! - A group is shown once something later says that it was synced; of the last group nothing may say so.
-//! - What looks damaged or torn may only be in motion: it is believed once two looks in a row find the same.
+//! - A group is shown once something later proves that it was synced; for the last group there may be no proof.
+//! - Bytes that look damaged or torn may only be in motion: they are believed once two looks in a row find the same.
 
 use super::{Found, KnownLog, Plan, finished_or_scanned, names, plan, survey};
 use crate::disk::Disk;
@@ -12,7 +12,7 @@ use crate::sync::RwLock;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A busy writer is outrun by one of them.
+/// Maximum number of looks: one of them outruns a busy writer.
 const LOOKS_MAX: u32 = 64;
 
 /// The segments of a log, up to a head that is known to be durable.

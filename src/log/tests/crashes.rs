@@ -1,4 +1,4 @@
-//! Crashes and failing disks, at every operation: what was acknowledged is there, whole, and what is served stays.
+//! Crashes and failing disks, at every operation: acknowledged commits are there, whole, and served commits stay.
 
 use super::super::record::Commit;
 use super::super::segments::{Opened, SegmentLog};
@@ -8,7 +8,7 @@ use super::disk::{Fault, MapDisk, Random, Survives};
 use super::{SMALL, commit, dir, empty, group, open, served};
 use std::path::Path;
 
-/// What a caller knows: every acknowledged commit, and a group of which it knows nothing.
+/// Knowledge of a caller: every acknowledged commit, and a group whose outcome is unknown.
 #[derive(Debug, Clone, Default)]
 struct Known {
     acknowledged: Vec<Commit>,
@@ -39,7 +39,7 @@ impl Known {
         if salt.is_multiple_of(2) { log.seal() } else { Ok(()) }
     }
 
-    /// The log holds what was acknowledged, and the group in doubt whole or not at all.
+    /// Checks that the log holds all acknowledged commits, and the group in doubt whole or not at all.
     fn settle(&mut self, log: &dyn Log) {
         let served = served(log).unwrap();
         let both = [&self.acknowledged[..], &self.in_doubt].concat();
@@ -57,7 +57,7 @@ fn survivors(kind: u64, seed: u64) -> Survives {
     }
 }
 
-/// The number of operations that `story` takes on a disk.
+/// Returns the number of operations that `story` takes on a disk.
 fn operations(disk: &MapDisk, story: impl FnOnce(&MapDisk)) -> u64 {
     let disk = disk.copy();
     let before = disk.ops();
@@ -65,7 +65,7 @@ fn operations(disk: &MapDisk, story: impl FnOnce(&MapDisk)) -> u64 {
     disk.ops() - before
 }
 
-/// A log some way into its life, with several segments.
+/// Makes a log some way into its life, with several segments.
 fn grown(salt: u64) -> (MapDisk, Known) {
     let (disk, mut known) = (MapDisk::default(), Known::default());
     empty(&disk, &SMALL);
@@ -74,7 +74,7 @@ fn grown(salt: u64) -> (MapDisk, Known) {
     (disk, known)
 }
 
-/// Opens after a crash; what is served must survive the next power cut, also when nothing was written since.
+/// Opens after a crash. Served commits must survive the next power cut, also if nothing was written since.
 fn recovered(disk: &MapDisk, known: &mut Known) {
     let log = open(disk).unwrap();
     known.settle(&log);

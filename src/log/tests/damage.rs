@@ -11,7 +11,7 @@ use super::{SMALL, STORE, dir, empty, fill, open, path, segment, served};
 use crate::log::StoreId;
 use crate::order::CommitNo;
 
-/// A log of several segments, not sealed, its last segment holding more than one group.
+/// Makes a log of several segments, not sealed, its last segment holding more than one group.
 fn grown(groups: usize) -> (MapDisk, Vec<Commit>) {
     let disk = MapDisk::default();
     empty(&disk, &SMALL);
@@ -38,7 +38,7 @@ fn corrupt_at(result: Result<(SegmentLog, Opened), LogError>) -> (u64, String) {
     }
 }
 
-/// Where the groups of a segment that is in use start, and where the last one ends.
+/// Returns the start of each group of a segment in use, and the end of the last one.
 fn groups(disk: &MapDisk, first: u64) -> Vec<usize> {
     let (bytes, mut at) = (disk.file(&segment(first)), HEADER);
     let mut starts = vec![at];
@@ -138,7 +138,7 @@ fn a_damaged_last_group_that_is_known_to_be_durable_is_refused() {
     let damaged = commits.len() as u64 - 1;
     assert_eq!(corrupt_at(known(damaged)).0, damaged);
     known(damaged - 1).unwrap();
-    // What another store knows says nothing about this one.
+    // A head that another store knows says nothing about this one.
     let other = only_numbered(damaged).map(|(_, head)| (StoreId([1; 16]), head));
     SegmentLog::open(&disk.copy().shared(), dir(), SMALL, other).unwrap();
 }
@@ -308,7 +308,7 @@ fn any_flipped_bit_leaves_the_right_bytes_or_a_refusal_or_an_unproven_cut() {
             let disk = disk.copy();
             disk.flip(&segment(first), bit / 8, (bit % 8) as u8);
             match opened(&disk) {
-                // A finished segment is not walked at open: damage in it is found by who reads it.
+                // A finished segment is not walked at open: damage in it is found by a read.
                 Ok((log, Opened { cut: None, .. })) => match served(&log) {
                     Ok(served) => assert_eq!(served, commits),
                     Err(LogError::Corrupt { .. }) => assert!(first != last),

@@ -1,6 +1,6 @@
 //! A small disk in memory that forgets: only for the tests of the log.
 //!
-//! - Data and names are durable once synced; what survives of the rest is chosen at each crash.
+//! - Data and names are durable once synced; the test chooses at each crash which of the rest survive.
 
 use crate::disk::{Access, Disk, File, Kind, Lock};
 use parking_lot::Mutex;
@@ -51,9 +51,9 @@ struct State {
 pub enum Fault {
     /// Everything fails from this operation on.
     PowerOff,
-    /// A sync fails; what it should have written reads back, and is never written unless it is written again.
+    /// A sync fails; its data reads back, and never reaches the disk unless it is written again.
     SyncKeeps,
-    /// A sync fails; what it should have written is gone.
+    /// A sync fails; its data is gone.
     SyncDrops,
     /// A write is done by half and fails.
     HalfWrite,
@@ -126,7 +126,7 @@ impl Random {
 }
 
 impl State {
-    /// Counts a mutating operation; the fault that hits it, if any.
+    /// Counts a mutating operation, and returns the fault that hits it, if any.
     fn tick(&mut self) -> io::Result<Option<Fault>> {
         self.ops += 1;
         let fault = self.fail_at.filter(|&(at, _)| at == self.ops).map(|(_, fault)| fault);
@@ -150,7 +150,7 @@ impl MapDisk {
         Arc::new(self.clone())
     }
 
-    /// The same disk, going its own way.
+    /// Returns an independent copy of the disk.
     pub fn copy(&self) -> Self {
         Self(Arc::new(Mutex::new(self.0.lock().clone())))
     }
@@ -164,12 +164,12 @@ impl MapDisk {
         state.fail_at = Some((state.ops + ops, fault));
     }
 
-    /// Ends every handle; what survives is as told, and durable.
+    /// Ends every handle, and keeps the data that `survives` names: durable then, but for `Everything`.
     pub fn crash(&self, survives: Survives) {
         let state = &mut *self.0.lock();
         (state.life, state.off, state.fail_at) = (state.life + 1, false, None);
         match survives {
-            // Killed: what was pending still is.
+            // The process was killed: pending data stays pending.
             Survives::Everything => return,
             Survives::OnlySynced => {}
             Survives::Some(seed) => {
@@ -231,7 +231,7 @@ impl MapDisk {
         state.inodes[inode].live[byte] ^= 1 << bit;
     }
 
-    /// All files with their contents.
+    /// Returns all files with their contents.
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let state = self.0.lock();
         let file = |(path, node): (&PathBuf, &Node)| match node {

@@ -69,7 +69,7 @@ fn key(key: &str, parts: Vec<(String, [u8; 16])>, kept: Kept) -> KeyPart {
     KeyPart { scope: "http".into(), key: key.into(), parts, digests: Digests::ByBytes, kept }
 }
 
-/// Every section of the first release, a commit without events, groups of one and of more.
+/// Groups of one and of more, with every section of the first release and a commit without events.
 fn groups() -> Vec<Vec<Commit>> {
     let layout = LayoutDecl { type_name: "Account.Opened".into(), schema: 1, layout: "{owner:str}".into() };
     let parts = vec![("owner".into(), [0x11; 16]), ("branch".into(), [0x22; 16])];

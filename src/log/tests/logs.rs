@@ -1,4 +1,4 @@
-//! What every log does, in both forms.
+//! Behaviour of every log, in both forms.
 
 use super::super::memory::MemoryLog;
 use super::super::record::Record;
@@ -22,7 +22,7 @@ fn numbers(page: &Page) -> Vec<u64> {
     page.records().map(|record| record.unwrap().commit().0).collect()
 }
 
-/// How large the segments of a log were made.
+/// Returns the sizes with which the segments of a log were made.
 fn sizes(log: &SegmentLog) -> Vec<u64> {
     log.snapshot().1.iter().map(|segment| segment.header.size).collect()
 }

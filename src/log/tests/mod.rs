@@ -26,7 +26,7 @@ fn path(name: &str) -> PathBuf {
     dir().join(name)
 }
 
-/// Said to be durable from outside the log: a head of which only the number is right.
+/// Makes a head known from outside the log, of which only the commit number is right.
 fn only_numbered(commit: u64) -> Option<(StoreId, Head)> {
     Some((STORE, Head { commit: CommitNo(commit), ..Head::empty(STORE) }))
 }
@@ -35,7 +35,7 @@ fn segment(first: u64) -> PathBuf {
     path(&format!("{first:020}.log"))
 }
 
-/// The commit after `before`, different for each `salt`, with so many events.
+/// Makes the commit after `before`, different for each `salt`, with so many events.
 fn commit(before: &Head, events: usize, salt: u64) -> Commit {
     let number = before.commit.0 + 1;
     let event = |index: usize| StoredEvent {
@@ -71,7 +71,7 @@ fn commit(before: &Head, events: usize, salt: u64) -> Commit {
     }
 }
 
-/// A group of commits after `before`; the second of each three has no event.
+/// Makes a group of commits after `before`; the second of each three has no event.
 fn group(before: &Head, commits: usize, salt: u64) -> Vec<Commit> {
     let (mut before, mut group) = (*before, Vec::new());
     for index in 0..commits {
@@ -106,7 +106,7 @@ fn fill(log: &dyn Log, groups: &[usize], salt: u64) -> Vec<Commit> {
     all
 }
 
-/// All that a log serves, read in every way.
+/// Returns all commits that a log serves, read in every way.
 fn served(log: &dyn Log) -> Result<Vec<Commit>, LogError> {
     let bodies = super::hostile::everything(log)?;
     Ok(bodies.iter().map(|body| super::record::Record::decode(body).unwrap().to_commit()).collect())

@@ -8,7 +8,7 @@ use shuttle::future::block_on;
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// How the bell is used: by two who publish, by a thread and by a task that wait for both.
+/// Operations on the bell: two threads publish, and a thread and a task wait for both.
 #[derive(Clone, Copy)]
 struct Use {
     publish: fn(&Bell, &AtomicU64),

@@ -7,7 +7,7 @@ use std::path::Path;
 
 const FILE: &str = "/state.redb";
 
-/// What redb would hold: the header's first word, and for each block the byte that fills it.
+/// Content of a redb file: its length, and for each block the byte that fills it.
 #[derive(Debug, Clone, Default)]
 struct Image {
     len: u64,
@@ -21,7 +21,7 @@ struct Lab {
     blocks: Option<Blocks>,
     now: Image,
     synced: Vec<Image>,
-    /// Where each block was written last, as an index into `synced`.
+    /// Image in which each block was written last, as an index into `synced`.
     written: BTreeMap<u64, usize>,
 }
 
@@ -91,7 +91,7 @@ impl Lab {
                 (Some(fill), Ok(())) => assert_eq!(data, [*fill; BLOCK as usize], "block {number}"),
                 (None, Ok(())) => panic!("block {number} was never written in image {index}"),
                 (Some(_), Err(error)) => {
-                    // Of a sync that was under way, the head may be there and blocks not.
+                    // If a sync was under way, the head may be on disk and blocks not.
                     let torn = usize::from(index + 1 == self.synced.len());
                     let since = self.written.get(&number).is_some_and(|written| written + torn > index);
                     assert!(since, "block {number} of image {index}: {error}");

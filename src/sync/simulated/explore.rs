@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-/// Changes of priority in a schedule of the second kind.
+/// Number of changes of priority in a schedule of the second kind.
 const CHANGES: usize = 3;
-/// Schedules of one kind, before those of the other.
+/// Number of schedules of one kind, before those of the other.
 const BLOCK: usize = 100;
 
-/// Fails with the first schedule under which the story does.
+/// Fails with the first schedule under which the story fails.
 pub(crate) fn holds(subject: &str, story: impl Fn() + Send + Sync + 'static) {
     if let Ok(schedule) = std::env::var("SCHEDULE") {
         Runner::new(ReplayScheduler::new_from_encoded(&schedule), config()).run(story);
@@ -42,7 +42,7 @@ pub(crate) fn finds(fault: &str, story: impl Fn() + Send + Sync + 'static) {
     println!("{fault}: found by schedule {schedules} in {:.1} s", began.elapsed().as_secs_f64());
 }
 
-/// Returns how many schedules were begun, and how the last one ended.
+/// Returns the number of schedules that were begun, and the end of the last one.
 fn explore(
     schedules: usize,
     story: impl Fn() + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! What one simulated file holds: what a reader sees, what is durable, and what lies between.
+//! Content of one simulated file: as a reader sees it, as it is durable, and the changes in between.
 //!
 //! - `durable` changes only by a sync that did it, by a cut, or by rot.
 //! - Unless the file has `diverged`, every block in which `live` and `durable` differ is in `dirty`:
@@ -104,7 +104,7 @@ enum Change {
     SetLen(u64),
 }
 
-/// What became of one pending change.
+/// Fate of one pending change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Kept,
@@ -131,7 +131,7 @@ pub(super) struct FileData {
 }
 
 impl FileData {
-    /// Content that is durable already.
+    /// Returns content that is durable already.
     pub fn of(bytes: &[u8]) -> Self {
         let content = Content::of(bytes);
         Self { live: content.clone(), durable: content, ..Self::default() }
@@ -170,7 +170,7 @@ impl FileData {
         self.pending.push(Pending { op, change: Change::SetLen(len) });
     }
 
-    /// A sync that did what it says.
+    /// Makes all changes durable: a sync that worked.
     pub fn sync(&mut self) {
         if self.diverged {
             let pending = std::mem::take(&mut self.pending);
@@ -183,14 +183,14 @@ impl FileData {
         self.dirty.clear();
     }
 
-    /// A sync that failed, after which the kernel calls the changes clean: readable until a cut, never written again.
+    /// Marks all changes clean, as a kernel may after a failed sync: readable until a cut, never written again.
     pub fn mark_clean(&mut self) {
         self.diverged |= !self.pending.is_empty();
         self.pending.clear();
         self.dirty.clear();
     }
 
-    /// As `mark_clean`, after some sectors reached the medium.
+    /// Does the same as `mark_clean`, after some sectors reached the medium.
     pub fn mark_clean_partly(&mut self, random: &mut Random) {
         for pending in &self.pending {
             pending.change.apply_as(Fate::Sectors, &mut self.durable, random);

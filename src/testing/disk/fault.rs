@@ -1,10 +1,10 @@
-//! What can be made to go wrong on a simulated disk, and the count of what did.
+//! Faults of a simulated disk, and the count of those that happened.
 
 use crate::testing::random::Random;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The calls a disk knows.
+/// Calls of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Op {
     /// `Disk::create_dir`
@@ -40,13 +40,13 @@ pub enum Op {
 }
 
 impl Op {
-    /// Whether it changes anything: those calls are numbered by `SimDisk::op_count`, the others by `read_count`.
+    /// Returns whether the call changes anything: `SimDisk::op_count` counts such calls, `read_count` the others.
     pub fn mutates(self) -> bool {
         self <= Op::Sync
     }
 }
 
-/// One thing that goes wrong once, at a call to which it applies.
+/// A fault that happens at a call to which it applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// Any mutating call does nothing and fails. A sync keeps its data dirty.
@@ -76,7 +76,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
+    /// All faults.
     pub const ALL: [Fault; 12] = [
         Fault::AnyError,
         Fault::WriteError,
@@ -92,7 +92,7 @@ impl Fault {
         Fault::ReadError,
     ];
 
-    /// Whether it can happen to this call.
+    /// Returns whether it can happen to this call.
     pub fn applies_to(self, op: Op) -> bool {
         match self {
             Fault::AnyError => op.mutates(),
@@ -113,7 +113,7 @@ impl Fault {
     }
 }
 
-/// What is to go wrong, and when.
+/// Planned faults, and when they happen.
 ///
 /// Numbers count the calls of a disk since it was made: mutating calls (`SimDisk::op_count`) for all faults but
 /// `ReadError`, reading calls (`SimDisk::read_count`) for that one.
@@ -125,30 +125,30 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// Plans no fault.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Once, at the first call numbered `number` or later to which the fault applies.
+    /// Plans a fault once, at the first call numbered `number` or later to which it applies.
     pub fn at(mut self, number: u64, fault: Fault) -> Self {
         self.once.push((number, fault));
         self
     }
 
-    /// At every call numbered `number` or later to which the fault applies.
+    /// Plans a fault at every call numbered `number` or later to which it applies.
     pub fn from(mut self, number: u64, fault: Fault) -> Self {
         self.from.push((number, fault));
         self
     }
 
-    /// With this probability at each call to which the fault applies.
+    /// Plans a fault with this probability at each call to which it applies.
     pub fn rate(mut self, fault: Fault, probability: f64) -> Self {
         self.rates.push((fault, probability));
         self
     }
 
-    /// The fault for this call, if any. At most one: what was planned by number goes first.
+    /// Returns the fault for this call, if any. At most one: those planned by number go first.
     pub(super) fn draw(&mut self, op: Op, number: u64, random: &mut Random) -> Option<Fault> {
         let due = |&(from, fault): &(u64, Fault)| from <= number && fault.applies_to(op);
         if let Some(index) = self.once.iter().position(due) {
@@ -162,10 +162,10 @@ impl Faults {
     }
 }
 
-/// What a disk was asked to do, and what was done to it.
+/// Counts of the calls of a disk and of its faults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Calls, by kind, those that failed included; calls without power are not counted.
+    /// Calls by kind, failed ones included; calls without power are not counted.
     pub calls: BTreeMap<Op, u64>,
     /// Faults that happened.
     pub faults: BTreeMap<Fault, u64>,
@@ -190,12 +190,12 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// How often this fault happened.
+    /// Returns the number of times that this fault happened.
     pub fn fault(&self, fault: Fault) -> u64 {
         self.faults.get(&fault).copied().unwrap_or(0)
     }
 
-    /// How often this call was made.
+    /// Returns the number of times that this call was made.
     pub fn call(&self, op: Op) -> u64 {
         self.calls.get(&op).copied().unwrap_or(0)
     }

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tree::{FileNode, Node, NodeId, ROOT};
 
-/// What a power cut leaves of the changes that were not synced.
+/// Choice of the changes without a sync that a power cut leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImagePolicy {
     /// Nothing.
@@ -47,7 +47,7 @@ pub enum ImagePolicy {
 }
 
 impl ImagePolicy {
-    /// All of them.
+    /// All policies.
     pub const ALL: [ImagePolicy; 6] = [
         ImagePolicy::DropAll,
         ImagePolicy::KeepAll,
@@ -58,12 +58,12 @@ impl ImagePolicy {
     ];
 }
 
-/// What a power cut did.
+/// Report of a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
     /// Mutating calls until then.
     pub op: u64,
-    /// How the survivors were chosen.
+    /// Choice of the survivors.
     pub policy: ImagePolicy,
     /// Changes that were not synced and survived.
     pub kept: u64,
@@ -85,12 +85,12 @@ impl fmt::Display for Cut {
 pub struct SimDisk(Arc<Mutex<State>>);
 
 impl SimDisk {
-    /// An empty disk: a root directory.
+    /// Returns an empty disk: a root directory.
     pub fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State::new(seed))))
     }
 
-    /// Another disk, as this one is now, un-synced changes, armed cut and all, but with no handle open and its own chance.
+    /// Makes another disk, as this one is now, un-synced changes, armed cut and all, but with no handle open and its own chance.
     ///
     /// Lets a test run to a point once, and cut it there in many ways.
     pub fn fork(&self, seed: u64) -> Self {
@@ -101,7 +101,7 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Replaces what is to go wrong. A power cut clears it, a kill does not.
+    /// Replaces the planned faults. A power cut clears them, a kill does not.
     pub fn plan(&self, faults: Faults) {
         self.0.lock().faults = faults;
     }
@@ -111,17 +111,17 @@ impl SimDisk {
         self.0.lock().quota = bytes;
     }
 
-    /// Bytes in all files, counted by their lengths.
+    /// Returns the bytes in all files, counted by their lengths.
     pub fn bytes_used(&self) -> u64 {
         self.0.lock().tree.bytes_used()
     }
 
-    /// Mutating calls so far, since the disk was made: the next one has this number plus one.
+    /// Returns the number of mutating calls since the disk was made: the next one has this number plus one.
     pub fn op_count(&self) -> u64 {
         self.0.lock().ops
     }
 
-    /// Reading calls so far, since the disk was made.
+    /// Returns the number of reading calls since the disk was made.
     pub fn read_count(&self) -> u64 {
         self.0.lock().reads
     }
@@ -134,12 +134,12 @@ impl SimDisk {
         state.cut = Some((op, policy));
     }
 
-    /// Whether an armed cut has come.
+    /// Returns whether an armed cut has come.
     pub fn is_off(&self) -> bool {
         self.0.lock().off
     }
 
-    /// The machine starts again after the armed cut came.
+    /// Starts the machine again after the armed cut came.
     ///
     /// # Panics
     /// If the power is on.
@@ -156,7 +156,7 @@ impl SimDisk {
         self.0.lock().restart(policy)
     }
 
-    /// The process dies, the machine stays: contents stay as they are, nothing becomes durable, all handles and locks end.
+    /// Ends the process, not the machine: contents stay as they are, nothing becomes durable, all handles and locks end.
     pub fn kill(&self) {
         let mut state = self.0.lock();
         assert!(!state.off, "no process runs without power");
@@ -164,13 +164,13 @@ impl SimDisk {
         state.end_process();
     }
 
-    /// Says which process calls from now on; at first it is 0. Another number than that at which a lock was taken is that of a
+    /// Sets the process that calls from now on; at first it is 0. If it differs from the process that took a lock, it is a
     /// fork, which has the handles and the locks of its parent.
     pub fn run_as(&self, process: u32) {
         self.0.lock().process = process;
     }
 
-    /// Paths of the files that a handle has open, in order.
+    /// Returns the paths of the files that a handle has open, in order.
     pub fn open_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut note = |path: &Path, file: &FileNode| files.extend((file.open > 0).then(|| path.to_owned()));
@@ -178,48 +178,48 @@ impl SimDisk {
         files
     }
 
-    /// What was done so far.
+    /// Returns the counts of calls and faults so far.
     pub fn stats(&self) -> Stats {
         self.0.lock().stats.clone()
     }
 
-    /// A hash over every mutating call, its data and its outcome, and over every cut.
+    /// Returns a hash over every mutating call, its data and its outcome, and over every cut.
     pub fn trace_hash(&self) -> u64 {
         self.0.lock().trace
     }
 
-    /// The latest mutating calls, the oldest first, for a report.
+    /// Returns the latest mutating calls, the oldest first, for a report.
     pub fn recent(&self) -> Vec<String> {
         self.0.lock().recent.iter().map(Entry::to_string).collect()
     }
 
-    /// Paths of the files that were removed, the oldest first.
+    /// Returns the paths of the files that were removed, the oldest first.
     pub fn removed(&self) -> Vec<PathBuf> {
         self.0.lock().removed.clone()
     }
 
-    /// Every regular file, in the order of paths, from `/`.
+    /// Returns every regular file, in the order of paths, from `/`.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         self.0.lock().tree.walk(ROOT, Path::new("/"), &mut |path, _| files.push(path.to_owned()));
         files
     }
 
-    /// A file's bytes as a reader sees them, without a fault and without being counted.
+    /// Returns a file's bytes as a reader sees them, without a fault and without being counted.
     pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         let state = self.0.lock();
         let node = state.regular(path.as_ref())?;
         Ok(state.tree.file(node).data.live().bytes())
     }
 
-    /// What `DropAll` would leave of the file; `None` if not even its name.
+    /// Returns the bytes that `DropAll` would leave of the file; `None` if not even its name.
     pub fn read_durable(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
         let state = self.0.lock();
         let node = state.tree.durable_find(path.as_ref())?;
         (state.tree.kind(node) == Kind::File).then(|| state.tree.file(node).data.durable().bytes())
     }
 
-    /// Puts these bytes there, durable, with the directories above. Replaces what a regular file held.
+    /// Writes a durable file with these bytes, and the directories above. Replaces the content of a regular file.
     pub fn write_file(&self, path: impl AsRef<Path>, bytes: &[u8]) {
         let (mut state, path) = (self.0.lock(), path.as_ref());
         let node = state.regular(path).unwrap_or_else(|_| {
@@ -229,7 +229,7 @@ impl SimDisk {
         state.tree.sync_path(path).expect("it stands there");
     }
 
-    /// Puts a symbolic link, a pipe or the like there, to be refused.
+    /// Places a symbolic link, a pipe or the like there, to be refused.
     pub fn place(&self, path: impl AsRef<Path>, kind: Kind) {
         assert!(!matches!(kind, Kind::File | Kind::Dir), "{kind:?} can be made as it is");
         let (mut state, path) = (self.0.lock(), path.as_ref());

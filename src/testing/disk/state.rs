@@ -1,4 +1,4 @@
-//! What a simulated disk is between two calls, and the order in which a call meets the power, the plan and the trace.
+//! State of a simulated disk between two calls, and the order in which a call meets the power, the plan and the trace.
 //!
 //! - Every mutating call has a number, and every one is in the trace, refused or not; without power there is neither.
 //! - A call that meets a fault does what the fault says and nothing else.
@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub(super) struct State {
     pub tree: Tree,
-    /// Which process runs: handles of earlier ones are dead.
+    /// Number of processes that ended: their handles are dead.
     pub boot: u64,
     pub off: bool,
     pub cut: Option<(u64, ImagePolicy)>,
     pub ops: u64,
     pub reads: u64,
-    /// What the running process has locked.
+    /// Locks of the running process.
     pub locks: BTreeSet<NodeId>,
     /// Number of the running process: a lock of another one was inherited from it.
     pub process: u32,
@@ -74,7 +74,7 @@ impl State {
         cut
     }
 
-    /// No handle and no lock of before is worth anything after this.
+    /// Ends all handles and locks.
     pub fn end_process(&mut self) {
         self.boot += 1;
         self.locks.clear();
@@ -150,7 +150,7 @@ impl State {
         self.powered()
     }
 
-    /// One mutating call: its number, the cut, the fault, the trace.
+    /// Makes a mutating call: its number, the cut, the fault, the trace.
     pub fn mutate<T>(
         &mut self,
         call: Call<'_>,
@@ -175,7 +175,7 @@ impl State {
         result
     }
 
-    /// One reading call.
+    /// Makes a reading call.
     pub fn look<T>(
         &mut self,
         op: Op,

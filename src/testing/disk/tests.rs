@@ -1,4 +1,4 @@
-//! That the simulated disk does what it says: a fault that is not what its name says proves nothing.
+//! Tests of the simulated disk: a fault that is not what its name says proves nothing.
 
 use super::*;
 use crate::disk::LockState;
@@ -8,7 +8,7 @@ fn path(name: &str) -> PathBuf {
     Path::new("/").join(name)
 }
 
-/// A disk on which `/a` holds `before`, synced, name and all, and a handle on it.
+/// Returns a disk on which `/a` holds `before`, synced, name and all, and a handle on it.
 fn with_file(seed: u64, before: &[u8]) -> (SimDisk, Box<dyn File>) {
     let disk = SimDisk::new(seed);
     let file = disk.create_new(&path("a")).unwrap();
@@ -30,7 +30,7 @@ fn bytes(disk: &SimDisk) -> Vec<u8> {
     read(disk, "a").expect("/a is there")
 }
 
-/// Every outcome of a change and a cut, over many seeds.
+/// Returns every outcome of a change and a cut, over many seeds.
 fn outcomes<T: Ord>(
     policy: ImagePolicy,
     run: impl Fn(&SimDisk),
@@ -702,7 +702,7 @@ fn files_put_there_are_durable_whatever_the_name_was_before() {
 
 // ---- the whole
 
-/// Some hundred random calls, faults, cuts and kills. What they return is part of the trace.
+/// Makes some hundred random calls, faults, cuts and kills. Their results are part of the trace.
 fn busy(seed: u64, reads: bool) -> SimDisk {
     let disk = SimDisk::new(seed);
     let mut random = Random::new(seed);
@@ -832,7 +832,7 @@ fn append_until_cut(disk: &SimDisk, synced: &mut u64, random: &mut Random, recor
     step().unwrap_err();
 }
 
-/// The same calls on the operating system's disk: what is true there without faults is true here.
+/// The same calls on the operating system's disk: whatever is true there without faults is true here.
 #[cfg(unix)]
 #[test]
 fn without_faults_it_answers_as_the_real_disk_does() {

@@ -1,4 +1,4 @@
-//! Names on the simulated disk: which stand now, which would stand after a power cut.
+//! Names on the simulated disk: as they are now, and as they would be after a power cut.
 //!
 //! - A change of names is durable once its directory was synced; a file's own sync does nothing for its name.
 //! - A rename within a directory survives whole or not at all. Between directories it becomes two halves as soon as one of
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path};
 
-/// Names a file or directory, whatever it is called.
+/// Number of a file or directory, whatever its name.
 pub(super) type NodeId = u64;
 
 pub(super) const ROOT: NodeId = 0;
@@ -21,7 +21,7 @@ pub(super) const ROOT: NodeId = 0;
 pub(super) enum Node {
     File(FileNode),
     Dir(Dir),
-    /// Neither: there only to be refused.
+    /// Neither file nor directory: there only to be refused.
     Special(Kind),
 }
 
@@ -44,7 +44,7 @@ struct NameChange {
     op: u64,
     name: String,
     node: NodeId,
-    /// Whether the name leads to the node after it, or did before.
+    /// True if the change makes the name lead to the node, false if it ends that.
     links: bool,
 }
 
@@ -74,7 +74,7 @@ impl Tree {
         parts(path)?.into_iter().try_fold(ROOT, |dir, name| self.child(dir, name))
     }
 
-    /// The directory that holds the last name of `path`, and that name.
+    /// Returns the directory that holds the last name of `path`, and that name.
     pub fn parent<'p>(&self, path: &'p Path) -> io::Result<(NodeId, &'p str)> {
         let mut parts = parts(path)?;
         let name = parts.pop().ok_or(io::ErrorKind::InvalidInput)?;
@@ -151,7 +151,7 @@ impl Tree {
         Ok(id)
     }
 
-    /// As `make`, with the directories on the way.
+    /// Does the same as `make`, with the directories on the way.
     pub fn make_all(&mut self, path: &Path, node: Node) -> io::Result<NodeId> {
         if let Some(above) = path.parent()
             && self.find(above).is_err()
@@ -255,7 +255,7 @@ impl Tree {
         })
     }
 
-    /// Every mutating call of which something is not durable.
+    /// Returns every mutating call of which something is not durable.
     pub fn pending_ops(&self) -> BTreeSet<u64> {
         let names = self.dirs().flat_map(|(_, dir)| dir.pending.iter().map(|change| change.op));
         let data = self.nodes.values().filter_map(|node| match node {
@@ -265,7 +265,7 @@ impl Tree {
         names.chain(data.flatten()).collect()
     }
 
-    /// Which of the pending calls that changed names are kept: those `wanted`, without any that needs one which is not.
+    /// Returns the pending calls on names, each with whether it is kept: the `wanted` ones, but none that needs a lost one.
     pub fn keep_names(&self, mut wanted: impl FnMut(u64) -> bool) -> BTreeMap<u64, bool> {
         let mut calls: BTreeMap<u64, BTreeSet<(NodeId, &str)>> = BTreeMap::new();
         for (id, dir) in self.dirs() {
@@ -298,7 +298,7 @@ impl Tree {
         }
     }
 
-    /// No file is open any more.
+    /// Closes all files.
     pub fn close_all(&mut self) {
         self.files_mut().for_each(|file| file.open = 0);
         self.forget_unreachable();
@@ -309,7 +309,7 @@ impl Tree {
         let mut ahead = vec![ROOT];
         while let Some(id) = ahead.pop() {
             let Node::Dir(dir) = &self.nodes[&id] else { continue };
-            // A durable name that stands no more has its change pending.
+            // A durable name that is not live has its change pending.
             let below = dir.live.values().chain(dir.pending.iter().map(|change| &change.node));
             ahead.extend(below.filter(|&&node| reached.insert(node)));
         }
@@ -317,7 +317,7 @@ impl Tree {
             .retain(|id, node| reached.contains(id) || matches!(node, Node::File(file) if file.open > 0));
     }
 
-    /// Every file that a name leads to, with its path, in the order of paths.
+    /// Visits every file that a name leads to, with its path, in the order of paths.
     pub fn walk(&self, dir: NodeId, at: &Path, visit: &mut impl FnMut(&Path, &FileNode)) {
         let Node::Dir(names) = &self.nodes[&dir] else { return };
         for (name, id) in &names.live {
@@ -331,7 +331,7 @@ impl Tree {
     }
 }
 
-// Every path is taken from the root, whether it says so or not.
+// Every path is taken from the root, relative ones too.
 fn parts(path: &Path) -> io::Result<Vec<&str>> {
     let mut parts = Vec::new();
     for component in path.components() {

@@ -11,11 +11,11 @@ use crate::testing::{Random, SimDisk};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-/// A small log, damaged as `bytes` say, opens and reads back as it was written, or is refused by name; what is served once is
-/// served again.
+/// Checks that a small log, damaged as `bytes` say, opens and reads back as it was written, or is refused by name. Records that
+/// are served once must be served again.
 ///
-/// `bytes` are edits of its files. One of them makes all checksums true again, so that what is behind them is reached: such a log may
-/// say anything that it can say, and is held to the rest.
+/// `bytes` are edits of its files. One of them makes all checksums true again, so that the code behind them is reached: such a
+/// log may say anything that it can say, and is held to the rest.
 pub fn hostile_log(bytes: &[u8], oracle: Oracle) {
     static HONEST: OnceLock<(SimDisk, Vec<Vec<u8>>)> = OnceLock::new();
     let (disk, honest) = HONEST.get_or_init(|| {
@@ -30,7 +30,7 @@ pub fn hostile_log(bytes: &[u8], oracle: Oracle) {
         edits.edit(&mut draws);
     }
     if oracle == Oracle::Canary && edits.is_cut {
-        // A log that believes all bytes before a torn tail.
+        // The canary: a log that believes all bytes before a torn tail.
         edits.mend();
         edits.is_mended = false;
     }
@@ -86,14 +86,14 @@ fn commit(number: u64, before: &Head) -> Commit {
         layouts: Vec::new(),
         response: key.as_ref().map(|_| Payload { codec: 1, bytes: vec![1; 5] }),
         key,
-        // One is of no event at all.
+        // Numbers divisible by 5 give commits without an event.
         events: (0..number % 5).map(|event_number| event(number + event_number)).collect(),
         folds: vec![Fold { projection: 1, digest: number }],
         inline: (number == 1).then(|| vec![1]),
     }
 }
 
-/// An open log serves, damaged or not, a beginning of the honest one.
+/// Checks that an open log serves, damaged or not, a beginning of the honest one.
 fn served_is_a_prefix(disk: &Arc<dyn Disk>, honest: &[Vec<u8>]) {
     let (log, _) = SegmentLog::open(disk, Path::new(DIR), SMALL, None).expect("it opened before");
     let served = hostile::everything(&log).expect("it was read before");
@@ -102,7 +102,7 @@ fn served_is_a_prefix(disk: &Arc<dyn Disk>, honest: &[Vec<u8>]) {
 
 struct Edits<'d> {
     disk: &'d SimDisk,
-    /// As they were; one that is removed may come again.
+    /// Files as they were at first; one that is removed may come again.
     files: Vec<PathBuf>,
     is_mended: bool,
     is_cut: bool,
@@ -126,7 +126,7 @@ impl Edits<'_> {
             2 => bytes[at..].fill(0),
             3 => bytes.resize(bytes.len() + at % 256, draws.below(256) as u8),
             4 => {
-                // What stands at aligned places, a second time or at another one.
+                // Bytes at aligned places, copied to another one.
                 let (from, at, len) = (two_bytes(draws) as usize & !7, at & !7, two_bytes(draws) as usize);
                 let from = from.min(bytes.len());
                 let piece = bytes[from..(from + len).min(bytes.len())].to_vec();

@@ -23,14 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
-/// Operations that `bytes` choose, on a store and on the model: groups of appends, decisions behind them, transactions that go
-/// on beside all of it, reads, reopening, kills, power cuts between two groups, deletion of derived state, and checks that judge it
-/// all behind the writer. Every answer must be the model's, and every finding that of a naive rule.
+/// Runs operations that `bytes` choose, on a store and on the model: groups of appends, decisions behind them, transactions that
+/// go on beside all of it, reads, reopening, kills, power cuts between two groups, deletion of derived state, and checks that
+/// judge it all behind the writer. Every answer must be the model's, and every finding that of a naive rule.
 pub fn ops_vs_model(bytes: &[u8], oracle: Oracle) {
     run_ops(bytes, oracle);
 }
 
-/// The same, and how often each ending of a transaction came about, and each finding.
+/// Runs the operations. Returns the number of each ending of a transaction, and of each finding.
 fn run_ops(bytes: &[u8], oracle: Oracle) -> BTreeMap<&'static str, u64> {
     // The workload's folds panic on purpose, and the store catches it. A fuzzer's hook would end the process.
     static HOOK: Once = Once::new();
@@ -91,7 +91,7 @@ impl Run {
         run
     }
 
-    /// One byte for what it is, and two for all that it draws.
+    /// Runs one operation: a byte is its kind, and two bytes are the seed of all that it draws.
     fn operation(&mut self, draws: &mut Random) {
         match draws.below(32) {
             0 => self.reopen(seeded(draws), |_| ()),
@@ -159,7 +159,7 @@ impl Run {
         self.clock.advance(Duration::from_micros(workload::any_size(&mut chance, bits)));
     }
 
-    /// One step of the store, and what it puts on record by itself.
+    /// Runs one step of the store, and takes over the events that it put on record by itself.
     fn step(&mut self) {
         self.store().step();
         self.take_over();
@@ -203,7 +203,7 @@ impl Run {
         self.serve(asked, None);
     }
 
-    /// A decision, and what comes between it and its commit.
+    /// Runs a decision, with a group of requests between it and its commit.
     fn decide(&mut self, chance: Random) {
         self.workload.random = chance;
         let asked = self.workload.group(&self.model);
@@ -211,7 +211,7 @@ impl Run {
         self.serve(asked, Some(plan));
     }
 
-    /// Serves what is asked, and then the decision, which was made before it.
+    /// Serves the requests, and then the decision, which was made before them.
     fn serve(&mut self, asked: Vec<Request>, plan: Option<Plan>) {
         let (before, now) = (self.model.clone(), Clock::now(&self.clock));
         let commits: Vec<_> = asked.iter().map(|request| self.store().submit(request.append())).collect();
@@ -332,7 +332,7 @@ fn setup(options: &Options, platform: Platform) -> Setup {
     checks::checked(workload::setup(options.clone()).platform(platform).lockstep())
 }
 
-/// A disk with a store that was created and closed. All runs begin with the same one: to create it takes longer than to open it.
+/// Returns a disk with a store that was created and closed. All runs begin with the same one: creating takes longer than opening.
 fn empty_store(options: &Options) -> SimDisk {
     static EMPTY: OnceLock<SimDisk> = OnceLock::new();
     let empty = EMPTY.get_or_init(|| {
@@ -360,7 +360,7 @@ fn rows<P: Projection>(view: &View) -> BTreeMap<P::Key, (P::Row, u64)> {
 mod tests {
     use super::*;
 
-    /// The target's property holds for some inputs of chance too, and they come to every ending.
+    /// The target's property holds for random inputs too, and they come to every ending.
     #[test]
     fn chance_reaches_every_ending() {
         let (mut random, mut endings) = (Random::new(11), BTreeMap::new());

@@ -9,7 +9,7 @@ use crate::log::record::{
 use crate::order::{CommitNo, Position, Timestamp};
 use crate::testing::Random;
 
-/// A record decodes to the commit that it was encoded from, and whatever decodes encodes to the same bytes again.
+/// Checks that a record decodes to the commit it was encoded from, and that whatever decodes encodes to the same bytes again.
 ///
 /// `bytes` are taken as a body, and as steps that build a commit and then damage its body.
 pub fn record_decode(bytes: &[u8], oracle: Oracle) {
@@ -153,7 +153,7 @@ fn event_step(event: Option<&mut StoredEvent>, draws: &mut Random) {
     }
 }
 
-/// Some name: empty, of several bytes for a character, or of as many letters as it takes.
+/// Draws a name: empty, of several bytes for a character, or of 6 to 21 letters.
 fn text(draws: &mut Random) -> String {
     match draws.below(8) {
         0 => String::new(),

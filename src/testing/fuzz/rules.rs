@@ -16,15 +16,15 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Any text as a file of rules is refused with a place that is in it, or its checks can be judged; and what is defined is defined
-/// the same when it was written down, as TOML or as JSON.
+/// Checks that any text as a file of rules is refused with a place that is in it, or its checks can be judged; and that a
+/// definition is the same after it was written down, as TOML or as JSON.
 ///
-/// A byte is a character; those that are none in ASCII are pieces of rules.
+/// A byte is a character; bytes beyond ASCII are pieces of rules.
 pub fn rule_parser(bytes: &[u8], oracle: Oracle) {
     run(bytes, oracle);
 }
 
-/// The same; returns the number of checks that it was.
+/// Runs the check, and returns the number of checks in the file.
 fn run(bytes: &[u8], oracle: Oracle) -> usize {
     let text = text(bytes);
     match rules::parse(&text, "any.toml") {
@@ -42,7 +42,7 @@ fn run(bytes: &[u8], oracle: Oracle) -> usize {
     }
 }
 
-/// The text that these bytes are.
+/// Returns the text of these bytes.
 fn text(bytes: &[u8]) -> String {
     let mut text = String::new();
     for byte in bytes {
@@ -156,7 +156,7 @@ impl Written {
         }
     }
 
-    /// The same, where types of these families may be unknown.
+    /// Lets types of these families be unknown.
     fn expecting(mut self, families: Vec<String>) -> Self {
         match &mut self {
             Self::Word(definition) => definition.expects = families,
@@ -198,7 +198,7 @@ impl Written {
     }
 }
 
-/// The rules of a file, read without the parser of rules.
+/// Reads the rules of a file without the parser of rules.
 fn written(text: &str) -> Vec<Written> {
     #[derive(Deserialize)]
     struct File {
@@ -307,7 +307,7 @@ fn can_be_judged(checks: &[Check], written: &[Written]) {
     }
 }
 
-/// The type of an event that is selected, and its fields.
+/// Returns the type of an event that is selected, and puts its fields `into` the map.
 fn selected(selector: &Selector, into: &mut Map<String, Value>) -> String {
     match selector {
         Selector::Type(name) => name.clone(),
@@ -356,12 +356,12 @@ mod tests {
             let mut bytes = vec![0; 1 + round % 12];
             random.fill(&mut bytes);
             match round % 4 {
-                // What is all of pieces is rarely whole: some begin with what is.
+                // A text of pieces alone is rarely whole: some begin with a whole check.
                 0 => {
                     bytes.iter_mut().for_each(|byte| *byte |= 0x80);
                     bytes[0] = 0x81;
                 }
-                // A file that is well, but for a few characters.
+                // A whole file, but for a few characters.
                 1 => {
                     bytes = format!("{}{}", PIECES[1], PIECES[9]).into_bytes();
                     for _ in 0..random.below(3) {

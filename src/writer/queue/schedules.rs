@@ -10,7 +10,7 @@ use crate::writer::asked::Asked;
 
 const CALLERS: usize = 3;
 
-/// How requests get in, and how the last of them is kept out.
+/// Operations that put requests in, and that keep the last of them out.
 #[derive(Clone, Copy)]
 struct Use {
     put: fn(&Outbox, Box<Prepared>, Duration) -> Result<Answer<Handed>, AppendError>,
@@ -29,7 +29,8 @@ fn cause() -> StorageError {
     StorageError::new(TroubleKind::Io, "planned")
 }
 
-/// Takes requests until the store closes, and is poisoned after the first if `fails`. Then keeps others out and hands the rest back.
+/// Takes requests until the store closes, and is poisoned after the first if `fails`. Then keeps others out and hands the
+/// rest back.
 fn serve(used: Use, inbox: &Inbox, health: &Health, fails: bool) -> usize {
     let (mut served, watch) = (0, inbox.watch());
     loop {

@@ -12,7 +12,7 @@ const CALLERS: usize = 4;
 const IMPATIENT: usize = 2;
 const UNANSWERED: usize = 3;
 
-/// How the two ends of a slot are used.
+/// Operations on the two ends of a slot.
 #[derive(Clone, Copy)]
 struct Use {
     fill: fn(Reply<usize>, usize),
@@ -22,7 +22,7 @@ struct Use {
 
 const RIGHT: Use = Use { fill: Reply::send, wait: Answer::wait, withdraw: Answer::withdraw };
 
-/// Serves all slots, in order. Returns which requests it took.
+/// Serves all slots, in order. Returns for each request whether it was taken.
 fn serve(used: Use, replies: Vec<Reply<usize>>) -> Vec<bool> {
     let serve_one = |(caller, reply): (usize, Reply<usize>)| {
         let is_taken = reply.take();
@@ -34,7 +34,7 @@ fn serve(used: Use, replies: Vec<Reply<usize>>) -> Vec<bool> {
     replies.into_iter().enumerate().map(serve_one).collect()
 }
 
-/// Returns what the caller got; `None`: it has withdrawn.
+/// Returns the caller's answer; `None` if it has withdrawn.
 fn call(used: Use, caller: usize, mut answer: Answer<usize>) -> Option<usize> {
     let got = match caller {
         1 => block_on(&mut answer),
