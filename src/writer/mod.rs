@@ -7,8 +7,6 @@
 //! - A failed write or sync, or a panic, poisons: the group in flight is `Unknown`, everything later is handed back.
 //! - It never waits for the flusher without also taking the flusher's result.
 
-#[cfg(test)]
-mod asked;
 pub(crate) mod clock;
 pub(crate) mod queue;
 pub(crate) mod reply;
@@ -659,12 +657,23 @@ fn hand_back_closed((request, reply): queue::Waiting) {
 
 #[cfg(test)]
 mod tests {
-    use super::asked::Asked;
     use super::*;
     use crate::commit::prepare::Desk;
+    use crate::event::Event;
     use crate::request::Append;
     use crate::setup::Setup;
     use crate::store::Store;
+    use serde::{Deserialize, Serialize};
+
+    /// An event without content, for tests of requests.
+    #[derive(Serialize, Deserialize)]
+    pub(in crate::writer) struct Asked {}
+
+    impl Event for Asked {
+        const FAMILY: &'static str = "asked";
+        type Id = ();
+        fn id(&self) {}
+    }
 
     /// 1. The writer's thread has served its requests, and is about to sleep on the queue. 2. A caller serves a request, and
     ///    meets a close behind it. 3. The thread sleeps, for `overlay_age_ms_max`: nothing is in the queue.

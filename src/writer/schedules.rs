@@ -1,6 +1,6 @@
 //! The writer's role and its lease under many schedules: one thread at a time writes, and the lease holder is alone.
 
-use super::asked::Asked;
+use super::tests::Asked;
 use super::*;
 use crate::commit::prepare::Desk;
 use crate::log::{LogSize, Page, Seek, StoreId};

@@ -6,7 +6,7 @@ use crate::request::Append;
 use crate::sync::simulated::NEVER;
 use crate::sync::simulated::explore::{finds, holds};
 use crate::sync::thread;
-use crate::writer::asked::Asked;
+use crate::writer::tests::Asked;
 
 const CALLERS: usize = 3;
 
