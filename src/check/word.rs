@@ -167,12 +167,13 @@ impl Word {
     /// Returns whether a violation by time ends when the missing event comes. All others are facts that nothing undoes.
     pub fn heals(self) -> bool {
         use Word::{
-            AlternateResponse, ChainResponse, EachClosedBy, Existence, RespondedExistence, Response,
-            Standing, Succession,
+            AlternateResponse, Balances, ChainResponse, EachClosedBy, Existence, RespondedExistence,
+            Response, Standing, Succession,
         };
         matches!(
             self,
-            Existence
+            Balances
+                | Existence
                 | Response
                 | RespondedExistence
                 | Succession

@@ -272,6 +272,23 @@ fn a_remediation_that_does_not_help_is_escalated_after_its_grace() {
     assert_eq!(desk.told(), [told(RESOLVED, 2, "2 healed")]);
 }
 
+/// A sum that comes to 0 too late heals its violation, so time shows whether a remediation helped.
+#[test]
+fn a_remediation_of_what_does_not_balance_has_a_grace_too() {
+    let adds = |event: &Order| Some(if placed(event) { 1 } else { -1 });
+    let check: Check = about("in-time", Severity::Ticket).balances(adds).within(HOUR).into();
+    let desk = Desk::open(&[check.remedied_within(2 * HOUR)]);
+    desk.place(1);
+    desk.pass(HOUR + SECOND);
+    desk.take();
+    desk.bench().store.checks().remediated(&desk.open_ones()[0], "ana", "sent it").expect("it is open");
+    desk.pass(2 * HOUR);
+    assert_eq!(desk.told(), [told(ESCALATED, 1, UNHELPED)]);
+    desk.ship(1);
+    desk.pass(MINUTE);
+    assert_eq!(desk.told(), [told(RESOLVED, 1, "1 healed")]);
+}
+
 #[test]
 fn a_remediation_before_anybody_was_told_keeps_it_quiet_while_it_helps() {
     let desk = Desk::open(&[in_time().remedied_within(2 * HOUR)]);
