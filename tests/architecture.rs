@@ -229,3 +229,44 @@ fn advised<'a>(code: &'a str, verb: &str) -> Vec<&'a str> {
     }
     names
 }
+
+/// Words that begin a relative clause: a doc comment that opens with one says only at its end what it is about.
+const RELATIVE: [&str; 16] = [
+    "What",
+    "Who",
+    "Whoever",
+    "Whose",
+    "Whom",
+    "Which",
+    "Those",
+    "How",
+    "Where",
+    "Wherever",
+    "Whether",
+    "Until",
+    "That",
+    "When",
+    "Why",
+    "Themselves",
+];
+
+#[test]
+fn docs_open_with_a_noun_or_a_verb() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
+    let (mut blocks, mut relative) = (0, Vec::new());
+    each_source(&src, &mut |path, text| {
+        let mut is_inside = false;
+        for (line, number) in text.lines().map(str::trim_start).zip(1..) {
+            let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+            if let Some(doc) = doc.filter(|_| !is_inside) {
+                blocks += 1;
+                let first = doc.trim_start().split(|c: char| !c.is_alphabetic()).next().unwrap_or_default();
+                if RELATIVE.contains(&first) {
+                    relative.push(format!("{}:{number}: {line}", path.display()));
+                }
+            }
+            is_inside = doc.is_some();
+        }
+    });
+    assert!(relative.len() * 100 <= blocks * 3, "{} of {blocks}:\n{}", relative.len(), relative.join("\n"));
+}
