@@ -10,12 +10,12 @@
 //! {to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],next:?^2}
 //! ```
 
-mod kind;
+mod erased;
 mod samples;
 mod text;
 mod trace;
 
-pub(crate) use kind::EventKind;
+pub(crate) use erased::ErasedEvent;
 pub(crate) use samples::Samples;
 
 use crate::codec::{self, Reader, VALUE_BYTES_MAX};
@@ -23,7 +23,7 @@ use crate::key;
 use crate::misfit::{DecodeError, LayoutError};
 use crate::reflect::Names;
 use crate::value::Value;
-use kind::{Kind, Sample, Written};
+use erased::{ErasedType, ErasedValue, Sample, Written};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -112,7 +112,7 @@ impl Layout {
     pub(crate) fn with_samples<T: Serialize + DeserializeOwned>(
         given: &Samples,
     ) -> Result<Self, LayoutError> {
-        traced(Kind::plain::<T>(), given).map(|(layout, _)| layout)
+        traced(ErasedType::plain::<T>(), given).map(|(layout, _)| layout)
     }
 
     /// Parses the text of a layout.
@@ -324,7 +324,7 @@ pub(crate) struct Variant {
 }
 
 /// Returns the variants with their layouts, or everything that is wrong with the type.
-pub(crate) fn variants(event: EventKind, given: &Samples) -> Result<Vec<Variant>, Vec<LayoutError>> {
+pub(crate) fn variants(event: ErasedEvent, given: &Samples) -> Result<Vec<Variant>, Vec<LayoutError>> {
     let layouts = event_layouts(event, given).map_err(|e| vec![e])?;
     let names = (event.names)().map_err(|e| vec![e])?;
     let mut types = Vec::new();
@@ -348,17 +348,17 @@ pub(crate) fn variants(event: EventKind, given: &Samples) -> Result<Vec<Variant>
 }
 
 /// Returns the layout of the payload of one variant, by any of its names.
-pub(crate) fn of_variant(event: EventKind, variant: &str, given: &Samples) -> Result<Layout, LayoutError> {
+pub(crate) fn of_variant(event: ErasedEvent, variant: &str, given: &Samples) -> Result<Layout, LayoutError> {
     let same = (event.same_variant)(variant)?;
     let found = event_layouts(event, given)?.into_iter().find(|(name, _)| same.contains(&&**name));
     found
         .map(|(_, layout)| layout)
-        .ok_or_else(|| LayoutError::new(format!("there is no variant {variant}")).of(event.kind.name))
+        .ok_or_else(|| LayoutError::new(format!("there is no variant {variant}")).of(event.erased.name))
 }
 
-fn event_layouts(event: EventKind, given: &Samples) -> Result<Vec<(Arc<str>, Layout)>, LayoutError> {
+fn event_layouts(event: ErasedEvent, given: &Samples) -> Result<Vec<(Arc<str>, Layout)>, LayoutError> {
     let names = (event.names)()?;
-    let (of, traced) = (event.kind.name, trace::trace(event.kind, given)?);
+    let (of, traced) = (event.erased.name, trace::trace(event.erased, given)?);
     let layouts = match (names, traced.layout()?) {
         (Names::Enum(_), Layout::Enum(variants)) => {
             // The payload of a family does not contain the enum around it.
@@ -400,13 +400,13 @@ fn without_enum(layout: Layout) -> Result<Layout, LayoutError> {
     Ok(layout)
 }
 
-fn traced<'v>(kind: Kind<'v>, given: &Samples) -> Result<(Layout, Vec<Sample<'v>>), LayoutError> {
-    let traced = trace::trace(kind, given)?;
+fn traced<'v>(of: ErasedType<'v>, given: &Samples) -> Result<(Layout, Vec<Sample<'v>>), LayoutError> {
+    let traced = trace::trace(of, given)?;
     let layout = traced.layout()?;
     for value in &traced.samples {
-        let Some(written) = written(&**value, kind.name)? else { continue };
+        let Some(written) = written(&**value, of.name)? else { continue };
         if !is_read_back(&**value, &written, &layout) {
-            return Err(differs().of(kind.name));
+            return Err(differs().of(of.name));
         }
     }
     Ok((layout, traced.samples))
@@ -414,7 +414,7 @@ fn traced<'v>(kind: Kind<'v>, given: &Samples) -> Result<(Layout, Vec<Sample<'v>
 
 /// Returns the bytes of a sample. `None` if the type refuses to write a value that it read (a retired variant). An error if the
 /// bytes cannot carry the value.
-fn written(value: &dyn kind::Value, of: &str) -> Result<Option<Written>, LayoutError> {
+fn written(value: &dyn ErasedValue, of: &str) -> Result<Option<Written>, LayoutError> {
     match value.write() {
         Ok(written) => Ok(Some(written)),
         Err(e) if e.said().is_some() => Ok(None),
@@ -423,7 +423,7 @@ fn written(value: &dyn kind::Value, of: &str) -> Result<Option<Written>, LayoutE
 }
 
 /// Returns whether these bytes fit the layout, and the type reads from them a value that it writes the same.
-fn is_read_back(value: &dyn kind::Value, written: &Written, layout: &Layout) -> bool {
+fn is_read_back(value: &dyn ErasedValue, written: &Written, layout: &Layout) -> bool {
     let is_same =
         |again: Written| again.variant == written.variant && again.bytes.len() == written.bytes.len();
     layout.read(&written.bytes).is_ok() && value.rewrite(written).is_ok_and(is_same)
@@ -439,15 +439,15 @@ fn differs() -> LayoutError {
 pub(crate) fn check_key<K: key::Key>(given: &Samples) -> Result<(), LayoutError> {
     let of = std::any::type_name::<K>();
     let refuse = |what: &str| Err(LayoutError::new(what).of(of));
-    let kind = Kind::plain::<K>();
-    let (layout, mut samples) = traced(kind, given)?;
+    let erased = ErasedType::plain::<K>();
+    let (layout, mut samples) = traced(erased, given)?;
     if layout.any(&|part| matches!(part, Layout::F32 | Layout::F64)) {
         return refuse("a float cannot be in a key: it has no order of its own");
     }
     if layout.any(&|part| matches!(part, Layout::Map(..))) {
         return refuse("a map cannot be in a key: it has no order of its own");
     }
-    samples.extend(trace::trace(kind, given)?.varied());
+    samples.extend(trace::trace(erased, given)?.varied());
     let encode = |key: &K| {
         let mut bytes = Vec::new();
         key::encode(key, &mut bytes).map(|()| bytes)

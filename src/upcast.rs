@@ -240,7 +240,7 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
     /// Returns the version that is written today.
     #[inline]
     pub(crate) fn version(self, variant: &str) -> u16 {
-        if self.steps.is_empty() { FIRST } else { self.into_steps().version(variant) }
+        if self.steps.is_empty() { FIRST } else { self.into_erased().version(variant) }
     }
 
     /// Reads today's event from a payload of this version.
@@ -255,20 +255,20 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
         if self.steps.is_empty() && version == FIRST {
             return codec::decode_event(codec, variant, payload);
         }
-        let steps = self.into_steps();
-        if version == steps.version(variant) {
+        let erased = self.into_erased();
+        if version == erased.version(variant) {
             return codec::decode_event(codec, variant, payload);
         }
-        let event = steps.read(variant, version, codec, payload)?;
+        let event = erased.read(variant, version, codec, payload)?;
         event.downcast().map(|event| *event).map_err(|_| apart())
     }
 
-    pub(crate) fn into_steps(self) -> Steps {
-        Steps {
-            all: self.steps,
+    pub(crate) fn into_erased(self) -> ErasedUpcasts {
+        ErasedUpcasts {
+            steps: self.steps,
             event: Type::of::<E>(),
             names: reflect::names::<E>,
-            is_same: |variant, other| variant == other || reflect::same_as::<E>(variant)(other),
+            same_as: |variant| Box::new(reflect::same_as::<E>(variant)),
             decode: |codec, variant, payload| {
                 Ok(Box::new(codec::decode_event::<E>(codec, variant, payload)?))
             },
@@ -277,22 +277,24 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
 }
 
 /// Steps of a family, with its type behind pointers: the code below is compiled once.
-pub(crate) struct Steps {
-    all: Vec<Step>,
+pub(crate) struct ErasedUpcasts {
+    steps: Vec<Step>,
     event: Type,
     names: fn() -> Result<Names, LayoutError>,
-    is_same: fn(&str, &str) -> bool,
+    /// Compares names with this one: two names may be of one variant.
+    same_as: for<'n> fn(&'n str) -> Box<dyn Fn(&str) -> bool + 'n>,
     decode: fn(Codec, &str, &[u8]) -> Result<Box<dyn Any>, DecodeError>,
 }
 
-impl Steps {
+impl ErasedUpcasts {
     /// Returns the version that is written today.
     pub fn version(&self, variant: &str) -> u16 {
         self.of(variant).map(|step| step.from.saturating_add(1)).max().unwrap_or(FIRST)
     }
 
     fn of(&self, variant: &str) -> impl Iterator<Item = &Step> {
-        self.all.iter().filter(move |step| (self.is_same)(variant, step.variant))
+        let same = (self.same_as)(variant);
+        self.steps.iter().filter(move |step| same(step.variant))
     }
 
     /// Returns the steps of a variant in the order they are taken.
@@ -358,7 +360,7 @@ pub(crate) struct Older {
     pub renamed: bool,
 }
 
-impl Steps {
+impl ErasedUpcasts {
     /// Returns the older versions of a variant that are read, oldest first. `today` is the layout of its payload now.
     pub fn older(&self, variant: &str, today: &Layout, given: &Samples) -> Result<Vec<Older>, LayoutError> {
         let mut older: Vec<Older> = Vec::new();
@@ -378,7 +380,7 @@ impl Steps {
         let Ok(names) = (self.names)() else { return Vec::new() };
         let mut wrong = Vec::new();
         let mut seen: Vec<&Step> = Vec::new();
-        for step in &self.all {
+        for step in &self.steps {
             let Step { variant, from, .. } = step;
             if !names.contains(variant) {
                 wrong.push(format!("an upcast step from {from} is for `{variant}`, the family has {names}"));
@@ -386,7 +388,8 @@ impl Steps {
             if *from == 0 || *from == u16::MAX {
                 wrong.push(format!("an upcast step of `{variant}` is from {from}, versions are 1 to 65534"));
             }
-            if !seen.iter().any(|other| (self.is_same)(variant, other.variant)) {
+            let same = (self.same_as)(variant);
+            if !seen.iter().any(|other| same(other.variant)) {
                 chain_faults(self.event, &self.chain(variant), &mut wrong);
             }
             seen.push(step);

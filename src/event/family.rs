@@ -2,10 +2,10 @@
 
 use super::{Event, EventSet, RawRef, check_family, full_name};
 use crate::canonical;
-use crate::layout::{self, EventKind, Layout, Samples};
+use crate::layout::{self, ErasedEvent, Layout, Samples};
 use crate::misfit::{DecodeError, LayoutError};
 use crate::reflect;
-use crate::upcast::{Older, Steps};
+use crate::upcast::{ErasedUpcasts, Older};
 use std::any::{TypeId, type_name};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,8 +25,8 @@ pub struct Family {
     /// Tells two families with one name apart.
     pub(crate) type_id: TypeId,
     rust_name: &'static str,
-    kind: EventKind,
-    steps: fn() -> Steps,
+    erased: ErasedEvent,
+    upcasts: fn() -> ErasedUpcasts,
     samples: fn() -> Samples,
     canonical: fn(&RawRef<'_>, &mut Vec<u8>) -> Result<(), DecodeError>,
 }
@@ -53,8 +53,8 @@ impl Family {
             name: E::FAMILY,
             type_id: TypeId::of::<E>(),
             rust_name: type_name::<E>(),
-            kind: EventKind::of::<E>(),
-            steps: || E::upcasts().into_steps(),
+            erased: ErasedEvent::of::<E>(),
+            upcasts: || E::upcasts().into_erased(),
             samples: || Samples::of(&E::samples()),
             canonical: |raw, out| canonical::encode(&E::decode(raw)?, out),
         }
@@ -71,17 +71,17 @@ impl Family {
     ///
     /// - The type is no event family: `untagged`, `tag`, `flatten`, or neither enum nor struct.
     pub fn variants(&self) -> Result<Vec<&'static str>, LayoutError> {
-        (self.kind.names)().map(reflect::Names::to_vec)
+        (self.erased.names)().map(reflect::Names::to_vec)
     }
 
     /// Returns whether the code can read this variant, by its name of today or an older one.
     pub fn has(&self, variant: &str) -> bool {
-        (self.kind.names)().is_ok_and(|names| names.contains(variant))
+        (self.erased.names)().is_ok_and(|names| names.contains(variant))
     }
 
     /// All names of a variant, itself included: what it is called today, and its aliases.
     pub(crate) fn names_of(&self, variant: &str) -> Result<Vec<&'static str>, LayoutError> {
-        (self.kind.same_variant)(variant)
+        (self.erased.same_variant)(variant)
     }
 
     /// The name of its Rust type, for messages.
@@ -120,24 +120,24 @@ impl Family {
     ///
     /// - The family has no such variant, or its type cannot be traced.
     pub fn layout_of(&self, variant: &str) -> Result<Layout, LayoutError> {
-        layout::of_variant(self.kind, variant, &(self.samples)())
+        layout::of_variant(self.erased, variant, &(self.samples)())
     }
 
     fn trace(&self) -> Types {
         check_family(self.name).map_err(|e| vec![LayoutError::new(e.to_string())])?;
-        let (steps, given) = ((self.steps)(), (self.samples)());
-        let mut wrong = steps.faults();
+        let (upcasts, given) = ((self.upcasts)(), (self.samples)());
+        let mut wrong = upcasts.faults();
         let mut types = Vec::new();
-        let variants = layout::variants(self.kind, &given).unwrap_or_else(|errors| {
+        let variants = layout::variants(self.erased, &given).unwrap_or_else(|errors| {
             wrong.extend(errors);
             Vec::new()
         });
         for layout::Variant { name, aliases, layout } in variants {
-            match steps.older(&name, &layout, &given) {
+            match upcasts.older(&name, &layout, &given) {
                 Ok(older) => types.push(EventType {
                     name: self.type_name(&name),
                     aliases: aliases.iter().map(|alias| self.type_name(alias)).collect(),
-                    schema: steps.version(&name),
+                    schema: upcasts.version(&name),
                     layout,
                     older,
                 }),

@@ -446,12 +446,12 @@ fn the_types_of_a_family_are_its_variants_with_their_aliases() {
     assert_eq!(types[0].aliases, ["pay.Payed", "pay.Zahlung"]);
     for old in ["Made", "Payed", "Zahlung"] {
         assert_eq!(
-            of_variant(EventKind::of::<Pay>(), old, &Samples::default()).unwrap().to_string(),
+            of_variant(ErasedEvent::of::<Pay>(), old, &Samples::default()).unwrap().to_string(),
             "{to:str,cents:u64}"
         );
     }
     assert!(
-        of_variant(EventKind::of::<Pay>(), "Other", &Samples::default())
+        of_variant(ErasedEvent::of::<Pay>(), "Other", &Samples::default())
             .unwrap_err()
             .to_string()
             .contains("no variant Other")
@@ -569,7 +569,7 @@ proptest! {
     fn a_family_payload_is_read_by_name(to in ".{0,9}", cents in any::<u64>()) {
         let mut payload = Vec::new();
         let variant = codec::encode_event(&Pay::Made { to: to.clone(), cents: Cents(cents) }, &mut payload).unwrap();
-        let value = of_variant(EventKind::of::<Pay>(), variant, &Samples::default()).unwrap().read(&payload).unwrap();
+        let value = of_variant(ErasedEvent::of::<Pay>(), variant, &Samples::default()).unwrap().read(&payload).unwrap();
         prop_assert_eq!(value.get("to").and_then(Value::as_str), Some(to.as_str()));
         prop_assert_eq!(value.path("cents").and_then(Value::as_u64), Some(cents));
     }

@@ -11,7 +11,7 @@
 //! Serde shows visitors, not types, and one question at a time. Names with aliases take passes of their own, which
 //! end with the answer (`Stop::Again`).
 
-use super::kind::{Kind, Sample};
+use super::erased::{ErasedType, Sample};
 use super::{Layout, PARTS_MAX, Samples};
 use crate::misfit::LayoutError;
 use crate::reflect;
@@ -32,7 +32,7 @@ const TRAIL_MAX: usize = 40;
 
 /// Result of a trace.
 pub(super) struct Traced<'v> {
-    kind: Kind<'v>,
+    of: ErasedType<'v>,
     tracer: Tracer,
     root: Shape,
     /// One value for each pass that saw something new, and one for each type in which that is as bare as can be: parts that a
@@ -42,13 +42,13 @@ pub(super) struct Traced<'v> {
 
 /// Traces a type completely.
 /// Offers the given samples as well to a type that refuses the usual ones.
-pub(super) fn trace<'v>(kind: Kind<'v>, given: &Samples) -> Result<Traced<'v>, LayoutError> {
+pub(super) fn trace<'v>(of: ErasedType<'v>, given: &Samples) -> Result<Traced<'v>, LayoutError> {
     let mut tracer = Tracer { given: given.clone(), ..Tracer::default() };
     let mut samples = Vec::new();
     let mut root = None;
     loop {
         let before = (tracer.graph.nodes.len(), tracer.graph.unseen());
-        let value = tracer.fitting(kind, &mut root)?;
+        let value = tracer.fitting(of, &mut root)?;
         value.variants(&mut |of, variant| {
             tracer.written.insert((of, variant));
         });
@@ -60,32 +60,32 @@ pub(super) fn trace<'v>(kind: Kind<'v>, given: &Samples) -> Result<Traced<'v>, L
             break;
         }
         if after == before {
-            return Err(LayoutError::new("a part of the type is never reached").of(kind.name));
+            return Err(LayoutError::new("a part of the type is never reached").of(of.name));
         }
     }
-    samples.extend(tracer.bare(kind));
-    let root = root.ok_or_else(|| LayoutError::new("the type asks for nothing").of(kind.name))?;
-    Ok(Traced { kind, tracer, root, samples })
+    samples.extend(tracer.bare(of));
+    let root = root.ok_or_else(|| LayoutError::new("the type asks for nothing").of(of.name))?;
+    Ok(Traced { of, tracer, root, samples })
 }
 
 impl<'v> Traced<'v> {
     pub(super) fn layout(&self) -> Result<Layout, LayoutError> {
         let mut unfold = Unfold { tracer: &self.tracer, around: Vec::new(), parts: 0 };
-        unfold.layout(&self.root).map_err(|e| e.of(self.kind.name))
+        unfold.layout(&self.root).map_err(|e| e.of(self.of.name))
     }
 
     /// Returns more values: each place in turn with other samples.
     pub(super) fn varied(mut self) -> Vec<Sample<'v>> {
         let mut values = Vec::new();
         let mut out = None;
-        if self.tracer.pass(self.kind, &mut out).is_err() {
+        if self.tracer.pass(self.of, &mut out).is_err() {
             return values;
         }
         for (place, samples) in self.tracer.trail.clone() {
             let usual = self.tracer.choices.get(&place).copied();
             for choice in 0..samples.min(4) {
                 self.tracer.choices.insert(place, choice);
-                values.extend(self.tracer.pass(self.kind, &mut out).ok());
+                values.extend(self.tracer.pass(self.of, &mut out).ok());
             }
             self.tracer.choices.insert(place, usual.unwrap_or(0));
         }
@@ -340,7 +340,7 @@ struct Active {
 
 impl Tracer {
     /// Runs one pass. The nodes it saw stay if it succeeds.
-    fn pass<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Result<Sample<'v>, Stop> {
+    fn pass<'v>(&mut self, of: ErasedType<'v>, root: &mut Option<Shape>) -> Result<Sample<'v>, Stop> {
         for _ in 0..PASSES_MAX {
             let before = self.graph.clone();
             self.steps = 0;
@@ -348,7 +348,7 @@ impl Tracer {
             self.trail.clear();
             self.path.clear();
             self.stack.clear();
-            let done = (kind.read)(Ask { tracer: self, out: root });
+            let done = (of.read)(Ask { tracer: self, out: root });
             if done.is_err() {
                 self.graph = before;
             }
@@ -362,15 +362,19 @@ impl Tracer {
     }
 
     /// Runs passes until the type takes the samples.
-    fn fitting<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Result<Sample<'v>, LayoutError> {
-        let mut said = match self.pass(kind, root) {
+    fn fitting<'v>(
+        &mut self,
+        of: ErasedType<'v>,
+        root: &mut Option<Shape>,
+    ) -> Result<Sample<'v>, LayoutError> {
+        let mut said = match self.pass(of, root) {
             Ok(value) => return Ok(value),
             Err(Stop::Refused(said)) => said,
-            Err(stop) => return Err(self.told(stop, kind.name)),
+            Err(stop) => return Err(self.told(stop, of.name)),
         };
         let first = (self.path.clone(), said.clone());
         loop {
-            match self.further(kind, root) {
+            match self.further(of, root) {
                 Tried::Fits(value) => return Ok(value),
                 Tried::Further(refused) => said = refused,
                 Tried::Never => {
@@ -380,9 +384,9 @@ impl Tracer {
                     let what = format!(
                         "the type refuses every sample that is known (\"{said}\"): give values that it takes, by `samples()`"
                     );
-                    return Err(LayoutError::new(what).of(kind.name).along(path));
+                    return Err(LayoutError::new(what).of(of.name).along(path));
                 }
-                Tried::Stopped(stop) => return Err(self.told(stop, kind.name)),
+                Tried::Stopped(stop) => return Err(self.told(stop, of.name)),
             }
         }
     }
@@ -396,7 +400,7 @@ impl Tracer {
     }
 
     /// Tries another sample in one of the last places, then in two of them.
-    fn further<'v>(&mut self, kind: Kind<'v>, root: &mut Option<Shape>) -> Tried<'v> {
+    fn further<'v>(&mut self, of: ErasedType<'v>, root: &mut Option<Shape>) -> Tried<'v> {
         let reached = self.progress();
         let places: Vec<_> = self.trail.iter().rev().take(TRAIL_MAX).copied().collect();
         let kept = (self.choices.clone(), self.path.clone());
@@ -408,7 +412,7 @@ impl Tracer {
                 for other in 0..b.map_or(1, |b| places[b].1) {
                     self.choices.insert(place, choice);
                     b.map(|b| self.choices.insert(places[b].0, other));
-                    match self.pass(kind, root) {
+                    match self.pass(of, root) {
                         Ok(value) => return Tried::Fits(value),
                         Err(Stop::Refused(said)) if self.progress() > reached => return Tried::Further(said),
                         Err(Stop::Refused(_)) => self.choices.clone_from(&kept.0),
@@ -427,7 +431,7 @@ impl Tracer {
     }
 
     /// For each composite type, and each variant, a value in which it has no option, no element and no zero exceeded.
-    fn bare<'v>(&mut self, kind: Kind<'v>) -> Vec<Sample<'v>> {
+    fn bare<'v>(&mut self, of: ErasedType<'v>) -> Vec<Sample<'v>> {
         let count = |node: &Node| match node {
             Node::Enum { variants, .. } => variants.len(),
             _ => 1,
@@ -439,7 +443,7 @@ impl Tracer {
             for variant in (0..u32::try_from(variants).unwrap_or(u32::MAX)).take(SAMPLES_MAX) {
                 self.target = Some(Target { node, variant, ways: ways.clone() });
                 // A type may refuse to be bare.
-                values.extend(self.pass(kind, &mut None).ok());
+                values.extend(self.pass(of, &mut None).ok());
             }
         }
         self.target = None;

@@ -10,16 +10,16 @@ use std::any::type_name;
 
 /// A type whose values a trace makes.
 #[derive(Clone, Copy)]
-pub(super) struct Kind<'v> {
+pub(super) struct ErasedType<'v> {
     pub name: &'static str,
     pub read: fn(Ask<'_>) -> Result<Sample<'v>, Stop>,
 }
 
 /// A value of a type that is traced.
-pub(super) type Sample<'v> = Box<dyn Value + 'v>;
+pub(super) type Sample<'v> = Box<dyn ErasedValue + 'v>;
 
-impl<'v> Kind<'v> {
-    /// Returns the kind of a plain value: a row, an answer, a key.
+impl<'v> ErasedType<'v> {
+    /// Erases the type of a plain value: a row, an answer, a key.
     pub fn plain<T: Serialize + DeserializeOwned + 'v>() -> Self {
         Self { name: type_name::<T>(), read: |ask| Ok(Box::new(Plain(T::deserialize(ask)?))) }
     }
@@ -31,16 +31,16 @@ impl<'v> Kind<'v> {
 
 /// An enum that stands for a family of events, or the struct that does.
 #[derive(Clone, Copy)]
-pub(crate) struct EventKind {
-    pub(super) kind: Kind<'static>,
+pub(crate) struct ErasedEvent {
+    pub(super) erased: ErasedType<'static>,
     pub names: fn() -> Result<Names, LayoutError>,
     pub same_variant: fn(&str) -> Result<Vec<&'static str>, LayoutError>,
 }
 
-impl EventKind {
+impl ErasedEvent {
     pub fn of<E: Serialize + DeserializeOwned + 'static>() -> Self {
         Self {
-            kind: Kind::event::<E>(),
+            erased: ErasedType::event::<E>(),
             names: reflect::names::<E>,
             same_variant: reflect::same_variant::<E>,
         }
@@ -53,7 +53,7 @@ pub(super) struct Written {
     pub bytes: Vec<u8>,
 }
 
-pub(super) trait Value {
+pub(super) trait ErasedValue {
     fn write(&self) -> Result<Written, DecodeError>;
     /// Reads a value from these bytes, and writes it again.
     fn rewrite(&self, written: &Written) -> Result<Written, DecodeError>;
@@ -63,7 +63,7 @@ pub(super) trait Value {
 
 struct Plain<T>(T);
 
-impl<T: Serialize + DeserializeOwned> Value for Plain<T> {
+impl<T: Serialize + DeserializeOwned> ErasedValue for Plain<T> {
     fn write(&self) -> Result<Written, DecodeError> {
         Ok(Written { variant: "", bytes: codec::encode(&self.0)? })
     }
@@ -80,7 +80,7 @@ impl<T: Serialize + DeserializeOwned> Value for Plain<T> {
 
 struct Whole<E>(E);
 
-impl<E: Serialize + DeserializeOwned> Value for Whole<E> {
+impl<E: Serialize + DeserializeOwned> ErasedValue for Whole<E> {
     fn write(&self) -> Result<Written, DecodeError> {
         let mut bytes = Vec::new();
         let variant = codec::encode_event(&self.0, &mut bytes)?;
