@@ -190,7 +190,11 @@ impl Progress {
         if self.sending.is_some() || context.clock.monotonic() < self.again_at(context) {
             return Ok(false);
         }
-        let Some((notice, at, group, decided)) = self.next(context)? else { return Ok(false) };
+        let Some((notice, at, group, decided)) = self.next(context)? else {
+            // What was refused is over: a retry that is due with nothing to send would have the watchdog look without a pause.
+            self.refused = None;
+            return Ok(false);
+        };
         let is_over = notice.kind == NoticeKind::Resolved;
         let (sink, job) = (self.outlet.route.sink.clone(), context.clone());
         let call = move || {
@@ -302,6 +306,7 @@ impl Progress {
             return Ok(false);
         }
         (self.taken, self.through) = (None, Some(at));
+        (self.refused, self.undelivered) = (None, None);
         Ok(true)
     }
 }
