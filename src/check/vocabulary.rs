@@ -75,7 +75,7 @@ impl<'v> Reader<'v> {
         }
         let family = event::split_type_name(name).0;
         let of_family = |known: &&String| event::split_type_name(known).0 == family;
-        let all = self.known.types.keys().filter(|name| !name.starts_with("tallystone."));
+        let all = self.known.types.keys().filter(|name| !name.starts_with(super::RESERVED));
         let mut near: Vec<&str> = all.clone().filter(of_family).map(String::as_str).collect();
         if near.is_empty() {
             near = all.map(String::as_str).collect();

@@ -7,6 +7,7 @@
 use super::checks::{BY_EVENTS, Finding, Judged, RULES, Verdict, in_their_order};
 use super::model::Model;
 use super::workload::{Fact, Request};
+use crate::check::RESERVED;
 use crate::error::ReadError;
 use crate::event::{EventSet, Raw, Sequenced};
 use crate::notification::{Notification, NotificationKind};
@@ -176,7 +177,7 @@ impl Noticed {
     fn kind(&self) -> Option<u8> {
         match &self.says {
             Says::Found(check, ..) if check == FRESHNESS => Some(1),
-            Says::Found(check, ..) if check.starts_with("tallystone.") => Some(2),
+            Says::Found(check, ..) if check.starts_with(RESERVED) => Some(2),
             Says::Found(..) => Some(0),
             Says::Notified(_) | Says::Routed(_) => Some(3),
             _ => None,
