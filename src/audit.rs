@@ -14,12 +14,12 @@ use crate::log::Head;
 use crate::log::record::Record;
 use crate::order::Position;
 use crate::projection::{self, Projection, Registered, Stall};
-use crate::recovery::{self, Again, Declared, Look, Recovery, Shadow, stop};
+use crate::recovery::{self, Again, Declared, Look, Recovery, Scratch, Shadow, stop};
 use crate::setup::Task;
 use crate::state::Published;
 use crate::state::layer::{KeyRange, RowEntry, RowKey, RowVersion};
 use crate::state::overlay::Delta;
-use crate::state::tables::{Base, Tables, table_range};
+use crate::state::tables::{Base, table_range};
 use crate::verify::{Scan, is_past_the_end, past_the_end};
 use crate::view::{Reader, unregistered};
 use std::cmp::Ordering;
@@ -107,19 +107,16 @@ pub struct Differing<K, R> {
 
 type AuditOf<P> = Audit<<P as Projection>::Key, <P as Projection>::Row>;
 
-/// Makes an empty scratch file in place of the one before; `None`: memory will do.
-pub(crate) type Scratch<'a> = dyn FnMut() -> Result<Option<Tables>, StorageError> + 'a;
-
 pub(crate) fn run<P: Projection>(
     reader: &Reader,
     recovery: &Recovery<'_>,
-    scratch: &mut Scratch<'_>,
+    mut scratch: Scratch<'_>,
 ) -> Result<AuditOf<P>, ReadError> {
     let served = Served::of::<P>(reader)?;
     let mut witness = Witness::new(served.projection.id);
     let fold = Fold { recovery, projection: served.projection, end: served.rows.head };
-    let mut tables = scratch()?;
-    let folded = fold.run(&mut tables, &mut |record, changes, again| witness.look(record, changes, again))?;
+    let folded =
+        fold.run(&mut scratch, &mut |record, changes, again| witness.look(record, changes, again))?;
 
     let mut audit = Audit {
         position: served.rows.head.position,
@@ -136,10 +133,10 @@ pub(crate) fn run<P: Projection>(
     };
     let differing = served.note(compare::<P>(&served, &folded, &mut audit))?;
     if !differing.is_empty() {
-        // One file at a time.
-        drop((folded, tables));
+        drop(folded);
+        scratch.clear();
         let mut trace = Trace::of(&differing);
-        fold.run(&mut scratch()?, &mut |_, changes, _| {
+        fold.run(&mut scratch, &mut |_, changes, _| {
             trace.look(changes);
             Ok(())
         })?;
@@ -200,12 +197,9 @@ struct Fold<'a> {
 }
 
 impl Fold<'_> {
-    /// The rows. They are in `tables`, if there are any.
-    fn run(&self, tables: &mut Option<Tables>, look: &mut Look<'_>) -> Result<Published, ReadError> {
+    /// The rows. They are in `scratch`, if they are many.
+    fn run(&self, scratch: &mut Scratch<'_>, look: &mut Look<'_>) -> Result<Published, ReadError> {
         let log = self.recovery.log;
-        if let Some(tables) = tables {
-            tables.claim(log.store());
-        }
         let mut stalls = BTreeMap::new();
         let rows = Published::on(Arc::new(Base::Empty), Head::empty(log.store()), Arc::default());
         let mut shadow = Shadow::new(self.recovery, Task::Verify, vec![self.projection], rows, &mut stalls);
@@ -215,7 +209,7 @@ impl Fold<'_> {
                 return Err(past_the_end());
             }
             shadow.follow_and(page, head, look)?;
-            shadow.spill(tables, head).map_err(stop)
+            shadow.spill(scratch, head).map_err(stop)
         });
         let rows = shadow.rows;
         match (walked, stalls.get(&self.projection.id)) {

@@ -18,7 +18,7 @@ use crate::commit::Rules;
 use crate::commit::prepare::EventTerms;
 use crate::error::{OpenError, StorageError};
 use crate::log::record::{LayoutDecl, Record};
-use crate::log::{Head, Log, LogError, Page};
+use crate::log::{Head, Log, LogError, Page, StoreId};
 use crate::order::Position;
 use crate::projection::{self, At, FoldFailure, Projections, Registered, Stall, Step};
 use crate::setup::{Progress, ProgressSink, Task};
@@ -437,6 +437,32 @@ pub(crate) struct Shadow<'a> {
     divergences: Divergences,
 }
 
+/// A file beside the store, for folded rows that are too many for memory. It is made when it is first needed.
+pub(crate) struct Scratch<'a> {
+    /// Makes an empty one in place of the one before; `None`: memory has to do.
+    make: &'a dyn Fn() -> Result<Option<Tables>, StorageError>,
+    made: Option<Tables>,
+}
+
+impl<'a> Scratch<'a> {
+    pub fn new(make: &'a dyn Fn() -> Result<Option<Tables>, StorageError>) -> Self {
+        Self { make, made: None }
+    }
+
+    fn tables(&mut self, store: StoreId) -> Result<Option<&mut Tables>, StorageError> {
+        if self.made.is_none() {
+            self.made = (self.make)()?;
+            self.made.iter_mut().for_each(|tables| _ = tables.claim(store));
+        }
+        Ok(self.made.as_mut())
+    }
+
+    /// Forgets the rows that are in it.
+    pub fn clear(&mut self) {
+        self.made = None;
+    }
+}
+
 /// Is shown a commit and what it changes, and may have it folded again on the same rows.
 pub(crate) type Look<'a> = dyn FnMut(&Record<'_>, &Delta, &mut Again<'_>) -> Result<(), StorageError> + 'a;
 
@@ -506,9 +532,9 @@ impl<'a> Shadow<'a> {
     }
 
     /// Moves its rows from memory to a file of its own, once they are too many.
-    pub fn spill(&mut self, tables: &mut Option<Tables>, head: &Head) -> Result<(), StorageError> {
+    pub fn spill(&mut self, scratch: &mut Scratch<'_>, head: &Head) -> Result<(), StorageError> {
         let full = self.rows.active.bytes() >= self.recovery.overlay_bytes_max;
-        if let Some(tables) = tables.as_mut().filter(|_| full) {
+        if full && let Some(tables) = scratch.tables(self.recovery.log.store())? {
             tables.flush(self.rows.active.drain_sorted(), head, 0, &[])?;
             self.rows = Published::on(Arc::new(tables.base()?), *head, self.rows.layouts.clone());
         }

@@ -6,7 +6,7 @@ mod inspecting;
 mod opening;
 mod place;
 
-use crate::audit::{self, Audit, Scratch};
+use crate::audit::{self, Audit};
 use crate::behind::{Behind, Bells, Files as BehindFiles, Followers, Following, Halt, Standing};
 use crate::check::Invariant;
 use crate::check::glance::Glasses;
@@ -22,7 +22,7 @@ use crate::order::{CommitNo, Position};
 use crate::own::Own;
 use crate::projection::{Limits, Projection, Registered};
 use crate::query::Query;
-use crate::recovery::{self, Failure, Recovered, Recovery};
+use crate::recovery::{self, Failure, Recovered, Recovery, Scratch};
 use crate::reentry::{self, Inside};
 use crate::request::{Append, Committed, Durability, Receipt, Request, Retention};
 use crate::setup::Setup;
@@ -1067,14 +1067,14 @@ impl Store {
 
     /// Walks everything: the log's chain and checksums, indexes and keys against the log, rows against a refold.
     ///
-    /// It reads the whole store at the position of the call, beside a writer that goes on, and folds every projection again
-    /// in a file beside the real one. Progress goes to [`Setup::progress`].
+    /// It reads the whole store at the position of the call, beside a writer that goes on, and folds every projection again:
+    /// in memory, and in a file beside the store when rows take more than `overlay_bytes_max`. Progress goes to [`Setup::progress`].
     ///
     /// # Errors
     ///
     /// Only what keeps it from looking, such as an I/O error. Damage is in the report.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
-        self.beside(|reader, recovery, scratch| verify::run(reader, recovery, scratch()?))
+        self.beside(|reader, recovery, scratch| verify::run(reader, recovery, scratch))
     }
 
     /// Compares the rows of one projection with those that today's code folds from the log: consumer code that was wrong.
@@ -1124,10 +1124,10 @@ impl Store {
         self.beside(|reader, recovery, scratch| audit::run::<P>(reader, recovery, scratch))
     }
 
-    /// Has somebody fold the log beside what is served, in a scratch file.
+    /// Has `look` fold the log beside what is served, with a scratch file.
     fn beside<T>(
         &self,
-        look: impl FnOnce(&Reader, &Recovery<'_>, &mut Scratch<'_>) -> Result<T, ReadError>,
+        look: impl FnOnce(&Reader, &Recovery<'_>, Scratch<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         if let Some(outer) = reentry::any() {
             return Err(ReadError::Nested { outer });
@@ -1148,7 +1148,7 @@ impl Store {
             overlay_bytes_max: setup.options.overlay_bytes_max,
             progress: setup.progress.clone(),
         };
-        let mut scratch = || {
+        let make = || {
             let Some(place) = &self.inner.place else { return Ok(None) };
             new_tables(place, VERIFY, setup.options.state_cache_bytes).map(Some).map_err(
                 |error| match error {
@@ -1157,7 +1157,7 @@ impl Store {
                 },
             )
         };
-        let report = look(&reader, &recovery, &mut scratch);
+        let report = look(&reader, &recovery, Scratch::new(&make));
         if let Some(place) = &self.inner.place {
             // Only scratch: the next one removes what is left of it.
             let _ = remove_if_there(place, VERIFY);

@@ -1,7 +1,8 @@
 //! Walks everything and compares it: the log with its chain, indexes and keys with the log, rows with a refold.
 //!
 //! - What is expected is computed from the log alone, beside what is served.
-//! - Memory: about 40 bytes for each stream, type and tag, and for each key that was used again while others were still kept, and what one overlay may hold. Rows are folded in a scratch file.
+//! - Memory: about 40 bytes for each stream, type and tag, and for each key that was used again while others were still kept, and
+//!   what one overlay may hold: more rows than that go to a scratch file.
 
 use crate::behind::Behind;
 use crate::error::{ReadError, StorageError};
@@ -11,13 +12,13 @@ use crate::log::{Head, LogError, Page};
 use crate::order::{CommitNo, Position};
 use crate::own::Own;
 use crate::projection::Registered;
-use crate::recovery::{self, Recovery, Shadow, stop};
+use crate::recovery::{self, Recovery, Scratch, Shadow, stop};
 use crate::setup::Task;
 use crate::state::Published;
 use crate::state::keys::{KeyUse, Moment};
 use crate::state::layer::{Direction, KeyRange, RowEntry};
 use crate::state::overlay::Postings;
-use crate::state::tables::{Base, Tables, table_range};
+use crate::state::tables::{Base, table_range};
 use crate::state::term::{Term, TermMap};
 use crate::view::Reader;
 use std::collections::BTreeMap;
@@ -138,7 +139,7 @@ impl From<Bad> for Stop {
 pub(crate) fn run(
     reader: &Reader,
     recovery: &Recovery<'_>,
-    shadow: Option<Tables>,
+    mut scratch: Scratch<'_>,
 ) -> Result<VerifyReport, ReadError> {
     // Taken first: none of them is ahead of what is published then.
     let behind = served_behind(reader);
@@ -149,7 +150,7 @@ pub(crate) fn run(
     };
     let skipped = reader.behind.iter().flat_map(skipped).collect();
     let mut report = VerifyReport { skipped, ..VerifyReport::default() };
-    match compare(reader, recovery, &published, &behind, shadow, &mut report) {
+    match compare(reader, recovery, &published, &behind, &mut scratch, &mut report) {
         Ok(()) => Ok(report),
         Err(Stop::Bad(bad)) => Ok(VerifyReport { first_bad: Some(bad), ..report }),
         Err(Stop::Storage(error)) => Err(error.into()),
@@ -161,11 +162,10 @@ fn compare(
     recovery: &Recovery<'_>,
     published: &Published,
     behind: &[ServedBehind],
-    mut shadow: Option<Tables>,
+    scratch: &mut Scratch<'_>,
     report: &mut VerifyReport,
 ) -> Result<(), Stop> {
-    // Lives as long as what was folded into it is read.
-    let (expected, refolded) = walk_log(reader, recovery, published, behind, &mut shadow, report)?;
+    let (expected, refolded) = walk_log(reader, recovery, published, behind, scratch, report)?;
     let noted = |error: StorageError| {
         reader.health.note_read(&error);
         Stop::from(error)
@@ -204,16 +204,13 @@ fn walk_log(
     recovery: &Recovery<'_>,
     published: &Published,
     behind: &[ServedBehind],
-    shadow_tables: &mut Option<Tables>,
+    scratch: &mut Scratch<'_>,
     report: &mut VerifyReport,
 ) -> Result<(Tallies, Published), Stop> {
     let (mut expected, mut streams, mut stalls) =
         (Tallies::default(), TermMap::<u64>::default(), BTreeMap::new());
     let mut keys = Keys::default();
     let store = reader.log.store();
-    if let Some(tables) = shadow_tables {
-        tables.claim(store);
-    }
     let end = published.head;
     let rows = Published::on(Arc::new(Base::Empty), Head::empty(store), Arc::default());
     let mut shadow = Shadow::new(recovery, Task::Verify, running(recovery), rows, &mut stalls);
@@ -233,7 +230,7 @@ fn walk_log(
             shadow.projections.retain(|projection| projection.id != behind.projection.id);
         }
         shadow.follow(page, head)?;
-        shadow.spill(shadow_tables, head).map_err(stop)
+        shadow.spill(scratch, head).map_err(stop)
     });
     if let Some(bad) = bad {
         return Err(Stop::Bad(bad));

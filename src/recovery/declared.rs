@@ -10,7 +10,7 @@ use crate::log::{Head, LogError, Seek};
 use crate::order::Position;
 use crate::state::layer::{Direction, Layer, Span};
 use crate::state::overlay::InlineSet;
-use crate::state::tables::{Base, Tables};
+use crate::state::tables::{Base, ReadOnlyTables};
 use crate::state::{self, Layouts};
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ impl Recovery<'_> {
     /// # Errors
     ///
     /// `Missing`, `Setup`; or what keeps it from reading the log.
-    pub fn check_families(&self, known: Option<&Tables>) -> Result<(), OpenError> {
+    pub fn check_families(&self, known: Option<&ReadOnlyTables>) -> Result<(), OpenError> {
         let known = known.filter(|tables| self.log.has(&tables.meta().head()).unwrap_or(false));
         let mut layouts = Layouts::new();
         let mut after = Head::empty(self.log.store());
@@ -65,7 +65,7 @@ impl Recovery<'_> {
     /// Events of each type after a head: how many, and the first.
     fn count(
         &self,
-        known: Option<&Tables>,
+        known: Option<&ReadOnlyTables>,
         after: &Head,
     ) -> Result<HashMap<String, (usize, Position)>, LogError> {
         let mut counts: HashMap<String, (usize, Position)> = HashMap::new();
@@ -84,12 +84,12 @@ impl Recovery<'_> {
     /// The count of a type's events, in words.
     fn counted(
         &self,
-        known: Option<&Tables>,
+        known: Option<&ReadOnlyTables>,
         counts: &HashMap<String, (usize, Position)>,
         type_name: &str,
     ) -> String {
         let mut found = Vec::new();
-        if let Some(Ok(base)) = known.map(Tables::base) {
+        if let Some(Ok(base)) = known.map(ReadOnlyTables::base) {
             let (term, span) = (self.terms.type_name(type_name), Span::EVERYTHING);
             // An index that cannot be read lists none: the log tells of the others.
             let _ = Base::positions(&base, term, span, Direction::Forward, COUNTED, &mut found);

@@ -2,7 +2,7 @@
 //!
 //! Opening a redb file may repair it, which writes. An open of the store that is about to be refused must write nothing.
 
-use super::tables::Tables;
+use super::tables::ReadOnlyTables;
 use crate::disk::File;
 use crate::error::StorageError;
 use crate::sync::Mutex;
@@ -14,14 +14,14 @@ const PAGE: usize = 4096;
 const CACHE_BYTES: usize = 1 << 20;
 
 /// Opens a file of derived state without changing it; `None` if it is not usable.
-pub(crate) fn peek(name: &str, file: Box<dyn File>) -> Result<Option<Tables>, StorageError> {
+pub(crate) fn peek(name: &str, file: Box<dyn File>) -> Result<Option<ReadOnlyTables>, StorageError> {
     let len = file.len().map_err(|error| StorageError::io("could not be read", error).of(name))?;
     // An empty file would be begun anew, in memory.
     if len == 0 {
         return Ok(None);
     }
     let changes = Mutex::new(Changes { len, file_len: len, pages: BTreeMap::new() });
-    Tables::look(name, Box::new(Peeked { file, changes }), CACHE_BYTES)
+    ReadOnlyTables::open(name, Box::new(Peeked { file, changes }), CACHE_BYTES)
 }
 
 #[derive(Debug)]

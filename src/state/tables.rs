@@ -33,8 +33,8 @@ use crate::log::record::Kept;
 use crate::log::{Head, StoreId};
 use crate::order::{CommitNo, Position};
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, Table,
-    TableDefinition,
+    Database, DatabaseError, Durability, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTable,
+    StorageBackend, Table, TableDefinition, TableError,
 };
 use std::io;
 use std::ops::Bound;
@@ -96,6 +96,13 @@ struct Named {
     blocks: Arc<Blocks>,
 }
 
+impl Named {
+    fn open(name: &str, file: Box<dyn File>) -> Result<Self, StorageError> {
+        let blocks = Blocks::open(name, file).map_err(trouble).map_err(|error| error.of(name))?;
+        Ok(Self { name: Arc::from(name), blocks: Arc::new(blocks) })
+    }
+}
+
 /// redb on blocks of ours. The store's own lock keeps others out, so redb's is not asked for.
 #[derive(Debug)]
 struct Backend(Arc<Blocks>);
@@ -143,10 +150,75 @@ impl Drop for Guarded {
 }
 
 /// Returns `None` in place of a damaged file.
-fn usable(opened: Result<Option<Tables>, StorageError>) -> Result<Option<Tables>, StorageError> {
+fn usable<T>(opened: Result<Option<T>, StorageError>) -> Result<Option<T>, StorageError> {
     match opened {
         Err(error) if error.is_rebuildable() => Ok(None),
         opened => opened,
+    }
+}
+
+/// Returns the head of the file, `None` if it is of another format.
+fn read_meta(db: &impl ReadableDatabase) -> Result<Option<StateMeta>, StorageError> {
+    let read = db.begin_read().map_err(trouble)?;
+    let table = match read.open_table(META) {
+        Ok(table) => table,
+        // The first flush makes all tables: it was closed before.
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Some(StateMeta::empty(StoreId([0; 16])))),
+        Err(error) => return Err(trouble(error)),
+    };
+    let Some(bytes) = table.get("state").map_err(trouble)? else { return Ok(None) };
+    let body = unseal("meta", b"state", bytes.value())?;
+    let meta: StateMeta = codec::decode(body).map_err(|_| damaged("the head does not decode"))?;
+    Ok(meta.is_of_this_format().then_some(meta))
+}
+
+/// Derived state on disk that is read and never written.
+pub(crate) struct ReadOnlyTables {
+    file: Named,
+    db: ReadOnly,
+    meta: StateMeta,
+}
+
+enum ReadOnly {
+    Whole(ReadOnlyDatabase),
+    /// One that a crash left for redb to repair, which writes: to a file that keeps it in memory.
+    Repaired(Guarded),
+}
+
+impl ReadOnlyTables {
+    /// Opens the file. `None` if it holds something that is not usable.
+    ///
+    /// What redb writes to repair it goes to `file`, which keeps it from the disk.
+    pub fn open(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
+        usable(Named::open(name, file).and_then(|file| Self::open_named(file, cache_bytes)))
+    }
+
+    fn open_named(file: Named, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
+        let opened = guard(&file, || {
+            let backend = Backend(file.blocks.clone());
+            // Unlike a `Database` it writes nothing when it is closed, which takes longer than opening it.
+            match Database::builder().set_cache_size(cache_bytes).open_read_only_with_backend(backend) {
+                Ok(db) => Ok(read_meta(&db)?.map(|meta| (ReadOnly::Whole(db), meta))),
+                Err(DatabaseError::RepairAborted) => {
+                    let opened = Tables::open_named(file.clone(), cache_bytes)?;
+                    Ok(opened.map(|Tables { db, meta, .. }| (ReadOnly::Repaired(db), meta)))
+                }
+                Err(error) => Err(trouble(error)),
+            }
+        })?;
+        Ok(opened.map(|(db, meta)| Self { file, db, meta }))
+    }
+
+    pub fn meta(&self) -> &StateMeta {
+        &self.meta
+    }
+
+    /// Returns a snapshot for readers, with its tables open.
+    pub fn base(&self) -> Result<Base, StorageError> {
+        match &self.db {
+            ReadOnly::Whole(db) => Base::of(&self.file, db, &self.meta),
+            ReadOnly::Repaired(db) => Base::of(&self.file, &**db, &self.meta),
+        }
     }
 }
 
@@ -163,8 +235,7 @@ impl Tables {
     ///
     /// The name is the file's role: a file that was written under another one is not usable.
     pub fn open(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
-        let opened = Blocks::open(name, file).map_err(trouble).map_err(|error| error.of(name));
-        let opened = opened.and_then(|blocks| Self::open_blocks(name, Arc::new(blocks), cache_bytes));
+        let opened = Named::open(name, file).and_then(|file| Self::open_named(file, cache_bytes));
         let compacted = opened.and_then(|opened| {
             let Some(mut tables) = opened else { return Ok(None) };
             guard(&tables.file.clone(), || tables.compact())?;
@@ -173,35 +244,14 @@ impl Tables {
         usable(compacted)
     }
 
-    /// Opens the file without giving back its free space.
-    pub fn look(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
-        let opened = Blocks::open(name, file).map_err(trouble).map_err(|error| error.of(name));
-        usable(opened.and_then(|blocks| Self::open_blocks(name, Arc::new(blocks), cache_bytes)))
-    }
-
-    fn open_blocks(
-        name: &str,
-        blocks: Arc<Blocks>,
-        cache_bytes: usize,
-    ) -> Result<Option<Self>, StorageError> {
-        let file = Named { name: Arc::from(name), blocks };
+    fn open_named(file: Named, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
         guard(&file.clone(), || {
-            let empty = file.blocks.len() == 0;
             let db = Database::builder()
                 .set_cache_size(cache_bytes)
                 .create_with_backend(Backend(file.blocks.clone()))
                 .map_err(trouble)?;
             let db = Guarded(Some(db));
-            if empty {
-                return Ok(Some(Self { file, db, meta: StateMeta::empty(StoreId([0; 16])) }));
-            }
-            let read = db.begin_read().map_err(trouble)?;
-            let table = read.open_table(META).map_err(trouble)?;
-            let Some(bytes) = table.get("state").map_err(trouble)? else { return Ok(None) };
-            let body = unseal("meta", b"state", bytes.value())?;
-            let meta: StateMeta = codec::decode(body).map_err(|_| damaged("the head does not decode"))?;
-            drop((bytes, table, read));
-            Ok(meta.is_of_this_format().then_some(Self { file, db, meta }))
+            Ok(read_meta(&*db)?.map(|meta| Self { file, db, meta }))
         })
     }
 
@@ -229,21 +279,7 @@ impl Tables {
 
     /// Returns a snapshot for readers, with its tables open.
     pub fn base(&self) -> Result<Base, StorageError> {
-        if self.meta.commit == 0 {
-            return Ok(Base::Empty);
-        }
-        guard(&self.file, || {
-            let read = self.db.begin_read().map_err(trouble)?;
-            Ok(Base::Snapshot(Box::new(Snapshot {
-                file: self.file.clone(),
-                head: self.meta.head(),
-                postings: read.open_table(POSTINGS).map_err(trouble)?,
-                rows: read.open_table(ROWS).map_err(trouble)?,
-                keys: read.open_table(KEYS).map_err(trouble)?,
-                meta: self.meta.clone(),
-                inline: self.meta.inline.as_deref().map(InlineSet::from),
-            })))
-        })
+        Base::of(&self.file, &*self.db, &self.meta)
     }
 
     /// Writes a drained overlay and the head it leads to, in one transaction. Rows of `projections` are kept.
@@ -458,6 +494,24 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Base {
+    fn of(file: &Named, db: &impl ReadableDatabase, meta: &StateMeta) -> Result<Self, StorageError> {
+        if meta.commit == 0 {
+            return Ok(Self::Empty);
+        }
+        guard(file, || {
+            let read = db.begin_read().map_err(trouble)?;
+            Ok(Self::Snapshot(Box::new(Snapshot {
+                file: file.clone(),
+                head: meta.head(),
+                postings: read.open_table(POSTINGS).map_err(trouble)?,
+                rows: read.open_table(ROWS).map_err(trouble)?,
+                keys: read.open_table(KEYS).map_err(trouble)?,
+                meta: meta.clone(),
+                inline: meta.inline.as_deref().map(InlineSet::from),
+            })))
+        })
+    }
+
     pub fn commit(&self) -> CommitNo {
         match self {
             Self::Empty => CommitNo::START,

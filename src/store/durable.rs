@@ -16,7 +16,7 @@ use crate::order::{CommitNo, Position, Timestamp};
 use crate::own::Own;
 use crate::setup::Setup;
 use crate::state::peek::peek;
-use crate::state::tables::Tables;
+use crate::state::tables::ReadOnlyTables;
 use crate::watch;
 use crate::writer::clock::Trusted;
 use std::io;
@@ -44,7 +44,7 @@ impl KnownHeads {
     /// Looks at the files of derived state, and changes none. `state` is `state.redb`, `durable` what this process knows.
     pub fn gather(
         place: &Place,
-        state: Option<&Tables>,
+        state: Option<&ReadOnlyTables>,
         durable: Option<(StoreId, Head)>,
     ) -> Result<Self, OpenError> {
         let mut known = Self(Vec::new());
@@ -77,8 +77,8 @@ impl KnownHeads {
         Ok(known)
     }
 
-    fn add(&mut self, told_by: String, path: PathBuf, tables: Option<&Tables>) {
-        if let Some(meta) = tables.map(Tables::meta) {
+    fn add(&mut self, told_by: String, path: PathBuf, tables: Option<&ReadOnlyTables>) {
+        if let Some(meta) = tables.map(ReadOnlyTables::meta) {
             let (store, head) = (StoreId(meta.store), meta.head());
             self.0.push(KnownHead { store, head, told_by: format!("`{told_by}`"), file: Some(path) });
         }

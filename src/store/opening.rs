@@ -13,7 +13,7 @@ use crate::log::segments::{KnownLog, SegmentLog};
 use crate::log::{Head, Log, StoreId};
 use crate::setup::Setup;
 use crate::state::peek::peek;
-use crate::state::tables::Tables;
+use crate::state::tables::{ReadOnlyTables, Tables};
 use std::io;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub(super) struct Files {
     pub log: Arc<dyn Log>,
     /// `state.redb` as it stands, not to be written; `None` if there is none that is usable.
-    pub state: Option<Tables>,
+    pub state: Option<ReadOnlyTables>,
     /// Derived state was found damaged: it is built anew.
     pub rebuild: bool,
     pub cut: Option<CutTail>,
@@ -47,12 +47,12 @@ pub(super) fn open_files(
     let log = log.held_by(place.locks());
     known.settle(place, setup, &log, opened.ends_early)?;
     // What was removed tells nothing any more.
-    let is_of_this_log = |state: &Tables| log.has(&state.meta().head()).unwrap_or(false);
+    let is_of_this_log = |state: &ReadOnlyTables| log.has(&state.meta().head()).unwrap_or(false);
     let state = state.filter(is_of_this_log);
     Ok(Files { log: Arc::new(log), state, rebuild: false, cut: opened.cut.map(CutTail::from) })
 }
 
-fn peek_state(place: &Place) -> Result<Option<Tables>, OpenError> {
+fn peek_state(place: &Place) -> Result<Option<ReadOnlyTables>, OpenError> {
     match place.platform.disk.open(&place.path.join(STATE), Access::Read) {
         Ok(file) => Ok(peek(STATE, file)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
