@@ -424,7 +424,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_counted_as_the_calendar_does() {
+    fn day_of_accepts_only_calendar_dates() {
         let known = [("1970-01-01", 0), ("1970-12-31", 364), ("2000-02-29", 11_016), ("2026-11-20", 20_777)];
         for (text, day) in known {
             assert_eq!(day_of(text), Some(day), "{text}");

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_on_record_by_its_bytes_is_still_recognised() {
+    fn request_recorded_by_byte_digest_is_recognised() {
         let commit = recorded(&[("input", b"\x07\0\0\0\x01\0\0\0"), ("method", b"\x04\0\0\0\0\0\0\0POST")]);
         let request = |input, method: &str| {
             Request::new("buy").key("shop", "17", &input).part("method", method).fingerprint()
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn events_on_record_by_their_bytes_are_still_recognised() {
+    fn events_recorded_by_byte_digest_are_recognised() {
         let mut bytes = Vec::new();
         for part in [&b"acct.Paid"[..], b"acct/1", b"\x05\0\0\0"] {
             bytes.extend((part.len() as u64).to_le_bytes());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_no_digest_by_bytes_differs_from_what_is_on_record() {
+    fn part_without_byte_digest_never_matches() {
         let print = Print { by_names: Digest::default(), by_bytes: ByBytes::Never };
         let commit = recorded(&[]);
         let recalled = asked(&commit, vec![("input".to_owned(), print)], &[]);

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_out_of_range_is_the_one_named() {
+    fn out_of_range_option_is_named() {
         let fields = format!("{:?}", Options::default()).matches(": ").count();
         assert_eq!(all().len(), fields, "an option is missing above");
         let mut refused = 0;
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_set_by_another_option_names_it() {
+    fn error_names_option_that_sets_bound() {
         let options = Options { event_bytes_max: 16 << 20, ..Options::default() };
         let says = "options.append_bytes_max is 8388608, allowed are 16777216 (event_bytes_max) to 33554432";
         assert_eq!(options.check(), [says]);

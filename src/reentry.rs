@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_ends_with_its_scope_and_gives_back_the_outer_one() {
+    fn dropped_mark_restores_outer_mark() {
         let outer = enter(Inside::Verify);
         let fold_of = |name| enter(Inside::Fold(name));
         let inner = fold_of("balances");

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_during_a_look_wakes_a_thread() {
+    fn commit_during_read_wakes_thread() {
         for before in 0..2 {
             let next = subscriber(before).next_timeout(Duration::from_secs(5));
             let Poll::Ready(Some(Ok(found))) = next else { panic!("in look {before} it went by unheard") };
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_during_a_look_wakes_a_task() {
+    fn commit_during_read_wakes_task() {
         struct Tell(mpsc::Sender<()>);
         impl Wake for Tell {
             fn wake(self: Arc<Self>) {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_that_blocks_delays_no_other_and_one_that_panics_harms_none() {
+    fn blocking_or_panicking_waker_delays_no_other() {
         let wakers = Wakers::new(false);
         let (said, heard) = channel();
         let (began, begun) = channel();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn wakers_run_in_order_and_in_lockstep_only_when_told() {
+    fn lockstep_wakers_run_in_order_on_demand() {
         let wakers = Wakers::new(true);
         let (said, heard) = channel();
         wakers.push((0..3).map(|number| Waker::from(Arc::new(Says(said.clone(), number)))));

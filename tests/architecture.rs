@@ -138,7 +138,7 @@ fn imports(path: &Path, into: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn only_the_seam_touches_files_clock_and_threads() {
+fn only_seam_uses_files_clock_and_threads() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
     let mut wrong = Vec::new();
     each_source(&src, &mut |path, text| {
@@ -251,7 +251,7 @@ const RELATIVE: [&str; 16] = [
 ];
 
 #[test]
-fn docs_open_with_a_noun_or_a_verb() {
+fn docs_open_with_noun_or_verb() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src");
     let (mut blocks, mut relative) = (0, Vec::new());
     each_source(&src, &mut |path, text| {
@@ -269,4 +269,34 @@ fn docs_open_with_a_noun_or_a_verb() {
         }
     });
     assert!(relative.len() * 100 <= blocks * 3, "{} of {blocks}:\n{}", relative.len(), relative.join("\n"));
+}
+
+/// Names of tests are read in lists: subject, condition, result. Numbers of acceptance rows and risks before them do not count.
+#[test]
+fn test_names_have_at_most_ten_words() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut long: Vec<(usize, String)> = Vec::new();
+    for dir in ["src", "tests", "examples"] {
+        each_source(&root.join(dir), &mut |path, text| {
+            let mut is_test = false;
+            for line in text.lines().map(str::trim_start) {
+                is_test |= line == "#[test]";
+                let Some(signature) = line.strip_prefix("fn ").filter(|_| is_test) else { continue };
+                is_test = false;
+                let name = signature.split('(').next().unwrap_or_default();
+                let counts =
+                    |word: &&str| !["row", "risk"].contains(word) && !word.starts_with(char::is_numeric);
+                let words = name.split('_').filter(counts).count();
+                long.push((words, format!("{}: {name}", path.display())));
+            }
+        });
+    }
+    long.sort();
+    let (median, ninetieth) = (long[long.len() / 2].0, long[long.len() * 9 / 10].0);
+    assert!(
+        (median, ninetieth) <= (6, 9),
+        "median {median}, nine of ten {ninetieth}: {:#?}",
+        &long[long.len() - 20..]
+    );
+    assert!(long.last().is_none_or(|(words, _)| *words <= 10), "{:#?}", long.last());
 }

@@ -72,7 +72,7 @@ fn numbers_are_the_same_by_value() {
 }
 
 #[test]
-fn a_map_with_one_key_twice_is_refused() {
+fn map_with_duplicate_key_is_refused() {
     struct Twice;
     impl Serialize for Twice {
         fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -84,13 +84,13 @@ fn a_map_with_one_key_twice_is_refused() {
 
 proptest! {
     #[test]
-    fn maps_are_the_same_in_any_order(map in any::<BTreeMap<(u8, String), Vec<Option<i32>>>>()) {
+    fn map_order_does_not_change_bytes(map in any::<BTreeMap<(u8, String), Vec<Option<i32>>>>()) {
         let hashed: HashMap<_, _> = map.clone().into_iter().collect();
         prop_assert_eq!(bytes(&map), bytes(&hashed));
     }
 
     #[test]
-    fn bytes_are_equal_if_and_only_if_values_are(
+    fn bytes_are_equal_exactly_when_values_are(
         one in any::<(Vec<(i64, Option<Option<bool>>)>, String, BTreeMap<String, u8>)>(),
         other in any::<(Vec<(i64, Option<Option<bool>>)>, String, BTreeMap<String, u8>)>(),
     ) {
@@ -98,7 +98,7 @@ proptest! {
     }
 
     #[test]
-    fn floats_and_integers_meet_where_they_are_equal(number in any::<i64>(), float in any::<f64>()) {
+    fn equal_float_and_integer_share_bytes(number in any::<i64>(), float in any::<f64>()) {
         let exact = i128::from(number) == number as f64 as i128;
         prop_assert_eq!(bytes(&number) == bytes(&(number as f64)), exact);
         prop_assert_eq!(bytes(&float) == bytes(&float.trunc()), float == float.trunc() || float.is_nan());

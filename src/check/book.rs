@@ -319,7 +319,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
         #[test]
-        fn a_book_that_is_saved_and_read_back_judges_as_one_that_never_was(
+        fn reloaded_book_judges_like_one_in_memory(
             word in prop::sample::select(Word::ALL.map(|(_, word)| word).to_vec()), acts in acts(),
         ) {
             let (mut filing, rule) = (Filing::default(), of(word));
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_falls_due_is_judged_in_the_order_of_time_whatever_its_key() {
+    fn activations_fall_due_in_time_order_across_keys() {
         let (mut book, file) = (Book::new(of(Word::Response), false), Filing::default());
         for (position, key, time) in [(1, 7, 0), (2, 8, 2), (3, 7, 5)] {
             let amount = Amount::default();

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_that_is_gone_or_retyped_refuses_and_an_added_one_does_not() {
+    fn only_removed_or_retyped_columns_are_refused() {
         let before = [Column::new("a").typed("INTEGER"), Column::new("b"), Column::new("c").optional()];
         assert_eq!(compared(&before, &before), "");
         assert_eq!(compared(&before, &[]), "", "nothing is said");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_a_field_but_for_case_or_spaces_is_refused() {
+    fn column_with_wrong_case_or_spaces_is_refused() {
         #[derive(Deserialize)]
         #[allow(dead_code, reason = "only its fields count")]
         struct Invoice {

@@ -326,7 +326,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_recommended_is_no_shorter_and_rounding_it_again_changes_nothing(micros in 0_u64..1 << 50) {
+        fn rounding_up_never_shortens_and_is_idempotent(micros in 0_u64..1 << 50) {
             let time = Duration::from_micros(micros);
             let rounded = rounded_up(time);
             prop_assert!(rounded >= time);

@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_due_is_an_ordered_set(
+        fn due_behaves_like_ordered_set(
             rising in 0u64..2000,
             steps in prop::collection::vec((any::<bool>(), 0i64..600, 0u64..3), 0..1500),
         ) {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_in_the_order_of_time_fills_its_runs() {
+    fn in_order_inserts_fill_every_run() {
         let due: Due = (0..100_000).map(|time| (time, KeyHash(7, 7))).collect();
         assert_eq!(due.runs.len(), 100_000_usize.div_ceil(RUN));
     }

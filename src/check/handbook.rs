@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_split_where_the_next_number_stands_and_nowhere_else() {
+    fn steps_split_only_at_consecutive_numbers() {
         assert_eq!(split("1 look; 2 mend"), ["look", "mend"]);
         assert_eq!(split("1. look\n2. mend\n"), ["look", "mend"]);
         assert_eq!(split("1) pay 2 bills; or 3, at most; 2) mend."), ["pay 2 bills; or 3, at most", "mend."]);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_text_is_one_line_without_marks() {
+    fn plain_escapes_markdown_into_one_line() {
         assert_eq!(plain("a *b* <i>\n# c"), r"a \*b\* \<i\> \# c");
         assert_eq!(plain("- 1. x"), r"\- 1. x");
         assert_eq!(plain("12. x"), r"12\. x");

@@ -81,7 +81,7 @@ mod tests {
     use crate::check::state::Filed;
 
     #[test]
-    fn a_shard_has_its_share_and_all_are_found() {
+    fn shard_sizes_match_shares_and_keys_are_found() {
         let mut keys = Keys::default();
         let spread = |number: u64| KeyHash(number.wrapping_mul(0x9E37_79B9_7F4A_7C15), number);
         for number in 0..100_000 {

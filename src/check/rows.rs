@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_predicate_sees_the_key_and_each_row_or_its_absence() {
+    fn predicate_gets_key_and_optional_rows() {
         let wrong = rowed::<(Active, Bills)>(|(number, _), (active, bill)| {
             *number == 7 && active == Some(&false) && bill.is_some_and(|bill| bill.cents > 3)
         });
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_keys_that_cannot_be_read_are_said_to_be_and_never_panic() {
+    fn malformed_row_or_key_is_reported() {
         let wrong = rowed::<(Bills,)>(|_, _| true);
         assert!(wrong.wrong(&bytes(&(7, "eu".into())), &[Some(&[9, 9, 9])]).is_err());
         assert!(wrong.wrong(&[1], &[None]).is_err());
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_shown_by_the_names_of_its_fields() {
+    fn row_text_names_its_fields() {
         let shown = rowed::<(Active, Bills)>(|_, _| false);
         let bill =
             Bill { cents: 12, to: Some("Ann".into()), lines: vec![Line::Free, Line::Paid { cents: 12 }] };

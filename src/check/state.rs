@@ -251,7 +251,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_state_is_read_as_it_was_packed(
+        fn packed_state_round_trips(
             flags: u8, violations: u64, count: u64, first in marks(), open in marks(), broken in marks(), past in marks(),
         ) {
             let first = first.first().copied().unwrap_or_default();
@@ -264,7 +264,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_state_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn arbitrary_bytes_are_refused_or_round_trip(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let mut read = State::default();
             if read.unpack(&bytes).is_some() {
                 let mut again = Vec::new();

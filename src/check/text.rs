@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_written_as_people_do() {
+    fn time_text_uses_readable_units() {
         let texts = [
             (0, "0s"),
             (90 * 86_400_000_000, "90d"),

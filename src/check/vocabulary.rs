@@ -354,7 +354,7 @@ mod tests {
     const LAYOUT: &str = "{to:str,cents:u64,kind:<Small|Big(u8)|Cut{at:u32}>,by:?map<str,(u8,f64)>,key:[u8;32],lines:[{ok:bool}],next:?^2}";
 
     #[test]
-    fn paths_that_lead_to_a_value_of_the_kind_are_right() {
+    fn path_to_matching_value_is_accepted() {
         for (at, wanted) in [
             ("to", Plain::Text("Ann".into())),
             ("cents", Plain::Int(-1)),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_path_or_value_is_named_with_what_is_near() {
+    fn wrong_path_or_value_gets_hint() {
         for (at, wanted, says) in [
             (
                 "cent",
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn an_enum_that_holds_itself_ends_the_walk() {
+    fn path_search_ends_at_recursive_enum() {
         let layout = "<Not(^1)|And(^1)|Or(^1)|Is{a:u8}>";
         assert_eq!(why(layout, "a", Plain::Int(1)), None);
         assert!(why(layout, "b", Plain::Int(1)).is_some());

@@ -76,14 +76,14 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn bytes_are_those_of_bincode_and_read_back(value in all()) {
+    fn encoding_equals_bincode_and_round_trips(value in all()) {
         let bytes = encode(&value).unwrap();
         prop_assert_eq!(&bytes, &format().serialize(&value).unwrap());
         prop_assert_eq!(decode::<All>(&bytes).unwrap(), value);
     }
 
     #[test]
-    fn an_event_is_what_follows_its_variant_index(value in kind()) {
+    fn event_payload_omits_variant_index(value in kind()) {
         let mut payload = vec![7];
         let name = encode_event(&value, &mut payload).unwrap();
         prop_assert_eq!(&payload[1..], &format().serialize(&value).unwrap()[4..]);
@@ -91,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_reading_panic_or_read_short(bytes in any::<Vec<u8>>()) {
+    fn arbitrary_bytes_never_panic_or_decode_partially(bytes in any::<Vec<u8>>()) {
         let _ = decode::<All>(&bytes);
         for name in ["Small", "Big", "Two", "Cut", "Other"] {
             let Ok(value) = decode_event::<Kind>(Codec::Bincode, name, &bytes) else { continue };
@@ -102,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_value_is_refused_or_is_another_value(value in all(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+    fn flipped_bit_never_yields_longer_value(value in all(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
         let mut bytes = encode(&value).unwrap();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
@@ -120,7 +120,7 @@ proptest! {
 }
 
 #[test]
-fn trailing_bytes_are_refused_with_their_number() {
+fn trailing_bytes_are_refused_with_count() {
     let mut bytes = encode(&7u32).unwrap();
     bytes.extend_from_slice(&[1, 2, 3]);
     assert_eq!(decode::<u32>(&bytes).unwrap_err().to_string(), "at byte 4: 3 bytes too many");
@@ -166,7 +166,7 @@ fn depth_is_bounded_in_both_directions() {
 }
 
 #[test]
-fn an_error_names_field_and_byte_and_no_content() {
+fn error_names_field_and_byte_not_content() {
     let mut bytes = encode(&Pair(7, "secret".into())).unwrap();
     bytes.truncate(12);
     assert_eq!(decode::<Pair>(&bytes).unwrap_err().to_string(), "at byte 1: the bytes end: 6 wanted, 3 left");
@@ -195,7 +195,7 @@ fn an_error_names_field_and_byte_and_no_content() {
 }
 
 #[test]
-fn what_a_type_says_of_its_value_is_kept_out_of_messages() {
+fn conversion_error_text_stays_out_of_messages() {
     #[derive(Debug, Serialize, Deserialize)]
     #[serde(try_from = "String")]
     struct Iban(String);
@@ -238,7 +238,7 @@ enum FlattensInside {
 }
 
 #[test]
-fn a_skipped_field_is_refused_when_it_is_written() {
+fn encoding_skipped_field_is_refused() {
     let expected = "field `a`: `#[serde(skip_serializing_if)]` cannot be carried: the bytes have no field names, \
                     so a field is always written";
     assert_eq!(encode(&Skips { a: None, b: 1 }).unwrap_err().to_string(), expected);
@@ -248,7 +248,7 @@ fn a_skipped_field_is_refused_when_it_is_written() {
 }
 
 #[test]
-fn a_flattened_struct_is_refused_when_it_is_written() {
+fn encoding_flattened_struct_is_refused() {
     let expected = "`#[serde(flatten)]`, or a map that does not know its length, cannot be carried: the bytes have \
                     no field names";
     let flat = Flattens { a: 1, rest: Skips { a: Some(1), b: 2 } };
@@ -259,7 +259,7 @@ fn a_flattened_struct_is_refused_when_it_is_written() {
 }
 
 #[test]
-fn a_sequence_without_its_length_is_refused_and_leaves_no_bytes() {
+fn unknown_length_sequence_is_refused_without_output() {
     struct Stream;
     impl Serialize for Stream {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -272,7 +272,7 @@ fn a_sequence_without_its_length_is_refused_and_leaves_no_bytes() {
 }
 
 #[test]
-fn a_promised_element_that_is_not_written_is_refused() {
+fn sequence_shorter_than_declared_is_refused() {
     struct Short;
     impl Serialize for Short {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -285,14 +285,14 @@ fn a_promised_element_that_is_not_written_is_refused() {
 }
 
 #[test]
-fn a_value_above_the_limit_is_refused_in_both_directions() {
+fn oversized_value_is_refused_both_ways() {
     let large = vec![0u8; VALUE_BYTES_MAX];
     assert!(encode(&large).unwrap_err().to_string().contains("limit is 16777216 bytes"));
     assert!(decode::<Vec<u8>>(&vec![0; VALUE_BYTES_MAX + 1]).is_err());
 }
 
 #[test]
-fn a_catch_all_variant_does_not_swallow_unknown_events() {
+fn unknown_event_is_refused_despite_catch_all() {
     #[derive(Serialize, Deserialize, Debug, PartialEq)]
     enum Catching {
         Known,
@@ -305,7 +305,7 @@ fn a_catch_all_variant_does_not_swallow_unknown_events() {
 }
 
 #[test]
-fn maps_are_written_in_the_order_of_their_keys() {
+fn maps_are_encoded_in_key_order() {
     use std::collections::{BTreeMap, HashMap};
     let ordered: BTreeMap<u32, u8> = (0..600).map(|key| (key, key as u8)).collect();
     let bytes = encode(&ordered).unwrap();
@@ -325,7 +325,7 @@ fn maps_are_written_in_the_order_of_their_keys() {
 }
 
 #[test]
-fn a_map_with_a_key_twice_or_without_order_is_told_apart() {
+fn map_is_sorted_and_duplicate_key_refused() {
     struct Pairs(Vec<(f32, u8)>);
     impl Serialize for Pairs {
         fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

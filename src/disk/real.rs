@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn written_bytes_are_read_back_from_any_offset() {
+    fn writes_at_any_offset_read_back() {
         let room = room();
         let path = room.path().join("a");
         let file = RealDisk.create_new(&path).unwrap();
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_past_the_end_is_unexpected_eof() {
+    fn read_past_end_is_unexpected_eof() {
         let room = room();
         let file = RealDisk.create_new(&room.path().join("a")).unwrap();
         file.write_at(0, b"abc").unwrap();
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_write_past_the_end_does_not_grow_the_file() {
+    fn empty_write_past_end_keeps_length() {
         let room = room();
         let file = RealDisk.create_new(&room.path().join("a")).unwrap();
         file.write_at(100, b"").unwrap();
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_opened_for_reading_refuses_writes() {
+    fn read_only_file_refuses_writes() {
         let room = room();
         let path = room.path().join("a");
         RealDisk.create_new(&path).unwrap();
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn rename_moves_files_and_directories_and_never_replaces() {
+    fn rename_moves_but_never_replaces() {
         let room = room();
         let at = |name: &str| room.path().join(name);
         RealDisk.create_new(&at("a")).unwrap().write_at(0, b"a").unwrap();
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_a_path_says_which() {
+    fn open_error_names_its_path() {
         let room = room();
         let path = room.path().join("missing");
         let error = RealDisk.open(&path, Access::Read).err().unwrap();
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_held_until_its_handle_is_dropped() {
+    fn lock_is_held_until_handle_drops() {
         let room = room();
         let path = room.path().join("lock");
         assert_eq!(
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_whose_file_was_replaced_is_gone() {
+    fn lock_on_replaced_file_is_gone() {
         let room = room();
         let path = room.path().join("lock");
         RealDisk.create_new(&path).unwrap();
@@ -546,7 +546,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_real_path_has_no_link_in_it() {
+    fn real_path_resolves_symlinks() {
         let room = room();
         let root = RealDisk.real(room.path()).unwrap();
         RealDisk.create_dir(&root.join("d")).unwrap();
@@ -575,7 +575,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_and_sockets_are_told_apart_and_not_opened() {
+    fn symlinks_and_sockets_are_recognised_not_opened() {
         let room = room();
         let at = |name: &str| room.path().join(name);
         RealDisk.create_new(&at("a")).unwrap();
@@ -598,7 +598,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_swapped_for_another_is_told_apart() {
+    fn same_file_detects_swapped_file() {
         let room = room();
         let (a, b) = (room.path().join("a"), room.path().join("b"));
         RealDisk.create_new(&a).unwrap();
@@ -610,7 +610,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_created_belongs_to_its_owner_alone() {
+    fn new_files_and_directories_are_owner_only() {
         use std::os::unix::fs::MetadataExt;
         let room = room();
         let at = |name: &str| room.path().join(name);

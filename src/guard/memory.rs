@@ -394,7 +394,7 @@ mod tests {
 
     /// One busy key: each append reads and writes the state, so that its size times their number is the cost.
     #[test]
-    fn a_busy_key_keeps_the_last_activation_of_each_tie() {
+    fn busy_key_keeps_last_activation_per_tie() {
         let (a, both) = (|_: u64| Roles::A, |_: u64| Roles::A.with(Roles::B, true));
         for (declared, roles) in [
             ("kind = \"precedence\"\nthen = \"f.B\"\nwithin = \"30d\"", &both as &dyn Fn(u64) -> Roles),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_needs_every_event_keeps_them_all() {
+    fn window_needing_all_events_keeps_them() {
         let days = "kind = \"precedence\"\nthen = \"f.B\"\nnot_before = \"1s\"\nwithin = \"30d\"";
         let largest = largest(&guard(days), 1_000, |_| Roles::A);
         assert!(largest > 1_000 * 8, "{largest} bytes");
@@ -422,7 +422,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_row_is_read_as_it_was_written(
+        fn guard_row_round_trips(
             parts in prop::collection::vec((0..300_usize, prop::collection::vec(any::<u8>(), 0..200)), 0..6),
         ) {
             let mut row = Vec::new();
@@ -432,7 +432,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_row_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn hostile_guard_row_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             if let Some(parts) = Parts::of(&bytes) {
                 prop_assert!(parts.count() <= bytes.len());
             }

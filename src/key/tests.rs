@@ -67,7 +67,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
     #[test]
-    fn order_of_bytes_is_order_of_values(a in many(), b in many()) {
+    fn byte_order_equals_value_order(a in many(), b in many()) {
         check(&a, &b);
         // Nearly equal keys are the hard ones.
         let mut near = a.clone();
@@ -140,7 +140,7 @@ fn texts_are_readable() {
 }
 
 #[test]
-fn a_borrowed_key_has_the_bytes_of_the_key() {
+fn borrowed_key_encodes_like_owned_key() {
     fn bytes_of<K: Key>(key: &(impl KeyRef<K> + ?Sized)) -> Vec<u8> {
         let mut out = Vec::new();
         encode(key, &mut out).unwrap();
@@ -165,7 +165,7 @@ fn floats_and_maps_are_refused() {
 }
 
 #[test]
-fn a_hostile_key_nests_no_deeper_than_a_stack_goes() {
+fn hostile_key_nesting_is_bounded() {
     #[derive(Serialize, Deserialize, Debug)]
     struct Chain(Option<Box<Chain>>);
     assert!(decode::<Chain>(&[1; 100_000]).unwrap_err().to_string().contains("deeper than 128"));
@@ -194,7 +194,7 @@ fn check_key<K: Key>() -> Result<(), LayoutError> {
 }
 
 #[test]
-fn a_key_type_is_checked_before_it_is_used() {
+fn check_key_refuses_map_and_custom_order() {
     check_key::<Many>().unwrap();
     check_key::<()>().unwrap();
     check_key::<(String, std::num::NonZeroU8, [u8; 16])>().unwrap();

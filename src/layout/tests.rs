@@ -51,7 +51,7 @@ struct Paid {
 }
 
 #[test]
-fn a_layout_names_every_field_and_variant() {
+fn layout_names_every_field_and_variant() {
     check::<Kind>(KIND);
     check::<Paid>(&format!(
         "{{to:str,cents:u64,kind:{KIND},by:?map<str,(u8,f64)>,key:[u8;32],\
@@ -127,7 +127,7 @@ mod b {
 }
 
 #[test]
-fn two_types_of_one_name_are_two() {
+fn same_named_types_stay_distinct() {
     check::<b::Money>("{v:{v:u64}}");
 }
 
@@ -239,7 +239,7 @@ impl TryFrom<Vec<u8>> for Few {
 }
 
 #[test]
-fn types_that_refuse_samples_are_offered_others() {
+fn type_refusing_samples_gets_other_samples() {
     check::<NonZeroU8>("u8");
     check::<(NonZeroU8, NonZeroI64, Option<NonZeroU128>)>("(u8,i64,?u128)");
     check::<Date>("str");
@@ -269,7 +269,7 @@ impl Ord for Date {
 }
 
 #[test]
-fn a_type_that_refuses_every_sample_is_named_with_its_field() {
+fn field_refusing_every_sample_is_named() {
     #[derive(Serialize, Deserialize)]
     #[serde(try_from = "String")]
     struct Never(String);
@@ -294,7 +294,7 @@ fn a_type_that_refuses_every_sample_is_named_with_its_field() {
 }
 
 #[test]
-fn what_asks_the_bytes_what_they_are_is_refused_by_its_attribute() {
+fn self_describing_serde_attribute_is_refused() {
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
     enum Untagged {
@@ -349,7 +349,7 @@ fn what_asks_the_bytes_what_they_are_is_refused_by_its_attribute() {
 }
 
 #[test]
-fn what_is_written_otherwise_than_read_is_refused() {
+fn asymmetric_serde_type_is_refused() {
     #[derive(Serialize, Deserialize)]
     struct Skips {
         #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -399,7 +399,7 @@ fn what_is_written_otherwise_than_read_is_refused() {
 }
 
 #[test]
-fn a_type_too_large_to_trace_is_refused() {
+fn oversized_type_is_refused() {
     type Eight<T> = (T, T, T, T, T, T, T, T);
     type Many = Eight<(u8, Eight<(u16, Eight<(u32, Eight<(u64, Eight<u8>)>)>)>)>;
     assert!(refused::<Many>().contains("too large") || refused::<Many>().contains("more than 4096 parts"));
@@ -431,7 +431,7 @@ impl Event for Pay {
 }
 
 #[test]
-fn the_types_of_a_family_are_its_variants_with_their_aliases() {
+fn family_types_are_variants_with_aliases() {
     let types = Family::of::<Pay>().types().unwrap();
     let told: Vec<_> = types.iter().map(|t| (t.name.as_str(), t.layout.to_string())).collect();
     assert_eq!(
@@ -483,7 +483,7 @@ impl Event for SkipsSome {
 }
 
 #[test]
-fn a_family_that_cannot_be_carried_is_refused_whole() {
+fn family_with_unsupported_variant_is_refused() {
     let told = |e: Vec<LayoutError>| e[0].to_string();
     assert!(told(Family::of::<Folds>().types().unwrap_err()).contains("holds its own family"));
     let error = told(Family::of::<SkipsSome>().types().unwrap_err());
@@ -530,7 +530,7 @@ fn layouts() -> impl Strategy<Value = Layout> {
 
 proptest! {
     #[test]
-    fn a_layout_is_what_its_text_says(layout in layouts()) {
+    fn layout_text_round_trips(layout in layouts()) {
         prop_assert_eq!(Layout::parse(&layout.to_string()).unwrap(), layout);
     }
 
@@ -542,7 +542,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_text_is_never_the_same_layout(layout in layouts(), at in any::<prop::sample::Index>(), with in any::<char>()) {
+    fn damaged_layout_text_never_parses_equal(layout in layouts(), at in any::<prop::sample::Index>(), with in any::<char>()) {
         let text = layout.to_string();
         let mut chars: Vec<char> = text.chars().collect();
         let at = at.index(chars.len());
@@ -559,14 +559,14 @@ proptest! {
     }
 
     #[test]
-    fn a_term_is_read_by_name_as_it_was_written(term in term()) {
+    fn term_reads_by_name_as_written(term in term()) {
         let layout = Layout::of::<Term>().unwrap();
         let value = layout.read(&codec::encode(&term).unwrap()).unwrap();
         prop_assert_eq!(value.to_json(), serde_json::to_value(&term).unwrap());
     }
 
     #[test]
-    fn a_family_payload_is_read_by_name(to in ".{0,9}", cents in any::<u64>()) {
+    fn family_payload_reads_by_name(to in ".{0,9}", cents in any::<u64>()) {
         let mut payload = Vec::new();
         let variant = codec::encode_event(&Pay::Made { to: to.clone(), cents: Cents(cents) }, &mut payload).unwrap();
         let value = of_variant(ErasedEvent::of::<Pay>(), variant, &Samples::default()).unwrap().read(&payload).unwrap();
@@ -614,7 +614,7 @@ fn hostile_texts_do_not_explode() {
 }
 
 #[test]
-fn a_read_error_names_field_and_byte() {
+fn read_error_names_field_and_byte() {
     let layout = Layout::parse("{to:str,kind:<Small|Big{flag:bool}>}").unwrap();
     let payload = codec::encode(&("ana", 1u32, 7u8)).unwrap();
     assert_eq!(

@@ -86,7 +86,7 @@ mod tests {
     use crate::testing::SimDisk;
 
     #[test]
-    fn few_files_are_open_and_all_of_them_read() {
+    fn open_files_are_bounded_and_all_readable() {
         let disk = SimDisk::new(1);
         let descriptors = Descriptors::new(Arc::new(disk.clone()));
         let files: Vec<_> = (0..200_u8)

@@ -48,7 +48,7 @@ const OLD: (&str, &str, &[&str]) = ("course.Enrolled", "course/c2", &["student:b
 const OTHER: (&str, &str, &[&str]) = ("card.Signed", "card/1", &[]);
 
 #[test]
-fn a_query_matches_as_the_dcb_specification_says() {
+fn query_matching_follows_dcb_specification() {
     let family = QueryItem::family::<Course>;
     for (event, expected) in [(JOINED, true), (OLD, true), (OTHER, false)] {
         check(family(), event, expected);
@@ -69,7 +69,7 @@ fn a_query_matches_as_the_dcb_specification_says() {
 }
 
 #[test]
-fn only_narrows_to_variants_under_all_their_names() {
+fn only_selects_variants_by_any_name() {
     for name in ["Joined", "Enrolled"] {
         let joined = QueryItem::family::<Course>().only([name]);
         assert_eq!(joined.type_names().len(), 2);
@@ -80,7 +80,7 @@ fn only_narrows_to_variants_under_all_their_names() {
 }
 
 #[test]
-fn a_misspelt_variant_is_told_with_those_that_are() {
+fn unknown_variant_error_lists_known_names() {
     let query = Query::from(QueryItem::family::<Course>().only(["Joined", "Joind"]));
     let Err(BadQuery::NoSuchType { name, known }) = query.check() else { panic!("not refused") };
     assert_eq!((name.as_str(), known.len()), ("Joind", 4));
@@ -99,7 +99,7 @@ fn a_misspelt_variant_is_told_with_those_that_are() {
 }
 
 #[test]
-fn a_range_begins_behind_and_ends_with() {
+fn query_keeps_range_limit_and_direction() {
     let query = Query::all().after(Position(2)).up_to(Position(4)).limit(9).backwards();
     assert_eq!(query.range(), (Position(2), Some(Position(4))));
     assert_eq!((query.limit_events(), query.is_backwards(), query.is_all()), (Some(9), true, true));

@@ -164,7 +164,7 @@ mod tests {
     /// 1. The waiter looks, and there is nothing. 2. The ringer publishes and rings. 3. The waiter goes to sleep: for ever,
     ///    unless it was counted before it looked.
     #[test]
-    fn risk_05_no_wake_up_is_lost_between_the_look_and_the_sleep() {
+    fn risk_05_no_wake_up_lost_before_sleep() {
         let (there, back) = (Bell::default(), Bell::default());
         let (asked, answered) = (AtomicU64::new(0), AtomicU64::new(0));
         let until = |bell: &Bell, reached: &dyn Fn() -> bool| loop {
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_since_listening_is_heard_without_sleeping() {
+    fn ring_after_listen_returns_without_sleeping() {
         let bell = Bell::default();
         let listener = bell.listen();
         bell.ring();
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_wakes_every_task_once_and_none_that_is_gone() {
+    fn ring_wakes_each_live_task_once() {
         let wakers = Wakers::new(true);
         let bell = Arc::new(Bell::new(wakers.clone()));
         let counts: [Arc<Count>; 3] = Default::default();

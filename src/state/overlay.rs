@@ -415,7 +415,7 @@ mod tests {
     /// Rows of an async projection are in its overlay before they are shown. A fork that took them over would fold the same
     /// events a second time, on top of them.
     #[test]
-    fn a_fork_has_what_is_shown_and_no_more() {
+    fn fork_contains_only_visible_rows() {
         let (overlay, old, new): (Overlay, RowKey, RowKey) =
             (Overlay::default(), [7][..].into(), [8][..].into());
         for (commit, keys) in [(1, &[&old][..]), (2, &[&old, &new])] {
@@ -440,7 +440,7 @@ mod tests {
     /// A group enters the overlay before its head is published. A reader that sees the change between the two, and asks the log
     /// for its event, would get an error about damage.
     #[test]
-    fn a_change_is_seen_by_those_it_is_published_to_only() {
+    fn change_is_visible_only_once_published() {
         let (overlay, key): (Overlay, RowKey) = (Overlay::default(), [7][..].into());
         for commit in [1, 2] {
             let mut delta = Delta::default();

@@ -120,7 +120,7 @@ mod tests {
     use std::path::Path;
 
     #[test]
-    fn changes_read_back_and_the_file_stays() {
+    fn changes_read_back_without_touching_file() {
         let mut random = Random::new(7);
         for round in 0..50 {
             let (disk, path) = (SimDisk::new(round), Path::new("/file"));

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_come_back_whatever_the_gaps_between_them() {
+    fn positions_round_trip_with_any_gaps() {
         let mut last = 0;
         let positions: Vec<Position> = (0..62)
             .flat_map(|bits| [1 << bits, (1 << bits) + 1])

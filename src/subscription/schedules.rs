@@ -100,12 +100,13 @@ fn story(used: Use, early: bool) {
 }
 
 #[test]
-fn each_event_is_seen_once_and_in_order() {
+fn events_arrive_once_and_in_order() {
     holds("subscription", || story(RIGHT, false));
 }
 
+/// Schedule search detects the lost wake-up of a thread that listens only after it looked.
 #[test]
-fn a_thread_that_listens_after_looking_is_found() {
+fn thread_listening_after_looking_is_found() {
     let wait = |said: &mut Subscription<Said>| loop {
         let next = said.try_next();
         if next.is_ready() {
@@ -118,8 +119,9 @@ fn a_thread_that_listens_after_looking_is_found() {
     });
 }
 
+/// Schedule search detects the lost wake-up of a task that registers its waker only after it looked.
 #[test]
-fn a_task_that_listens_after_looking_is_found() {
+fn task_listening_after_looking_is_found() {
     let poll = |said: &mut Subscription<Said>, context: &mut Context<'_>| {
         let next = said.try_next();
         let bell = said.bell.clone();
@@ -131,7 +133,8 @@ fn a_task_that_listens_after_looking_is_found() {
     });
 }
 
+/// Schedule search detects the wake-up that is lost when the bell rings before the commit.
 #[test]
-fn a_bell_that_is_rung_before_the_commit_is_found() {
+fn bell_rung_before_commit_is_found() {
     finds("subscription: the bell is rung before the commit", || story(RIGHT, true));
 }

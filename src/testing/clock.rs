@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_wall_stands_while_time_runs() {
+    fn monotonic_clock_runs_while_wall_is_frozen() {
         let clock = SimClock::new(Timestamp::from_micros(7));
         clock.freeze();
         clock.clone().advance(Duration::from_micros(3));

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn committed_corpora_hold_and_find_their_canaries() {
+    fn committed_corpora_pass_and_detect_canaries() {
         for (name, target) in TARGETS {
             let corpus = corpus(name);
             corpus.iter().for_each(|bytes| target(bytes, Oracle::Right));

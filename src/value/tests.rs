@@ -66,14 +66,14 @@ fn key(value: &Value) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn a_payload_has_one_key_typed_and_in_json(payload in payload()) {
+    fn typed_and_json_payloads_share_keys(payload in payload()) {
         let (typed, json) = (typed(&payload), from_json(&payload));
         prop_assert!(typed.is_same(&json), "{typed:?} {json:?}");
         prop_assert_eq!(key(&typed), key(&json));
     }
 
     #[test]
-    fn keys_are_equal_if_and_only_if_values_are(one in who(), other in who()) {
+    fn keys_are_equal_exactly_when_values_are(one in who(), other in who()) {
         for (a, b) in [(typed(&one), typed(&other)), (typed(&one), from_json(&other))] {
             prop_assert_eq!(key(&a) == key(&b), one == other);
             prop_assert_eq!(a.is_same(&b), one == other);
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_value_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), text in "[\\[\\]{}:,\" 0-9a-eE.+-]{0,40}") {
+    fn any_bytes_are_valid_json_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..60), text in "[\\[\\]{}:,\" 0-9a-eE.+-]{0,40}") {
         for bytes in [&bytes[..], text.as_bytes()] {
             let ours = Value::from_json(bytes);
             let theirs = serde_json::from_slice::<serde_json::Value>(bytes);
@@ -104,7 +104,7 @@ proptest! {
 
 /// Regression: they had one key, so that a guard took one user for the other.
 #[test]
-fn variants_with_other_content_are_other_keys() {
+fn different_variant_contents_have_different_keys() {
     assert_ne!(key(&typed(&Who::User(1))), key(&typed(&Who::User(2))));
     assert_ne!(key(&typed(&Who::User(1))), key(&typed(&Who::Nobody)));
 }
@@ -123,7 +123,7 @@ fn json_integers_are_exact_or_refused() {
 }
 
 #[test]
-fn json_with_a_name_twice_is_refused() {
+fn json_with_duplicate_name_is_refused() {
     assert!(Value::from_json(br#"{"a": 1, "b": {"a": 2}}"#).is_ok());
     assert!(Value::from_json(br#"{"a": 1, "a": 2}"#).is_err());
     assert!(Value::from_json(br#"[{"\u0061": 1, "a": 2}]"#).is_err());
@@ -137,7 +137,7 @@ fn json_too_deep_is_refused() {
 }
 
 #[test]
-fn one_and_one_point_zero_are_one_number() {
+fn equal_integer_and_float_share_key() {
     assert_eq!(key(&Value::Float(1.0)), key(&Value::Int(1)));
     assert_eq!(key(&Value::Float(-0.0)), key(&Value::Int(0)));
     assert_eq!(key(&Value::Float(f64::NAN)), key(&Value::Float(-f64::NAN)));

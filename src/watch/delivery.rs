@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_come_in_order_and_panics_are_refusals() {
+    fn outcomes_keep_order_and_panics_become_refusals() {
         let queue = queue(&SimClock::default());
         let (told, done) = mpsc::channel();
         let offer = |job: fn() -> Taken| {
@@ -227,8 +227,9 @@ mod tests {
         assert!(queue.offer(|| Ok(()), || ()).is_err(), "a closed queue takes nothing");
     }
 
+    /// Bound of the queue behind a hanging sink: once it is full, further jobs are refused.
     #[test]
-    fn a_sink_that_hangs_is_overdue_fills_its_queue_and_is_left_by_close() {
+    fn overdue_hanging_sink_is_abandoned_by_close() {
         let clock = SimClock::default();
         let queue = queue(&clock);
         let (began, begun) = mpsc::channel();
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_closes_its_queue_does_not_wait_for_itself() {
+    fn job_closes_own_queue_without_deadlock() {
         let clock = Arc::new(SimClock::default());
         let queue = DeliveryQueue::new(clock, Duration::MAX, false);
         let (told, done) = mpsc::channel();

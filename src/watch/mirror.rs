@@ -228,7 +228,7 @@ mod tests {
 
     /// It may be the file alone that knows it: then it was not told, and kept every key that had ever been wrong.
     #[test]
-    fn a_key_that_is_right_again_is_taken_out_of_the_file() {
+    fn corrected_key_is_removed_from_file() {
         for keep in [true, false] {
             let (mut mirror, hash) = (Mirror::default(), KeyHash(7, 7));
             for key in [Some(&b"7"[..]), None, Some(b"7"), None] {

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_unchanged_between_the_same_bounds_with_the_same_hash_only() {
+    fn unchanged_range_has_same_bounds_and_hash() {
         let before = ranges(&[(b"d", 1), (b"m", 2), (b"t", 3)]);
         let unchanged = |now: &[(&[u8], u64)]| ranges(now).unchanged(&before);
         assert_eq!(unchanged(&[(b"d", 1), (b"m", 2), (b"t", 3)]), [true, true, true]);

@@ -91,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_file_has_what_waits_and_nothing_else(steps in prop::collection::vec((0usize..4, 0usize..4, 0u64..3), 0..20)) {
+        fn saved_backlog_holds_exactly_pending_findings(steps in prop::collection::vec((0usize..4, 0usize..4, 0u64..3), 0..20)) {
             let (mut backlog, mut next, mut file) = (Backlog::default(), 0, BTreeMap::new());
             for (pushed, told, restart) in steps {
                 for _ in 0..pushed {

@@ -678,7 +678,7 @@ mod tests {
     /// 1. The writer's thread has served its requests, and is about to sleep on the queue. 2. A caller serves a request, and
     ///    meets a close behind it. 3. The thread sleeps, for `overlay_age_ms_max`: nothing is in the queue.
     #[test]
-    fn a_close_that_a_callers_group_met_goes_back() {
+    fn close_met_by_caller_returns_to_writer() {
         let store = Store::in_memory(Setup::new().events::<Asked>().lockstep()).expect("a fresh store");
         let (door, reader) = (store.door(), store.reader());
         let desk = Desk { rules: &reader.rules, options: &Options::default(), terms: &reader.terms };

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_wakes_the_task_that_polled_last() {
+    fn answer_wakes_task_that_polled_last() {
         let wakers = Wakers::new(true);
         let (reply, mut answer) = slot(|| "gone", &wakers);
         let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_that_goes_away_still_answers() {
+    fn dropped_writer_still_answers_request() {
         let (reply, answer) = slot(|| "gone", &Wakers::new(true));
         drop(reply);
         assert_eq!(answer.wait(), "gone");
     }
 
     #[test]
-    fn a_request_is_taken_or_withdrawn_and_never_both() {
+    fn request_is_either_taken_or_withdrawn() {
         let (reply, answer) = slot(|| "gone", &Wakers::new(true));
         assert!(answer.withdraw() && !reply.take());
         let (reply, answer) = slot(|| "gone", &Wakers::new(true));
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_goes_away_hurts_nobody() {
+    fn answer_to_dropped_caller_is_harmless() {
         let (reply, answer) = slot(|| "gone", &Wakers::new(true));
         drop(answer);
         reply.send("unheard");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_times_out_can_wait_again() {
+    fn wait_can_be_repeated_after_timeout() {
         let (reply, answer) = slot(|| 0, &Wakers::new(true));
         assert_eq!(answer.wait_timeout(Duration::ZERO), None);
         reply.send(7);

@@ -176,7 +176,7 @@ fn four_ask(other_door: fn(&Door) -> Door, fails_at: Option<usize>) {
 }
 
 #[test]
-fn one_thread_writes_and_each_request_is_answered_once() {
+fn single_writer_answers_each_request_once() {
     holds("writer's role", || four_ask(Door::clone, None));
 }
 
@@ -251,12 +251,12 @@ fn three_hold(used: Use) {
 }
 
 #[test]
-fn a_lease_excludes_others_and_is_given_back() {
+fn lease_excludes_others_and_is_released() {
     holds("lease", || three_hold(RIGHT));
 }
 
 #[test]
-fn a_holder_that_goes_on_after_its_time_is_found() {
+fn holder_writing_after_lease_expiry_is_found() {
     let append = |held: Held<'_>, request| {
         let answered = held.door.role.lock().serve_alone(request);
         Told::of(Ok(Some(answered)))
@@ -267,13 +267,13 @@ fn a_holder_that_goes_on_after_its_time_is_found() {
 }
 
 #[test]
-fn a_lease_that_is_not_given_back_is_found() {
+fn unreleased_lease_is_found() {
     let give_back = |held: Held<'_>| std::mem::forget(held);
     finds("lease: it is never given back", move || three_hold(Use { give_back, ..RIGHT }));
 }
 
 #[test]
-fn a_release_that_wakes_nobody_is_found() {
+fn lease_release_without_wakeup_is_found() {
     let give_back = |held: Held<'_>| {
         held.door.role.lock().lease = None;
         std::mem::forget(held);

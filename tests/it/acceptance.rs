@@ -28,7 +28,7 @@ fn cut_everywhere(scenario: impl Fn(&SimDisk), check: impl Fn(&SimDisk, u64)) ->
 }
 
 #[test]
-fn row_001_01_a_batch_is_seen_whole_or_not_at_all() {
+fn row_001_01_batch_is_atomic_for_crashes_and_readers() {
     // In every crash: an order of four events.
     let order = || {
         deposit(1, 1)
@@ -79,7 +79,7 @@ fn row_001_01_a_batch_is_seen_whole_or_not_at_all() {
 /// Row 001-03, "two writes without a transaction", is met by the type system: see the documentation test of this name in
 /// `tallystone::testing`. Here: what is given to one call is one commit.
 #[test]
-fn row_001_03_what_is_appended_together_is_one_commit() {
+fn row_001_03_one_append_is_one_commit() {
     let store = Store::in_memory(setup()).expect("a store in memory opens");
     let receipt =
         store.append(deposit(1, 5).and(Bank::Deposited { account: 2, cents: 5 })).expect("appended").receipt;
@@ -112,7 +112,7 @@ impl Projection for Waiting {
 }
 
 #[test]
-fn row_001_42_reading_never_takes_the_writer() {
+fn row_001_42_reads_never_wait_for_writer() {
     let store = Store::in_memory(setup().inline::<Waiting>()).expect("a store in memory opens");
     // A single event with a condition needs no transaction object.
     let unused = QueryItem::tag("account", 1);
@@ -132,7 +132,7 @@ fn row_001_42_reading_never_takes_the_writer() {
 }
 
 #[test]
-fn row_003_02_a_client_that_retries_at_random_points_changes_nothing_by_it() {
+fn row_003_02_retries_at_random_points_change_nothing() {
     let disk = fresh_disk(3);
     let mut dice = Dice::new(3);
     let mut store = open(&disk).expect("created");
@@ -174,7 +174,7 @@ fn row_003_02_a_client_that_retries_at_random_points_changes_nothing_by_it() {
 }
 
 #[test]
-fn row_003_03_state_key_and_response_are_there_together_or_not_at_all() {
+fn row_003_03_state_key_and_response_commit_atomically() {
     cut_everywhere(
         |disk| {
             if let Ok(store) = open(disk) {
@@ -196,7 +196,7 @@ fn row_003_03_state_key_and_response_are_there_together_or_not_at_all() {
 }
 
 #[test]
-fn row_003_07_every_part_of_the_request_is_in_the_fingerprint() {
+fn row_003_07_fingerprint_covers_every_request_part() {
     let store = Store::in_memory(setup()).expect("a store in memory opens");
     let request = |method: &str, path: &str, cents: u64| {
         deposit(1, cents).key("user/7", "9f1c").part("method", method).part("path", path).response("201")
@@ -225,7 +225,7 @@ fn row_003_07_every_part_of_the_request_is_in_the_fingerprint() {
 }
 
 #[test]
-fn row_003_08_one_key_in_two_scopes_is_two_requests() {
+fn row_003_08_key_in_two_scopes_makes_two_requests() {
     let store = Store::in_memory(setup()).expect("a store in memory opens");
     let ana = store.append(deposit(1, 5).key("user/ana", "1").response("ana's")).expect("appended");
     let bo = store.append(deposit(2, 9).key("user/bo", "1").response("bo's")).expect("appended");
@@ -238,7 +238,7 @@ fn row_003_08_one_key_in_two_scopes_is_two_requests() {
 }
 
 #[test]
-fn row_003_09_keys_have_limits_that_can_be_set() {
+fn row_003_09_key_length_limits_are_configurable() {
     let mut options = Options::default();
     (options.key_bytes_min, options.key_bytes_max) = (20, 100);
     let store = Store::in_memory(setup().options(options)).expect("a store in memory opens");
@@ -259,7 +259,7 @@ fn row_003_09_keys_have_limits_that_can_be_set() {
 }
 
 #[test]
-fn row_003_30_every_acknowledged_commit_survives_kill_and_power_cut() {
+fn row_003_30_acknowledged_commits_survive_kill_and_power_cut() {
     for seed in 0..40 {
         let (disk, mut dice) = (fresh_disk(seed), Dice::new(seed + 1));
         let mut acknowledged = Vec::new();
@@ -294,7 +294,7 @@ fn row_003_30_every_acknowledged_commit_survives_kill_and_power_cut() {
 }
 
 #[test]
-fn row_003_32_keys_in_a_second_store_are_applied_twice_and_keys_in_this_one_never() {
+fn row_003_32_only_keys_in_same_store_prevent_duplicates() {
     // The same service twice: once with its keys in a store of their own, once with keys and state in one commit. The client
     // retries after every crash, and means one deposit.
     let apart = |disk: &SimDisk| {

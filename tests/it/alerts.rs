@@ -144,7 +144,7 @@ const OVER: &str = "a waiver or a remediation is over";
 const UNHELPED: &str = "the remediation did not help";
 
 #[test]
-fn resolved_follows_opened_once_under_one_dedup_key() {
+fn resolved_follows_opened_once_under_same_dedup_key() {
     let mut desk = Desk::open(&[in_time()]);
     desk.place(7);
     desk.pass(HOUR + SECOND);
@@ -164,7 +164,7 @@ fn resolved_follows_opened_once_under_one_dedup_key() {
 }
 
 #[test]
-fn an_incident_of_many_is_resolved_with_the_last() {
+fn incident_with_many_violations_resolves_with_last() {
     let desk = Desk::open(&[in_time()]);
     (1..=3).for_each(|order| desk.place(order));
     desk.pass(HOUR + SECOND);
@@ -182,7 +182,7 @@ fn an_incident_of_many_is_resolved_with_the_last() {
 }
 
 #[test]
-fn a_violation_that_is_over_before_it_is_told_is_not_told() {
+fn violation_healed_before_delivery_is_not_notified() {
     let desk = Desk::open(&[in_time()]);
     desk.place(1);
     desk.pass(MINUTE / 2);
@@ -208,7 +208,7 @@ fn a_violation_that_is_over_before_it_is_told_is_not_told() {
 }
 
 #[test]
-fn a_waiver_that_ends_opens_the_violation_again() {
+fn expired_waiver_reopens_violation() {
     let mut desk = Desk::open(&[in_time()]);
     desk.place(1);
     desk.pass(HOUR + SECOND);
@@ -231,7 +231,7 @@ fn a_waiver_that_ends_opens_the_violation_again() {
 }
 
 #[test]
-fn a_waived_violation_that_heals_is_not_told() {
+fn healed_waived_violation_is_not_notified() {
     let desk = Desk::open(&[in_time()]);
     desk.place(1);
     desk.pass(HOUR + SECOND);
@@ -246,7 +246,7 @@ fn a_waived_violation_that_heals_is_not_told() {
 }
 
 #[test]
-fn a_remediation_that_does_not_help_is_escalated_after_its_grace() {
+fn ineffective_remediation_is_escalated_after_grace_period() {
     let desk = Desk::open(&[in_time().remedied_within(2 * HOUR)]);
     desk.place(1);
     desk.place(2);
@@ -274,7 +274,7 @@ fn a_remediation_that_does_not_help_is_escalated_after_its_grace() {
 
 /// A sum that comes to 0 too late heals its violation, so time shows whether a remediation helped.
 #[test]
-fn a_remediation_of_what_does_not_balance_has_a_grace_too() {
+fn balance_check_remediation_has_grace_period() {
     let adds = |event: &Order| Some(if placed(event) { 1 } else { -1 });
     let check: Check = about("in-time", Severity::Ticket).balances(adds).within(HOUR).into();
     let desk = Desk::open(&[check.remedied_within(2 * HOUR)]);
@@ -290,7 +290,7 @@ fn a_remediation_of_what_does_not_balance_has_a_grace_too() {
 }
 
 #[test]
-fn a_remediation_before_anybody_was_told_keeps_it_quiet_while_it_helps() {
+fn remediation_before_notice_suppresses_it_while_effective() {
     let desk = Desk::open(&[in_time().remedied_within(2 * HOUR)]);
     let checks = desk.bench().store.checks();
     let until = desk.now() + 2 * HOUR;
@@ -309,7 +309,7 @@ fn a_remediation_before_anybody_was_told_keeps_it_quiet_while_it_helps() {
 }
 
 #[test]
-fn ages_and_reminders_go_on_after_an_acknowledgement() {
+fn escalation_and_reminders_continue_after_acknowledgement() {
     let check = in_time().escalates(2 * HOUR, Severity::Page).reminds(12 * HOUR);
     let mut desk = Desk::open(std::slice::from_ref(&check));
     desk.place(1);
@@ -332,7 +332,7 @@ fn ages_and_reminders_go_on_after_an_acknowledgement() {
 }
 
 #[test]
-fn a_page_is_told_again_each_day_unless_its_check_says_otherwise() {
+fn page_reminds_daily_unless_check_overrides_it() {
     for (severity, every, times) in [
         (Severity::Page, None, 2),
         (Severity::Page, Some(Duration::ZERO), 0),
@@ -351,7 +351,7 @@ fn a_page_is_told_again_each_day_unless_its_check_says_otherwise() {
 }
 
 #[test]
-fn a_muted_check_tells_its_ages_when_the_mute_is_over() {
+fn muted_check_escalates_after_mute_ends() {
     let desk = Desk::open(&[in_time().escalates(HOUR, Severity::Page)]);
     desk.place(1);
     desk.pass(HOUR + SECOND);
@@ -367,7 +367,7 @@ fn a_muted_check_tells_its_ages_when_the_mute_is_over() {
 }
 
 #[test]
-fn a_new_version_takes_over_what_people_said_and_tells_only_what_is_new() {
+fn new_version_keeps_decisions_and_notifies_new_violations() {
     let mut desk = Desk::open(&[in_time()]);
     (1..=4).for_each(|order| desk.place(order));
     desk.pass(HOUR + SECOND);
@@ -395,7 +395,7 @@ fn a_new_version_takes_over_what_people_said_and_tells_only_what_is_new() {
 }
 
 #[test]
-fn what_a_new_version_does_not_find_is_retired_and_resolved() {
+fn violations_missing_in_new_version_retire_and_resolve() {
     let first = |order: u32, version| {
         let shipped_first = move |event: &Order| matches!(event, Order::Shipped { order: of } if *of < order);
         about("first", Severity::Ticket).precedence(placed, shipped_first).version(version)
@@ -414,7 +414,7 @@ fn what_a_new_version_does_not_find_is_retired_and_resolved() {
 }
 
 #[test]
-fn a_rule_changed_and_changed_back_is_recorded_told_and_escalated() {
+fn reverted_rule_notifies_and_escalates_again() {
     let check = |version| in_time().version(version).escalates(HOUR, Severity::Page);
     let never = || {
         let none = |_: &Order| false;
@@ -445,7 +445,7 @@ fn a_rule_changed_and_changed_back_is_recorded_told_and_escalated() {
 }
 
 #[test]
-fn a_rule_removed_while_nobody_listens_is_resolved_later() {
+fn rule_removed_during_sink_outage_resolves_later() {
     let other = || Check::from(about("other", Severity::Note).precedence(placed, |_: &Order| false));
     let mut desk = Desk::open(&[in_time(), other()]);
     desk.place(1);
@@ -466,7 +466,7 @@ fn a_rule_removed_while_nobody_listens_is_resolved_later() {
 }
 
 #[test]
-fn a_check_with_nothing_to_judge_is_found_while_its_events_come() {
+fn unexercised_check_is_reported_while_events_arrive() {
     let never_two = || Check::from(about("never-two", Severity::Ticket).absence(2, placed).within(MINUTE));
     let off = || {
         let on = |_: &Order| false;
@@ -525,7 +525,7 @@ fn owned(id: &'static str, owner: &'static str, severity: Severity) -> Check {
 }
 
 #[test]
-fn a_route_that_refuses_holds_up_no_other() {
+fn failing_route_delays_no_other_route() {
     let (dir, clock) = (tempfile::tempdir().expect("a directory"), SimClock::default());
     let (ana, ben, rest) = (Sink::default(), Sink::default(), Sink::default());
     let open = || {
@@ -570,8 +570,9 @@ fn a_route_that_refuses_holds_up_no_other() {
     );
 }
 
+/// Delivery of a resolution goes to each route that had an earlier notice of its incident.
 #[test]
-fn routes_go_by_severity_and_label_and_hear_the_end_of_what_they_heard() {
+fn routes_filter_by_severity_and_label() {
     let clock = SimClock::default();
     let (pager, europe, log) = (Sink::default(), Sink::default(), Sink::default());
     let setup = lockstep(&clock)
@@ -598,8 +599,9 @@ fn routes_go_by_severity_and_label_and_hear_the_end_of_what_they_heard() {
     assert_eq!(all, must.map(|(kind, check)| of(kind, check)));
 }
 
+/// Names of routes that are empty, reserved or used twice refuse the open.
 #[test]
-fn a_new_route_begins_with_what_comes_and_wrong_ones_do_not_open() {
+fn new_route_receives_only_new_incidents() {
     let (dir, clock) = (tempfile::tempdir().expect("a directory"), SimClock::default());
     let (old, new) = (Sink::default(), Sink::default());
     let open = |routes: Vec<Route>| {
@@ -638,7 +640,7 @@ fn a_new_route_begins_with_what_comes_and_wrong_ones_do_not_open() {
 /// Owner and labels are in each notice, so what no notice could hold does not open; and one that the options of this store leave no
 /// room for is shown.
 #[test]
-fn a_notice_that_cannot_be_recorded_is_named() {
+fn oversized_notice_is_refused_or_reported() {
     let long = |bytes: usize| "x".repeat(bytes);
     for (check, why) in [
         (in_time().label("team", long(4093)), "`labels`: names and values have 4097 bytes, allowed are 4096"),
@@ -707,7 +709,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
     #[test]
-    fn every_incident_is_opened_and_resolved_once_in_any_history(steps in steps()) {
+    fn each_incident_opens_and_resolves_exactly_once(steps in steps()) {
         let check = |number: u32| {
             let of = about("in-time", Severity::Ticket).response(placed, shipped).within(HOUR * number);
             of.escalates(3 * HOUR, Severity::Page).version(number)

@@ -164,7 +164,7 @@ fn every_seventh_missed(step: impl Fn(u16) -> Step, len: u16) -> Vec<Step> {
 }
 
 #[test]
-fn row_000_31_a_fold_that_skipped_every_seventh_event_is_found_with_its_first_key_and_position() {
+fn row_000_31_skipped_events_are_found_by_key_and_position() {
     for at in BOTH {
         // A row for each event,
         let steps = every_seventh_missed(|number| Step::put(1000 - number, 5), 50);
@@ -189,7 +189,7 @@ fn row_000_31_a_fold_that_skipped_every_seventh_event_is_found_with_its_first_ke
 }
 
 #[test]
-fn a_removal_that_was_overlooked_is_found_where_it_should_have_been() {
+fn missed_removal_is_found_at_its_position() {
     for at in BOTH {
         let steps = [
             Step::put(1, 1),
@@ -208,7 +208,7 @@ fn a_removal_that_was_overlooked_is_found_where_it_should_have_been() {
 }
 
 #[test]
-fn what_went_wrong_before_the_first_digest_is_read_off_the_rows() {
+fn divergence_before_first_digest_is_read_from_rows() {
     let steps = [Step::put(1, 1).missed(), Step::put(2, 2), Step::put(3, 3).missed()];
     for at in BOTH {
         let audit = audited::<Right>(&folded_by::<Wrong, Right>(at, &steps));
@@ -221,14 +221,14 @@ fn what_went_wrong_before_the_first_digest_is_read_off_the_rows() {
 }
 
 #[test]
-fn a_row_that_old_code_made_and_removed_diverged_where_it_was_removed() {
+fn row_removed_by_old_code_diverges_at_removal() {
     let steps = [Step::put(1, 1), Step::put(2, 2), Step::put(2, 0).missed(), Step::put(3, 3)];
     let audit = audited::<Right>(&folded_by::<RemovesMissed, Right>(Where::Inline, &steps));
     assert_eq!((first(&audit), get(audit.diverged_at)), (Some((2, None, Some((0, 3)))), Some(3)));
 }
 
 #[test]
-fn rows_that_were_mended_agree_and_the_log_still_tells_what_was_wrong() {
+fn repaired_rows_agree_but_log_shows_divergence() {
     let steps = every_seventh_missed(|number| Step::add(number % 5, 1), 20);
     let disk = fresh_disk(1);
     let store = open::<Wrong>(Where::Inline, &disk);
@@ -247,7 +247,7 @@ fn rows_that_were_mended_agree_and_the_log_still_tells_what_was_wrong() {
 }
 
 #[test]
-fn of_a_large_table_only_the_ranges_that_differ_are_compared_row_by_row() {
+fn large_table_compares_only_differing_ranges() {
     let step = |cell: u16| {
         let step = Step::put(cell, 1);
         if cell == 2500 { step.missed() } else { step }
@@ -278,7 +278,7 @@ fn of_a_large_table_only_the_ranges_that_differ_are_compared_row_by_row() {
 }
 
 #[test]
-fn equal_rows_have_one_hash_and_others_have_others() {
+fn hash_is_equal_only_for_equal_rows() {
     let hash = |steps: &[Step]| {
         let store = Store::in_memory(setup::<Right>(Where::Inline).lockstep()).expect("it opens");
         steps.iter().for_each(|step| append(&store, step));
@@ -297,7 +297,7 @@ fn equal_rows_have_one_hash_and_others_have_others() {
 }
 
 #[test]
-fn a_fold_that_is_not_the_same_twice_is_found_at_its_first_event() {
+fn nondeterministic_fold_is_found_at_first_event() {
     for at in BOTH {
         let store = Store::in_memory(setup::<Unstable>(at).lockstep()).expect("it opens");
         (0..4).for_each(|cell| append(&store, &Step::put(cell, 1)));
@@ -312,7 +312,7 @@ fn a_fold_that_is_not_the_same_twice_is_found_at_its_first_event() {
 }
 
 #[test]
-fn code_that_refuses_an_event_stalls_the_audit_there_and_nothing_else() {
+fn refused_event_stalls_only_audit() {
     for at in BOTH {
         let steps: Vec<_> = (0..9).map(|cell| Step::put(cell, 1)).collect();
         let store = folded_by::<Right, Refuses>(at, &steps);
@@ -328,7 +328,7 @@ fn code_that_refuses_an_event_stalls_the_audit_there_and_nothing_else() {
 }
 
 #[test]
-fn what_the_setup_lacks_is_not_audited() {
+fn unregistered_projection_is_not_audited() {
     let store = Store::in_memory(Setup::new().events::<Step>()).expect("it opens");
     assert!(matches!(store.audit::<Right>(), Err(ReadError::Unregistered(_))));
 }
@@ -372,7 +372,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn right_code_agrees_with_itself_at_every_commit(steps in prop::collection::vec(prop::collection::vec(step(), 1..4), 1..8)) {
+    fn correct_code_passes_audit_at_every_commit(steps in prop::collection::vec(prop::collection::vec(step(), 1..4), 1..8)) {
         for at in BOTH {
             let store = Store::in_memory(setup::<Right>(at).lockstep()).expect("it opens");
             let mut len = 0;
@@ -390,7 +390,7 @@ proptest! {
     }
 
     #[test]
-    fn what_an_audit_says_of_wrong_code_is_what_both_folds_by_hand_say(more in prop::collection::vec(step(), 0..24)) {
+    fn audit_of_wrong_code_matches_reference_folds(more in prop::collection::vec(step(), 0..24)) {
         // From the first commit on, the log has digests.
         let steps: Vec<_> = [Step::put(9, 9)].into_iter().chain(more).collect();
         let (mut old, mut new) = (Model::default(), Model::default());

@@ -68,7 +68,7 @@ fn create_on_an_existing_store() {
 }
 
 #[test]
-fn create_on_a_file_or_a_foreign_directory() {
+fn create_on_file_or_foreign_directory_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("file");
     fs::write(&file, "text").expect("written");
@@ -81,7 +81,7 @@ fn create_on_a_file_or_a_foreign_directory() {
 }
 
 #[test]
-fn an_empty_directory_is_room_for_a_store() {
+fn store_is_created_in_empty_directory() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     assert!(matches!(Store::open(dir.path(), setup()), Err(OpenError::NotFound { .. })));
     Store::create(dir.path(), setup()).expect("created in place").close();
@@ -118,7 +118,7 @@ fn neither_file_nor_directory() {
 }
 
 #[test]
-fn a_path_with_nul_or_too_long() {
+fn nul_or_overlong_path_is_refused() {
     for path in ["a\0b".to_owned(), "x".repeat(5000)] {
         assert!(matches!(Store::open(&path, setup()), Err(OpenError::Storage(_))));
         assert!(matches!(Store::create(&path, setup()), Err(OpenError::Storage(_))));
@@ -136,7 +136,7 @@ fn the_store_is_open_already() {
 }
 
 #[test]
-fn a_crash_inside_create_leaves_nothing_half_made() {
+fn crash_during_create_leaves_no_partial_store() {
     let rehearsal = SimDisk::new(1);
     drop(open(&rehearsal));
     for op in 1..=rehearsal.op_count() {
@@ -176,7 +176,7 @@ fn an_empty_or_missing_segment() {
 }
 
 #[test]
-fn foreign_bytes_in_place_of_a_segment() {
+fn segment_with_foreign_bytes_is_refused_unchanged() {
     let (_dir, path) = closed();
     let bytes = fs::read(segment(&path)).expect("read");
     fs::write(segment(&path), "this is a text file, and no log\n".repeat(100)).expect("overwritten");
@@ -206,7 +206,7 @@ fn a_newer_format() {
 }
 
 #[test]
-fn a_segment_cut_anywhere_is_noticed_or_costs_nothing_acknowledged() {
+fn truncated_segment_is_detected_or_loses_nothing_acknowledged() {
     let (_dir, path) = closed();
     let whole = fs::read(segment(&path)).expect("read");
     // A sealed log ends with a seal that proves what stands before it.
@@ -227,7 +227,7 @@ fn a_segment_cut_anywhere_is_noticed_or_costs_nothing_acknowledged() {
 }
 
 #[test]
-fn a_flipped_bit_in_an_acknowledged_event_names_its_position() {
+fn flipped_event_bit_is_reported_with_position() {
     let (_dir, path) = closed();
     let whole = fs::read(segment(&path)).expect("read");
     let at =
@@ -244,7 +244,7 @@ fn a_flipped_bit_in_an_acknowledged_event_names_its_position() {
 // ---- derived state ----
 
 #[test]
-fn damage_in_derived_state_costs_a_rebuild_and_nothing_else() {
+fn damaged_derived_state_needs_only_rebuild() {
     let (_dir, path) = closed();
     let state = path.join("state.redb");
     let whole = fs::read(&state).expect("read");
@@ -283,14 +283,14 @@ fn damage_in_derived_state_costs_a_rebuild_and_nothing_else() {
 }
 
 #[test]
-fn the_state_of_another_store_is_rebuilt() {
+fn state_of_another_store_is_rebuilt() {
     let ((_dir, path), (_other_dir, other)) = (closed(), closed());
     fs::copy(other.join("state.redb"), path.join("state.redb")).expect("copied");
     all_there(&path);
 }
 
 #[test]
-fn older_log_beside_newer_state_is_refused_until_accepted() {
+fn older_log_is_refused_until_accepted() {
     let (_dir, path) = closed();
     let old = content(&path.join("log"));
     let store = Store::open(&path, setup()).expect("opens");
@@ -326,7 +326,7 @@ fn refused(append: Append) -> AppendError {
 }
 
 #[test]
-fn names_empty_too_long_or_with_control_characters() {
+fn empty_overlong_or_control_character_names_are_refused() {
     let json = serde_json::json!({ "account": 1, "cents": 1 });
     let raw = |type_name: &str, stream: &str, tag: &str| {
         Append::raw(Raw::json(type_name, stream, Tags::none().and_text(tag), &json))
@@ -375,7 +375,7 @@ impl Event for Blob {
 }
 
 #[test]
-fn sizes_at_the_limit_pass_and_one_more_is_refused() {
+fn only_sizes_above_limit_are_refused() {
     let mut options = Options::default();
     (options.event_bytes_max, options.append_bytes_max) = (1000, 4000);
     (options.append_events_max, options.response_bytes_max, options.tags_len_max) = (3, 100, 2);
@@ -403,7 +403,7 @@ fn sizes_at_the_limit_pass_and_one_more_is_refused() {
 }
 
 #[test]
-fn limits_that_contradict_themselves_refuse_the_open() {
+fn contradictory_limits_are_refused_on_open() {
     let mut options = Options::default();
     (options.event_bytes_max, options.queue_len_max) = (64 << 20, 0);
     let error = Store::in_memory(setup().options(options)).expect_err("contradictory");
@@ -413,7 +413,7 @@ fn limits_that_contradict_themselves_refuse_the_open() {
 }
 
 #[test]
-fn a_wrong_expected_version_names_the_version() {
+fn wrong_expected_version_error_names_actual_version() {
     let store = Store::in_memory(setup()).expect("opens");
     store.append(deposit(1, 1).expect::<Bank>(&1, Expected::NoStream)).expect("no stream yet");
     store.append(deposit(1, 1).expect::<Bank>(&1, Expected::Exact(1))).expect("one event");
@@ -443,7 +443,7 @@ fn a_family_that_was_not_registered() {
 }
 
 #[test]
-fn a_raw_event_that_does_not_fit_its_type() {
+fn mismatched_raw_event_is_refused() {
     let misfit =
         Raw::json("bank.Deposited", "bank/1", Tags::none(), &serde_json::json!({ "account": "one" }));
     let error = refused(Append::raw(misfit));
@@ -468,7 +468,7 @@ impl Projection for Fragile {
 }
 
 #[test]
-fn a_fold_that_panics_refuses_its_request_only() {
+fn panicking_fold_refuses_only_its_request() {
     let store = Store::in_memory(setup().inline::<Fragile>()).expect("opens");
     store.append(deposit(1, 1)).expect("appended");
     let error =
@@ -541,7 +541,7 @@ mod after {
 }
 
 #[test]
-fn a_type_that_changed_refuses_the_open_instead_of_being_misread() {
+fn changed_event_type_is_refused_on_open() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("store");
     let store = Store::create(&path, Setup::new().events::<before::Order>()).expect("created");
@@ -583,7 +583,7 @@ fn a_type_that_changed_refuses_the_open_instead_of_being_misread() {
 }
 
 #[test]
-fn two_families_or_projections_with_one_name() {
+fn duplicate_family_or_projection_name_is_refused() {
     let twice = Setup::new().events::<after::FieldAdded>().events::<after::VariantGone>();
     assert!(matches!(Store::in_memory(twice), Err(OpenError::Setup(_))));
     struct Other;
@@ -626,8 +626,9 @@ impl Ord for OrderedFloat {
 
 // ---- the disk ----
 
+/// Failures of a write or sync are `Unknown`: a retry with the same key gives the true outcome.
 #[test]
-fn a_failed_write_or_sync_is_unknown_and_a_retry_with_the_same_key_tells_the_truth() {
+fn failed_write_outcome_is_settled_by_keyed_retry() {
     for fault in [
         Fault::WriteError,
         Fault::ShortWrite,
@@ -667,7 +668,7 @@ fn a_failed_write_or_sync_is_unknown_and_a_retry_with_the_same_key_tells_the_tru
 }
 
 #[test]
-fn a_full_disk_refuses_and_loses_nothing() {
+fn full_disk_refuses_append_and_loses_nothing() {
     let disk = fresh_disk(2);
     let store = open(&disk).expect("created");
     for n in 0..20 {
@@ -693,9 +694,10 @@ fn a_full_disk_refuses_and_loses_nothing() {
     store.append(deposit(99, 1)).expect("the store goes on");
 }
 
+/// Removal of the log under an open store; once it is put back, the store recovers and goes on.
 #[cfg(unix)]
 #[test]
-fn a_segment_removed_under_an_open_store_is_noticed_before_the_reply() {
+fn removed_open_segment_is_detected_before_reply() {
     let (_dir, path) = closed();
     let store = Store::open(&path, setup()).expect("opens");
     store.append(deposit(1, 1)).expect("appended");
@@ -729,7 +731,7 @@ fn a_closed_store_hands_appends_back() {
 }
 
 #[test]
-fn a_view_that_is_too_old_says_so_and_its_events_stay_readable() {
+fn expired_view_reads_events_not_rows() {
     let disk = fresh_disk(4);
     let clock = tallystone::testing::SimClock::default();
     let mut platform = platform(&disk);

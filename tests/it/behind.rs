@@ -202,7 +202,7 @@ fn named(disk: &SimDisk, what: &str) -> Vec<PathBuf> {
 // ---- rows and positions ----
 
 #[test]
-fn rows_are_those_of_their_position_at_every_position_over_flushes_and_restarts() {
+fn rows_match_position_across_flushes_and_restarts() {
     let mut behind_at_times = 0;
     for seed in 0..24 {
         let (disk, mut dice) = (fresh_disk(seed), Dice::new(seed));
@@ -254,7 +254,7 @@ fn rows_are_those_of_their_position_at_every_position_over_flushes_and_restarts(
 }
 
 #[test]
-fn a_group_longer_than_a_page_is_folded_whole() {
+fn group_longer_than_page_is_folded_completely() {
     let disk = fresh_disk(1);
     let store = open(behind(&disk));
     let commits: Vec<_> = (0..400).map(|number| store.submit(deposit(number % 5, 1))).collect();
@@ -341,7 +341,7 @@ fn in_memory_it_follows_too() {
 }
 
 #[test]
-fn a_fork_serves_the_rows_of_its_base_at_once_and_folds_only_what_comes() {
+fn fork_reuses_base_rows_and_folds_new_events() {
     let setup = Setup::new().inline::<Twin>().behind::<Copied>().options(options()).lockstep();
     let base = Store::in_memory(setup).expect("a store");
     let mut dice = Dice::new(15);
@@ -369,7 +369,7 @@ fn a_fork_serves_the_rows_of_its_base_at_once_and_folds_only_what_comes() {
 }
 
 #[test]
-fn a_fork_of_a_stalled_projection_is_stalled_there_too() {
+fn fork_of_stalled_projection_stalls_at_same_position() {
     let base = Store::in_memory(Setup::new().behind::<Picky>().lockstep()).expect("a store");
     fill(&base, 20);
     let bad = base.append(deposit(3, 13)).expect("the writer does not care").receipt.last;
@@ -385,7 +385,7 @@ fn a_fork_of_a_stalled_projection_is_stalled_there_too() {
 }
 
 #[test]
-fn a_store_is_forked_at_any_moment() {
+fn store_can_be_forked_during_appends() {
     let setup = Setup::new().inline::<Twin>().behind::<Trails>().options(options());
     let base = Store::in_memory(setup).expect("a store");
     thread::scope(|scope| {
@@ -425,7 +425,7 @@ fn stats_tell_the_lag() {
 }
 
 #[test]
-fn risk_32_a_view_expires_with_the_rows_behind_it() {
+fn risk_32_view_expires_with_rows_of_behind_projection() {
     let (disk, clock) = (fresh_disk(4), SimClock::default());
     let mut platform = platform(&disk);
     platform.clock = std::sync::Arc::new(clock.clone());
@@ -450,7 +450,7 @@ fn risk_32_a_view_expires_with_the_rows_behind_it() {
 
 /// What it lacks may be what would change the decision.
 #[test]
-fn no_decision_rests_on_rows_behind_the_writer() {
+fn transaction_cannot_read_rows_of_behind_projection() {
     let store = Store::in_memory(Setup::new().behind::<Trails>()).expect("a store");
     store.wait_for::<Trails>(fill(&store, 5), LONG).expect("it gets there");
     let refused =
@@ -464,7 +464,7 @@ fn no_decision_rests_on_rows_behind_the_writer() {
 // ---- stalls ----
 
 #[test]
-fn a_fold_that_fails_or_panics_stalls_its_projection_alone_and_mended_code_goes_on() {
+fn failing_fold_stalls_only_its_projection_until_fixed() {
     for cents in [13, 666] {
         let disk = fresh_disk(5);
         let with =
@@ -517,8 +517,9 @@ fn a_fold_that_fails_or_panics_stalls_its_projection_alone_and_mended_code_goes_
 
 // ---- another version, and rebuilds ----
 
+/// Build of another version beside the old one: a power cut at any call leaves one of them whole.
 #[test]
-fn another_version_is_built_beside_the_old_one_and_either_is_whole_after_a_cut_anywhere() {
+fn either_version_is_complete_after_power_cut() {
     let sound = fresh_disk(6);
     let store = open(behind(&sound));
     for seed in 0..8 {
@@ -585,7 +586,7 @@ fn another_version_is_built_beside_the_old_one_and_either_is_whole_after_a_cut_a
 }
 
 #[test]
-fn a_build_that_was_interrupted_goes_on_where_it_stood() {
+fn interrupted_build_resumes_where_it_stopped() {
     let disk = fresh_disk(7);
     let without =
         |setup: Setup| setup.inline::<Twin>().options(options()).platform(platform(&disk)).lockstep();
@@ -611,7 +612,7 @@ fn a_build_that_was_interrupted_goes_on_where_it_stood() {
 }
 
 #[test]
-fn a_rebuild_serves_the_old_rows_until_the_new_ones_are_whole() {
+fn rebuild_serves_old_rows_until_complete() {
     let dir = tempfile::tempdir().expect("a directory");
     let setup = Setup::new().inline::<Twin>().behind::<Gated>().options(options());
     let store = Store::create(dir.path().join("bank"), setup).expect("a fresh store");
@@ -640,7 +641,7 @@ fn a_rebuild_serves_the_old_rows_until_the_new_ones_are_whole() {
 }
 
 #[test]
-fn a_view_from_before_a_rebuild_reads_what_it_read_or_expires() {
+fn view_before_rebuild_keeps_rows_or_expires() {
     let disk = fresh_disk(4);
     let store = open(behind(&disk));
     some(&store, &mut Dice::new(4), 200);
@@ -660,7 +661,7 @@ fn a_view_from_before_a_rebuild_reads_what_it_read_or_expires() {
 }
 
 #[test]
-fn a_rebuild_that_a_cut_ends_leaves_whole_rows() {
+fn power_cut_during_rebuild_leaves_complete_rows() {
     for seed in 0..60 {
         let (disk, mut dice) = (fresh_disk(seed), Dice::new(seed));
         let store = open(behind(&disk));
@@ -682,7 +683,7 @@ fn a_rebuild_that_a_cut_ends_leaves_whole_rows() {
 // ---- files ----
 
 #[test]
-fn a_file_that_is_lost_damaged_old_or_foreign_is_rebuilt() {
+fn lost_damaged_old_or_foreign_file_is_rebuilt() {
     let disk = fresh_disk(8);
     let store = open(behind(&disk));
     let mut dice = Dice::new(8);
@@ -737,7 +738,7 @@ fn a_file_that_is_lost_damaged_old_or_foreign_is_rebuilt() {
 /// 1. A copy of the store goes its own way from commit 100 on. 2. The file of the one lies below the log of the other, at a
 ///    commit that both have. The events differ, the numbers do not.
 #[test]
-fn risk_04_file_of_another_history_is_rebuilt_once_accepted() {
+fn risk_04_foreign_history_file_is_rebuilt_once_accepted() {
     let disk = fresh_disk(9);
     let store = open(behind(&disk));
     some(&store, &mut Dice::new(9), 50);
@@ -767,7 +768,7 @@ fn risk_04_file_of_another_history_is_rebuilt_once_accepted() {
 }
 
 #[test]
-fn damage_met_while_the_store_is_open_is_rebuilt() {
+fn damage_in_open_store_is_rebuilt() {
     let sound = fresh_disk(10);
     let store = open(behind(&sound));
     (0..6).for_each(|seed| some(&store, &mut Dice::new(seed), 60));
@@ -794,7 +795,7 @@ fn damage_met_while_the_store_is_open_is_rebuilt() {
 }
 
 #[test]
-fn a_disk_that_refuses_its_file_halts_the_projection_and_not_the_store() {
+fn disk_fault_halts_only_its_projection() {
     let mut halted = 0;
     for ahead in 1..60 {
         let disk = fresh_disk(ahead);
@@ -821,7 +822,7 @@ fn a_disk_that_refuses_its_file_halts_the_projection_and_not_the_store() {
 }
 
 #[test]
-fn files_of_a_projection_that_is_gone_go_too() {
+fn files_of_removed_projection_are_deleted() {
     let disk = fresh_disk(11);
     let store = open(behind(&disk));
     some(&store, &mut Dice::new(1), 30);
@@ -833,7 +834,7 @@ fn files_of_a_projection_that_is_gone_go_too() {
 }
 
 #[test]
-fn a_projection_moves_between_inline_and_behind() {
+fn projection_moves_between_inline_and_behind() {
     let disk = fresh_disk(12);
     let store = open(behind(&disk));
     some(&store, &mut Dice::new(1), 100);
@@ -858,7 +859,7 @@ fn a_projection_moves_between_inline_and_behind() {
 }
 
 #[test]
-fn two_projections_of_one_name_are_refused() {
+fn duplicate_projection_name_is_refused() {
     let refused = Store::in_memory(Setup::new().inline::<Trails>().behind::<TrailsTwo>());
     assert!(
         matches!(refused, Err(OpenError::Setup(wrong)) if wrong[0].contains("two projections are called `trails`"))
@@ -868,7 +869,7 @@ fn two_projections_of_one_name_are_refused() {
 // ---- other code under the same name ----
 
 #[test]
-fn verify_tells_rows_that_other_code_folded() {
+fn verify_reports_rows_folded_by_other_code() {
     trails!(Wrong, "trails", 1, |event| match event {
         Bank::Deposited { cents: 7, .. } => Err(FoldError::refuse("never met")),
         _ => Ok(()),
@@ -902,7 +903,7 @@ fn verify_tells_rows_that_other_code_folded() {
 // ---- threads that come and go ----
 
 #[test]
-fn it_may_stop_and_start_at_any_moment() {
+fn projections_catch_up_after_random_stops() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("bank");
     let setup = || Setup::new().inline::<Twin>().behind::<Trails>().behind::<Picky>().options(options());

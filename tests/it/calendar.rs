@@ -92,7 +92,7 @@ fn in_time<const N: usize>(checks: [Check; N], notified: &str, paid: &str) -> [b
 }
 
 #[test]
-fn a_day_has_as_many_hours_as_the_zone_says_and_both_ends_are_in_the_window() {
+fn day_window_follows_zone_and_includes_both_ends() {
     let checks = || {
         let response = |id| about(id).response(notified, paid).at(Fine::at, Duration::ZERO).imported();
         let precedence = |id| about(id).precedence(notified, paid).at(Fine::at, Duration::ZERO).imported();
@@ -123,7 +123,7 @@ fn a_day_has_as_many_hours_as_the_zone_says_and_both_ends_are_in_the_window() {
 }
 
 #[test]
-fn what_stands_and_what_is_counted_goes_by_the_calendar_too() {
+fn state_and_count_windows_follow_calendar_months() {
     let a_month = || Span::in_zone("Australia/Sydney").months(1);
     let checks = || {
         [
@@ -155,7 +155,7 @@ fn what_stands_and_what_is_counted_goes_by_the_calendar_too() {
 }
 
 #[test]
-fn a_deadline_by_the_calendar_passes_when_nothing_happens() {
+fn calendar_deadline_passes_without_events() {
     let clock = clock("2024-10-26T12:00");
     let check = about("paid").response(notified, paid).within_days(1, "Europe/Rome");
     let setup = lockstep(&clock).events::<Fine>().alerts(|_| ()).check(check);
@@ -173,7 +173,7 @@ fn a_deadline_by_the_calendar_passes_when_nothing_happens() {
 }
 
 #[test]
-fn a_zone_that_does_not_exist_is_a_fault_of_its_check_and_the_store_does_not_open() {
+fn check_with_unknown_zone_refuses_open() {
     let paid_within = |span: Span| about("paid").response(notified, paid).within(span);
     for (span, says) in [
         (Span::in_zone("Europe/Rom").days(60), "check `paid`: `zone`: there is no zone `Europe/Rom`"),
@@ -197,7 +197,7 @@ fn a_zone_that_does_not_exist_is_a_fault_of_its_check_and_the_store_does_not_ope
 }
 
 #[test]
-fn lengths_beyond_the_calendar_never_end_and_stop_no_check() {
+fn window_beyond_calendar_range_never_expires() {
     let far = [
         Span::in_zone("Europe/Rome").days(u32::MAX),
         Span::in_zone("Europe/Rome").years(u32::MAX).weeks(u32::MAX).months(7),
@@ -221,7 +221,7 @@ fn lengths_beyond_the_calendar_never_end_and_stop_no_check() {
 }
 
 #[test]
-fn another_zone_or_unit_is_another_definition_and_another_spelling_is_none() {
+fn definition_hash_covers_zone_and_unit_not_spelling() {
     let hash = |within: &str, zone: Option<&str>| {
         let definition = json!({
             "id": "paid", "kind": "response", "expects": ["fine.*"], "when": "fine.Notified", "then": "fine.Paid", "within": within, "zone": zone,
@@ -262,7 +262,7 @@ fn another_zone_or_unit_is_another_definition_and_another_spelling_is_none() {
 
 /// A fine is due 60 days after it was notified, and then gets a penalty. The police count days on the calendar.
 #[test]
-fn the_fines_log_has_no_late_penalty_by_the_calendar_and_the_figure_of_the_oracle_by_days_of_24_hours() {
+fn late_penalties_of_fines_match_the_oracle() {
     const NOTIFIED: &str = "Insert Fine Notification";
     const PENALTY: &str = "Add penalty";
     let Some(folder) = data::folder() else { return };

@@ -126,7 +126,7 @@ impl Bench {
 }
 
 #[test]
-fn row_000_18_what_was_cancelled_more_than_a_quarter_ago_and_is_still_billed() {
+fn row_000_18_billing_after_cancellation_is_reported_then_healed() {
     let bench = Bench::new();
     bench.append(Product::Sold { product: 7 });
     bench.append(Billing::Started { product: 7 });
@@ -192,7 +192,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn row_000_18_what_is_reported_is_what_the_query_finds(history in history()) {
+    fn row_000_18_reported_products_match_the_query(history in history()) {
         let (bench, mut tables) = (Bench::new(), BTreeMap::<u32, Tables>::new());
         for (product, step, gap) in history {
             let now: SystemTime = bench.clock.now().into();
@@ -233,7 +233,7 @@ proptest! {
 }
 
 #[test]
-fn row_000_03_each_of_the_three_parts_has_a_scenario_that_runs() {
+fn row_000_03_example_shows_cause_prevention_and_detection() {
     let run = std::process::Command::new(example("three_parts")).output().expect("it is built");
     let text = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{run:?}");

@@ -71,7 +71,7 @@ fn states(bench: &Bench) -> Vec<(u64, State)> {
 }
 
 #[test]
-fn row_000_01_data_is_pending_then_violated_and_healed_late() {
+fn row_000_01_late_event_is_violated_then_healed() {
     let bench = bench([shipped_within_a_day()]);
     let first = bench.append(Order::Placed { order: 1 });
     bench.settle();
@@ -95,7 +95,7 @@ fn row_000_01_data_is_pending_then_violated_and_healed_late() {
 }
 
 #[test]
-fn row_000_01_what_comes_in_time_leaves_nothing_behind() {
+fn row_000_01_event_within_window_records_no_violation() {
     let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 1 });
     bench.append(Order::Placed { order: 2 });
@@ -109,7 +109,7 @@ fn row_000_01_what_comes_in_time_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_event_without_its_counterpart_is_taken_and_reported_not_refused() {
+fn event_without_counterpart_is_accepted_and_reported() {
     let bench = bench([Check::from(about("paid-first").precedence(placed, shipped))]);
     let shipped = bench.append(Order::Shipped { order: 3 });
     bench.settle();
@@ -118,7 +118,7 @@ fn an_event_without_its_counterpart_is_taken_and_reported_not_refused() {
 }
 
 #[test]
-fn row_000_23_a_check_without_a_remedy_does_not_open() {
+fn row_000_23_check_without_remedy_is_refused() {
     let silent = About { remedy: " ", ..about("silent") };
     let check = Check::from(silent.precedence(placed, shipped));
     let refused = Store::in_memory(Setup::new().check(check));
@@ -128,7 +128,7 @@ fn row_000_23_a_check_without_a_remedy_does_not_open() {
 
 /// A check's name is that of a stream. One that no stream can have stopped all checks when the first thing was found.
 #[test]
-fn a_check_whose_name_cannot_be_recorded_does_not_open() {
+fn check_with_invalid_name_is_refused() {
     let named = |id: &'static str| Check::from(about(id).precedence(placed, shipped));
     let long: &'static str = "n".repeat(129).leak();
     let refused = Store::in_memory(Setup::new().check(named("a\nb")).check(named(long)).check(named("")));
@@ -148,13 +148,13 @@ fn a_check_whose_name_cannot_be_recorded_does_not_open() {
 }
 
 #[test]
-fn two_checks_of_one_name_do_not_open() {
+fn duplicate_check_names_are_refused() {
     let refused = Store::in_memory(Setup::new().check(shipped_within_a_day()).check(shipped_within_a_day()));
     assert!(matches!(refused, Err(OpenError::Setup(why)) if why == ["two checks are called `shipped`"]));
 }
 
 #[test]
-fn a_violation_is_explained_by_its_events_and_its_remedy() {
+fn explanation_shows_events_and_remedy() {
     let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 7 });
     bench.pass(DAY + Duration::from_secs(1));
@@ -174,7 +174,7 @@ fn a_violation_is_explained_by_its_events_and_its_remedy() {
 }
 
 #[test]
-fn what_people_say_of_a_violation_is_on_record() {
+fn acknowledgement_and_waiver_are_recorded() {
     let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 7 });
     bench.pass(DAY + Duration::from_secs(1));
@@ -191,7 +191,7 @@ fn what_people_say_of_a_violation_is_on_record() {
 
 /// What was taken before, and did nothing.
 #[test]
-fn acts_that_would_do_nothing_are_refused_by_name() {
+fn operator_actions_without_effect_are_refused() {
     let by_events = |id| about(id).response(placed, shipped).at(|_| None, Duration::ZERO).within(DAY);
     let bench = bench([shipped_within_a_day(), by_events("by-events").into()]);
     bench.append(Order::Placed { order: 7 });
@@ -226,7 +226,7 @@ fn acts_that_would_do_nothing_are_refused_by_name() {
 }
 
 #[test]
-fn handles_of_checks_are_shared_between_threads() {
+fn check_handles_are_send_and_sync() {
     fn shared<T: Send + Sync>() {}
     shared::<tallystone::watch::Checks<'static>>();
     shared::<tallystone::watch::Remediation<'static>>();
@@ -240,7 +240,7 @@ fn handles_of_checks_are_shared_between_threads() {
 // ---- what can never be violated, and time ----
 
 #[test]
-fn checks_that_nothing_could_violate_do_not_open() {
+fn check_without_possible_violation_is_refused() {
     let checks: [(Check, &str); 6] = [
         (about("existence").existence(1, placed).into(), "within"),
         (about("exactly").exactly(1, placed).into(), "within"),
@@ -265,7 +265,7 @@ fn checks_that_nothing_could_violate_do_not_open() {
 }
 
 #[test]
-fn an_absence_is_found_in_every_window_of_a_keys_life() {
+fn absence_is_judged_in_every_window() {
     let minute = Duration::from_secs(60);
     let bench = bench([about("burst").absence(3, placed).within(minute).into()]);
     let place = |after: Duration| {
@@ -298,7 +298,7 @@ fn at_number(event: &Order) -> Option<SystemTime> {
 
 /// Nothing comes after the event: what it waits for was pending for ever.
 #[test]
-fn a_deadline_in_event_time_passes_in_a_quiet_store() {
+fn event_time_deadline_expires_in_idle_store() {
     let (lateness, skew) = (Duration::from_secs(600), Duration::from_secs(60));
     let shipped = |id| about(id).response(placed, shipped).at(at_number, lateness).skew(skew);
     let bench = bench([shipped("live").within(DAY).into(), shipped("history").imported().within(DAY).into()]);
@@ -316,7 +316,7 @@ fn a_deadline_in_event_time_passes_in_a_quiet_store() {
 }
 
 #[test]
-fn an_event_from_the_future_is_a_finding_and_moves_no_watermark() {
+fn future_event_is_reported_and_keeps_watermark() {
     let skew = Duration::from_secs(60);
     let check = about("live").response(placed, shipped).at(at_number, Duration::ZERO).skew(skew).within(skew);
     let bench = bench([check.into()]);
@@ -339,7 +339,7 @@ fn an_event_from_the_future_is_a_finding_and_moves_no_watermark() {
 }
 
 #[test]
-fn an_idle_store_records_time_once_for_what_is_due_and_then_rests() {
+fn idle_store_records_due_time_only_once() {
     let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Placed { order: 1 });
     bench.pass(DAY + Duration::from_secs(1));
@@ -353,7 +353,7 @@ fn an_idle_store_records_time_once_for_what_is_due_and_then_rests() {
 }
 
 #[test]
-fn a_check_that_was_never_exercised_says_so() {
+fn unexercised_check_reports_zero_activations() {
     let bench = bench([shipped_within_a_day()]);
     bench.append(Order::Shipped { order: 1 });
     bench.settle();
@@ -361,7 +361,7 @@ fn a_check_that_was_never_exercised_says_so() {
 }
 
 #[test]
-fn a_check_that_panics_cannot_tell_and_the_others_go_on() {
+fn panicking_check_is_recorded_and_others_continue() {
     let panics = about("panics").precedence(|_: &Order| panic!("a bug in a check"), shipped);
     let bench = bench([Check::from(panics), shipped_within_a_day()]);
     let at = bench.append(Order::Placed { order: 1 });
@@ -377,7 +377,7 @@ fn a_check_that_panics_cannot_tell_and_the_others_go_on() {
 
 /// Times that an event says come from outside. Two of them, further apart than a number holds, stopped all checks.
 #[test]
-fn times_at_the_ends_of_what_a_number_holds_stop_no_check() {
+fn extreme_event_times_do_not_stop_checks() {
     let check = |kind: &str| {
         let definition = serde_json::json!({
             "id": kind, "kind": kind, "expects": ["log.*"], "when": "log.A", "then": "log.B", "within": "1d", "time": "at", "severity": "note",
@@ -403,7 +403,7 @@ fn times_at_the_ends_of_what_a_number_holds_stop_no_check() {
 }
 
 #[test]
-fn a_restart_loses_no_deadline_and_repeats_no_finding() {
+fn restart_keeps_deadlines_and_repeats_no_findings() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open = || {
@@ -431,7 +431,7 @@ fn a_restart_loses_no_deadline_and_repeats_no_finding() {
 }
 
 #[test]
-fn without_its_file_a_check_judges_the_log_again_and_finds_the_same() {
+fn findings_survive_lost_or_damaged_check_file() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let path = dir.path().join("store");
@@ -462,7 +462,7 @@ fn without_its_file_a_check_judges_the_log_again_and_finds_the_same() {
 }
 
 #[test]
-fn a_new_definition_is_judged_over_the_whole_log() {
+fn new_definition_is_judged_over_whole_log() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open = |check: Check| {
@@ -486,7 +486,7 @@ fn a_new_definition_is_judged_over_the_whole_log() {
 }
 
 #[test]
-fn checks_on_their_thread_settle_behind_the_writer() {
+fn check_thread_catches_up_with_writer() {
     let store = Store::in_memory(Setup::new().check(about("once").absence(2, placed))).expect("it opens");
     for order in [1, 2, 1, 3, 1] {
         store.append(Append::event(Order::Placed { order })).expect("it is taken");
@@ -520,7 +520,7 @@ fn told(told: &Told) -> Vec<(u64, usize)> {
 }
 
 #[test]
-fn the_first_violation_is_told_at_once_and_a_storm_in_one_piece() {
+fn first_alert_is_immediate_storms_are_batched() {
     let (clock, heard) = (SimClock::default(), Told::default());
     let setup = alerted(setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
     let bench = Bench::of(clock, setup);
@@ -541,7 +541,7 @@ fn the_first_violation_is_told_at_once_and_a_storm_in_one_piece() {
 }
 
 #[test]
-fn a_restart_repeats_no_alert_and_loses_none() {
+fn restart_repeats_and_loses_no_alert() {
     let dir = tempfile::tempdir().expect("a directory");
     let (clock, heard) = (SimClock::default(), Told::default());
     let panics = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
@@ -578,7 +578,7 @@ fn a_restart_repeats_no_alert_and_loses_none() {
 }
 
 #[test]
-fn row_000_22_a_muted_check_is_silent_for_a_reason_until_its_time_and_goes_on_finding() {
+fn row_000_22_muted_check_records_violations_without_alerting() {
     let (clock, heard) = (SimClock::default(), Told::default());
     let setup = alerted(setup(&clock, [Check::from(about("first").precedence(placed, shipped))]), &heard);
     let bench = Bench::of(clock, setup);
@@ -593,7 +593,7 @@ fn row_000_22_a_muted_check_is_silent_for_a_reason_until_its_time_and_goes_on_fi
 }
 
 #[test]
-fn what_is_found_in_the_past_is_one_alert() {
+fn violations_in_existing_log_raise_one_alert() {
     let dir = tempfile::tempdir().expect("a directory");
     let (clock, heard) = (SimClock::default(), Told::default());
     let path = dir.path().join("store");

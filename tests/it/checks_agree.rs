@@ -182,7 +182,7 @@ fn random_shape(random: &mut Random) -> Shape {
 }
 
 #[test]
-fn the_checks_agree_with_the_naive_judge_whenever_they_look() {
+fn checks_agree_with_naive_judge() {
     let mut compared = 0;
     for seed in 0..seeds() {
         let mut random = Random::new(seed);
@@ -233,7 +233,7 @@ fn by_calendar(random: &mut Random, def: Def) -> Def {
 }
 
 #[test]
-fn windows_of_calendar_days_and_months_agree_with_the_naive_judge_around_every_change_of_the_clock() {
+fn calendar_windows_match_naive_judge_around_clock_changes() {
     let (mut compared, mut matters) = (0, 0);
     // The hour that comes twice is met in one log of a hundred.
     let seeds = 2 * seeds();

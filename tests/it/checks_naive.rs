@@ -72,7 +72,7 @@ fn judged(template: &str, more: Value, text: &str, open: &str, closed: &str) {
 // Order and time.
 
 #[test]
-fn order_is_that_of_appends_and_without_a_window_time_does_not_matter() {
+fn append_order_decides_without_window() {
     judged("response", none(), "a@9 b@1", "0+", "0+");
     judged("response", none(), "b@9 a@1", "1?", "1-");
     judged("precedence", none(), "a@9 b@1", "1+", "1+");
@@ -83,7 +83,7 @@ fn order_is_that_of_appends_and_without_a_window_time_does_not_matter() {
 }
 
 #[test]
-fn both_ends_of_a_window_are_in_it() {
+fn window_includes_both_ends() {
     for (at, inside) in [(11, false), (12, true), (15, true), (16, false)] {
         let text = format!("a@10 b@{at}");
         let (good, bad) = if inside { ("+", "-") } else { ("-", "+") };
@@ -109,7 +109,7 @@ fn both_ends_of_a_window_are_in_it() {
 }
 
 #[test]
-fn a_b_that_is_earlier_by_its_timestamp_is_in_no_window() {
+fn b_with_earlier_timestamp_is_outside_window() {
     judged("response", within(0, 5), "a@9 b@8", "0?", "0-");
     judged("not_response", within(0, 5), "a@9 b@8", "0?", "0+");
     judged("precedence", within(0, 5), "a@9 b@8", "1-", "1-");
@@ -117,7 +117,7 @@ fn a_b_that_is_earlier_by_its_timestamp_is_in_no_window() {
 }
 
 #[test]
-fn a_deadline_has_passed_when_the_horizon_is_later_and_not_before() {
+fn deadline_passes_only_when_horizon_is_later() {
     for (template, more, passed) in [
         ("response", none(), "0-"),
         ("alternate_response", none(), "0-"),
@@ -151,7 +151,7 @@ fn a_deadline_has_passed_when_the_horizon_is_later_and_not_before() {
 }
 
 #[test]
-fn the_naive_calendar_is_that_of_rome() {
+fn naive_calendar_follows_rome_time() {
     let at = |text: &str| data::milliseconds(&format!("{text}:00.000Z")).unwrap();
     for (text, hours) in [
         ("2001-10-28T00:59", 2),
@@ -192,7 +192,7 @@ fn a_response_is_any_later_b() {
 }
 
 #[test]
-fn an_event_with_two_roles_does_not_answer_itself() {
+fn event_with_both_roles_never_answers_itself() {
     judged("response", none(), "ab", "0?", "0-");
     judged("response", none(), "ab b", "0+", "0+");
     judged("not_response", none(), "ab", "0?", "0+");
@@ -217,13 +217,13 @@ fn precedence_is_decided_at_the_b() {
 }
 
 #[test]
-fn succession_counts_each_a_and_each_b() {
+fn succession_counts_every_a_and_b() {
     judged("succession", none(), "b a b", "0- 1+ 2+", "0- 1+ 2+");
     judged("succession", none(), "a b a", "0+ 1+ 2?", "0+ 1+ 2-");
 }
 
 #[test]
-fn an_event_that_violates_in_both_roles_counts_twice_and_is_named_once() {
+fn event_violating_both_roles_counts_twice_listed_once() {
     let log = log("ab");
     let verdicts = judge(&Cases::of(&log), &def("succession", none()), Mode::Closed);
     assert_eq!((verdicts.activations, verdicts.violated, verdicts.cases_violated), (2, 2, 1));
@@ -231,7 +231,7 @@ fn an_event_that_violates_in_both_roles_counts_twice_and_is_named_once() {
 }
 
 #[test]
-fn an_alternate_response_comes_before_the_next_a_or_is_it() {
+fn alternate_response_must_come_by_next_a() {
     judged("alternate_response", none(), "a a b", "0- 1+", "0- 1+");
     judged("alternate_response", none(), "a c b a", "0+ 3?", "0+ 3-");
     judged("alternate_response", none(), "a ab b", "0+ 1+", "0+ 1+");
@@ -242,7 +242,7 @@ fn an_alternate_response_comes_before_the_next_a_or_is_it() {
 }
 
 #[test]
-fn an_alternate_precedence_comes_after_the_previous_b_or_is_it() {
+fn alternate_precedence_looks_back_to_previous_b() {
     judged("alternate_precedence", none(), "a b b", "1+ 2-", "1+ 2-");
     judged("alternate_precedence", none(), "a b a b", "1+ 3+", "1+ 3+");
     judged("alternate_precedence", none(), "ab b", "0- 1+", "0- 1+");
@@ -252,7 +252,7 @@ fn an_alternate_precedence_comes_after_the_previous_b_or_is_it() {
 }
 
 #[test]
-fn in_a_chain_the_next_event_is_that_of_the_case() {
+fn chain_rules_use_next_event_of_case() {
     judged("chain_response", none(), "a z/c b", "0+", "0+");
     judged("chain_response", none(), "a c b", "0-", "0-");
     judged("chain_response", none(), "a", "0?", "0-");
@@ -263,7 +263,7 @@ fn in_a_chain_the_next_event_is_that_of_the_case() {
 }
 
 #[test]
-fn a_forbidden_chain_needs_the_window_and_the_attributes_to_be_violated() {
+fn not_chain_response_violation_needs_window_and_attributes() {
     judged("not_chain_response", none(), "a b a c a", "0- 2+ 4?", "0- 2+ 4+");
     judged("not_chain_response", within(0, 5), "a@0 b@6", "0+", "0+");
     let equal = json!({ "corr": ["x"] });
@@ -271,7 +271,7 @@ fn a_forbidden_chain_needs_the_window_and_the_attributes_to_be_violated() {
 }
 
 #[test]
-fn the_scope_of_absent_between_ends_at_the_next_c() {
+fn absent_between_scope_ends_at_next_c() {
     judged("absent_between", none(), "a b c", "0-", "0-");
     judged("absent_between", none(), "a c b", "0+", "0+");
     judged("absent_between", none(), "a a b", "0- 1-", "0- 1-");
@@ -284,7 +284,7 @@ fn the_scope_of_absent_between_ends_at_the_next_c() {
 }
 
 #[test]
-fn an_event_is_c_before_it_is_b_and_c_before_it_is_a() {
+fn role_c_applies_before_b_and_a() {
     judged("absent_between", none(), "a bc b", "0+", "0+");
     judged("absent_between", none(), "ac b", "0-", "0-");
     judged("absent_between", none(), "a ac b", "0+ 1-", "0+ 1-");
@@ -292,7 +292,7 @@ fn an_event_is_c_before_it_is_b_and_c_before_it_is_a() {
 }
 
 #[test]
-fn responded_existence_looks_both_ways_and_at_the_event_itself() {
+fn responded_existence_accepts_earlier_later_or_same_event() {
     judged("responded_existence", none(), "b a", "1+", "1+");
     judged("responded_existence", none(), "a b", "0+", "0+");
     judged("responded_existence", none(), "ab", "0+", "0+");
@@ -306,7 +306,7 @@ fn responded_existence_looks_both_ways_and_at_the_event_itself() {
 }
 
 #[test]
-fn coexistence_is_violated_by_the_second_of_the_two_or_by_one_event_that_is_both() {
+fn not_coexistence_is_violated_once_both_occur() {
     judged("not_coexistence", none(), "c", "", "");
     judged("not_coexistence", none(), "a a", "case?", "case+");
     judged("not_coexistence", none(), "b", "case?", "case+");
@@ -315,7 +315,7 @@ fn coexistence_is_violated_by_the_second_of_the_two_or_by_one_event_that_is_both
 }
 
 #[test]
-fn each_b_closes_the_oldest_a_that_is_open() {
+fn each_b_closes_oldest_open_a() {
     judged("each_closed_by", none(), "a a b", "0+ 1?", "0+ 1-");
     judged("each_closed_by", none(), "b a", "0- 1?", "0- 1-");
     judged("each_closed_by", none(), "a b b", "0+ 2-", "0+ 2-");
@@ -327,7 +327,7 @@ fn each_b_closes_the_oldest_a_that_is_open() {
 }
 
 #[test]
-fn a_b_outside_the_window_closes_its_a_and_violates_it() {
+fn b_outside_window_closes_and_violates_a() {
     judged("each_closed_by", within(0, 5), "a@0 b@9 b@9", "0- 2-", "0- 2-");
     judged("each_closed_by", within(2, 5), "a@0 b@1 z/z@1", "0-", "0-");
     // The second A is open and in time, and yet the B is the first's.
@@ -335,7 +335,7 @@ fn a_b_outside_the_window_closes_its_a_and_violates_it() {
 }
 
 #[test]
-fn counts_are_judged_when_no_event_can_change_them() {
+fn counts_are_judged_once_they_are_final() {
     judged("existence", json!({ "n": 2 }), "a c", "case?", "case-");
     judged("existence", json!({ "n": 2 }), "a c a", "case+", "case+");
     judged("absence", json!({ "n": 2 }), "a c", "case?", "case+");
@@ -346,7 +346,7 @@ fn counts_are_judged_when_no_event_can_change_them() {
 }
 
 #[test]
-fn the_window_of_a_count_begins_with_the_first_event_of_the_case() {
+fn count_window_begins_with_first_case_event() {
     let two = json!({ "n": 2, "window": [2, 5] });
     judged("existence", two.clone(), "c@10 a@11 a@12 a@15", "case+", "case+");
     judged("existence", two.clone(), "c@10 a@11 a@12 a@16", "case-", "case-");
@@ -356,7 +356,7 @@ fn the_window_of_a_count_begins_with_the_first_event_of_the_case() {
 }
 
 #[test]
-fn an_absence_slides_its_window_over_the_case_and_counts_each_a_once() {
+fn sliding_absence_window_counts_each_a_once() {
     let two = json!({ "n": 2, "window": [0, 5] });
     judged("absence", two.clone(), "c@10 a@11 a@17", "case?", "case+");
     judged("absence", two.clone(), "c@10 a@12 a@17", "case-", "case-");
@@ -367,7 +367,7 @@ fn an_absence_slides_its_window_over_the_case_and_counts_each_a_once() {
 }
 
 #[test]
-fn the_beginning_is_known_at_once_and_the_end_when_the_case_is_closed() {
+fn init_is_decided_immediately_end_at_close() {
     judged("init", none(), "a c", "case+", "case+");
     judged("init", none(), "c a", "case-", "case-");
     judged("end", none(), "c a", "case?", "case+");
@@ -375,7 +375,7 @@ fn the_beginning_is_known_at_once_and_the_end_when_the_case_is_closed() {
 }
 
 #[test]
-fn templates_of_a_case_are_activated_by_every_case() {
+fn case_templates_are_activated_by_every_case() {
     let log = log("x/a y/b z/a");
     for template in ["init", "end"] {
         assert_eq!(
@@ -389,7 +389,7 @@ fn templates_of_a_case_are_activated_by_every_case() {
 }
 
 #[test]
-fn what_stands_is_violated_when_it_lasts_longer_than_it_may() {
+fn standing_longer_than_allowed_is_violated() {
     let five = json!({ "for": 5 });
     judged("standing", five.clone(), "a@0 b@5", "0+", "0+");
     judged("standing", five.clone(), "a@0 b@6", "0-", "0-");
@@ -404,7 +404,7 @@ fn what_stands_is_violated_when_it_lasts_longer_than_it_may() {
 // Attributes, selectors, definitions.
 
 #[test]
-fn an_attribute_that_both_lack_is_equal_and_one_that_is_null_is_not_lacking() {
+fn missing_attributes_are_equal_null_is_not() {
     let equal = json!({ "corr": ["x"] });
     judged("response", equal.clone(), "a(1) b(1)", "0+", "0+");
     judged("response", equal.clone(), "a(1) b(2)", "0?", "0-");
@@ -418,7 +418,7 @@ fn an_attribute_that_both_lack_is_equal_and_one_that_is_null_is_not_lacking() {
 }
 
 #[test]
-fn a_selector_is_a_type_or_any_of_several_or_attributes_that_all_hold() {
+fn selector_matches_type_any_alternative_or_all_attributes() {
     let event = &log("a(1)")[0];
     for (selector, takes) in [
         (json!("a"), true),
@@ -441,7 +441,7 @@ fn a_selector_is_a_type_or_any_of_several_or_attributes_that_all_hold() {
 }
 
 #[test]
-fn a_definition_with_a_part_that_is_not_known_is_refused() {
+fn definition_with_unknown_part_is_refused() {
     let sound = json!({ "id": "i", "template": "response", "A": "a", "B": "b" });
     assert!(serde_json::from_value::<Def>(sound.clone()).is_ok());
     for (part, value) in [
@@ -458,7 +458,7 @@ fn a_definition_with_a_part_that_is_not_known_is_refused() {
 }
 
 #[test]
-fn a_definition_with_a_part_missing_or_one_that_would_be_ignored_is_refused() {
+fn definition_with_missing_or_unused_part_is_refused() {
     let refused = |text: &str| {
         let def: Def = serde_json::from_str(text).unwrap();
         catch_unwind(AssertUnwindSafe(|| def.assert_well_formed())).is_err()
@@ -492,7 +492,7 @@ fn orderly(seed: u64) -> Vec<Event> {
 }
 
 #[test]
-fn a_seed_gives_the_same_log_and_definition_again() {
+fn same_seed_gives_same_log_and_definition() {
     let shape = Shape { events: 40, cases: 3, late: 7 };
     assert_eq!(random_log(5, shape), random_log(5, shape));
     assert_ne!(random_log(5, shape), random_log(6, shape));
@@ -502,7 +502,7 @@ fn a_seed_gives_the_same_log_and_definition_again() {
 }
 
 #[test]
-fn random_events_are_late_by_as_much_as_was_said_and_never_more() {
+fn random_lateness_reaches_but_never_exceeds_limit() {
     let late = 7;
     let mut most = 0;
     for seed in 0..50 {
@@ -517,7 +517,7 @@ fn random_events_are_late_by_as_much_as_was_said_and_never_more() {
 }
 
 #[test]
-fn random_definitions_meet_every_template_with_every_verdict_it_can_give() {
+fn random_definitions_cover_every_template_and_verdict() {
     let mut met: BTreeMap<Template, BTreeSet<Verdict>> = BTreeMap::new();
     for seed in 0..4000 {
         let (def, log) = (random_def(seed), orderly(seed));
@@ -543,7 +543,7 @@ fn random_definitions_meet_every_template_with_every_verdict_it_can_give() {
 }
 
 #[test]
-fn no_continuation_takes_back_what_was_decided_and_no_closed_case_is_undecided() {
+fn verdicts_are_final_and_none_pending_when_closed() {
     let mut decided = 0;
     for seed in 0..2000 {
         let (def, log) = (random_def(seed), orderly(seed));
@@ -565,7 +565,7 @@ fn no_continuation_takes_back_what_was_decided_and_no_closed_case_is_undecided()
 }
 
 #[test]
-fn what_is_decided_while_open_is_decided_alike_when_closed() {
+fn open_and_closed_verdicts_agree_once_decided() {
     for seed in 0..2000 {
         let (def, log) = (random_def(seed), random_log(seed, Shape { events: 30, cases: 3, late: 7 }));
         let cases = Cases::of(&log);
@@ -578,7 +578,7 @@ fn what_is_decided_while_open_is_decided_alike_when_closed() {
 }
 
 #[test]
-fn a_template_and_its_opposite_disagree_on_every_activation() {
+fn opposite_templates_disagree_on_every_activation() {
     for (one, opposite) in [
         (Template::Response, Template::NotResponse),
         (Template::Precedence, Template::NotPrecedence),
@@ -690,7 +690,7 @@ fn agrees_with_its_oracle(log: &[Event], oracle: &Oracle) {
 }
 
 #[test]
-fn every_constraint_of_the_real_logs_agrees_with_its_oracle() {
+fn real_log_constraints_match_their_oracle() {
     let Some(folder) = data::folder() else { return };
     agrees_with_its_oracle(data::fines(&folder), &data::oracle(&folder, "rtfm"));
     let hospital = data::log(&folder, "hospital_billing");
@@ -698,7 +698,7 @@ fn every_constraint_of_the_real_logs_agrees_with_its_oracle() {
 }
 
 #[test]
-fn what_stands_unbilled_agrees_with_its_oracle_for_every_window() {
+fn unbilled_cases_match_oracle_for_every_window() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let log = data::log(&folder, "hospital_billing");
@@ -729,7 +729,7 @@ fn what_stands_unbilled_agrees_with_its_oracle_for_every_window() {
 }
 
 #[test]
-fn totals_that_are_not_the_sum_of_the_payments_agree_with_their_oracle() {
+fn wrong_payment_totals_match_the_oracle() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let expected = &oracle["rtfm_total_payment"];
@@ -742,7 +742,7 @@ fn totals_that_are_not_the_sum_of_the_payments_agree_with_their_oracle() {
 }
 
 #[test]
-fn balances_that_are_not_those_of_the_ledger_agree_with_their_oracle_by_row_and_by_day() {
+fn wrong_balances_match_oracle_by_row_and_day() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let expected = &oracle["berka_ledger"];
@@ -774,7 +774,7 @@ fn balances_that_are_not_those_of_the_ledger_agree_with_their_oracle_by_row_and_
 }
 
 #[test]
-fn the_row_check_finds_the_faults_that_it_can_see_and_reports_nothing_else() {
+fn row_check_reports_exactly_the_visible_faults() {
     #[derive(Deserialize)]
     struct Faults {
         rows_faulty: usize,
@@ -814,7 +814,7 @@ fn the_row_check_finds_the_faults_that_it_can_see_and_reports_nothing_else() {
 }
 
 #[test]
-fn times_of_the_logs_are_read_to_the_millisecond() {
+fn log_times_are_parsed_to_the_millisecond() {
     for (text, milliseconds) in [
         ("1970-01-01T00:00:00.000Z", Some(0)),
         ("1969-12-31T23:59:59.999Z", Some(-1)),

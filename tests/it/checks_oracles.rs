@@ -122,7 +122,7 @@ fn row(line: &Line) -> Booked {
 }
 
 #[test]
-fn totals_recorded_on_payments_are_judged_as_their_oracle_says() {
+fn recorded_payment_totals_match_the_oracle() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let expected = &oracle["rtfm_total_payment"];
@@ -154,7 +154,7 @@ fn difference(found: &Violation) -> i64 {
 }
 
 #[test]
-fn balances_of_a_ledger_are_judged_as_their_oracle_says_by_row_and_by_day() {
+fn ledger_balances_match_oracle_by_row_and_day() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let expected = &oracle["berka_ledger"];
@@ -184,7 +184,7 @@ fn balances_of_a_ledger_are_judged_as_their_oracle_says_by_row_and_by_day() {
 }
 
 #[test]
-fn what_stands_unbilled_is_judged_as_its_oracle_says_for_every_window() {
+fn unbilled_cases_match_oracle_for_every_window() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");
     let log = data::log(&folder, "hospital_billing");
@@ -213,7 +213,7 @@ fn what_stands_unbilled_is_judged_as_its_oracle_says_for_every_window() {
 }
 
 #[test]
-fn faults_in_a_ledger_are_found_where_they_are_and_none_is_invented() {
+fn ledger_row_faults_match_brute_force() {
     let Some(folder) = data::folder() else { return };
     let log = data::log(&folder, "berka_faulty");
     let wrong = recorded::wrong_rows(&naive::Cases::of(&log));
@@ -305,7 +305,7 @@ fn audited(copy: &[Line], source: &[Line]) -> [BTreeSet<String>; 2] {
 }
 
 #[test]
-fn every_fault_in_a_ledger_is_found_row_by_row_or_beside_its_source_and_none_is_invented() {
+fn ledger_faults_are_found_by_row_or_source() {
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "berka_faulty");
     let faults = oracle["faults"].as_array().expect("a list");
@@ -405,7 +405,7 @@ fn commits(log: &[Line]) -> Vec<&[Line]> {
 }
 
 #[test]
-fn fines_end_as_their_oracle_says_and_what_was_recorded_of_them_stands_wrong_as_often() {
+fn fine_totals_and_mismatch_episodes_match_oracle() {
     const WINDOWS: [(&str, u32); 5] = [("0", 0), ("1d", 1), ("7d", 7), ("90d", 90), ("365d", 365)];
     let Some(folder) = data::folder() else { return };
     let oracle: Value = data::oracle(&folder, "projections");

@@ -102,7 +102,7 @@ fn steps(store: &Store, count: usize) {
 }
 
 #[test]
-fn a_check_defined_anew_is_saved_while_it_is_behind_what_was_saved() {
+fn redefined_check_is_saved_while_catching_up() {
     let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
     let path = dir.path().join("store");
     let mut options = Options::default();
@@ -121,7 +121,7 @@ fn a_check_defined_anew_is_saved_while_it_is_behind_what_was_saved() {
 }
 
 #[test]
-fn a_save_that_fails_names_the_file_of_the_checks() {
+fn failed_save_names_the_check_file() {
     let (disk, clock) = (SimDisk::new(3), Arc::new(SimClock::default()));
     let (simulated, entropy) = (Arc::new(disk.clone()), Arc::new(SimEntropy::new(1)));
     let platform = Platform { disk: simulated, clock, entropy };
@@ -142,7 +142,7 @@ fn a_save_that_fails_names_the_file_of_the_checks() {
 }
 
 #[test]
-fn checks_that_cannot_open_their_file_say_so_until_they_can() {
+fn unopenable_check_file_is_reported_until_recovery() {
     let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
     let path = dir.path().join("store");
     let setup = || open(&path, &clock, &pager, Options::default(), shipped_within_a_day());
@@ -169,7 +169,7 @@ fn checks_that_cannot_open_their_file_say_so_until_they_can() {
 }
 
 #[test]
-fn what_a_check_could_not_read_is_told_after_a_restart_too() {
+fn unreadable_events_are_alerted_once_after_restart() {
     let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
     let path = dir.path().join("store");
     pager.broken.store(true, Ordering::Relaxed);
@@ -196,7 +196,7 @@ fn what_a_check_could_not_read_is_told_after_a_restart_too() {
 
 /// Nothing can be recorded then: not even that somebody was told.
 #[test]
-fn nobody_is_told_twice_while_the_clock_is_wrong() {
+fn wrong_clock_causes_no_duplicate_alerts() {
     let (dir, clock, pager) = (tempfile::tempdir().expect("room"), SimClock::default(), Pager::default());
     let path = dir.path().join("store");
     let setup = || open(&path, &clock, &pager, Options::default(), placed_first());
@@ -227,7 +227,7 @@ fn nobody_is_told_twice_while_the_clock_is_wrong() {
 }
 
 #[test]
-fn what_checks_kept_of_a_newer_log_is_not_read_beside_an_older_one() {
+fn check_state_from_lost_tail_is_discarded() {
     let (dir, clock) = (tempfile::tempdir().expect("a directory"), SimClock::default());
     let path = dir.path().join("store");
     let setup = || {
@@ -279,7 +279,7 @@ fn what_checks_kept_of_a_newer_log_is_not_read_beside_an_older_one() {
 
 /// How many syncs the checks need when the store is closed, beside what it needs without any.
 #[test]
-fn what_is_saved_of_all_checks_is_one_transaction() {
+fn all_checks_are_saved_in_one_transaction() {
     let syncs = |ids: &[&'static str]| {
         let (disk, clock) = (SimDisk::new(1), SimClock::default());
         let (seam, entropy) = (Arc::new(disk.clone()), Arc::new(SimEntropy::new(1)));

@@ -113,7 +113,7 @@ fn bench(checks: impl IntoIterator<Item = Check>) -> Bench {
 }
 
 #[test]
-fn row_000_18_sold_cancelled_a_quarter_ago_and_still_billed() {
+fn row_000_18_billing_after_cancellation_is_reported() {
     let bench = bench([still_billed()]);
     bench.append(Sale::Sold { product: 7 });
     bench.append(Sale::Billed { product: 7, cents: 990 });
@@ -145,7 +145,7 @@ fn row_000_18_sold_cancelled_a_quarter_ago_and_still_billed() {
 }
 
 #[test]
-fn what_is_right_for_a_moment_stands_anew_from_then_on() {
+fn momentary_recovery_restarts_the_window() {
     let bench = bench([still_billed()]);
     bench.append(Sale::Billed { product: 7, cents: 990 });
     bench.append(Sale::Cancelled { product: 7 });
@@ -162,7 +162,7 @@ fn what_is_right_for_a_moment_stands_anew_from_then_on() {
 }
 
 #[test]
-fn rows_are_looked_at_when_a_commit_is_whole() {
+fn rows_are_judged_per_whole_commit() {
     let bench = bench([still_billed()]);
     let both = Append::event(Sale::Billed { product: 1, cents: 5 })
         .and(Sale::Cancelled { product: 1 })
@@ -173,7 +173,7 @@ fn rows_are_looked_at_when_a_commit_is_whole() {
 }
 
 #[test]
-fn what_a_commit_made_wrong_began_with_the_last_of_its_events_whichever_row_it_changed() {
+fn violation_begins_at_last_commit_event() {
     let bench = bench([still_billed()]);
     let (billed, cancelled) =
         (|product| Sale::Billed { product, cents: 5 }, |product| Sale::Cancelled { product });
@@ -201,7 +201,7 @@ impl Projection for Halves {
 }
 
 #[test]
-fn what_a_fold_wrote_of_an_event_that_it_refused_is_not_there() {
+fn writes_of_refused_fold_are_discarded() {
     let check =
         about("below-zero").standing::<(Halves,)>(|_, (cents,)| cents.is_some_and(|cents| *cents < 0));
     let bench = bench([check.for_longer_than(QUARTER)]);
@@ -215,7 +215,7 @@ fn what_a_fold_wrote_of_an_event_that_it_refused_is_not_there() {
 }
 
 #[test]
-fn one_event_may_make_the_rows_of_several_keys_wrong_and_each_is_a_violation() {
+fn one_event_can_violate_several_keys() {
     let bench = bench([still_billed()]);
     let swapped = bench.append(Sale::Swapped { from: 1, to: 2 });
     bench.pass(QUARTER + SECOND);
@@ -228,7 +228,7 @@ fn one_event_may_make_the_rows_of_several_keys_wrong_and_each_is_a_violation() {
 }
 
 #[test]
-fn a_condition_that_panics_cannot_tell_and_says_so() {
+fn panicking_condition_is_reported_as_unread() {
     let check = about("panics")
         .standing::<(Bills,)>(|key, _| if *key == 3 { panic!("no") } else { true })
         .for_longer_than(QUARTER);
@@ -242,7 +242,7 @@ fn a_condition_that_panics_cannot_tell_and_says_so() {
 }
 
 #[test]
-fn rows_of_a_check_outlive_a_restart_in_its_file_and_without_it() {
+fn check_rows_survive_restart_and_file_loss() {
     let clock = SimClock::default();
     for (forget, keys_max) in [(false, 1_000_000), (true, 1_000_000), (false, 2)] {
         let dir = tempfile::tempdir().expect("a directory");
@@ -290,7 +290,7 @@ fn rows_of_a_check_outlive_a_restart_in_its_file_and_without_it() {
 }
 
 #[test]
-fn a_row_that_was_removed_begins_anew_whatever_the_file_has_of_it() {
+fn removed_row_ignores_stale_saved_state() {
     let (dir, clock) = (tempfile::tempdir().expect("a directory"), SimClock::default());
     let open = || {
         let setup = setup(&clock, [still_billed()]);
@@ -327,7 +327,7 @@ impl Projection for Others {
 }
 
 #[test]
-fn a_projection_of_all_events_sees_them_all_beside_one_that_does_not() {
+fn projection_of_all_events_receives_other_families() {
     let check = about("others").standing::<(Bills, Others)>(|_, (_, others)| others == Some(&2));
     let books = Books::new(check.for_longer_than(Duration::ZERO));
     books.paid(1, None);
@@ -352,7 +352,7 @@ impl Projection for OtherBills {
 }
 
 #[test]
-fn what_a_check_over_rows_or_amounts_rests_on_is_in_its_definition() {
+fn row_and_amount_parameters_change_definition() {
     use tallystone::check::Span;
     fn billed<P: Projection<Key = u32>>(window: Duration) -> Check {
         about("it").standing::<(P,)>(|_, (row,)| row.is_some()).for_longer_than(window)
@@ -456,7 +456,7 @@ impl std::ops::Deref for Books {
 }
 
 #[test]
-fn what_is_said_must_be_what_was_added_up() {
+fn stated_total_must_equal_event_sum() {
     let books = Books::new(about("total").equals(adds, says));
     books.paid(500, 500);
     books.paid(-200, 300);
@@ -470,7 +470,7 @@ fn what_is_said_must_be_what_was_added_up() {
 }
 
 #[test]
-fn what_was_said_may_be_carried_so_that_an_error_is_found_once() {
+fn carried_total_reports_error_once() {
     let books = Books::new(about("total").equals(adds, says).carried());
     books.paid(500, 500);
     let wrong = books.paid(100, 700);
@@ -479,7 +479,7 @@ fn what_was_said_may_be_carried_so_that_an_error_is_found_once() {
 }
 
 #[test]
-fn a_tolerance_is_for_each_rounded_contribution_and_once_without() {
+fn tolerance_scales_with_rounded_contributions() {
     let interest = |event: &Account| matches!(event, Account::Interest { .. });
     let books = Books::new(about("total").equals(adds, says).tolerance(10).rounded(interest).carried());
     books.paid(100, 110);
@@ -493,7 +493,7 @@ fn a_tolerance_is_for_each_rounded_contribution_and_once_without() {
 }
 
 #[test]
-fn within_a_bucket_any_order_will_do_and_time_alone_ends_it() {
+fn bucket_ignores_order_and_ends_by_time() {
     let day = Duration::from_secs(24 * 3600);
     let books = Books::new(about("total").equals(adds, says).bucket(day));
     // The second was booked before the first: neither said what it had come to until then.
@@ -510,7 +510,7 @@ fn within_a_bucket_any_order_will_do_and_time_alone_ends_it() {
 }
 
 #[test]
-fn a_bucket_may_be_a_day_of_a_zone_which_is_not_always_as_long() {
+fn zone_day_bucket_follows_clock_changes() {
     use tallystone::check::Span;
     let hours = |hours| std::time::UNIX_EPOCH + Duration::from_secs(hours * 3600);
     let day = Span::in_zone("Europe/Rome").days(1);
@@ -540,7 +540,7 @@ fn a_bucket_may_be_a_day_of_a_zone_which_is_not_always_as_long() {
 
 /// A payment that is told a day late made its own day wrong, and the next one too.
 #[test]
-fn an_event_told_late_counts_in_its_own_bucket() {
+fn late_event_counts_in_own_bucket() {
     let hours = |hours: u64| std::time::UNIX_EPOCH + Duration::from_secs(hours * 3600);
     let hour = Duration::from_secs(3600);
     let of_event = move |event: &Account| match event {
@@ -576,7 +576,7 @@ fn an_event_told_late_counts_in_its_own_bucket() {
 
 /// Its amount was left out.
 #[test]
-fn the_event_that_closes_a_key_adds_what_it_says() {
+fn closing_event_is_included_in_balance() {
     let closed = |event: &Account| matches!(event, Account::Paid { total: Some(_), .. });
     let books = Books::new(about("balances").balances(adds).closed_by(closed));
     books.paid(500, None);
@@ -587,7 +587,7 @@ fn the_event_that_closes_a_key_adds_what_it_says() {
 }
 
 #[test]
-fn what_comes_after_the_end_is_added_up_anew() {
+fn sum_restarts_after_key_is_closed() {
     let closed = |event: &Account| matches!(event, Account::Closed { .. });
     let books = Books::new(about("total").equals(adds, says).closed_by(closed));
     books.paid(500, 500);
@@ -598,7 +598,7 @@ fn what_comes_after_the_end_is_added_up_anew() {
 }
 
 #[test]
-fn debits_and_credits_balance_in_time_or_are_found() {
+fn unbalanced_debits_and_credits_are_reported() {
     let window = Duration::from_secs(60);
     let closed = |event: &Account| matches!(event, Account::Closed { .. });
     let books = Books::new(about("balances").balances(adds).within(window).closed_by(closed));
@@ -623,7 +623,7 @@ fn debits_and_credits_balance_in_time_or_are_found() {
 // ---- consumers ----
 
 #[test]
-fn row_000_32_a_consumer_that_skips_an_event_is_seen_though_its_position_is_right() {
+fn row_000_32_skipped_event_is_detected_despite_correct_position() {
     use tallystone::check::Digest;
     let books = Books::new(about("copied").applied_by::<Account>("copy"));
     let (mut good, mut skips) = (Digest::default(), Digest::default());
@@ -671,7 +671,7 @@ fn row_000_32_a_consumer_that_skips_an_event_is_seen_though_its_position_is_righ
 }
 
 #[test]
-fn each_consumer_is_held_to_its_own_reports() {
+fn consumer_is_judged_by_own_reports() {
     use tallystone::check::Digest;
     let copied = |id, consumer| about(id).applied_by::<Account>(consumer);
     let books = Books::of([copied("one", "first"), copied("two", "second")]);
@@ -688,7 +688,7 @@ fn each_consumer_is_held_to_its_own_reports() {
 }
 
 #[test]
-fn a_consumer_of_all_events_is_held_to_all_but_those_of_the_store_itself() {
+fn consumer_of_all_events_excludes_store_events() {
     use tallystone::check::Digest;
     let books = Books::new(about("copied").applied_by::<Raw>("copy"));
     let (mut whole, mut skips) = (Digest::default(), Digest::default());
@@ -708,7 +708,7 @@ fn a_consumer_of_all_events_is_held_to_all_but_those_of_the_store_itself() {
 
 /// It was restored from a backup, say: that it is behind is no fault of its own, and what it should have there was forgotten.
 #[test]
-fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
+fn restored_consumer_is_compared_after_catching_up() {
     use tallystone::check::Digest;
     let books = Books::new(about("copied").applied_by::<Account>("copy"));
     let first = books.paid(1, None).get();
@@ -742,7 +742,7 @@ fn a_consumer_that_goes_back_is_compared_when_it_is_where_it_was() {
 
 /// What it reported last was right, and it reports no more.
 #[test]
-fn a_consumer_that_stops_reporting_is_found_by_time() {
+fn stalled_consumer_is_reported_after_time_limit() {
     use tallystone::check::Digest;
     let longest = Duration::from_secs(600);
     let books = Books::new(about("copied").applied_within::<Account>("copy", longest));
@@ -779,7 +779,7 @@ fn a_consumer_that_stops_reporting_is_found_by_time() {
 }
 
 #[test]
-fn a_consumer_that_never_reported_is_found_and_costs_no_row_for_each_event() {
+fn never_reporting_consumer_is_found_without_growing_rows() {
     use tallystone::check::Digest;
     let books = Books::new(about("copied").applied_by::<Account>("copy"));
     let mut positions = Vec::new();
@@ -841,7 +841,7 @@ impl Projection for Purses {
 }
 
 #[test]
-fn what_rows_hold_is_what_was_brought_in_or_it_is_found() {
+fn row_total_differing_from_events_is_reported() {
     let kept = || about("kept").conserved::<Purses>(|event| adds(event).unwrap_or(0), |purse| *purse);
     let paid = |account, cents| Account::Paid { account, cents, total: None };
     for (cents, difference) in [(13, "13 less"), (17, "17 more")] {

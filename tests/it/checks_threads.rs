@@ -203,7 +203,7 @@ fn expected(log: &[Sequenced<Case>], end: std::time::SystemTime) -> BTreeSet<Fou
 }
 
 #[test]
-fn what_sixty_four_threads_made_is_found_once_and_as_a_naive_rule_finds_it() {
+fn violations_of_concurrent_writers_match_naive_rule() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
     let store = open(&path);
@@ -286,7 +286,7 @@ fn what_sixty_four_threads_made_is_found_once_and_as_a_naive_rule_finds_it() {
 
 /// A deadline an hour ahead, and a source that is pulled once a day, on the store's own threads.
 #[test]
-fn a_clock_that_the_test_moves_is_heard_by_the_threads() {
+fn simulated_clock_moves_wake_check_threads() {
     const HOUR: Duration = Duration::from_secs(3600);
     const PATIENCE: Duration = Duration::from_secs(60);
     let (clock, (told, alerts), (pulled, pulls)) = (SimClock::default(), mpsc::channel(), mpsc::channel());

@@ -208,7 +208,7 @@ fn could_not_run(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_date_that_no_calendar_has_is_refused() {
+fn impossible_date_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     for ts in ["2024-02-29T23:59:59.999Z", "2000-02-29T00:00:00Z", "1969-12-31T23:59:59.9Z"] {
         one_event(dir.path(), "log", "1", ts).document(None);
@@ -237,7 +237,7 @@ fn a_date_that_no_calendar_has_is_refused() {
 }
 
 #[test]
-fn a_store_of_another_log_is_refused() {
+fn store_of_another_log_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, time) = (dir.path().join("store"), "2024-01-01T00:00:00Z");
     let first = one_event(dir.path(), "first", "1", time);
@@ -257,7 +257,7 @@ fn a_store_of_another_log_is_refused() {
 }
 
 #[test]
-fn what_keeps_it_from_running_is_a_message() {
+fn startup_and_output_failures_are_reported() {
     let dir = tempfile::tempdir().expect("a directory");
     let call = one_event(dir.path(), "log", "1", "2024-01-01T00:00:00Z");
     let missing = Call { log: dir.path().join("none"), spec: call.spec.clone(), ..call };
@@ -272,7 +272,7 @@ fn what_keeps_it_from_running_is_a_message() {
 }
 
 #[test]
-fn killed_and_resumed_it_says_what_it_says_uninterrupted_and_what_brute_force_says() {
+fn resumed_run_matches_uninterrupted_and_brute_force() {
     let room = tempfile::tempdir().expect("room");
     let (log, spec, events, defs) = generated(room.path(), 4, 12_000);
     let mut killed = [0; 3];
@@ -321,7 +321,7 @@ struct Judged {
 }
 
 #[test]
-fn the_hospital_log_is_judged_as_its_oracle_has_it_in_both_modes_live_and_killed() {
+fn killed_hospital_log_run_matches_oracle() {
     let Some(folder) = data::folder() else { return };
     let Oracle { constraints } = data::oracle(&folder, "hospital_billing");
     let room = tempfile::tempdir().expect("room");

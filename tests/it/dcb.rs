@@ -64,7 +64,7 @@ fn family() -> QueryItem {
 }
 
 #[test]
-fn events_are_filtered_by_type_and_tags() {
+fn query_filters_by_type_and_tags() {
     let store = store();
     assert_eq!(at(&store, family().only(["Joined"])), [3, 4, 5]);
     assert_eq!(at(&store, family().only(["Joined", "Left"])), [3, 4, 5, 6], "types are ORed");
@@ -81,7 +81,7 @@ fn events_are_filtered_by_type_and_tags() {
 }
 
 #[test]
-fn items_are_ored_and_every_event_comes_once() {
+fn query_items_are_ored_without_duplicates() {
     let store = store();
     let query = Query::from(QueryItem::tag("student", "ana")).or(family().only(["Joined"]));
     assert_eq!(at(&store, query.clone()), [3, 4, 5, 6]);
@@ -95,7 +95,7 @@ fn items_are_ored_and_every_event_comes_once() {
 }
 
 #[test]
-fn an_append_fails_if_an_event_matches_after_the_position() {
+fn append_fails_on_match_after_position() {
     let store = store();
     let bo = || QueryItem::tag("student", "bo");
     let append = |after| store.append(Append::event(joined("c2", "bo")).fail_if_events_match(bo(), after));
@@ -119,7 +119,7 @@ fn an_append_fails_if_an_event_matches_after_the_position() {
 }
 
 #[test]
-fn positions_are_unique_rising_and_without_a_gap() {
+fn positions_are_unique_rising_and_gapless() {
     let store = store();
     std::thread::scope(|scope| {
         for thread in 0..8 {
@@ -147,7 +147,7 @@ fn an_append_is_atomic() {
 }
 
 #[test]
-fn a_condition_sees_its_neighbours_in_the_same_group() {
+fn condition_sees_events_of_same_group() {
     // Many threads claim one of few names: whatever groups they fall into, each name has one owner.
     let store = Store::in_memory(Setup::new().events::<Course>()).expect("a store in memory opens");
     let owners = AtomicU64::new(0);
@@ -172,7 +172,7 @@ fn a_condition_sees_its_neighbours_in_the_same_group() {
 }
 
 #[test]
-fn a_reader_never_sees_an_event_appear_below_one_it_has_seen() {
+fn no_event_appears_below_one_seen() {
     let store = Store::in_memory(Setup::new().events::<Course>()).expect("a store in memory opens");
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..4)
@@ -197,7 +197,7 @@ fn a_reader_never_sees_an_event_appear_below_one_it_has_seen() {
 }
 
 #[test]
-fn a_type_that_the_family_does_not_have_is_refused_by_name() {
+fn unknown_type_in_family_is_refused() {
     let store = store();
     let view = store.view().expect("the store is open");
     let mut misspelt = view.query::<Course>(family().only(["Join"]));
@@ -210,7 +210,7 @@ fn a_type_that_the_family_does_not_have_is_refused_by_name() {
 }
 
 #[test]
-fn a_condition_over_all_events_holds_where_nothing_came_since() {
+fn all_events_condition_holds_until_next_append() {
     let store = Store::in_memory(Setup::new().events::<Course>()).unwrap();
     for count in 0..3 {
         let after = store.view().unwrap().position();

@@ -190,7 +190,7 @@ fn the_capacity_of_a_course_changes() {
 }
 
 #[test]
-fn a_student_subscribes_where_there_is_room() {
+fn course_subscription_enforces_capacity_and_limits() {
     let refused = |given: Vec<Course>, student: &str, course: &str, why: &str| {
         let answer = courses(given).when::<Course>(|tx| subscribe(tx, student, course));
         assert_eq!(answer, Err(why.into()));
@@ -208,7 +208,7 @@ fn a_student_subscribes_where_there_is_room() {
 }
 
 #[test]
-fn the_last_place_of_a_course_goes_to_one_of_two_who_want_it() {
+fn last_course_place_goes_to_one_student() {
     let World { store, .. } = courses([defined("c1", 1)]);
     assert!(at_once(&store, |tx| subscribe(tx, "s1", "c1"), |tx| subscribe(tx, "s2", "c1")));
     for round in 0..50 {
@@ -225,14 +225,14 @@ fn the_last_place_of_a_course_goes_to_one_of_two_who_want_it() {
 }
 
 #[test]
-fn two_students_who_take_two_courses_never_conflict() {
+fn subscriptions_to_different_courses_never_conflict() {
     let World { store, .. } = courses([defined("c1", 1), defined("c2", 1)]);
     assert!(!at_once(&store, |tx| subscribe(tx, "s1", "c1"), |tx| subscribe(tx, "s2", "c2")));
     assert_eq!(events::<Course>(&store).len(), 4);
 }
 
 #[test]
-fn a_student_who_takes_four_courses_gets_one_of_two_more() {
+fn concurrent_subscriptions_respect_course_limit_per_student() {
     let six = (1..=6).map(|course| defined(&format!("c{course}"), 10));
     let four = (1..=4).map(|course| subscribed("s1", &format!("c{course}")));
     let World { store, .. } = courses(six.chain(four));
@@ -315,7 +315,7 @@ fn a_user_name_is_unique() {
 }
 
 #[test]
-fn a_user_name_that_was_given_up_stays_taken_for_three_days() {
+fn released_user_name_is_reserved_for_three_days() {
     let kept = |given: &[Account], days, name, may| registers(given, days, Some(3), name, may);
     let given_up = [registered("u1"), closed("u1")];
     kept(&given_up, 3, "u1", false);
@@ -327,7 +327,7 @@ fn a_user_name_that_was_given_up_stays_taken_for_three_days() {
 }
 
 #[test]
-fn a_user_name_that_two_want_at_once_goes_to_one() {
+fn contested_user_name_is_registered_once() {
     let World { store, .. } = World::of::<Account>();
     assert!(at_once(&store, |tx| register(tx, "u1", None), |tx| register(tx, "u1", None)));
     assert!(!at_once(&store, |tx| register(tx, "u2", None), |tx| register(tx, "u3", None)));
@@ -370,7 +370,7 @@ fn invoices_are_numbered_from_one() {
 }
 
 #[test]
-fn a_hundred_invoices_at_once_have_no_gap_and_no_double() {
+fn concurrent_invoice_numbers_are_gapless_and_unique() {
     let World { store, .. } = World::of::<InvoiceCreated>();
     std::thread::scope(|scope| {
         let one = || store.transact("invoice", create_invoice).expect("retries are enough");
@@ -382,7 +382,7 @@ fn a_hundred_invoices_at_once_have_no_gap_and_no_double() {
 
 /// The form without a transaction: the last one is read, and nothing may have come after it.
 #[test]
-fn a_hundred_invoices_by_conditions_have_no_gap_and_no_double() {
+fn conditional_invoice_numbers_are_gapless_and_unique() {
     let World { store, .. } = World::of::<InvoiceCreated>();
     let one = || loop {
         let view = store.view().expect("the store is open");
@@ -440,8 +440,9 @@ fn confirm(tx: &mut Tx<'_>, mail: &str, code: &str) -> Decided {
     Ok(tx.append(SignUp::Confirmed { email, otp, name })?)
 }
 
+/// Token that is good once, within an hour, and only for the address it was sent to.
 #[test]
-fn an_opt_in_token_is_good_once_for_an_hour_and_for_one_address() {
+fn opt_in_token_restricts_use_time_and_address() {
     let initiated = |email: &str, otp: &str| SignUp::Initiated {
         email: email.into(),
         otp: otp.into(),
@@ -496,7 +497,7 @@ fn place(tx: &mut Tx<'_>, order: &str, token: &str) -> Decided {
 }
 
 #[test]
-fn a_form_that_is_sent_twice_places_one_order() {
+fn resubmitted_form_places_one_order() {
     let placed = |order: &str, token: &str| OrderPlaced { order: order.into(), token: token.into() };
     let world = World::of::<OrderPlaced>().given(placed("o12345", "11111"));
     let again = world.when::<OrderPlaced>(|tx| place(tx, "o54321", "11111"));
@@ -563,7 +564,7 @@ fn order(tx: &mut Tx<'_>, items: &[(&str, u32)]) -> Decided {
 }
 
 #[test]
-fn an_order_is_taken_at_a_price_that_was_shown_in_the_last_ten_minutes() {
+fn order_accepts_price_from_last_ten_minutes() {
     let first = |product: &str, price| Product::Defined { product: product.into(), price };
     let change = |product: &str, price| Product::PriceChanged { product: product.into(), price };
     let one = || World::of::<Product>().given(first("p1", 123));
@@ -598,7 +599,7 @@ fn an_order_is_taken_at_a_price_that_was_shown_in_the_last_ten_minutes() {
 
 /// Load, decide, append at the version that was loaded; again after a failure. By hand, and as a transaction.
 #[test]
-fn an_aggregate_is_a_condition_on_its_own_stream() {
+fn aggregate_conflicts_only_on_own_stream() {
     let World { store, .. } = courses([defined("c1", 400), defined("c2", 400)]);
     let by_hand = |student: &str| loop {
         let view = store.view().expect("the store is open");
@@ -784,7 +785,7 @@ fn assert_claims_hold(all: &[Sequenced<Claim>]) {
 }
 
 #[test]
-fn what_an_event_rests_on_holds_at_its_position() {
+fn recorded_conditions_hold_at_event_position() {
     let store = busy();
     let conflicts: u64 = std::thread::scope(|scope| {
         let writers = (0..WRITERS)
@@ -805,7 +806,7 @@ fn what_an_event_rests_on_holds_at_its_position() {
 }
 
 #[test]
-fn writers_of_unrelated_events_are_never_refused() {
+fn unrelated_writers_never_conflict() {
     let store = busy();
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -820,7 +821,7 @@ fn writers_of_unrelated_events_are_never_refused() {
 }
 
 #[test]
-fn readers_see_no_event_appear_below_one_they_have_seen() {
+fn no_event_appears_below_polled_position() {
     let (store, done) = (busy(), AtomicBool::new(false));
     let query = || Query::from([QueryItem::tag("t", 1), QueryItem::tag("t", 2)]);
     std::thread::scope(|scope| {

@@ -118,7 +118,7 @@ fn flow_complete() -> impl Iterator<Item = Check> {
 }
 
 #[test]
-fn row_000_28_a_flow_that_stops_names_the_step_that_is_missing() {
+fn row_000_28_stopped_flow_names_missing_step() {
     let clock = SimClock::default();
     let setup = lockstep(&clock).events::<Purchase>().alerts(|_| ());
     let bench = Bench::of(clock, flow_complete().fold(setup, Setup::check));
@@ -164,7 +164,7 @@ impl Event for Stock {
 }
 
 #[test]
-fn row_001_27_of_two_steps_the_half_that_is_missing_is_named_and_made_good() {
+fn row_001_27_missing_half_is_named_and_remedied() {
     let marked = |event: &Stock| matches!(event, Stock::MarkedOut { .. });
     let ordered = |event: &Stock| matches!(event, Stock::LastOrdered { .. });
     let both = about("marked-and-ordered")
@@ -263,8 +263,9 @@ impl Projection for Stored {
     }
 }
 
+/// Refusal by the event's layout, or a violation found in the row that was written with it.
 #[test]
-fn row_000_29_a_wrong_event_is_refused_by_its_layout_or_found_by_what_was_written_with_it() {
+fn row_000_29_wrong_event_is_refused_or_reported() {
     let clock = SimClock::default();
     let setup = lockstep(&clock).inline::<Claimed>().inline::<Stored>().alerts(|_| ());
     let differs = about("claimed-is-stored")
@@ -362,7 +363,7 @@ fn shipped_within(window: Duration) -> Check {
 }
 
 #[test]
-fn row_000_27_observed_times_have_the_exact_quantiles_and_a_window_below_them_is_warned_of() {
+fn row_000_27_quantiles_are_exact_short_window_warns() {
     for seed in 0..6 {
         let window = 5 * MINUTE;
         let (bench, waits) = converging(shipped_within(window), seed, 700 + 300 * seed as u32);
@@ -390,7 +391,7 @@ fn row_000_27_observed_times_have_the_exact_quantiles_and_a_window_below_them_is
 }
 
 #[test]
-fn a_window_that_is_the_p999_is_long_enough_and_one_below_is_not() {
+fn only_window_below_p999_gives_warning() {
     let times = |window: Duration| {
         let bench = bench([shipped_within(window)]);
         for order in 1..=10 {
@@ -416,7 +417,7 @@ fn a_window_that_is_the_p999_is_long_enough_and_one_below_is_not() {
 }
 
 #[test]
-fn a_report_of_a_range_tells_what_begins_and_ends_in_it() {
+fn convergence_report_counts_only_its_range() {
     let bench = bench([shipped_within(MINUTE)]);
     let first = bench.append(placing(1));
     bench.clock.advance(SECOND);
@@ -434,8 +435,9 @@ fn a_report_of_a_range_tells_what_begins_and_ends_in_it() {
     assert_eq!(of(second..Position::new(u64::MAX)), (1, 1, Some(SECOND)));
 }
 
+/// Waits are timed by the event that answers them; a rule that waits for nothing has no such report.
 #[test]
-fn each_word_that_waits_is_timed_by_what_answers_it_and_the_others_say_that_they_do_not() {
+fn waiting_rules_are_timed_others_refused() {
     let about = |id| About { id, ..about(id) };
     let bench = bench([
         about("succession").succession(placed, shipped).within(SECOND).into(),
@@ -476,7 +478,7 @@ fn each_word_that_waits_is_timed_by_what_answers_it_and_the_others_say_that_they
 }
 
 #[test]
-fn a_group_has_settled_when_nothing_of_its_key_came_for_the_quiet_time() {
+fn group_settles_after_its_quiet_time() {
     let bench = bench([shipped_within(DAY)]);
     let mut expected = Vec::new();
     // Order n moves for n minutes, a minute between two events; then it rests, wakes, and rests again.
@@ -512,7 +514,7 @@ fn a_group_has_settled_when_nothing_of_its_key_came_for_the_quiet_time() {
 // ---- the handbook ----
 
 #[test]
-fn the_handbook_says_of_each_check_what_it_means_what_to_do_who_is_told_and_how_it_stands() {
+fn handbook_shows_meaning_remedy_owner_status() {
     let late = shipped_within(DAY).escalates(4 * HOUR, Severity::Page);
     let quiet = Check::from(about("paid-first").precedence(placed, shipped));
     let bench = bench([late, quiet]);
@@ -577,7 +579,7 @@ fn the_handbook_has_invariants_too() {
 }
 
 #[test]
-fn the_handbook_of_texts_full_of_marks_has_one_heading_and_one_list_for_each_check() {
+fn handbook_escapes_markdown_in_texts() {
     let hostile = "# x\n\n## y\n- z\n1. w\n```\n<script> *a* _b_ [c](d) | e | & \\";
     let nasty = About {
         id: "#hash *and* `ticks`",
@@ -619,7 +621,7 @@ fn one_open(bench: &Bench) -> Violation {
 }
 
 #[test]
-fn row_000_23_a_remedy_is_shown_and_run_once_however_often_it_is_run() {
+fn row_000_23_remedy_is_previewed_and_run_once() {
     let bench = bench([placed_first()]);
     bench.append(Order::Shipped { order: 7 });
     bench.settle();
@@ -650,7 +652,7 @@ fn row_000_23_a_remedy_is_shown_and_run_once_however_often_it_is_run() {
 }
 
 #[test]
-fn a_remedy_run_by_many_at_once_and_again_after_a_restart_is_one_commit() {
+fn concurrent_or_restarted_remedy_commits_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let open = || {
         let setup = Setup::new().check(placed_first()).alerts(|_| ());
@@ -683,7 +685,7 @@ fn a_remedy_run_by_many_at_once_and_again_after_a_restart_is_one_commit() {
 }
 
 #[test]
-fn what_is_healed_or_retracted_is_not_remediated_and_what_a_person_did_is_not_done_again() {
+fn healed_or_remediated_violation_is_not_remedied_again() {
     let bench = bench([shipped_within(DAY).remedied(|case| {
         let Order::Placed { order, .. } = case.began()? else { return Err("that was not placed".into()) };
         Ok(Append::event(Order::Shipped { order }))
@@ -722,7 +724,7 @@ fn what_is_healed_or_retracted_is_not_remediated_and_what_a_person_did_is_not_do
 }
 
 #[test]
-fn steps_that_are_missing_fail_or_have_a_key_are_named_errors_and_write_nothing() {
+fn invalid_remedy_steps_fail_without_writing() {
     let named = |id: &'static str| Check::from(about(id).precedence(placed, shipped));
     let bench = bench([
         named("by hand"),
@@ -798,7 +800,7 @@ impl Restarts {
 }
 
 #[test]
-fn what_nobody_sees_to_is_told_again_louder_once_for_each_age_across_restarts() {
+fn unattended_violation_escalates_once_per_age_across_restarts() {
     let note = About { severity: Severity::Note, ..about("placed-first") };
     let check = note
         .precedence(placed, shipped)
@@ -841,7 +843,7 @@ fn what_nobody_sees_to_is_told_again_louder_once_for_each_age_across_restarts() 
 }
 
 #[test]
-fn waived_and_remediated_violations_are_told_again_when_that_is_over() {
+fn expired_waiver_or_failed_remedy_alerts_again() {
     let restarts = Restarts::new(shipped_within(HOUR).escalates(HOUR, Severity::Page));
     let bench = restarts.open();
     for order in 1..=5 {
@@ -875,7 +877,7 @@ impl Restarts {
 }
 
 #[test]
-fn a_storm_that_nobody_sees_to_is_one_alert_and_a_muted_check_stays_silent() {
+fn storm_escalates_once_and_not_while_muted() {
     let check =
         Check::from(about("placed-first").precedence(placed, shipped)).escalates(HOUR, Severity::Page);
     let restarts = Restarts::new(check);
@@ -897,7 +899,7 @@ fn a_storm_that_nobody_sees_to_is_one_alert_and_a_muted_check_stays_silent() {
 }
 
 #[test]
-fn what_is_about_much_is_told_louder_from_the_start() {
+fn large_amount_raises_severity_immediately() {
     let amount = |event: &Order| match event {
         Order::Placed { cents, .. } => *cents,
         _ => 0,
@@ -939,7 +941,7 @@ fn what_is_about_much_is_told_louder_from_the_start() {
 }
 
 #[test]
-fn an_amount_that_cannot_be_told_is_told_louder() {
+fn panicking_amount_raises_severity() {
     let panics = about("placed-first").precedence(placed, shipped).escalates_above(
         |_| panic!("a bug in an amount"),
         10,
@@ -957,7 +959,7 @@ fn an_amount_that_cannot_be_told_is_told_louder() {
 }
 
 #[test]
-fn an_escalation_that_says_nothing_or_goes_down_does_not_open() {
+fn incomplete_or_downward_escalation_is_refused() {
     let down = shipped_within(HOUR).escalates(HOUR, Severity::Ticket);
     let refused = Store::in_memory(Setup::new().check(down));
     let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
@@ -1006,7 +1008,7 @@ impl std::io::Write for Flaky {
 }
 
 #[test]
-fn an_alert_that_cannot_be_written_is_tried_again_and_the_desk_says_why() {
+fn failed_alert_write_is_retried_and_reported() {
     let out = Flaky::default();
     *out.fails.lock().expect("no test panics in it") = 2;
     let clock = SimClock::default();
@@ -1075,7 +1077,7 @@ impl tracing::Subscriber for Collector {
 }
 
 #[test]
-fn tracing_is_told_by_severity_with_fields() {
+fn traced_alerts_carry_level_and_fields() {
     let collector = Collector::default();
     tracing::subscriber::with_default(collector.clone(), || {
         for severity in [Severity::Note, Severity::Ticket, Severity::Page] {

@@ -19,20 +19,20 @@ fn sees(text: &str, anomaly: Anomaly) {
 // Anomalies of single reads and keys.
 
 #[test]
-fn an_aborted_append_must_not_be_read() {
+fn aborted_append_must_not_be_read() {
     verdict("fail ax1 / rx1ax2", &["G1a"]);
     verdict("fail ax1 / ax2 / rx2", &[]);
 }
 
 #[test]
-fn a_read_between_two_appends_of_one_transaction_is_intermediate() {
+fn read_between_two_appends_is_intermediate() {
     sees("ax1ax2 / rx1", Anomaly::IntermediateRead);
     verdict("ax1ax2 / ax3 / rx123", &[]);
     verdict("ax1rx1ax2", &[]);
 }
 
 #[test]
-fn a_committed_append_behind_an_aborted_one_is_a_dirty_update() {
+fn append_after_aborted_one_is_dirty_update() {
     verdict("fail ax1 / ax2 / rx12", &["G1a", "dirty-update"]);
     verdict("ax2 / fail ax1 / rx21", &["G1a"]);
 }
@@ -50,7 +50,7 @@ fn a_transaction_must_agree_with_itself() {
 }
 
 #[test]
-fn a_transaction_must_not_read_what_it_appends_later() {
+fn transaction_must_not_read_later_append() {
     sees("rx012ax1", Anomaly::FutureRead);
     sees("ax1rx01ax0ax3", Anomaly::FutureRead);
     sees("ax0 / rx01ax1 / rx0", Anomaly::FutureRead);
@@ -58,20 +58,20 @@ fn a_transaction_must_not_read_what_it_appends_later() {
 }
 
 #[test]
-fn reads_of_a_key_must_be_prefixes_of_one_order() {
+fn reads_must_be_prefixes_of_one_order() {
     verdict("ax1 / ax2 / ax3 / rx12 / rx13", &["incompatible-order"]);
     verdict("ax1 / ax2 / rx12 / rx21", &["cyclic-versions", "incompatible-order"]);
     verdict("ax1 / ax2 / ax3 / rx12 / rx123 / rx1 / rx", &[]);
 }
 
 #[test]
-fn a_value_stands_in_a_list_once_and_only_if_it_was_appended() {
+fn duplicate_or_unwritten_list_value_is_reported() {
     sees("ax1 / ax2 / rx121", Anomaly::DuplicateElements);
     verdict("ax1 / rx17", &["unwritten-read"]);
 }
 
 #[test]
-fn a_workload_that_repeats_a_value_is_told_so() {
+fn repeated_append_of_value_is_reported() {
     verdict("ax1 / ax1 / rx1", &["repeated-append"]);
 }
 
@@ -85,24 +85,24 @@ fn serial_histories_have_no_cycle() {
 }
 
 #[test]
-fn appends_in_opposite_orders_are_a_write_cycle() {
+fn opposite_append_orders_form_write_cycle() {
     verdict("ax1ay1 / ax2ay2 / rx12ry21", &["G0"]);
 }
 
 #[test]
-fn transactions_that_read_each_other_are_circular() {
+fn mutual_reads_are_circular_information_flow() {
     verdict("ax1ry1 / ax2ay1 / rx12", &["G1c"]);
     verdict("ax1ry1 / ay1rx1", &["G1c"]);
 }
 
 #[test]
-fn one_overlooked_write_is_read_skew_or_a_lost_update() {
+fn missed_write_is_read_skew_or_lost_update() {
     verdict("ax1ay1 / rx1ry / rx1ry1", &["G-single"]);
     verdict("rxax1 / rxax2 / rx12", &["G-single"]);
 }
 
 #[test]
-fn two_readers_that_disagree_on_the_order_of_two_writes_are_nonadjacent() {
+fn readers_disagreeing_on_write_order_are_nonadjacent() {
     verdict("ax1 / ay1 / rx1ry / rxry1 / rx1ry1", &["G-nonadjacent"]);
     // Beside shorter ways round over the same edges that are only write skew.
     verdict("ax1rw / ay1rz / rx1ryrz1 / rxry1rw1 / az1 / aw1 / rx1ry1rz1rw1", &["G-nonadjacent"]);
@@ -116,7 +116,7 @@ fn two_overlooked_writes_are_write_skew() {
 }
 
 #[test]
-fn real_time_alone_shows_a_stale_read() {
+fn real_time_order_reveals_stale_read() {
     verdict("0..1 ax1 / 2..3 rx", &["G-single-realtime"]);
     verdict("0..1 ax1 / 1..3 rx", &[]);
     verdict("0..1 ax1 / 2..3 ax2 / 4..5 rx21", &["G0-realtime"]);
@@ -124,7 +124,7 @@ fn real_time_alone_shows_a_stale_read() {
 }
 
 #[test]
-fn two_ids_only_a_clock_sees_it() {
+fn two_ids_anomaly_breaks_only_strict_serializability() {
     // The second reads x, the first raises it and returns, the third then sees no trace of the second.
     let text = "1..2 rxax1 / 0..6 rxay1 / 3..4 ry / 7..8 rx1ry1";
     let report = check(&History::parse(text));
@@ -134,20 +134,20 @@ fn two_ids_only_a_clock_sees_it() {
 }
 
 #[test]
-fn a_cycle_in_real_time_is_told_beside_one_that_needs_no_clock() {
+fn real_time_cycle_is_reported_beside_write_skew() {
     // T1 and T2 are write skew; T3 began after T1 and sees a state from before it.
     let text = "0..1 rxay1aq1 / 0..9 ryax1 / 2..3 rp / 0..9 rqap1 / 10..11 rx1ry1rq1rp1";
     verdict(text, &["G2-item", "G2-item-realtime"]);
 }
 
 #[test]
-fn a_process_that_does_not_see_its_own_append_is_told_so() {
+fn process_missing_its_own_append_is_reported() {
     verdict("p0 0..1 ax1 / p0 1..2 rx", &["G-single-process"]);
     verdict("p0 0..1 ax1 / p0 2..3 rx", &["G-single-process", "G-single-realtime"]);
 }
 
 #[test]
-fn an_unknown_outcome_is_settled_by_who_reads_it() {
+fn unknown_outcome_is_settled_by_readers() {
     // Never read: it may not have happened.
     verdict("info 0.. ax1 / 1..2 rx", &[]);
     // Read: it happened, and may have happened late.
@@ -165,12 +165,12 @@ fn an_unknown_outcome_is_settled_by_who_reads_it() {
 }
 
 #[test]
-fn a_process_may_go_on_after_an_unknown_outcome() {
+fn process_may_continue_after_unknown_outcome() {
     verdict("p0 info 0.. ax1 / p0 1..2 rx / 3..4 rx1", &[]);
 }
 
 #[test]
-fn a_witness_tells_the_cycle_in_words() {
+fn witness_describes_cycle_in_words() {
     let report = check(&History::parse("ax1ay1 / ax2ay2 / rx12ry21"));
     assert_eq!(
         report.findings[0].witness,
@@ -190,7 +190,7 @@ fn a_witness_tells_the_cycle_in_words() {
 }
 
 #[test]
-fn a_witness_is_as_short_as_can_be() {
+fn witness_is_the_shortest_cycle() {
     // T1 to T5 are a ring of five; then T1 and T7 close a ring of two within it.
     let ring = "ax1ae2af2 / ax2ay1 / ay2az1 / az2aw1 / aw2ae1";
     let steps = |text: String| check(&History::parse(&text)).findings[0].witness.matches(" before ").count();
@@ -200,7 +200,7 @@ fn a_witness_is_as_short_as_can_be() {
 
 #[test]
 #[should_panic(expected = "T2 starts while process 0 is busy")]
-fn a_process_runs_one_transaction_at_a_time() {
+fn process_with_overlapping_transactions_panics() {
     check(&History::parse("p0 0..5 ax1 / p0 3..7 ax2"));
 }
 
@@ -650,7 +650,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_verdict_is_that_of_a_search_through_all_orders(txns in prop::collection::vec(loose(), 1..5), end in any::<bool>()) {
+    fn serializability_verdict_matches_brute_force_search(txns in prop::collection::vec(loose(), 1..5), end in any::<bool>()) {
         let mut history = loose_history(&txns, end);
         let report = check(&history);
         prop_assert_eq!(report.strictly_serializable(), some_serial_order(&history), "{}", report);
@@ -662,7 +662,7 @@ proptest! {
     }
 
     #[test]
-    fn linearizability_is_that_of_a_search_through_all_orders(calls in prop::collection::vec(register_call(), 1..6)) {
+    fn linearizability_verdict_matches_brute_force_search(calls in prop::collection::vec(register_call(), 1..6)) {
         let committed: Vec<_> = calls.iter().enumerate().map(|(index, call)| Committed {
             name: format!("C{index}"),
             invoked: call.invoked,
@@ -700,7 +700,7 @@ fn long_history(txns: u64) -> History {
 }
 
 #[test]
-fn two_hundred_thousand_transactions_are_checked_at_once() {
+fn two_hundred_thousand_transactions_are_checked() {
     const TXNS: u64 = 200_000;
     let mut history = long_history(TXNS);
     let report = check(&history);
@@ -716,7 +716,7 @@ fn two_hundred_thousand_transactions_are_checked_at_once() {
 }
 
 #[test]
-fn a_large_history_full_of_anomalies_is_checked_too() {
+fn large_history_full_of_anomalies_is_checked() {
     // Who appends did not see the latest append: a lost update each time, in one knot and in many.
     let mut history = long_history(20_000);
     for txn in &mut history.txns {
@@ -732,7 +732,7 @@ fn a_large_history_full_of_anomalies_is_checked_too() {
 // The serial run.
 
 #[test]
-fn the_serial_run_wants_every_commit_once_and_no_abort() {
+fn serial_replay_rejects_missing_aborted_and_repeated_transactions() {
     let history = History::parse("0..1 ax1 / fail 0..1 ax2 / info 0.. ax3 / 2..3 rx1");
     let told = |order: &[usize]| serial_replay(&history, order).expect_err("the order is wrong");
     assert!(serial_replay(&history, &[0, 3]).is_ok());
@@ -743,7 +743,7 @@ fn the_serial_run_wants_every_commit_once_and_no_abort() {
 }
 
 #[test]
-fn the_serial_run_finds_the_first_wrong_answer_and_a_disregard_of_time() {
+fn serial_replay_finds_wrong_reads_and_time_violations() {
     let told =
         |text: &str, order: &[usize]| serial_replay(&History::parse(text), order).expect_err("it is wrong");
     assert!(told("rxay1 / ryax1", &[0, 1]).starts_with("T2: Read"));
@@ -852,7 +852,7 @@ fn at_one_instant_calls_overlap() {
 }
 
 #[test]
-fn a_call_without_an_answer_takes_effect_late_or_never() {
+fn unanswered_call_takes_effect_late_or_never() {
     let read = |during, value| Call::answered(during, RegisterOp::Read, value);
     let lost = Call::unanswered(2, RegisterOp::Write(1));
     assert_eq!(linearizable::<Register>(&[lost.clone(), read(3..=4, 0), read(5..=6, 0)]), Ok(()));
@@ -862,7 +862,7 @@ fn a_call_without_an_answer_takes_effect_late_or_never() {
 }
 
 #[test]
-fn a_queue_gives_out_in_the_order_it_took_in() {
+fn queue_dequeues_in_enqueue_order() {
     let put = |during, value| Call::answered(during, QueueOp::Put(value), None);
     let take = |during, value| Call::answered(during, QueueOp::Take, value);
     let together =
@@ -875,7 +875,7 @@ fn a_queue_gives_out_in_the_order_it_took_in() {
 }
 
 #[test]
-fn a_key_creates_once_and_then_replays_the_same_receipt() {
+fn idempotency_key_creates_once_then_replays_receipt() {
     let request = |during, key: &str, fingerprint, answer| {
         Call::answered(during, Request { key: key.into(), fingerprint }, answer)
     };
@@ -908,7 +908,7 @@ fn a_key_creates_once_and_then_replays_the_same_receipt() {
 }
 
 #[test]
-fn a_flag_is_raised_by_one_caller_only() {
+fn only_one_caller_raises_flag() {
     let raise = |during, first| Call::answered(during, OnceOp::Raise("sent".into()), first);
     let look = |during, raised| Call::answered(during, OnceOp::Look("sent".into()), raised);
     assert_eq!(linearizable::<Once>(&[raise(0..=9, false), raise(0..=9, true), look(1..=2, false)]), Ok(()));
@@ -918,7 +918,7 @@ fn a_flag_is_raised_by_one_caller_only() {
 }
 
 #[test]
-fn ten_thousand_calls_in_many_parts_are_checked_at_once() {
+fn ten_thousand_partitioned_calls_are_checked() {
     let call = |n: u64| {
         let request = Request { key: format!("key {}", n / 10), fingerprint: 1 };
         let answer = if n.is_multiple_of(10) { Answer::Created(n) } else { Answer::Replayed(n / 10 * 10) };

@@ -151,7 +151,7 @@ fn change_directory(dir: &Path) {
 }
 
 #[test]
-fn a_store_stays_where_it_was_opened_when_the_directory_changes() {
+fn open_store_ignores_working_directory_change() {
     let room = room();
     let dir = room.path().canonicalize().expect("a real path");
     for side in ["a", "b"] {
@@ -170,7 +170,7 @@ fn a_store_stays_where_it_was_opened_when_the_directory_changes() {
 }
 
 #[test]
-fn a_relative_path_without_a_parent_opens_and_creates() {
+fn relative_path_without_parent_creates_and_opens() {
     // The working directory of a test is that of the crate.
     let room = tempfile::tempdir_in(".").expect("a temporary directory");
     let path = Path::new(room.path().file_name().expect("it has a name"));
@@ -183,7 +183,7 @@ fn a_relative_path_without_a_parent_opens_and_creates() {
 
 #[cfg(unix)]
 #[test]
-fn a_store_below_a_linked_directory_is_one_with_its_target() {
+fn symlinked_directory_and_target_are_same_store() {
     let room = room();
     let (real, link) = (room.path().join("releases-5"), room.path().join("current"));
     fs::create_dir(&real).expect("created");
@@ -206,7 +206,7 @@ fn a_store_below_a_linked_directory_is_one_with_its_target() {
 
 #[cfg(unix)]
 #[test]
-fn a_log_that_is_a_link_is_refused_by_name() {
+fn symlinked_log_directory_is_refused() {
     let room = room();
     let path = room.path().join("db");
     Store::create(&path, busy()).expect("created").close();
@@ -219,7 +219,7 @@ fn a_log_that_is_a_link_is_refused_by_name() {
 /// As Kubernetes mounts a ConfigMap: a name that does not change, a link that is swapped, a directory for each version.
 #[cfg(unix)]
 #[test]
-fn a_config_map_of_rules_is_followed_and_swapped() {
+fn rule_folder_follows_swapped_config_map() {
     use std::os::unix::fs::symlink;
     let room = room();
     let (folder, clock) = (room.path().join("rules"), tallystone::testing::SimClock::default());
@@ -268,7 +268,7 @@ fn a_config_map_of_rules_is_followed_and_swapped() {
 
 #[cfg(unix)]
 #[test]
-fn links_that_leave_a_folder_of_rules_are_named() {
+fn links_leaving_rule_folder_are_reported() {
     use std::os::unix::fs::symlink;
     let room = room();
     let (folder, outside) = (room.path().join("rules"), room.path().join("outside"));
@@ -298,7 +298,7 @@ fn links_that_leave_a_folder_of_rules_are_named() {
 // ---- creating ----
 
 #[test]
-fn a_create_that_fails_leaves_nothing_behind() {
+fn failed_create_leaves_nothing_behind() {
     let rehearsal = SimDisk::new(1);
     drop(Store::create("/store", simulated(&rehearsal)).expect("created"));
     let ops = rehearsal.op_count();
@@ -330,7 +330,7 @@ fn a_create_that_fails_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_create_in_a_directory_of_others_leaves_theirs() {
+fn failed_create_keeps_foreign_files() {
     let disk = SimDisk::new(1);
     disk.write_file("/store/lost+found/inode-7", b"theirs");
     disk.plan(Faults::none().at(disk.op_count() + 12, Fault::AnyError));
@@ -345,7 +345,7 @@ fn a_create_in_a_directory_of_others_leaves_theirs() {
 }
 
 #[test]
-fn threads_that_cannot_be_started_leave_nothing_running() {
+fn failed_thread_start_leaves_nothing_running() {
     let disk = SimDisk::new(1);
     let on = || setup().options(small()).platform(platform(&disk)).behind::<Deposits>().alerts(|_| ());
     let on = || on().check_folder("/rules");
@@ -380,7 +380,7 @@ fn threads_that_cannot_be_started_leave_nothing_running() {
 // ---- crowds and long names ----
 
 #[test]
-fn thousands_of_foreign_files_are_passed_over() {
+fn thousands_of_foreign_files_are_ignored() {
     let disk = SimDisk::new(1);
     let store = Store::create("/store", simulated(&disk).behind::<Deposits>()).expect("created");
     append_many(&store, 20);
@@ -400,7 +400,7 @@ fn thousands_of_foreign_files_are_passed_over() {
 /// Around the longest path there may be: it works, or it is refused and leaves nothing.
 #[cfg(unix)]
 #[test]
-fn a_path_near_the_limit_works_or_leaves_nothing() {
+fn path_near_length_limit_works_or_leaves_nothing() {
     let room = room();
     let mut deep = room.path().canonicalize().expect("a real path");
     while deep.as_os_str().len() < 3800 {
@@ -440,7 +440,7 @@ fn a_path_near_the_limit_works_or_leaves_nothing() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_a_text() {
+fn byte_order_mark_is_ignored() {
     use tallystone::check::{Outside, PullError};
     use tallystone::outside::{CsvFile, JsonLines};
     #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -472,7 +472,7 @@ fn a_byte_order_mark_is_no_part_of_a_text() {
 // ---- locks ----
 
 #[test]
-fn a_removed_lock_file_lets_nobody_else_in() {
+fn removed_lock_file_still_excludes_others() {
     let room = room();
     let path = room.path().join("db");
     let store = Store::create(&path, busy()).expect("created");
@@ -500,7 +500,7 @@ fn a_removed_lock_file_lets_nobody_else_in() {
 }
 
 #[test]
-fn a_store_restored_in_place_of_an_open_one_stops_it() {
+fn replaced_store_directory_stops_open_store() {
     let room = room();
     let (path, aside) = (room.path().join("db"), room.path().join("aside"));
     let store = Store::create(&path, busy()).expect("created");
@@ -594,7 +594,7 @@ impl Disk for Odd {
 }
 
 #[test]
-fn a_file_system_without_locks_is_refused_by_name() {
+fn file_system_without_locks_is_refused() {
     let odd = Odd::new();
     odd.refuse(LOCKS);
     let Err(OpenError::Storage(error)) = Store::create("/store", odd.setup()) else { panic!("no lock") };
@@ -607,7 +607,7 @@ fn a_file_system_without_locks_is_refused_by_name() {
 }
 
 #[test]
-fn a_read_only_medium_is_named_and_points_to_inspect() {
+fn read_only_error_points_to_inspect() {
     let odd = Odd::new();
     let store = Store::create("/store", odd.setup()).expect("created");
     append_many(&store, 3);
@@ -633,7 +633,7 @@ fn hash_of(bytes: &[u8]) -> u64 {
 }
 
 #[test]
-fn a_fork_of_the_process_writes_nothing() {
+fn forked_process_writes_nothing() {
     let disk = SimDisk::new(1);
     let store = Store::create("/store", simulated(&disk)).expect("created");
     append_many(&store, 3);
@@ -681,7 +681,7 @@ fn fork_after_open(dir: &Path) {
 
 #[cfg(unix)]
 #[test]
-fn a_child_made_by_fork_refuses_and_its_parent_goes_on() {
+fn forked_child_refuses_and_parent_continues() {
     let room = room();
     let path = room.path().join("db");
     let said = said("fork", &path);
@@ -716,7 +716,7 @@ fn close_beside_a_fork(dir: &Path) {
 
 #[cfg(unix)]
 #[test]
-fn a_closed_store_opens_although_a_fork_has_its_files() {
+fn closed_store_opens_while_fork_holds_files() {
     let room = room();
     assert_eq!(said("fork-beside", &room.path().join("db")), ["None"]);
 }

@@ -46,7 +46,7 @@ fn fails_from_here(disk: &SimDisk, fault: Fault) {
 }
 
 #[test]
-fn a_failed_open_names_its_cause_once() {
+fn failed_open_names_cause_once() {
     let disk = fresh_disk(1);
     drop(open(&disk).expect("created"));
     for fault in [Fault::ReadError, Fault::AnyError] {
@@ -62,7 +62,7 @@ fn a_failed_open_names_its_cause_once() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_store_that_may_not_be_written_says_why() {
+fn read_only_create_names_its_cause() {
     // Nobody may make a directory there, root neither.
     let error = Store::create("/sys/tallystone", setup()).expect_err("it cannot be created");
     assert!(matches!(error, OpenError::ReadOnly { .. }), "{error:?}");
@@ -70,7 +70,7 @@ fn a_store_that_may_not_be_written_says_why() {
 }
 
 #[test]
-fn a_failed_write_names_its_cause_in_each_later_answer() {
+fn errors_after_failed_write_name_cause() {
     for fault in [Fault::WriteError, Fault::SyncError, Fault::NoSpace] {
         let disk = fresh_disk(3);
         let store = open(&disk).expect("created");
@@ -91,7 +91,7 @@ fn a_failed_write_names_its_cause_in_each_later_answer() {
 }
 
 #[test]
-fn a_decision_whose_write_fails_names_its_cause() {
+fn failed_transaction_write_names_its_cause() {
     let disk = fresh_disk(4);
     let store = open(&disk).expect("created");
     fails_from_here(&disk, Fault::SyncError);
@@ -102,7 +102,7 @@ fn a_decision_whose_write_fails_names_its_cause() {
 }
 
 #[test]
-fn a_failed_read_names_its_cause_once() {
+fn failed_read_names_cause_once() {
     let disk = fresh_disk(5);
     // More rows than the cache of pages holds.
     let mut options = support::small();
@@ -139,7 +139,7 @@ fn damage_has_no_call_that_failed() {
 }
 
 #[test]
-fn a_source_that_cannot_be_read_names_its_cause_once() {
+fn unreadable_source_names_cause_once() {
     fn missing<O: Outside>(source: &O) -> PullError {
         let error = source.pull().err().expect("it is not there");
         assert!(matches!(error, PullError::Unreachable(_)), "{error:?}");
@@ -174,7 +174,7 @@ fn a_refusal_shows_its_reason() {
 
 /// No annotation: a decision that refuses nothing has one type only.
 #[test]
-fn a_decision_that_refuses_nothing_needs_no_annotation() -> Result<(), Error> {
+fn decision_without_refusal_needs_no_annotation() -> Result<(), Error> {
     let store = Store::in_memory(setup())?;
     store.transact("open", |tx| {
         tx.append(support::Bank::Opened { account: 1 })?;
@@ -197,7 +197,7 @@ fn as_main() -> Result<(), Error> {
 }
 
 #[test]
-fn main_prints_the_message_of_an_error() {
+fn main_prints_error_message() {
     let tests = std::env::current_exe().expect("a test has a binary");
     let run =
         Command::new(tests).args(["errors::as_main", "--exact", "--nocapture"]).env(AS_MAIN, "1").output();
@@ -207,7 +207,7 @@ fn main_prints_the_message_of_an_error() {
 }
 
 #[test]
-fn the_disk_s_error_can_be_asked_for() {
+fn storage_error_exposes_io_error() {
     let disk = fresh_disk(8);
     let store = Store::create("/store", simulated(&disk)).expect("created");
     fails_from_here(&disk, Fault::NoSpace);

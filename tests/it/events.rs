@@ -67,7 +67,7 @@ fn check(event: &Both, type_name: &str, stream: &str, tags: &[&str]) {
 }
 
 #[test]
-fn an_event_is_stored_under_readable_names() {
+fn event_is_stored_under_readable_names() {
     let signed = Card::Signed { card: 7, by: "ana".into(), note: None };
     check(&signed.into(), "card.Signed", "card/7/a%2Fb", &["card:7", "by:ana"]);
     check(&Card::Sent(7).into(), "card.Sent", "card/7/a%2Fb", &[]);
@@ -124,7 +124,7 @@ mod renamed {
 }
 
 #[test]
-fn the_order_of_variants_is_not_on_disk() {
+fn reordered_variants_decode_stored_events() {
     let old = Card::Sent(7).encode().unwrap();
     let new = renamed::Card::decode(&old.borrowed()).unwrap();
     assert_eq!(new, renamed::Card::Mailed(7));
@@ -137,7 +137,7 @@ fn the_order_of_variants_is_not_on_disk() {
 
 /// Was read as a variant of its own, so that the open refused it as gone.
 #[test]
-fn the_only_variant_of_a_family_may_have_an_alias() {
+fn single_variant_family_accepts_alias() {
     #[derive(Serialize, Deserialize)]
     enum Rang {
         #[serde(alias = "Bell")]
@@ -154,7 +154,7 @@ fn the_only_variant_of_a_family_may_have_an_alias() {
 }
 
 #[test]
-fn what_does_not_fit_is_told_without_the_payload() {
+fn decode_errors_name_cause_without_payload() {
     fn told<E: EventSet + std::fmt::Debug>(raw: &Raw) -> String {
         E::decode(&raw.borrowed()).unwrap_err().to_string()
     }
@@ -213,7 +213,7 @@ fn families_know_their_types_and_layouts() {
 }
 
 #[test]
-fn a_payload_is_read_by_name_without_its_type() {
+fn layout_reads_payload_by_field_name() {
     let raw = Card::Signed { card: 7, by: "ana".into(), note: None }.encode().unwrap();
     let layout = Layout::parse("{card:u32,by:str,note:?str}").unwrap();
     let value = layout.read(raw.data()).unwrap();
@@ -288,7 +288,7 @@ fn at_writing<E: Event>(event: E, expected: &str) {
 }
 
 #[test]
-fn what_bytes_cannot_carry_is_refused_by_the_name_of_its_attribute() {
+fn unsupported_serde_attribute_is_refused_by_name() {
     use refused::*;
     at_registration::<Untagged>("`#[serde(untagged)]` cannot be carried");
     at_writing(Untagged::A { a: 1 }, "`#[serde(untagged)]` cannot be carried");
@@ -310,7 +310,7 @@ mod json {
     use tallystone::value::Value;
 
     #[test]
-    fn an_imported_event_folds_like_a_typed_one() {
+    fn json_event_decodes_like_typed_event() {
         let check = |name: &str, payload: serde_json::Value, expected: Both| {
             let raw = Raw::json(name, "card/7", Tags::of("from", "import"), &payload);
             assert_eq!(Both::decode(&raw.borrowed()).unwrap(), expected);
@@ -330,7 +330,7 @@ mod json {
     }
 
     #[test]
-    fn json_that_does_not_fit_is_told_without_its_content() {
+    fn json_decode_error_hides_content() {
         let raw = Raw::json("card.Signed", "card/7", Tags::none(), &json!({"card": "secret", "by": "ana"}));
         let error = Card::decode(&raw.borrowed()).unwrap_err();
         assert_eq!(error.to_string(), "card.Signed: the json does not fit the type (line 1, column 27)");
@@ -343,7 +343,7 @@ mod json {
     }
 
     #[test]
-    fn values_have_one_meaning_whatever_they_were_written_in() {
+    fn bincode_and_json_give_same_value() {
         let payload = json!({"card": 7, "by": "ana", "note": null});
         let typed = Card::Signed { card: 7, by: "ana".into(), note: None }.encode().unwrap();
         let layout = Family::of::<Card>().layout_of("Signed").unwrap();

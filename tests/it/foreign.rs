@@ -95,7 +95,7 @@ fn next(log: &mut Subscription<Raw>, type_name: &str) -> Position {
 }
 
 #[test]
-fn a_sink_that_hangs_delays_no_check_and_is_found() {
+fn hanging_sink_is_reported_without_delaying_checks() {
     within("a sink that hangs", || {
         let clock = SimClock::default();
         let (held, sink) = held_sink();
@@ -146,7 +146,7 @@ fn a_sink_that_hangs_delays_no_check_and_is_found() {
 }
 
 #[test]
-fn a_close_leaves_a_sink_that_hangs_and_its_alert_is_told_again() {
+fn close_leaves_hanging_sink_and_reopen_resends_alert() {
     within("close() beside a sink that hangs", || {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("store");
@@ -171,7 +171,7 @@ fn a_close_leaves_a_sink_that_hangs_and_its_alert_is_told_again() {
 }
 
 #[test]
-fn a_close_waits_for_a_sink_and_records_what_it_took() {
+fn close_records_delivery_of_slow_sink() {
     within("close() beside a slow sink", || {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let dir = tempfile::tempdir().expect("a directory");
@@ -228,7 +228,7 @@ impl Projection for Calls {
 }
 
 #[test]
-fn a_call_inside_a_fold_is_refused_by_name() {
+fn store_call_inside_fold_is_refused() {
     within("a call inside a fold", || {
         let store = Store::in_memory(Setup::new().inline::<Calls>()).expect("it opens");
         *CALLED.lock().expect("no fold panics") = Some((store.clone(), Vec::new()));
@@ -279,7 +279,7 @@ impl<F: Fn() + Send + Sync + 'static> Wake for Wakes<F> {
 }
 
 #[test]
-fn a_waker_may_panic_block_or_append_and_harms_no_neighbour() {
+fn waker_may_panic_block_or_append_safely() {
     within("a waker", || {
         let store = Store::in_memory(Setup::new().inline::<Gated>()).expect("it opens");
         let (go, gate) = mpsc::channel();
@@ -314,7 +314,7 @@ fn a_waker_may_panic_block_or_append_and_harms_no_neighbour() {
 }
 
 #[test]
-fn a_subscriber_whose_waker_panics_poisons_nothing() {
+fn panicking_subscriber_waker_poisons_nothing() {
     let store = Store::in_memory(Setup::new().events::<Paid>()).expect("it opens");
     let mut all = store.subscribe::<Paid>(Query::all(), Position::START);
     let waker = Waker::from(Arc::new(Wakes(|| panic!("a waker of somebody else"))));
@@ -326,7 +326,7 @@ fn a_subscriber_whose_waker_panics_poisons_nothing() {
 // ---- the end of a store ----
 
 #[test]
-fn a_closed_store_may_be_opened_again_while_handles_are_left() {
+fn closed_store_reopens_while_handles_remain() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
     let store = Store::create(&path, Setup::new().events::<Paid>()).expect("it is made");
@@ -349,7 +349,7 @@ fn a_closed_store_may_be_opened_again_while_handles_are_left() {
 }
 
 #[test]
-fn a_wait_for_checks_ends_when_the_store_closes() {
+fn close_ends_wait_for_checks() {
     within("a wait for checks", || {
         let store = Store::in_memory(Setup::new().events::<Paid>().check(paid_once())).expect("it opens");
         let waits = store.clone();
@@ -360,7 +360,7 @@ fn a_wait_for_checks_ends_when_the_store_closes() {
 }
 
 #[test]
-fn an_answer_that_was_taken_is_given_again() {
+fn commit_answer_can_be_read_again() {
     within("an answer", || {
         let store = Store::in_memory(Setup::new().events::<Paid>()).expect("it opens");
         let mut commit = store.submit(paid(1));
@@ -372,7 +372,7 @@ fn an_answer_that_was_taken_is_given_again() {
 }
 
 #[test]
-fn what_runs_after_a_decision_does_not_hold_the_writer() {
+fn after_commit_callback_does_not_block_writer() {
     within("a callback after a decision", || {
         let mut options = Options::default();
         options.hold_ms_max = 60_000;
@@ -422,7 +422,7 @@ impl<const N: u32> Projection for Fussy<N> {
 }
 
 #[test]
-fn a_skipped_event_stays_skipped_by_restart_rebuild_verify_and_audit() {
+fn skip_survives_restart_rebuild_verify_and_audit() {
     within("a skip", || {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("store");
@@ -477,7 +477,7 @@ fn a_skipped_event_stays_skipped_by_restart_rebuild_verify_and_audit() {
 }
 
 #[test]
-fn a_stall_that_was_cured_is_not_reported_after_a_recovery() {
+fn recover_clears_cured_projection_stall() {
     within("a recovery after a stall", || {
         let dir = tempfile::tempdir().expect("a directory");
         let (behind, inline) = (dir.path().join("behind"), dir.path().join("inline"));
@@ -505,7 +505,7 @@ fn a_stall_that_was_cured_is_not_reported_after_a_recovery() {
 // ---- checks ----
 
 #[test]
-fn a_slow_new_check_keeps_none_that_has_caught_up_waiting() {
+fn slow_new_check_delays_no_current_check() {
     let (clock, disk) = (SimClock::default(), SimDisk::new(1));
     let mut options = Options::default();
     options.page_bytes = 64 << 10;
@@ -559,7 +559,7 @@ impl<'de> Deserialize<'de> for Fragile {
 }
 
 #[test]
-fn a_key_that_panics_when_a_violation_is_explained_is_an_error() {
+fn explain_reports_panicking_key_as_error() {
     within("a key that panics", || {
         let by = |paid: &Paid| {
             assert!(!IS_FRAGILE.load(Ordering::SeqCst), "a key that panics");

@@ -47,7 +47,7 @@ fn paid(order: u32) -> Append {
 }
 
 #[test]
-fn row_000_20_a_check_that_never_returns_is_found_by_somebody_else_and_healed_when_it_does() {
+fn row_000_20_watchdog_reports_hanging_check_until_it_returns() {
     let clock = SimClock::default();
     let (told, alerts) = mpsc::channel::<Notification>();
     let Stuck { check, is_in, go } = Stuck::new();
@@ -132,7 +132,7 @@ impl Stuck {
 }
 
 #[test]
-fn row_000_20_a_rule_of_a_folder_is_overdue_after_two_of_its_periods() {
+fn row_000_20_folder_rule_is_overdue_after_two_periods() {
     let dir = tempfile::tempdir().expect("a directory");
     let rule = r#"
         [check.paid-once]
@@ -194,7 +194,7 @@ impl Clock for Asked {
 
 /// Where the whole process stood still, its threads wake together, and the one that looks may be the first.
 #[test]
-fn a_pause_of_the_whole_process_proves_nothing_and_the_time_after_it_does() {
+fn process_pause_alone_does_not_make_check_overdue() {
     let clock = Arc::new(Asked { clock: SimClock::default(), times: AtomicU64::new(0) });
     let Stuck { check, is_in, go } = Stuck::new();
     let mut options = Options::default();
@@ -327,7 +327,7 @@ impl Bench {
 }
 
 #[test]
-fn row_000_20_a_check_that_has_stopped_is_a_violation_once_whatever_starts_anew() {
+fn row_000_20_stopped_check_is_reported_once_across_restarts() {
     let bench = Bench::new(true);
     bench.store.append(paid(1)).expect("it is taken");
     bench.steps();
@@ -356,7 +356,7 @@ fn row_000_20_a_check_that_has_stopped_is_a_violation_once_whatever_starts_anew(
 }
 
 #[test]
-fn a_check_that_was_dead_and_is_alive_after_a_restart_is_healed_once_it_has_moved() {
+fn restart_heals_stopped_check_that_advances() {
     let bench = Bench::new(true);
     bench.store.append(paid(1)).expect("it is taken");
     bench.steps();
@@ -365,8 +365,9 @@ fn a_check_that_was_dead_and_is_alive_after_a_restart_is_healed_once_it_has_move
     assert_eq!((bench.found(), bench.told().len()), (vec![(Some("once".to_owned()), false)], 0));
 }
 
+/// Alerts are sent although a full disk lets no violation be recorded.
 #[test]
-fn a_store_that_takes_nothing_has_its_dead_checks_told_all_the_same() {
+fn poisoned_store_still_alerts_on_stopped_checks() {
     let bench = Bench::new(false);
     bench.store.append(paid(1)).expect("it is taken");
     bench.store.append(paid(1)).expect("it is taken");
@@ -391,7 +392,7 @@ fn a_store_that_takes_nothing_has_its_dead_checks_told_all_the_same() {
 /// However long a backfill takes, and whatever time passes in it: what moves is not dead, and who is between those that are
 /// judged by turns waits.
 #[test]
-fn a_backfill_that_advances_is_not_overdue_and_neither_is_who_waits_for_it() {
+fn advancing_backfill_and_waiting_checks_are_not_overdue() {
     let mut options = Options::default();
     (options.page_bytes, options.group_len_max) = (4096, 4);
     let setup = |checks: &[&'static str]| {
@@ -432,7 +433,7 @@ fn a_backfill_that_advances_is_not_overdue_and_neither_is_who_waits_for_it() {
 }
 
 #[test]
-fn a_check_that_is_stuck_again_after_a_kill_is_neither_told_again_nor_healed_before_it_moves() {
+fn kill_keeps_stuck_check_open_without_new_alert() {
     let (disk, clock) =
         (SimDisk::new(1), Arc::new(Asked { clock: SimClock::default(), times: AtomicU64::new(0) }));
     let (told, alerts) = mpsc::channel::<Notification>();
@@ -477,7 +478,7 @@ fn a_check_that_is_stuck_again_after_a_kill_is_neither_told_again_nor_healed_bef
 }
 
 #[test]
-fn checks_with_nothing_to_judge_are_never_overdue() {
+fn idle_checks_are_never_overdue() {
     let bench = Bench::new(false);
     bench.store.append(paid(1)).expect("it is taken");
     bench.steps();
@@ -489,7 +490,7 @@ fn checks_with_nothing_to_judge_are_never_overdue() {
 }
 
 #[test]
-fn a_check_with_a_name_of_the_stores_own_does_not_open() {
+fn check_with_reserved_name_is_refused() {
     let refused = Store::in_memory(Setup::new().check(once(FRESHNESS, "ana")));
     let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
     assert_eq!(
@@ -499,7 +500,7 @@ fn a_check_with_a_name_of_the_stores_own_does_not_open() {
 }
 
 #[test]
-fn what_comes_is_judged_while_a_new_check_is_judged_over_the_past() {
+fn new_events_are_judged_during_check_backfill() {
     let mut options = Options::default();
     (options.page_bytes, options.group_len_max) = (4096, 4);
     let old = || Setup::new().options(options.clone()).check(once("old", "ana"));

@@ -202,7 +202,7 @@ fn deleted_and_created_again() {
 }
 
 #[test]
-fn modes_links_and_directories_take_each_others_place() {
+fn mode_symlink_and_directory_changes_agree() {
     let repo = Repo::new();
     repo.write("x", lines(3)).commit();
     std::fs::set_permissions(repo.file("x"), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -262,7 +262,7 @@ fn odd_names_are_bytes() {
 }
 
 #[test]
-fn commits_without_changes_are_one_event_each() {
+fn empty_commits_are_one_event_each() {
     let repo = Repo::new();
     repo.commit();
     repo.write("a", lines(1)).commit();
@@ -271,7 +271,7 @@ fn commits_without_changes_are_one_event_each() {
 }
 
 #[test]
-fn binary_and_back_is_counted_from_the_blobs() {
+fn binary_transitions_are_counted_from_blobs() {
     let repo = Repo::new();
     repo.write("a", lines(3)).write("b", b"\0\n\n").write("c", [0; 9000]).write("d", "").commit();
     repo.write("a", b"x\0\ny").write("b", lines(2)).write("d", b"\0").commit();
@@ -347,7 +347,7 @@ fn merges_count_against_their_first_parent() {
 }
 
 #[test]
-fn unrelated_history_comes_in_by_a_merge() {
+fn merge_of_unrelated_history_agrees() {
     let repo = Repo::new();
     repo.write("a", lines(2)).commit();
     repo.git(["checkout", "--quiet", "--orphan", "other"]);
@@ -359,7 +359,7 @@ fn unrelated_history_comes_in_by_a_merge() {
 }
 
 #[test]
-fn commit_with_thousands_of_files_is_recognised_whole() {
+fn commit_with_thousands_of_files_replays_whole() {
     let repo = Repo::new();
     let mut stream = b"commit refs/heads/main\ncommitter A <a@example.com> 0 +0000\ndata 0\n".to_vec();
     for n in 0..2500 {
@@ -371,7 +371,7 @@ fn commit_with_thousands_of_files_is_recognised_whole() {
 }
 
 #[test]
-fn long_names_fit_and_absurd_ones_are_refused() {
+fn only_oversized_paths_are_refused() {
     let repo = Repo::new();
     let import = |len: usize| {
         let name = format!("{}/", "long".repeat(50)).repeat(len / 201);
@@ -387,7 +387,7 @@ fn long_names_fit_and_absurd_ones_are_refused() {
 // ---- repositories of other kinds ----
 
 #[test]
-fn shallow_history_is_refused_and_its_first_commit_named() {
+fn shallow_history_is_refused_naming_first_commit() {
     let (origin, repo) = (Repo::new(), Repo::new());
     for n in 1..6 {
         origin.write("a", lines(n)).write(format!("f{n}"), lines(1)).commit();
@@ -402,7 +402,7 @@ fn shallow_history_is_refused_and_its_first_commit_named() {
 
 /// Cut off on a side that a merge brought in: its first parents are all there.
 #[test]
-fn shallow_side_of_a_merge_does_not_matter() {
+fn shallow_side_of_merge_is_accepted() {
     let (side, repo) = (Repo::new(), Repo::new());
     repo.write("a", lines(1)).commit();
     (1..4).for_each(|n| drop(side.write("b", lines(n)).commit()));
@@ -414,7 +414,7 @@ fn shallow_side_of_a_merge_does_not_matter() {
 }
 
 #[test]
-fn names_that_look_like_options_are_names() {
+fn option_like_names_are_plain_names() {
     let repo = Repo::new();
     for name in ["--all", "-n1", "HEAD", "--", "-"] {
         repo.write(name, lines(2));
@@ -564,7 +564,7 @@ fn configuration_and_environment_have_no_say() {
 // ---- what must be caught ----
 
 #[test]
-fn every_change_left_out_or_altered_is_caught_and_named() {
+fn each_dropped_or_altered_change_is_reported() {
     let repo = Repo::new();
     repo.write("a", lines(3)).write("b", "").write("c", b"\0").write("d", lines(2)).commit();
     // The lines of `d` stay as many, and come back.
@@ -591,7 +591,7 @@ fn every_change_left_out_or_altered_is_caught_and_named() {
 }
 
 #[test]
-fn violations_stay_and_a_changed_retry_is_refused() {
+fn violation_persists_and_changed_retry_is_refused() {
     let repo = Repo::new();
     repo.write("a", lines(3)).commit();
     repo.write("a", lines(5)).commit();
@@ -610,7 +610,7 @@ fn violations_stay_and_a_changed_retry_is_refused() {
 // ---- again, and after a crash ----
 
 #[test]
-fn second_run_appends_only_what_is_new() {
+fn second_run_appends_only_new_commits() {
     let repo = Repo::new();
     for n in 1..5 {
         repo.write("a", lines(n)).commit();
@@ -625,7 +625,7 @@ fn second_run_appends_only_what_is_new() {
 }
 
 #[test]
-fn rewritten_history_is_refused_and_nothing_appended() {
+fn rewritten_history_is_refused_without_appending() {
     let repo = Repo::new();
     let first = repo.write("a", lines(1)).commit();
     repo.write("a", lines(2)).commit();
@@ -693,7 +693,7 @@ fn long_history(repo: &Repo, commits: usize, files: usize) {
 }
 
 #[test]
-fn killed_half_way_it_goes_on_and_nothing_is_there_twice() {
+fn killed_import_resumes_without_duplicates() {
     let repo = Repo::new();
     long_history(&repo, 400, 5);
     let whole = repo.audit(&[]).figures();
@@ -712,7 +712,7 @@ fn killed_half_way_it_goes_on_and_nothing_is_there_twice() {
 }
 
 #[test]
-fn git_that_stops_half_way_is_no_success() {
+fn truncated_git_output_is_an_error() {
     let repo = Repo::new();
     long_history(&repo, 60, 4);
     let all = repo.git(["rev-list", "--first-parent", "--count", "main"]);
@@ -759,7 +759,7 @@ fn missing_objects_are_no_success() {
 }
 
 #[test]
-fn objects_that_come_back_complete_the_import() {
+fn restored_object_completes_import() {
     let repo = Repo::new();
     for n in 1..5 {
         repo.write("a", lines(n)).commit();
@@ -777,7 +777,7 @@ fn objects_that_come_back_complete_the_import() {
 // ---- what it cannot run on ----
 
 #[test]
-fn places_without_a_repository_or_a_store() {
+fn invalid_repository_store_or_argument_is_refused() {
     let repo = Repo::new();
     repo.write("a", lines(1)).commit();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -809,7 +809,7 @@ fn head_that_leads_nowhere() {
 }
 
 #[test]
-fn default_is_the_repository_that_cargo_names() {
+fn default_repository_is_cargo_manifest_directory() {
     let repo = Repo::new();
     repo.write("a", lines(2)).commit();
     let expected = figures(1, 2, 0, 1, 0);

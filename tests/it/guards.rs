@@ -109,7 +109,7 @@ fn verified(store: &Store) {
 // ---- one word ----
 
 #[test]
-fn row_000_02_a_check_promoted_by_one_word_refuses_what_it_only_found_before() {
+fn row_000_02_promoted_check_refuses_what_it_only_reported() {
     let ((_, reports), (_, refuses)) =
         (in_memory([never_two_open().into()]), in_memory([never_two_open().guard().into()]));
     for store in [&reports, &refuses] {
@@ -174,7 +174,7 @@ fn plays(check: Check, script: &str) {
 }
 
 #[test]
-fn each_word_refuses_the_event_that_decides_it_and_no_other() {
+fn each_template_refuses_only_its_deciding_event() {
     plays(about("absence").absence(2, opened).into(), "onco!no!c");
     plays(about("exactly").exactly(2, opened).within(DAY).into(), "nocono!");
     plays(about("init").init(opened).into(), "c!n!onc");
@@ -210,7 +210,7 @@ fn what_time_has_decided_refuses_nothing() {
 }
 
 #[test]
-fn with_closed_by_the_event_that_ends_a_key_is_refused_while_something_waits() {
+fn closing_event_is_refused_while_obligation_is_pending() {
     let response = |check: tallystone::check::Open<Case>| check.closed_by(noted).into();
     plays(response(about("response").response(opened, closed)), "on!cn");
     plays(response(about("responded_existence").responded_existence(opened, closed)), "on!cn");
@@ -220,7 +220,7 @@ fn with_closed_by_the_event_that_ends_a_key_is_refused_while_something_waits() {
 }
 
 #[test]
-fn a_guard_that_could_never_refuse_does_not_open() {
+fn guard_that_cannot_refuse_is_rejected() {
     let never: [Check; 4] = [
         about("response").response(opened, closed).within(DAY).into(),
         about("responded").responded_existence(opened, closed).within(DAY).into(),
@@ -254,7 +254,7 @@ fn paid(order: serde_json::Value) -> Append {
 }
 
 #[test]
-fn a_guard_is_declared_in_a_file_by_one_line() {
+fn one_line_in_rule_file_declares_guard() {
     for guard in [false, true] {
         let checks =
             tallystone::check::rules::parse(&rule(guard, "absence"), "rules.toml").expect("it is a rule");
@@ -276,7 +276,7 @@ fn a_guard_is_declared_in_a_file_by_one_line() {
 /// Fields of payloads without names are read by the layouts of the log, and those of a type that is new by what is about to be
 /// declared with it.
 #[test]
-fn a_guard_reads_the_fields_of_the_first_event_of_a_type() {
+fn guard_reads_fields_of_new_event_type() {
     let definition: Definition = serde_json::from_value(json!({
         "id": "noted-once", "kind": "absence", "n": 2, "key": "note", "guard": true,
         "when": { "type": "case.Noted", "where": { "case": 3 } }, "severity": "note",
@@ -307,7 +307,7 @@ fn a_guard_reads_the_fields_of_the_first_event_of_a_type() {
 // ---- what cannot be told ----
 
 #[test]
-fn an_event_that_a_guard_cannot_read_does_not_pass_it_in_silence() {
+fn event_unreadable_by_guard_is_refused() {
     let fragile = about("fragile").absence(3, |event: &Case| {
         assert!(event.id() != 13, "unlucky");
         opened(event)
@@ -337,7 +337,7 @@ fn an_event_that_a_guard_cannot_read_does_not_pass_it_in_silence() {
 
 /// The same event in the log is of the past: a guard that cannot read it there goes on, and its check says so.
 #[test]
-fn what_a_guard_cannot_read_in_the_past_stops_nothing() {
+fn unreadable_past_event_does_not_stop_guard() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let fragile = |guard: bool| {
@@ -363,7 +363,7 @@ fn what_a_guard_cannot_read_in_the_past_stops_nothing() {
 
 /// A guard keeps what it must remember of a key in a row, and a row has a limit.
 #[test]
-fn a_key_of_which_more_would_be_kept_than_a_row_may_have_is_refused_by_name() {
+fn guard_state_beyond_row_limit_is_refused() {
     let clock = SimClock::default();
     let pairs = about("pairs").each_closed_by(opened, closed).unbounded().guard();
     let mut options = Options::default();
@@ -382,7 +382,7 @@ fn a_key_of_which_more_would_be_kept_than_a_row_may_have_is_refused_by_name() {
 // ---- appends ----
 
 #[test]
-fn of_an_append_that_is_refused_nothing_is_taken() {
+fn refused_append_stores_nothing() {
     let (_, store) = in_memory([never_two_open().guard().into()]);
     let first = take(&store, Opened { case: 1 });
     let answer =
@@ -405,7 +405,7 @@ fn of_an_append_that_is_refused_nothing_is_taken() {
 }
 
 #[test]
-fn a_key_whose_request_was_refused_is_used_by_the_right_one() {
+fn refused_append_leaves_idempotency_key_free() {
     let (_, store) = in_memory([never_two_open().guard().into()]);
     take(&store, Opened { case: 1 });
     let keyed = |event: Case| Append::event(event).key("client", "k-1");
@@ -422,8 +422,9 @@ fn a_key_whose_request_was_refused_is_used_by_the_right_one() {
     assert!(again.replayed && again.receipt == taken.receipt);
 }
 
+/// Guards see earlier appends of a group, and a refusal leaves its neighbours untouched.
 #[test]
-fn neighbours_in_a_group_are_undisturbed_and_seen() {
+fn group_appends_are_guarded_one_by_one() {
     let (_, store) = in_memory([never_two_open().guard().into()]);
     let wanted = [
         Opened { case: 1 },
@@ -448,7 +449,7 @@ fn neighbours_in_a_group_are_undisturbed_and_seen() {
 
 /// A refusal that rests on a neighbour is as sure as the neighbour: if that is lost, it was never true.
 #[test]
-fn a_refusal_that_rests_on_an_unsynced_neighbour_waits_for_the_sync() {
+fn refusal_after_unsynced_neighbour_waits_for_sync() {
     let disk = SimDisk::new(3);
     let store = Store::open_or_create("/s", simulated(&disk)).expect("it opens");
     take(&store, Opened { case: 9 });
@@ -468,7 +469,7 @@ fn a_refusal_that_rests_on_an_unsynced_neighbour_waits_for_the_sync() {
 }
 
 #[test]
-fn among_sixteen_threads_there_are_never_two_open() {
+fn sixteen_threads_never_open_case_twice() {
     let store =
         Store::in_memory(Setup::new().check(never_two_open().guard()).alerts(|_| ())).expect("it opens");
     let (taken, told, begin) = (AtomicU32::new(0), AtomicU32::new(0), Barrier::new(16));
@@ -520,7 +521,7 @@ fn among_sixteen_threads_there_are_never_two_open() {
 // ---- transactions ----
 
 #[test]
-fn a_transaction_is_refused_where_it_appends() {
+fn transaction_is_refused_at_violating_append() {
     let (_, store) = in_memory([never_two_open().guard().into()]);
     let first = take(&store, Opened { case: 1 });
     let after = AtomicU32::new(0);
@@ -576,7 +577,7 @@ fn overtaken(reads: bool) -> (Result<Committed<bool>, TxError>, u32) {
 }
 
 #[test]
-fn a_refusal_by_the_writer_is_decided_again_only_if_what_was_read_has_changed() {
+fn writer_refusal_retries_only_on_read_conflict() {
     // What it read is no more: it decides again, and otherwise.
     let (answer, tries) = overtaken(true);
     assert!(answer.is_ok_and(|answer| answer.response), "it saw that it is open");
@@ -592,7 +593,7 @@ fn a_refusal_by_the_writer_is_decided_again_only_if_what_was_read_has_changed() 
 
 /// A refusal is as good as the snapshot it rests on, like whatever else a transaction decides.
 #[test]
-fn a_transaction_is_refused_by_what_it_sees() {
+fn transaction_is_refused_by_its_snapshot() {
     let (_, store) = in_memory([never_two_open().guard().into()]);
     take(&store, Opened { case: 1 });
     let mut tx = store.begin(Request::new("open")).expect("it begins");
@@ -615,7 +616,7 @@ fn a_transaction_is_refused_by_what_it_sees() {
 }
 
 #[test]
-fn what_is_complete_for_one_guard_is_not_for_the_one_beside_it() {
+fn complete_applies_only_to_named_guard() {
     // A note says its own time, in seconds since 1970; the first of a pair, in tens, forbids the second for a minute.
     let time = |event: &Case| match event {
         Noted { note, .. } => Some(UNIX_EPOCH + Duration::from_secs(u64::from(*note))),
@@ -644,7 +645,7 @@ fn what_is_complete_for_one_guard_is_not_for_the_one_beside_it() {
 
 /// Its row grew until appends were refused for their size, with no name of what was too much.
 #[test]
-fn a_guard_that_must_keep_every_event_of_a_key_names_its_limit() {
+fn guard_names_limit_of_events_per_key() {
     let second = Duration::from_secs(1);
     let guard = about("noted-first").precedence(noted, closed).between(second, 30 * DAY).guard();
     let (clock, store) = in_memory([guard.into()]);
@@ -676,7 +677,7 @@ fn rows(store: &Store) -> u64 {
 }
 
 #[test]
-fn a_guard_remembers_over_a_restart_and_without_its_file() {
+fn guard_state_survives_restart_and_rebuild() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = path_of(&dir);
     let clock = SimClock::default();
@@ -715,7 +716,7 @@ fn a_guard_remembers_over_a_restart_and_without_its_file() {
 }
 
 #[test]
-fn guards_that_come_and_go_remember_what_was_before_them_and_leave_nothing_behind() {
+fn added_guards_know_past_and_removed_leave_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open =
@@ -767,7 +768,7 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 #[test]
-fn nothing_is_kept_of_a_key_of_which_nothing_matters_any_more() {
+fn touching_expired_key_removes_guard_row() {
     let soon = about("soon").not_response(opened, closed).within(DAY);
     let (clock, store) = in_memory([soon.guard().into()]);
     let none = rows(&store);
@@ -786,7 +787,7 @@ fn nothing_is_kept_of_a_key_of_which_nothing_matters_any_more() {
 
 /// Promoted over a history that violates it: nothing of that is refused, and it is found once.
 #[test]
-fn a_check_promoted_over_a_history_that_violates_it_refuses_what_comes_and_finds_nothing_twice() {
+fn guard_on_violating_history_refuses_only_new_events() {
     let dir = tempfile::tempdir().expect("a directory");
     let (path, clock) = (path_of(&dir), SimClock::default());
     let store = Store::create(&path, setup(&clock, [never_two_open().into()])).expect("it is made");
@@ -817,7 +818,7 @@ fn a_check_promoted_over_a_history_that_violates_it_refuses_what_comes_and_finds
 }
 
 #[test]
-fn a_fork_remembers_what_its_guards_have_seen() {
+fn fork_keeps_guard_state() {
     let (_, store) = in_memory([never_two_open().guard().into()]);
     take(&store, Opened { case: 1 });
     let fork = store.fork().expect("in memory");
@@ -837,7 +838,7 @@ fn simulated(disk: &SimDisk) -> Setup {
 }
 
 #[test]
-fn whatever_a_crash_leaves_a_guard_refuses_by_what_is_in_the_log() {
+fn guard_matches_log_after_any_crash() {
     let mut refusals = 0;
     for seed in 0..30 {
         let (disk, mut random) = (SimDisk::new(seed), Random::new(seed));
@@ -947,7 +948,7 @@ fn enter(store: &Store, events: impl IntoIterator<Item = Account>) -> Result<Pos
 }
 
 #[test]
-fn row_004_01_a_commit_whose_rows_would_break_an_invariant_is_refused() {
+fn row_004_01_commit_breaking_row_invariant_is_refused() {
     let store = Store::in_memory(bank()).expect("the setup is well");
     let paid = enter(&store, [Paid { account: 1, cents: 500 }]).expect("it is taken");
     let answer = enter(&store, [Billed { account: 1, cents: 100 }, Billed { account: 1, cents: 401 }]);
@@ -967,7 +968,7 @@ fn row_004_01_a_commit_whose_rows_would_break_an_invariant_is_refused() {
 }
 
 #[test]
-fn what_a_later_event_of_the_same_append_mends_is_no_violation() {
+fn violation_fixed_within_append_is_accepted() {
     let store = Store::in_memory(bank()).expect("the setup is well");
     let over = [Billed { account: 1, cents: 5 }, Paid { account: 1, cents: 5 }];
     enter(&store, over.clone()).expect("it is whole again");
@@ -988,7 +989,7 @@ fn what_a_later_event_of_the_same_append_mends_is_no_violation() {
 }
 
 #[test]
-fn rows_that_neighbours_in_a_group_changed_are_asked_as_they_are_then() {
+fn invariant_sees_rows_changed_by_group_neighbours() {
     let store = Store::in_memory(bank()).expect("the setup is well");
     let ask = |event: Account| store.submit(Append::event(event));
     let answers = [
@@ -1014,7 +1015,7 @@ fn rows_that_neighbours_in_a_group_changed_are_asked_as_they_are_then() {
 }
 
 #[test]
-fn an_invariant_holds_among_threads_that_race_for_the_last_cent() {
+fn invariant_holds_across_racing_threads() {
     let covered =
         about("covered").invariant::<(Balances,)>(|_, (balance,)| balance.is_some_and(|cents| *cents < 0));
     let store = Store::in_memory(Setup::new().inline::<Balances>().invariant(covered)).expect("it opens");
@@ -1041,7 +1042,7 @@ fn an_invariant_holds_among_threads_that_race_for_the_last_cent() {
 }
 
 #[test]
-fn an_invariant_of_rows_that_are_not_inline_does_not_open() {
+fn invariant_without_inline_rows_is_refused() {
     let never = || about("never").invariant::<(Balances, Endings)>(|_, _| false);
     let refused = Store::in_memory(Setup::new().inline::<Balances>().behind::<Endings>().invariant(never()));
     let Err(OpenError::Setup(why)) = refused else { panic!("it must not open") };
@@ -1063,7 +1064,7 @@ fn an_invariant_of_rows_that_are_not_inline_does_not_open() {
 }
 
 #[test]
-fn an_invariant_that_panics_refuses_by_name() {
+fn panicking_invariant_refuses_append_by_name() {
     let fragile = about("fragile").invariant::<(Balances,)>(|account, _| {
         assert!(*account != 13, "unlucky");
         false
@@ -1081,7 +1082,7 @@ fn an_invariant_that_panics_refuses_by_name() {
 
 /// It is newer than its rows: what was wrong before must be mended by whoever touches it next.
 #[test]
-fn a_key_that_was_wrong_before_takes_what_mends_it_and_nothing_else() {
+fn key_violating_new_invariant_accepts_only_repair() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = path_of(&dir);
     let before = Setup::new().inline::<Balances>().inline::<Endings>().lockstep();

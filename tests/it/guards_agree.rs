@@ -162,7 +162,7 @@ fn decides_a_violation(log: &[Event], event: &Event, def: &Def) -> bool {
 }
 
 #[test]
-fn a_guard_refuses_what_the_naive_judge_says_an_event_would_violate_and_nothing_else() {
+fn guard_refusals_match_the_naive_judge() {
     let manner = Manner { by_events: None, closes: false };
     let mut seen = Seen::new();
     for seed in 0..seeds() {
@@ -216,7 +216,7 @@ fn finds(store: &Store, at: Position) -> bool {
 }
 
 #[test]
-fn a_guard_refuses_what_its_check_would_find_of_an_event_by_whatever_time_and_end() {
+fn guard_refusals_match_the_reporting_check() {
     let mut seen = Seen::new();
     for seed in 0..seeds() / 2 {
         let mut random = Random::new(seed ^ 0xF0);
@@ -299,7 +299,7 @@ fn random_guards(random: &mut Random) -> Vec<(Check, bool)> {
 }
 
 #[test]
-fn guards_beside_one_another_refuse_what_each_would_alone_and_the_first_of_them_says_so() {
+fn combined_guards_answer_with_first_single_refusal() {
     let (mut refused_by, mut taken) = (BTreeMap::<String, u32>::new(), 0);
     for seed in 0..seeds() {
         let mut random = Random::new(seed ^ 0xA5);

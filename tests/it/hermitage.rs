@@ -178,7 +178,7 @@ fn by_5(value: i64) -> bool {
 
 /// w1(1)=11; w2(1)=12; w1(2)=21; c1; r3(all); w2(2)=22; c2. Blind writes never conflict.
 #[test]
-fn g0_dirty_write_is_never_seen_and_both_commit() {
+fn g0_dirty_write_is_prevented() {
     let t1 = program(&[|t| t.set(1, 11), |t| t.set(2, 21)]);
     let t2 = program(&[|t| t.set(1, 12), |t| t.set(2, 22)]);
     let t3 = program(&[|t| _ = t.all(any)]);
@@ -238,7 +238,7 @@ fn g1c_circular_information_flow_is_refused() {
 }
 
 #[test]
-fn g1c_names_the_read_that_was_changed() {
+fn g1c_conflict_names_changed_read() {
     let t1 = program(&[|t| t.set(1, 11)]);
     let t2 = program(&[|t| t.set(2, 22), |t| _ = t.get(1)]);
     let spec = Spec { base: BASE, programs: vec![t1, t2] };
@@ -250,7 +250,7 @@ fn g1c_names_the_read_that_was_changed() {
 
 /// b3; w1(1)=11; w1(2)=19; w2(1)=12; c1; r3(1); w2(2)=18; r3(2); c2; r3(2); r3(1); c3, and T3 begun before c1.
 #[test]
-fn otv_observed_transaction_never_vanishes_for_who_began_before_it() {
+fn otv_observed_transaction_never_vanishes_for_earlier_reader() {
     let t1 = program(&[|t| t.set(1, 11), |t| t.set(2, 19)]);
     let t2 = program(&[|t| t.set(1, 12), |t| t.set(2, 18)]);
     let t3 = program(&[|_| {}, |t| _ = t.get(1), |t| _ = t.get(2), |t| _ = t.get(2), |t| _ = t.get(1)]);
@@ -266,7 +266,7 @@ fn otv_observed_transaction_never_vanishes_for_who_began_before_it() {
 
 /// The same, and T3 begun after c1.
 #[test]
-fn otv_observed_transaction_never_vanishes_for_who_began_after_it() {
+fn otv_observed_transaction_never_vanishes_for_later_reader() {
     let t1 = program(&[|t| t.set(1, 11), |t| t.set(2, 19)]);
     let t2 = program(&[|t| t.set(1, 12), |t| t.set(2, 18)]);
     let t3 = program(&[|t| _ = t.get(1), |t| _ = t.get(2), |t| _ = t.get(2), |t| _ = t.get(1)]);
@@ -327,7 +327,7 @@ fn p4_lost_update_is_refused() {
 
 /// r1(1); r2(1); r2(2); w2(1)=12; w2(2)=18; c2; r1(2); c1.
 #[test]
-fn g_single_read_skew_is_never_seen() {
+fn g_single_read_skew_is_prevented() {
     let t1 = program(&[|t| _ = t.get(1), |t| _ = t.get(2)]);
     let t2 = program(&[|t| _ = t.get(1), |t| _ = t.get(2), |t| t.set(1, 12), |t| t.set(2, 18)]);
     Row {
@@ -342,7 +342,7 @@ fn g_single_read_skew_is_never_seen() {
 
 /// r1(value%5=0); w2(value:=12 where value=10); c2; r1(value%3=0); c1.
 #[test]
-fn g_single_predicate_read_skew_is_never_seen() {
+fn g_single_predicate_read_skew_is_prevented() {
     let t1 = program(&[|t| _ = t.all(by_5), |t| _ = t.all(by_3)]);
     let t2 = program(&[|t| t.all(is_10).into_iter().for_each(|(cell, _)| t.set(cell, 12))]);
     Row {
@@ -402,7 +402,7 @@ fn g2_predicate_write_skew_is_refused() {
 
 /// r1(all); w2(2)+=5; c2; r3(all); c3; w1(1)=0; c1: T3 alone makes it an anomaly.
 #[test]
-fn g2_two_edges_of_fekete_are_refused() {
+fn g2_fekete_two_edges_are_refused() {
     let t1 = program(&[|t| _ = t.all(any), |t| t.set(1, 0)]);
     let t2 = program(&[|t| {
         let value = t.get(2);
@@ -429,18 +429,18 @@ fn a_range(t2: Program, loses: Option<usize>, last: &'static [(u32, i64)]) {
 }
 
 #[test]
-fn a_row_that_is_put_into_a_range_that_was_read_is_a_conflict() {
+fn row_inserted_into_read_range_is_conflict() {
     let t2 = program(&[|t| _ = t.table(2, any), |t| t.set(7, 70)]);
     a_range(t2, Some(1), &[(1, 10), (2, 20), (7, 70)]);
 }
 
 #[test]
-fn a_row_that_is_taken_out_of_a_range_that_was_read_is_a_conflict() {
+fn row_removed_from_read_range_is_conflict() {
     a_range(program(&[|t| _ = t.table(2, any), |t| t.remove(2)]), Some(1), &[(1, 10)]);
 }
 
 #[test]
-fn a_row_beside_a_range_that_was_read_is_no_conflict() {
+fn row_outside_read_range_is_no_conflict() {
     let t2 = program(&[|t| _ = t.table(2, any), |t| t.set(100, 7)]);
     a_range(t2, None, &[(1, 10), (2, 20), (100, 7), (201, 1)]);
 }

@@ -107,7 +107,7 @@ fn all(inspect: &Inspect) -> Vec<tallystone::event::Sequenced<Raw>> {
 }
 
 #[test]
-fn an_inspected_store_says_what_the_store_says() {
+fn inspect_agrees_with_open_store() {
     let disk = SimDisk::new(1);
     let store = filled(&disk);
     let view = store.view().expect("a view");
@@ -142,7 +142,7 @@ fn an_inspected_store_says_what_the_store_says() {
 }
 
 #[test]
-fn counts_of_an_inspected_store_are_those_of_its_events() {
+fn inspect_counts_match_events() {
     let disk = SimDisk::new(1);
     filled(&disk).close();
     let inspect = looked(&disk);
@@ -175,7 +175,7 @@ fn counts_of_an_inspected_store_are_those_of_its_events() {
 }
 
 #[test]
-fn a_query_of_an_inspected_store_finds_what_a_view_finds() {
+fn inspect_query_matches_view_query() {
     let disk = SimDisk::new(1);
     let store = filled(&disk);
     let view = store.view().expect("a view");
@@ -244,7 +244,7 @@ fn ask_everything(inspect: &mut Inspect) {
 }
 
 #[test]
-fn inspecting_changes_no_byte_and_no_time() {
+fn inspect_changes_no_bytes_or_timestamps() {
     let room = tempfile::tempdir().expect("a temporary directory");
     let path = room.path().join("db");
     let store = Store::create(&path, setup().options(small())).expect("created");
@@ -256,7 +256,7 @@ fn inspecting_changes_no_byte_and_no_time() {
 }
 
 #[test]
-fn inspecting_calls_nothing_that_changes_or_locks() {
+fn inspect_issues_no_writes_or_locks() {
     let disk = SimDisk::new(1);
     let store = filled(&disk);
     let (ops, locks) = (disk.op_count(), disk.stats().call(Op::Lock));
@@ -280,7 +280,7 @@ fn what_is_no_store_is_named() {
 
 /// 1. The store writes until something goes wrong. 2. It is looked at. 3. The power goes. 4. What was shown is there.
 #[test]
-fn nothing_is_shown_that_a_power_cut_could_take() {
+fn inspected_events_survive_power_cut() {
     let run = |disk: &SimDisk| -> u64 {
         let Ok(store) = Store::open_or_create("/store", simulated(disk)) else { return 0 };
         let mut acknowledged = 0;
@@ -330,7 +330,7 @@ fn nothing_is_shown_that_a_power_cut_could_take() {
 }
 
 #[test]
-fn a_torn_tail_is_told_and_not_cut() {
+fn inspect_reports_torn_tail_without_truncating() {
     let disk = SimDisk::new(1);
     filled(&disk).close();
     let path = disk
@@ -377,7 +377,7 @@ fn damage_is_named_with_its_position() {
 }
 
 #[test]
-fn each_commit_of_an_idle_writer_is_shown_with_the_next() {
+fn inspect_lags_idle_writer_by_one_commit() {
     let disk = SimDisk::new(1);
     let store = Store::create("/store", simulated(&disk)).expect("created");
     let mut inspect = looked(&disk);
@@ -426,7 +426,7 @@ fn writer(dir: &Path) -> Child {
 }
 
 #[test]
-fn a_store_is_inspected_while_another_process_writes_it() {
+fn inspect_works_while_another_process_writes() {
     let room = tempfile::tempdir().expect("a temporary directory");
     let path = room.path().join("db");
     let mut child = writer(&path);

@@ -283,7 +283,7 @@ fn rounds(share: u64) -> u64 {
 }
 
 #[test]
-fn a_killed_process_loses_nothing_it_acknowledged() {
+fn killed_process_loses_no_acknowledged_commit() {
     let (room, mut random, mut known) = (tempfile::tempdir().expect("room"), random(), Known::default());
     let dir = room.path().join("store");
     Store::create(&dir, setup()).expect("a new store").close();
@@ -305,7 +305,7 @@ fn a_killed_process_loses_nothing_it_acknowledged() {
 }
 
 #[test]
-fn a_process_killed_while_it_closes_loses_nothing() {
+fn kill_during_close_loses_nothing() {
     let (room, mut random, mut known) = (tempfile::tempdir().expect("room"), random(), Known::default());
     let dir = room.path().join("store");
     Store::create(&dir, setup()).expect("a new store").close();
@@ -319,7 +319,7 @@ fn a_process_killed_while_it_closes_loses_nothing() {
 }
 
 #[test]
-fn a_process_killed_while_it_creates_leaves_a_store_or_room_for_one() {
+fn kill_during_create_allows_open_or_create() {
     let (room, mut random) = (tempfile::tempdir().expect("room"), random());
     let mut half = 0;
     for round in 0..rounds(2) {
@@ -340,7 +340,7 @@ fn a_process_killed_while_it_creates_leaves_a_store_or_room_for_one() {
 }
 
 #[test]
-fn a_process_killed_while_it_rebuilds_goes_on() {
+fn kill_during_rebuild_loses_nothing() {
     let (room, mut random, mut known) = (tempfile::tempdir().expect("room"), random(), Known::default());
     let dir = room.path().join("store");
     let store = Store::create(&dir, setup()).expect("a new store");
@@ -366,7 +366,7 @@ fn a_process_killed_while_it_rebuilds_goes_on() {
 
 /// 1. Both processes are ready. 2. Both get the word. 3. One has it, the other is told by whom it was not waited for.
 #[test]
-fn of_two_processes_that_open_at_once_exactly_one_wins() {
+fn only_one_of_two_racing_opens_wins() {
     let room = tempfile::tempdir().expect("room");
     for round in 0..rounds(3) {
         // Every other round there is nothing yet, and both create.

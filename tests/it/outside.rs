@@ -221,7 +221,7 @@ impl Bench {
 }
 
 #[test]
-fn what_is_pulled_is_on_record_and_only_what_changes_is_recorded_again() {
+fn pull_records_only_changed_rows() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500), ("pen", 200)]);
     let bench = Bench::new(theirs.clone());
@@ -251,7 +251,7 @@ impl Bench {
 }
 
 #[test]
-fn row_000_26_first_and_last_seen_follow_from_snapshots_of_a_source_without_times() {
+fn row_000_26_untimed_snapshots_give_first_and_last_seen() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500)]);
     let bench = Bench::new(theirs.clone());
@@ -300,7 +300,7 @@ fn row_000_26_first_and_last_seen_follow_from_snapshots_of_a_source_without_time
 }
 
 #[test]
-fn row_000_24_a_source_that_cannot_be_read_gets_old_and_that_is_found_once() {
+fn row_000_24_unreadable_source_is_reported_stale_once() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500)]);
     let bench = Bench::new(theirs.clone());
@@ -349,7 +349,7 @@ fn row_000_24_a_source_that_cannot_be_read_gets_old_and_that_is_found_once() {
 }
 
 #[test]
-fn a_source_that_never_answered_is_told_of_too() {
+fn source_that_never_answered_is_reported_stale() {
     let theirs = Theirs::default();
     theirs.change(|answers| answers.panics = true);
     let bench = Bench::new(theirs);
@@ -363,7 +363,7 @@ fn a_source_that_never_answered_is_told_of_too() {
 }
 
 #[test]
-fn what_disagrees_is_read_again_before_it_is_put_on_record() {
+fn disagreeing_rows_are_reread_before_recording() {
     let theirs = Theirs::default();
     // The page of the listing is old; the record itself is not. One row it lost, one it has too many.
     theirs.set(&[("mug", 400), ("cup", 100), ("pot", 900)]);
@@ -383,7 +383,7 @@ fn what_disagrees_is_read_again_before_it_is_put_on_record() {
 }
 
 #[test]
-fn without_a_way_to_read_rows_again_all_of_it_is_pulled_again() {
+fn disagreement_without_row_reread_repeats_full_pull() {
     struct Plain(Theirs);
     impl Outside for Plain {
         type Key = String;
@@ -405,7 +405,7 @@ fn without_a_way_to_read_rows_again_all_of_it_is_pulled_again() {
 }
 
 #[test]
-fn a_snapshot_with_two_rows_of_one_key_is_not_used() {
+fn snapshot_with_duplicate_key_is_rejected() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500)]);
     let bench = Bench::new(theirs.clone());
@@ -418,7 +418,7 @@ fn a_snapshot_with_two_rows_of_one_key_is_not_used() {
 }
 
 #[test]
-fn rows_that_cannot_be_carried_are_named_and_nothing_else_is_recorded() {
+fn snapshot_with_oversized_key_is_rejected_whole() {
     let theirs = Theirs::default();
     let long = "k".repeat(2000);
     theirs.set(&[("mug", 500), (&long, 1)]);
@@ -433,7 +433,7 @@ fn rows_that_cannot_be_carried_are_named_and_nothing_else_is_recorded() {
 }
 
 #[test]
-fn a_source_whose_rows_cannot_be_carried_does_not_open() {
+fn open_lists_all_errors_of_source_setup() {
     #[derive(Serialize, Deserialize, Clone, PartialEq)]
     struct Loose {
         #[serde(flatten)]
@@ -470,7 +470,7 @@ fn what_is_outside_refuses_no_commit() {
 }
 
 #[test]
-fn a_snapshot_with_too_few_rows_is_not_believed() {
+fn snapshot_with_too_few_rows_is_rejected() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500), ("pen", 200)]);
     let bench = Bench::of([agreeing(theirs.clone()).at_least(2).for_longer_than(QUARTER)]);
@@ -483,7 +483,7 @@ fn a_snapshot_with_too_few_rows_is_not_believed() {
 }
 
 #[test]
-fn an_empty_source_is_one_and_one_that_shrinks_to_nothing_is_read_twice() {
+fn may_be_empty_accepts_emptied_source_after_reread() {
     let theirs = Theirs::default();
     let bench = Bench::of([agreeing(theirs.clone()).may_be_empty().for_longer_than(QUARTER)]);
     bench.step();
@@ -499,7 +499,7 @@ fn an_empty_source_is_one_and_one_that_shrinks_to_nothing_is_read_twice() {
 }
 
 #[test]
-fn a_time_ahead_of_the_stores_own_is_not_believed_and_an_older_snapshot_is_not_used() {
+fn future_time_is_clamped_and_older_snapshot_rejected() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500)]);
     let bench = Bench::new(theirs.clone());
@@ -517,7 +517,7 @@ fn a_time_ahead_of_the_stores_own_is_not_believed_and_an_older_snapshot_is_not_u
 }
 
 #[test]
-fn an_export_that_is_not_written_any_more_gets_old() {
+fn export_no_longer_written_becomes_stale() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500)]);
     let bench = Bench::new(theirs.clone());
@@ -531,7 +531,7 @@ fn an_export_that_is_not_written_any_more_gets_old() {
 }
 
 #[test]
-fn a_restart_has_the_cache_and_expects_no_pulls_while_it_was_closed() {
+fn restart_keeps_evidence_and_ignores_missed_pulls() {
     let dir = tempfile::tempdir().expect("a directory");
     let (theirs, clock) = (Theirs::default(), SimClock::default());
     theirs.set(&[("mug", 500), ("pen", 200)]);
@@ -558,7 +558,7 @@ fn a_restart_has_the_cache_and_expects_no_pulls_while_it_was_closed() {
 }
 
 #[test]
-fn a_source_that_fails_is_told_of_however_often_the_store_is_opened_again() {
+fn frequent_restarts_do_not_hide_failing_source() {
     let dir = tempfile::tempdir().expect("a directory");
     let (theirs, clock) = (Theirs::default(), SimClock::default());
     theirs.change(|answers| answers.fails = Some(PullError::Unreachable("no route".into())));
@@ -585,7 +585,7 @@ fn torn(from: &Path, to: &Path) {
 }
 
 #[test]
-fn rows_of_a_snapshot_that_a_crash_cut_short_are_kept_and_not_recorded_twice() {
+fn interrupted_snapshot_is_resumed_without_duplicate_rows() {
     let dir = tempfile::tempdir().expect("a directory");
     let (path, after) = (dir.path().join("store"), dir.path().join("after"));
     let (theirs, clock) = (Theirs::default(), SimClock::default());
@@ -608,7 +608,7 @@ fn rows_of_a_snapshot_that_a_crash_cut_short_are_kept_and_not_recorded_twice() {
 }
 
 #[test]
-fn row_000_25_another_store_is_evidence_and_code_compares() {
+fn row_000_25_other_store_is_evidence_compared_by_code() {
     let clock = SimClock::default();
     let invoices = {
         let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
@@ -635,7 +635,7 @@ fn row_000_25_another_store_is_evidence_and_code_compares() {
 }
 
 #[test]
-fn rows_behind_the_writer_of_another_store_are_as_old_as_what_they_have_folded() {
+fn lagging_store_rows_carry_last_folded_time() {
     let clock = SimClock::default();
     let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
     let other =
@@ -657,7 +657,7 @@ fn rows_behind_the_writer_of_another_store_are_as_old_as_what_they_have_folded()
 
 /// A pull once a day is not waited for until tomorrow.
 #[test]
-fn a_store_closes_at_once_between_two_pulls() {
+fn store_closes_promptly_between_pulls() {
     struct Told(Theirs, Mutex<mpsc::Sender<()>>);
     impl Outside for Told {
         type Key = String;
@@ -679,7 +679,7 @@ fn a_store_closes_at_once_between_two_pulls() {
 }
 
 #[test]
-fn a_pull_that_hangs_keeps_nobody_waiting() {
+fn hanging_pull_blocks_no_other_operation() {
     struct Hangs(Mutex<mpsc::Receiver<()>>, mpsc::Sender<()>);
     impl Outside for Hangs {
         type Key = String;
@@ -714,7 +714,7 @@ fn a_pull_that_hangs_keeps_nobody_waiting() {
 // ---- asked for ----
 
 #[test]
-fn a_pull_that_is_asked_for_does_not_wait_for_its_period() {
+fn requested_pull_runs_before_its_period() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 500)]);
     let bench = Bench::of([agreeing(theirs.clone()).for_longer_than(Duration::ZERO)]);
@@ -739,8 +739,9 @@ fn a_pull_that_is_asked_for_does_not_wait_for_its_period() {
     assert_eq!(unknown.to_string(), "pull: no check `agree.fresh` of the setup has a source");
 }
 
+/// A request that waits ends at its timeout, and when the store closes.
 #[test]
-fn who_asks_while_it_is_pulled_gets_a_later_snapshot_and_nobody_waits_for_ever() {
+fn pull_requested_during_pull_gets_later_snapshot() {
     /// Says how often it was pulled, when it may.
     struct Gate(Mutex<mpsc::Receiver<u64>>, mpsc::Sender<()>);
     impl Outside for Gate {
@@ -802,7 +803,7 @@ impl Bench {
 }
 
 #[test]
-fn row_000_24_only_a_complete_snapshot_from_after_the_window_makes_a_violation() {
+fn row_000_24_violation_requires_complete_snapshot_after_window() {
     let theirs = Theirs::default();
     theirs.set(&[("pen", 200)]);
     let bench = Bench::new(theirs.clone());
@@ -824,7 +825,7 @@ fn row_000_24_only_a_complete_snapshot_from_after_the_window_makes_a_violation()
 }
 
 #[test]
-fn row_000_24_a_source_that_cannot_be_read_never_makes_a_violation() {
+fn row_000_24_unreadable_source_causes_no_violation() {
     let theirs = Theirs::default();
     let bench = Bench::new(theirs.clone());
     bench.step();
@@ -842,7 +843,7 @@ fn row_000_24_a_source_that_cannot_be_read_never_makes_a_violation() {
 }
 
 #[test]
-fn what_agrees_again_in_the_first_snapshot_after_its_window_never_was_a_violation() {
+fn agreement_right_after_window_prevents_violation() {
     let theirs = Theirs::default();
     let bench = Bench::of([agreeing(theirs.clone())
         .every(60 * MINUTE)
@@ -861,7 +862,7 @@ fn what_agrees_again_in_the_first_snapshot_after_its_window_never_was_a_violatio
 }
 
 #[test]
-fn rows_that_only_the_source_has_count_like_those_that_only_we_have() {
+fn rows_only_in_source_count_as_violations() {
     let theirs = Theirs::default();
     theirs.set(&[("straße/€", 900), ("mug", 400)]);
     let bench = Bench::new(theirs.clone());
@@ -880,7 +881,7 @@ fn rows_that_only_the_source_has_count_like_those_that_only_we_have() {
 }
 
 #[test]
-fn a_suspect_that_reading_it_again_clears_is_never_told_of() {
+fn disagreement_cleared_by_reread_is_not_reported() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 400)]);
     theirs.change(|answers| answers.again = [("mug".to_owned(), Some(500))].into());
@@ -898,7 +899,7 @@ fn a_suspect_that_reading_it_again_clears_is_never_told_of() {
 }
 
 #[test]
-fn a_source_that_shrinks_to_nothing_has_the_window_and_is_one_alert() {
+fn emptied_source_raises_one_alert_after_window() {
     let theirs = Theirs::default();
     let many: Vec<_> = (0..100).map(|n| (format!("p{n:03}"), n)).collect();
     theirs.change(|answers| answers.rows = many.clone());
@@ -923,7 +924,7 @@ fn a_source_that_shrinks_to_nothing_has_the_window_and_is_one_alert() {
 }
 
 #[test]
-fn a_window_that_a_restart_interrupts_is_judged_all_the_same_and_told_once() {
+fn window_spanning_restart_is_alerted_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let (theirs, clock) = (Theirs::default(), SimClock::default());
     let path = dir.path().join("store");
@@ -966,7 +967,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_violated_is_what_a_naive_reading_of_the_words_says(
+    fn violations_match_naive_model(
         mut changes in changes(),
         every in 1..20_u64,
         window in 0..25_u64,
@@ -1117,7 +1118,7 @@ impl Outside for Large {
 }
 
 #[test]
-fn of_a_large_source_only_the_ranges_that_changed_are_read() {
+fn large_source_reads_only_changed_ranges() {
     let large = Large::new(&["d", "m", "t"], &[("cup", 1), ("mug", 2), ("pen", 3), ("tin", 4)]);
     let bench = Bench::new(large.clone());
     bench.step();
@@ -1143,7 +1144,7 @@ fn of_a_large_source_only_the_ranges_that_changed_are_read() {
 
 /// The hash is of the rows before they were read again. If it was kept, a change back would be hidden for ever.
 #[test]
-fn a_range_whose_rows_were_read_again_is_read_next_time_whatever_its_hash() {
+fn reread_range_is_pulled_despite_equal_hash() {
     let large = Large::new(&["d", "m"], &[("cup", 1), ("mug", 2)]);
     let bench = Bench::new(large.clone());
     bench.append(started("cup", 1));
@@ -1162,7 +1163,7 @@ fn a_range_whose_rows_were_read_again_is_read_next_time_whatever_its_hash() {
 }
 
 #[test]
-fn ranges_that_a_crash_left_without_all_their_rows_are_read_again() {
+fn incomplete_ranges_are_reread_after_crash() {
     let dir = tempfile::tempdir().expect("a directory");
     let (path, after) = (dir.path().join("store"), dir.path().join("after"));
     let large = Large::new(&["d", "m"], &[("cup", 1), ("mug", 2)]);
@@ -1184,7 +1185,7 @@ fn ranges_that_a_crash_left_without_all_their_rows_are_read_again() {
 }
 
 #[test]
-fn ranges_that_contradict_themselves_are_not_used() {
+fn inconsistent_ranges_are_rejected() {
     let large = Large::new(&["m", "d"], &[("cup", 1)]);
     let bench = Bench::new(large.clone());
     let why = |change: &dyn Fn(&mut Vast)| {
@@ -1233,7 +1234,7 @@ fn many(rows: u64) -> Vec<(String, u64)> {
 
 /// The other side drops a column: every note reads as none, and each contract with a note becomes a violation.
 #[test]
-fn a_snapshot_without_a_column_on_record_is_refused_over_restarts_too() {
+fn missing_recorded_column_is_refused_across_restarts() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("store");
     let (theirs, clock) = (Theirs::default(), SimClock::default());
@@ -1295,7 +1296,7 @@ fn a_snapshot_without_a_column_on_record_is_refused_over_restarts_too() {
 
 /// The first reading has the column, the second does not: its rows would be put on record under the columns of the first.
 #[test]
-fn rows_read_again_under_other_columns_are_not_used() {
+fn reread_rows_with_changed_columns_are_rejected() {
     let theirs = Theirs::default();
     theirs.set(&[("mug", 400)]);
     theirs.change(|answers| answers.columns = vec![Column::new("cents")]);
@@ -1318,7 +1319,7 @@ fn rows_read_again_under_other_columns_are_not_used() {
 }
 
 #[test]
-fn a_snapshot_of_far_fewer_rows_is_a_finding_and_no_evidence() {
+fn shrunken_snapshot_is_refused_and_reported() {
     let theirs = Theirs::default();
     theirs.change(|answers| answers.rows = many(100));
     let bench = Bench::new(theirs.clone());
@@ -1355,7 +1356,7 @@ fn a_snapshot_of_far_fewer_rows_is_a_finding_and_no_evidence() {
 }
 
 #[test]
-fn a_few_rows_may_shrink_and_not_vanish() {
+fn small_snapshot_may_shrink_but_not_vanish() {
     let shrunk = |of: &dyn Fn(Compared) -> Compared, from: u64, to: u64| {
         let theirs = Theirs::default();
         theirs.change(|answers| answers.rows = many(from));
@@ -1392,7 +1393,7 @@ fn a_few_rows_may_shrink_and_not_vanish() {
 
 /// A header and no rows: fifty violations, each of them the export's.
 #[test]
-fn a_first_snapshot_without_rows_is_believed_if_ours_has_none_either() {
+fn disagreeing_empty_first_snapshot_is_refused() {
     let theirs = Theirs::default();
     let bench = Bench::new(theirs.clone());
     bench.append_all(&many(50));
@@ -1410,7 +1411,7 @@ fn a_first_snapshot_without_rows_is_believed_if_ours_has_none_either() {
 
 /// One of many ranges answers with nothing: a shard that is down. The whole is nearly as large as before.
 #[test]
-fn a_range_of_far_fewer_rows_is_a_finding_and_no_evidence() {
+fn shrunken_range_is_refused() {
     let large = Large::new(&["a", "m", "t"], &[]);
     let fill = |vast: &mut Vast, shard: char, rows: u64| {
         vast.rows.retain(|key, _| !key.starts_with(shard));

@@ -45,7 +45,7 @@ fn pulled<O: Outside<Row = Invoice, Key = String>>(
 }
 
 #[test]
-fn a_csv_file_is_read_by_column_and_its_texts_stay_texts() {
+fn csv_is_read_by_column_preserving_text() {
     let text = "cents,product,paid,note,more\n500,NA,1,\"a \"\"quoted\"\"\nnote\",x\n200,straße 7,false,,\n";
     let rows = pulled(csv, text).expect("it is read");
     let expected =
@@ -58,7 +58,7 @@ fn a_csv_file_is_read_by_column_and_its_texts_stay_texts() {
 }
 
 #[test]
-fn a_csv_file_that_is_not_well_is_not_used_and_says_where() {
+fn malformed_csv_is_rejected_with_line() {
     let head = "product,cents,note,paid\nmug,500,,1\n";
     for (bytes, why) in [
         (
@@ -101,7 +101,7 @@ fn a_csv_file_that_is_not_well_is_not_used_and_says_where() {
 }
 
 #[test]
-fn json_lines_are_read_and_the_line_that_is_wrong_is_named() {
+fn json_lines_are_read_or_bad_line_named() {
     let good = "{\"product\":\"mug\",\"cents\":500,\"note\":null,\"paid\":true}\n\n{\"paid\":false,\"product\":\"é\",\"cents\":1}\n";
     let rows = pulled(json, good).expect("it is read");
     assert_eq!(rows, [invoice("mug", 500, None, true), invoice("é", 1, None, false)]);
@@ -124,7 +124,7 @@ fn json_lines_are_read_and_the_line_that_is_wrong_is_named() {
 }
 
 #[test]
-fn a_file_that_an_export_writes_is_as_old_as_that_and_gets_older_with_it() {
+fn exported_file_is_dated_by_modification_time() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("invoices.jsonl");
     std::fs::write(&path, "{\"product\":\"mug\",\"cents\":500,\"paid\":true}\n").expect("it is written");
@@ -141,7 +141,7 @@ fn sqlite(path: &Path, query: &str) -> SqliteQuery<String, Invoice> {
 const INVOICES: &str = "SELECT product, cents, note, paid FROM invoices";
 
 #[test]
-fn a_sqlite_file_is_read_while_another_connection_writes_it() {
+fn sqlite_file_is_read_during_concurrent_write() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("invoices.db");
     assert!(matches!(sqlite(&path, INVOICES).pull(), Err(PullError::Unreachable(_))), "it is not created");
@@ -171,7 +171,7 @@ fn a_sqlite_file_is_read_while_another_connection_writes_it() {
 }
 
 #[test]
-fn what_a_sqlite_query_cannot_give_is_named() {
+fn invalid_sqlite_query_or_row_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("invoices.db");
     let theirs = rusqlite::Connection::open(&path).expect("it opens");
@@ -276,7 +276,7 @@ fn told(compared: Compared, versions: &mut [&mut dyn FnMut()]) -> Vec<(usize, St
 }
 
 #[test]
-fn a_csv_file_that_loses_a_column_or_its_rows_proves_nothing() {
+fn csv_missing_column_or_rows_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("notes.csv");
     let source = |path: &Path| CsvFile::new(path, of_product);
@@ -318,7 +318,7 @@ fn a_csv_file_that_loses_a_column_or_its_rows_proves_nothing() {
 }
 
 #[test]
-fn json_lines_that_lose_a_field_or_their_end_prove_nothing() {
+fn json_lines_missing_field_or_end_are_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("notes.jsonl");
     let source = |path: &Path| JsonLines::new(path, of_product);
@@ -354,7 +354,7 @@ fn json_lines_that_lose_a_field_or_their_end_prove_nothing() {
 }
 
 #[test]
-fn a_sqlite_table_that_is_replaced_or_a_view_without_a_column_proves_nothing() {
+fn replaced_sqlite_table_or_narrowed_view_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("notes.db");
     let run = |sql: &'static str| {

@@ -134,7 +134,7 @@ fn once_between(tries: u32, between: impl FnOnce() + Send) {
 // ---- folds that read other rows ----
 
 #[test]
-fn a_row_whose_fold_read_a_changed_row_conflicts() {
+fn row_folded_from_changed_row_conflicts() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     let mut tx = store.begin("open").unwrap();
@@ -153,7 +153,7 @@ fn a_row_whose_fold_read_a_changed_row_conflicts() {
 }
 
 #[test]
-fn a_row_that_comes_out_the_same_is_no_conflict() {
+fn unchanged_refolded_row_does_not_conflict() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     let mut tx = store.begin("open").unwrap();
@@ -167,7 +167,7 @@ fn a_row_that_comes_out_the_same_is_no_conflict() {
 }
 
 #[test]
-fn an_event_whose_rows_nobody_read_is_no_conflict() {
+fn event_with_unread_rows_never_conflicts() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     let mut tx = store.begin("open").unwrap();
@@ -180,7 +180,7 @@ fn an_event_whose_rows_nobody_read_is_no_conflict() {
 }
 
 #[test]
-fn a_row_read_between_two_own_events_is_compared_there() {
+fn row_read_between_own_events_is_compared_there() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     let mut tx = store.begin("open").unwrap();
@@ -194,7 +194,7 @@ fn a_row_read_between_two_own_events_is_compared_there() {
 }
 
 #[test]
-fn a_row_that_a_fold_left_alone_conflicts_when_it_does_not() {
+fn row_conflicts_if_only_refold_writes_it() {
     let Lab { store, .. } = lab();
     // With a limit of 0 the fold writes nothing, and the account keeps what it has.
     set(&store, 1, 0);
@@ -210,7 +210,7 @@ fn a_row_that_a_fold_left_alone_conflicts_when_it_does_not() {
 }
 
 #[test]
-fn a_decision_on_a_changed_fold_is_made_again() {
+fn decision_on_changed_fold_is_retried() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     let mut tries = 0;
@@ -226,7 +226,7 @@ fn a_decision_on_a_changed_fold_is_made_again() {
 }
 
 #[test]
-fn a_range_with_own_rows_conflicts_when_they_come_out_otherwise() {
+fn range_conflicts_if_own_rows_refold_differently() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     for (from, conflicts) in [(1000, true), (1008, false)] {
@@ -246,7 +246,7 @@ fn a_range_with_own_rows_conflicts_when_they_come_out_otherwise() {
 }
 
 #[test]
-fn a_fold_that_read_a_range_is_compared_too() {
+fn row_folded_from_changed_range_conflicts() {
     let Lab { store, .. } = lab();
     let mut tx = store.begin("open").unwrap();
     tx.append(Limit::Opened { account: 1007, plan: 1 }).unwrap();
@@ -256,7 +256,7 @@ fn a_fold_that_read_a_range_is_compared_too() {
 }
 
 #[test]
-fn a_rechecked_row_with_own_events_is_compared() {
+fn rechecked_row_with_own_events_is_compared() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     let stale = store.view().unwrap().stale::<Limits>(&1007).unwrap();
@@ -268,7 +268,7 @@ fn a_rechecked_row_with_own_events_is_compared() {
 }
 
 #[test]
-fn only_if_unchanged_drops_reads_of_own_rows_as_well() {
+fn only_if_unchanged_drops_own_row_reads() {
     let Lab { store, .. } = lab();
     set(&store, 1, 500);
     let mut tx = store.begin("open").unwrap();
@@ -282,7 +282,7 @@ fn only_if_unchanged_drops_reads_of_own_rows_as_well() {
 // ---- positions and times that were guessed ----
 
 #[test]
-fn a_row_with_its_position_is_what_was_answered() {
+fn position_read_from_own_row_matches_commit() {
     let Lab { store, told, .. } = lab();
     let mut tries = 0;
     let request = Request::new("take").key("tickets", "k", &1);
@@ -303,7 +303,7 @@ fn a_row_with_its_position_is_what_was_answered() {
 }
 
 #[test]
-fn a_request_that_never_holds_conflicts_on_a_moved_position() {
+fn request_without_hold_conflicts_on_moved_position() {
     let Lab { store, told, .. } = lab();
     let retry = Request::new("take").retry(Retry::Optimistic(3));
     let ended = store.transact(retry, |tx| -> Decision<u64> {
@@ -318,7 +318,7 @@ fn a_request_that_never_holds_conflicts_on_a_moved_position() {
 }
 
 #[test]
-fn a_row_with_its_time_keeps_the_time_that_was_read() {
+fn time_of_own_row_becomes_commit_time() {
     let Lab { store, clock, .. } = lab();
     let request = Request::new("take").key_kept("k");
     let mut tx = store.begin(request).unwrap();
@@ -350,7 +350,7 @@ impl Kept for Request {
 }
 
 #[test]
-fn a_decision_that_reads_no_own_row_has_the_time_of_its_commit() {
+fn decision_without_own_reads_has_commit_time() {
     let Lab { store, clock, .. } = lab();
     let mut tx = store.begin("take").unwrap();
     tx.append(Limit::Granted { account: 7 }).unwrap();
@@ -360,8 +360,9 @@ fn a_decision_that_reads_no_own_row_has_the_time_of_its_commit() {
     assert_eq!(SystemTime::from(tallystone::disk::Clock::now(&clock)), receipt.committed_at);
 }
 
+/// A time read from an own row holds unless a later commit came between.
 #[test]
-fn a_row_with_its_time_conflicts_after_a_later_commit() {
+fn time_read_before_later_commit_is_too_old() {
     let Lab { store, clock, .. } = lab();
     // No event, so that only the time has moved.
     let begin = || {
@@ -380,7 +381,7 @@ fn a_row_with_its_time_conflicts_after_a_later_commit() {
 }
 
 #[test]
-fn a_guessed_time_is_never_recorded_once_the_clock_was_set_back() {
+fn time_read_before_clock_reset_is_discarded() {
     let Lab { store, clock, .. } = lab();
     let right = tallystone::disk::Clock::now(&clock);
     let mut tries = 0;
@@ -406,7 +407,7 @@ fn a_guessed_time_is_never_recorded_once_the_clock_was_set_back() {
 }
 
 #[test]
-fn own_events_of_a_query_stand_where_it_said() {
+fn queried_own_events_commit_as_reported() {
     let Lab { store, clock, .. } = lab();
     store.append(Append::event(Limit::Granted { account: 7 })).unwrap();
     let mut tries = 0;
@@ -427,7 +428,7 @@ fn own_events_of_a_query_stand_where_it_said() {
 }
 
 #[test]
-fn own_events_that_are_only_peeked_at_are_no_condition() {
+fn peeking_at_own_events_adds_no_condition() {
     let Lab { store, .. } = lab();
     let mut tx = store.begin("take").unwrap();
     tx.append(Limit::Granted { account: 7 }).unwrap();
@@ -440,7 +441,7 @@ fn own_events_that_are_only_peeked_at_are_no_condition() {
 }
 
 #[test]
-fn a_flag_taken_twice_in_one_decision_does_not_conflict() {
+fn flag_taken_twice_does_not_conflict() {
     let Lab { store, .. } = lab();
     let mut tx = store.begin("flag").unwrap();
     assert_eq!((tx.once("f").unwrap(), tx.once("f").unwrap()), (true, false));
@@ -469,7 +470,7 @@ impl Projection for Whims {
 }
 
 #[test]
-fn a_fold_that_is_no_function_is_named_and_not_retried() {
+fn nondeterministic_fold_is_named_and_not_retried() {
     let Lab { store, told, .. } = with(|setup| setup.inline::<Whims>());
     let ended = store.transact("take", |tx| -> Decision<Option<u64>> {
         tx.append(Limit::Set { plan: 1, cents: 1 })?;
@@ -486,7 +487,7 @@ fn a_fold_that_is_no_function_is_named_and_not_retried() {
 
 /// Decisions of four threads, beside two that append what their folds look at. Each is made again alone, in the order of commits.
 #[test]
-fn decisions_of_many_threads_come_to_the_same_alone() {
+fn concurrent_decisions_match_serial_replay() {
     quiet();
     let each: u64 = std::env::var("DECISIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(250);
     let store = Store::in_memory(workload::setup(tallystone::Options::default())).unwrap();

@@ -68,7 +68,7 @@ fn assert_sound(store: &Store) {
 // ---- by time ----
 
 #[test]
-fn a_key_is_kept_to_its_last_microsecond_and_not_beyond_on_every_path() {
+fn key_expires_at_exact_microsecond_everywhere() {
     let kept = Retention::For(HOUR);
     for rebuild in [false, true] {
         let lab = Lab::new(1);
@@ -115,7 +115,7 @@ fn an_expired_key_takes_another_input() {
 }
 
 #[test]
-fn a_clock_that_goes_back_revives_no_key() {
+fn clock_going_back_revives_no_key() {
     let lab = Lab::new(1);
     let store = lab.open(Retention::For(HOUR));
     store.append(keyed("a")).unwrap();
@@ -131,7 +131,7 @@ fn a_clock_that_goes_back_revives_no_key() {
 // ---- by count ----
 
 #[test]
-fn the_last_keys_are_kept_however_much_is_committed_without_one() {
+fn keyless_commits_do_not_expire_last_keys() {
     let lab = Lab::new(1);
     let mut store = lab.open(Retention::Last(3));
     for key in ["a", "b", "c"] {
@@ -153,7 +153,7 @@ fn the_last_keys_are_kept_however_much_is_committed_without_one() {
 }
 
 #[test]
-fn within_one_group_a_key_expires_and_is_used_again() {
+fn key_expires_and_is_reused_within_group() {
     let lab = Lab::new(1);
     let mut store = lab.open(Retention::Last(1));
     let asked = ["a", "a", "b", "a", "a"].map(|key| store.submit(keyed(key)));
@@ -172,7 +172,7 @@ fn within_one_group_a_key_expires_and_is_used_again() {
 // ---- on record ----
 
 #[test]
-fn another_policy_is_for_keys_used_from_then_on() {
+fn changed_retention_applies_only_to_later_keys() {
     let policies = [Retention::Forever, Retention::For(HOUR), Retention::Last(2)];
     for (was, is) in policies.iter().flat_map(|was| policies.iter().map(move |is| (*was, *is))) {
         for rebuild in [false, true] {
@@ -201,7 +201,7 @@ fn another_policy_is_for_keys_used_from_then_on() {
 }
 
 #[test]
-fn a_request_may_say_how_long_its_key_is_kept() {
+fn request_overrides_key_retention() {
     let lab = Lab::new(1);
     let store = lab.open(Retention::For(HOUR));
     store.append(keyed("long").retention(Retention::Forever)).unwrap();
@@ -217,7 +217,7 @@ fn a_request_may_say_how_long_its_key_is_kept() {
 }
 
 #[test]
-fn a_policy_that_keeps_nothing_is_refused() {
+fn retention_that_keeps_nothing_is_refused() {
     for nothing in
         [Retention::For(Duration::ZERO), Retention::For(Duration::from_nanos(999)), Retention::Last(0)]
     {
@@ -233,7 +233,7 @@ fn a_policy_that_keeps_nothing_is_refused() {
 }
 
 #[test]
-fn a_key_that_outlasts_all_time_is_kept() {
+fn key_with_maximum_retention_is_kept() {
     let lab = Lab::new(1);
     let mut store = lab.open(Retention::For(Duration::MAX));
     store.append(keyed("a")).unwrap();
@@ -244,7 +244,7 @@ fn a_key_that_outlasts_all_time_is_kept() {
 }
 
 #[test]
-fn what_a_key_answers_is_the_same_before_and_after_a_rebuild_at_random_moments() {
+fn key_answers_are_unchanged_by_random_rebuilds() {
     let policies = [
         Retention::Forever,
         Retention::For(HOUR),
@@ -276,7 +276,7 @@ fn what_a_key_answers_is_the_same_before_and_after_a_rebuild_at_random_moments()
 }
 
 #[test]
-fn of_two_uses_of_a_key_the_last_is_served_wherever_they_are_stored() {
+fn latest_key_use_is_served_wherever_stored() {
     // A neighbour that lives a little longer keeps the first use in its chunk.
     let lives =
         [(Retention::For(HOUR), Retention::For(HOUR.mul_f64(1.1))), (Retention::Last(1), Retention::Last(2))];
@@ -297,7 +297,7 @@ fn of_two_uses_of_a_key_the_last_is_served_wherever_they_are_stored() {
 // ---- what refers to a key ----
 
 #[test]
-fn row_003_26_a_key_past_its_time_is_a_new_request_and_what_refers_to_it_stays() {
+fn row_003_26_expired_key_is_new_and_old_events_remain() {
     let lab = Lab::new(1);
     let mut store = lab.open(Retention::For(3 * 24 * HOUR));
     let ride = || Append::event(Bank::Opened { account: 9 }).key("rides", "ride-9").response("ride 9");
@@ -320,7 +320,7 @@ fn row_003_26_a_key_past_its_time_is_a_new_request_and_what_refers_to_it_stays()
 // ---- what it costs ----
 
 #[test]
-fn expired_keys_cost_neither_memory_nor_disk() {
+fn expired_keys_free_memory_and_disk() {
     let sizes = |retention: Retention| {
         let lab = Lab::new(1);
         let mut store = lab.open(retention);
@@ -353,7 +353,7 @@ fn expired_keys_cost_neither_memory_nor_disk() {
 }
 
 #[test]
-fn a_long_life_keeps_no_short_one_in_memory() {
+fn long_lived_keys_retain_no_expired_keys() {
     let lab = Lab::new(1);
     let store = lab.open(Retention::For(HOUR));
     for key in 0..1500 {
@@ -372,7 +372,7 @@ fn a_long_life_keeps_no_short_one_in_memory() {
 }
 
 #[test]
-fn a_key_used_again_is_not_let_go_of_with_its_old_use() {
+fn reused_key_outlives_its_expired_first_use() {
     let lab = Lab::new(1);
     let mut store = lab.open(Retention::For(HOUR));
     store.append(keyed("a")).unwrap();

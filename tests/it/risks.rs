@@ -143,7 +143,7 @@ fn group(store: &Store, appends: impl IntoIterator<Item = Append>) -> Vec<Result
 // ---- order and identity ----
 
 #[test]
-fn risk_01_commits_are_numbered_apart_from_positions_and_seen_whole() {
+fn risk_01_commits_have_own_numbers_and_appear_atomically() {
     let store = Store::in_memory(workload::setup(Options::default())).unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -165,7 +165,7 @@ fn risk_01_commits_are_numbered_apart_from_positions_and_seen_whole() {
 /// A reader takes its snapshot at F0, the flusher commits F1 and drops the frozen overlay, the reader loads the overlays: the
 /// rows between are in neither. The other way round it would see rows from the future.
 #[test]
-fn risk_02_a_view_has_the_rows_of_its_head_while_flushes_run() {
+fn risk_02_view_rows_match_head_during_flushes() {
     let lab = Lab::new();
     let setup = workload::setup(lab.options.clone()).platform(lab.platform());
     let store = Store::create(STORE, setup).unwrap();
@@ -217,7 +217,7 @@ fn risk_03_nothing_unsynced_reaches_derived_state() {
 }
 
 #[test]
-fn risk_04_state_of_another_time_is_rebuilt_or_refused() {
+fn risk_04_mismatched_derived_state_is_rebuilt_or_refused() {
     let (lab, other) = (Lab::seeded(1), Lab::seeded(2));
     let (store, rich) = (lab.create(), other.create());
     for number in 0..60 {
@@ -256,7 +256,7 @@ fn risk_04_state_of_another_time_is_rebuilt_or_refused() {
 
 /// State of another store says that commit 60 is durable; ours tore at 31.
 #[test]
-fn risk_04_state_of_another_store_says_nothing_about_what_is_durable() {
+fn risk_04_foreign_state_does_not_prove_durability() {
     let (lab, other) = (Lab::seeded(1), Lab::seeded(2));
     let (store, rich) = (lab.create(), other.create());
     (0..60).for_each(|number| drop(rich.append(opened(number)).unwrap()));
@@ -286,7 +286,7 @@ fn risk_04_state_of_another_store_says_nothing_about_what_is_durable() {
 }
 
 #[test]
-fn risk_05_what_was_acknowledged_is_visible_at_once() {
+fn risk_05_acknowledged_commit_is_visible_at_once() {
     let lab = Lab::new();
     let store = Store::create(STORE, workload::setup(lab.options.clone()).platform(lab.platform())).unwrap();
     std::thread::scope(|scope| {
@@ -307,7 +307,7 @@ fn risk_05_what_was_acknowledged_is_visible_at_once() {
 }
 
 #[test]
-fn risk_06_readers_never_go_past_the_head() {
+fn risk_06_readers_never_read_past_head() {
     for fault in
         [Fault::SyncError, Fault::SyncErrorKeepsNew, Fault::SyncErrorPartly, Fault::SyncErrorShowsOld]
     {
@@ -331,7 +331,7 @@ fn risk_06_readers_never_go_past_the_head() {
 // ---- un-synced state, poison, recover ----
 
 #[test]
-fn risk_07_a_failed_group_leaves_nothing_under_the_numbers_that_are_used_again() {
+fn risk_07_failed_group_leaves_nothing_under_reused_numbers() {
     let lab = Lab::new();
     let store = lab.create();
     store.append(opened(0)).unwrap();
@@ -347,7 +347,7 @@ fn risk_07_a_failed_group_leaves_nothing_under_the_numbers_that_are_used_again()
 }
 
 #[test]
-fn risk_08_an_answer_that_rests_on_an_unsynced_neighbour_is_unknown_with_it() {
+fn risk_08_answer_based_on_unsynced_commit_is_unknown() {
     let lab = Lab::new();
     let store = lab.create();
     let claim = |by| {
@@ -374,7 +374,7 @@ fn risk_08_an_answer_that_rests_on_an_unsynced_neighbour_is_unknown_with_it() {
 }
 
 #[test]
-fn risk_08_a_refusal_by_what_is_published_need_not_wait() {
+fn risk_08_refusal_by_published_state_survives_failed_sync() {
     let lab = Lab::new();
     let store = lab.create();
     store.append(opened(1)).unwrap();
@@ -389,7 +389,7 @@ fn risk_08_a_refusal_by_what_is_published_need_not_wait() {
 /// A group is written, and its sync fails or never comes: the page cache has it, the disk has not. The next open finds it whole
 /// and answers the retry as replayed. Then the power goes, and an acknowledged commit is lost.
 #[test]
-fn risk_09_a_retry_after_kill_between_write_and_sync_is_never_lost() {
+fn risk_09_retry_after_failed_sync_is_durable() {
     let faults =
         [Fault::SyncError, Fault::SyncErrorKeepsNew, Fault::SyncErrorPartly, Fault::SyncErrorShowsOld];
     for (index, fault) in faults.into_iter().enumerate() {
@@ -423,7 +423,7 @@ fn risk_09_a_retry_after_kill_between_write_and_sync_is_never_lost() {
 }
 
 #[test]
-fn risk_10_a_receipt_says_what_it_promises() {
+fn risk_10_receipt_reports_durability() {
     let lab = Lab::new();
     assert_eq!(lab.create().append(opened(1)).unwrap().receipt.durability, Durability::Sync);
     let memory = Store::in_memory(workload::setup(Options::default())).unwrap();
@@ -431,7 +431,7 @@ fn risk_10_a_receipt_says_what_it_promises() {
 }
 
 #[test]
-fn risk_11_poison_refuses_gives_back_and_keeps_what_was_published() {
+fn risk_11_poisoned_store_returns_appends_and_serves_reads() {
     let lab = Lab::new();
     let mut options = small();
     options.group_len_max = 2;
@@ -518,7 +518,7 @@ impl File for PanickingFile {
 }
 
 #[test]
-fn risk_11_a_panic_on_the_writer_is_unknown_and_nobody_hangs() {
+fn risk_11_writer_panic_is_answered_as_unknown() {
     let (lab, panics) = (Lab::new(), Arc::new(AtomicBool::new(false)));
     let disk = PanickingDisk(lab.disk.clone(), panics.clone());
     let platform = Platform { disk: Arc::new(disk), ..lab.platform() };
@@ -551,7 +551,7 @@ impl Clock for PanickingClock {
 /// The writer panics between two groups, where nobody's request is in its hands: those that wait in the queue, and those that
 /// come later, must be answered all the same.
 #[test]
-fn risk_11_a_panic_between_two_groups_hangs_nobody() {
+fn risk_11_panic_between_groups_hangs_no_caller() {
     let lab = Lab::new();
     let clock = Arc::new(PanickingClock(lab.clock.clone(), AtomicBool::new(false)));
     let platform = Platform { clock: clock.clone(), ..lab.platform() };
@@ -576,7 +576,7 @@ fn risk_11_a_panic_between_two_groups_hangs_nobody() {
 // ---- validation, keys, absence ----
 
 #[test]
-fn risk_16_keys_that_look_alike_never_meet() {
+fn risk_16_similar_scopes_and_keys_never_collide() {
     let store = Store::in_memory(workload::setup(Options::default())).unwrap();
     let scopes = ["", "a", "ab", "a/", "a:b", "aa"];
     let keys = ["b", "c", "bc", "/b", "b:c", "a", "ab", "abc"];
@@ -595,7 +595,7 @@ fn risk_16_keys_that_look_alike_never_meet() {
 }
 
 #[test]
-fn risk_17_exactly_once_does_not_rest_on_an_absence_in_derived_state() {
+fn risk_17_corrupt_state_applies_no_key_twice() {
     let lab = Lab::new();
     let store = lab.create();
     (0..120).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -626,7 +626,7 @@ fn risk_17_exactly_once_does_not_rest_on_an_absence_in_derived_state() {
 }
 
 #[test]
-fn risk_17_damage_that_comes_while_the_store_is_open_is_found_behind_it() {
+fn risk_17_scrub_finds_damage_in_open_store() {
     let lab = Lab::new();
     let mut options = lab.options.clone();
     // A file many times its page cache: what damage meets is read again.
@@ -654,7 +654,7 @@ fn risk_17_damage_that_comes_while_the_store_is_open_is_found_behind_it() {
 /// 1. Requests wait in the queue, and the close behind them. 2. The writer meets the close while it gathers a group. 3. It must
 ///    not sleep then until all has been quiet: the queue is empty, and nobody will wake it.
 #[test]
-fn a_close_behind_requests_does_not_wait_until_all_is_quiet() {
+fn close_behind_queued_requests_returns_promptly() {
     let mut options = Options::default();
     options.overlay_age_ms_max = 3_600_000;
     for _ in 0..50 {
@@ -683,8 +683,9 @@ impl Projection for Where {
     }
 }
 
+/// A caller who waits is served on its own thread; a submitted append is not.
 #[test]
-fn a_lone_caller_who_waits_is_served_on_its_own_thread() {
+fn lone_append_runs_on_caller_thread() {
     let store = Store::in_memory(Setup::new().inline::<Where>()).unwrap();
     store.append(Append::event(Cell::Cleared { cell: 1 })).unwrap();
     assert_eq!(*FOLDED_ON.lock().unwrap(), Some(std::thread::current().id()));
@@ -697,7 +698,7 @@ fn a_lone_caller_who_waits_is_served_on_its_own_thread() {
 }
 
 #[test]
-fn what_a_thread_hands_over_first_is_decided_first() {
+fn requests_of_one_thread_commit_in_order() {
     let store = Store::in_memory(Setup::new().inline::<Cells>()).unwrap();
     for value in 0..2_000 {
         let first = store.submit(Append::event(Cell::Put { cell: 1, value }));
@@ -737,7 +738,7 @@ impl Projection for Cells {
 
 /// Removals in newer layers, old views, limits, both directions: against one map for each position.
 #[test]
-fn risk_18_one_merge_answers_every_view_as_its_own_map_would() {
+fn risk_18_merged_layers_match_map_in_every_view() {
     for seed in 0..25 {
         let (lab, mut random) = (Lab::seeded(seed), Random::new(seed));
         let setup = || Setup::new().inline::<Cells>().options(small()).platform(lab.platform()).lockstep();
@@ -838,7 +839,7 @@ fn put(store: &Store, cells: std::ops::Range<u16>) {
 }
 
 #[test]
-fn risk_20_rows_are_never_folded_half_by_old_code_and_half_by_new() {
+fn risk_20_rows_never_mix_old_and_new_folds() {
     for flushed in [true, false] {
         let mut lab = Lab::new();
         lab.options.overlay_bytes_max = if flushed { 4096 } else { 1 << 20 };
@@ -870,7 +871,7 @@ fn assert_stalled<P: Projection<Key = (), Row = u64>>(store: &Store, when: &str)
 }
 
 #[test]
-fn risk_20_a_fold_that_fails_in_recovery_stalls_its_projection_and_not_the_open() {
+fn risk_20_failed_refold_stalls_only_its_projection() {
     fn check<P: Projection<Key = (), Row = u64>>(how: &str) {
         let mut lab = Lab::new();
         // All of it is folded again after the kill.
@@ -903,8 +904,9 @@ fn risk_20_a_fold_that_fails_in_recovery_stalls_its_projection_and_not_the_open(
 
 // ---- log files ----
 
+/// A torn group is cut as a whole, kept aside, and never reported as damage.
 #[test]
-fn risk_22_a_torn_group_is_cut_whole_kept_aside_and_never_called_damage() {
+fn risk_22_torn_group_is_cut_whole() {
     let mut cut = 0;
     for seed in 0..60 {
         let lab = Lab::seeded(seed);
@@ -926,7 +928,7 @@ fn risk_22_a_torn_group_is_cut_whole_kept_aside_and_never_called_damage() {
 }
 
 #[test]
-fn risk_22_damage_before_what_was_durable_is_corrupt_and_changes_nothing() {
+fn risk_22_damaged_durable_group_is_refused_without_changes() {
     let lab = Lab::new();
     let store = lab.create();
     (0..6).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -956,7 +958,7 @@ fn risk_22_damage_before_what_was_durable_is_corrupt_and_changes_nothing() {
 /// What a torn tail holds says nothing by how it looks: own groups that came before, groups of other stores. And however long it
 /// is, all of it is kept aside.
 #[test]
-fn risk_22_a_torn_tail_that_holds_old_groups_and_foreign_ones_is_cut_and_kept_whole() {
+fn risk_22_torn_tail_with_foreign_groups_is_cut() {
     let mut options = small();
     (options.segment_bytes_min, options.segment_bytes_max) = (8 << 20, 8 << 20);
     let filled = |seed: u64, commits: u64| {
@@ -988,7 +990,7 @@ fn risk_22_a_torn_tail_that_holds_old_groups_and_foreign_ones_is_cut_and_kept_wh
 }
 
 #[test]
-fn risk_23_a_damaged_length_does_not_hide_what_follows() {
+fn risk_23_damaged_length_hides_no_later_group() {
     let lab = Lab::new();
     let store = lab.create();
     (0..6).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1007,7 +1009,7 @@ fn risk_23_a_damaged_length_does_not_hide_what_follows() {
 }
 
 #[test]
-fn risk_24_a_half_made_next_segment_counts_nothing() {
+fn risk_24_partial_next_segment_is_discarded() {
     let lab = Lab::new();
     let store = lab.create();
     (0..10).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1023,7 +1025,7 @@ fn risk_24_a_half_made_next_segment_counts_nothing() {
 }
 
 #[test]
-fn risk_25_segments_that_miss_or_do_not_follow_are_named() {
+fn risk_25_missing_truncated_or_foreign_segment_is_corrupt() {
     let lab = Lab::new();
     let store = lab.create();
     (0..40).for_each(|number| drop(store.append(note(number, 600)).unwrap()));
@@ -1060,7 +1062,7 @@ fn risk_25_segments_that_miss_or_do_not_follow_are_named() {
 }
 
 #[test]
-fn risk_26_no_segment_is_deleted_and_derived_state_is_nothing_but_derived() {
+fn risk_26_segments_are_kept_and_rebuild_derived_state() {
     let lab = Lab::new();
     let store = lab.create();
     let mut segments = Vec::new();
@@ -1084,7 +1086,7 @@ fn risk_26_no_segment_is_deleted_and_derived_state_is_nothing_but_derived() {
 }
 
 #[test]
-fn risk_27_every_position_is_found_in_every_segment() {
+fn risk_27_queries_find_every_position_across_segments() {
     let lab = Lab::new();
     let store = lab.create();
     for number in 0..100 {
@@ -1110,7 +1112,7 @@ fn risk_27_every_position_is_found_in_every_segment() {
 }
 
 #[test]
-fn risk_28_every_read_verifies_and_names_what_is_damaged() {
+fn risk_28_reads_verify_events_and_name_damage() {
     let lab = Lab::new();
     let store = lab.create();
     (0..40).for_each(|number| drop(store.append(note(number, 600)).unwrap()));
@@ -1130,7 +1132,7 @@ fn risk_28_every_read_verifies_and_names_what_is_damaged() {
 // ---- flusher, views, pressure, copies ----
 
 #[test]
-fn risk_29_expiry_is_a_function_of_the_log_and_a_key_used_again_is_no_duplicate() {
+fn risk_29_expiry_and_key_reuse_follow_log() {
     let lab = Lab::new();
     let open = |retention| Store::open_or_create(STORE, lab.setup().retention(retention)).unwrap();
     let ask = |store: &Store, number: u64| store.append(opened(number)).unwrap();
@@ -1170,7 +1172,7 @@ fn after(lab: &Lab, time: Duration) -> Timestamp {
 }
 
 #[test]
-fn risk_30_a_clock_that_jumps_ahead_is_not_recorded_and_set_right_all_goes_on() {
+fn risk_30_clock_jump_ahead_is_refused_until_corrected() {
     let lab = Lab::new();
     let store = Store::create(STORE, lab.setup().retention(Retention::For(7 * DAY))).unwrap();
     let first = store.append(opened(1)).unwrap();
@@ -1201,8 +1203,9 @@ fn risk_30_a_clock_that_jumps_ahead_is_not_recorded_and_set_right_all_goes_on() 
     assert_sound(&store);
 }
 
+/// A jump up to the limit is accepted; time that passed by the monotonic clock is no jump.
 #[test]
-fn risk_30_up_to_the_limit_a_clock_is_believed_and_time_that_ran_is_no_jump() {
+fn risk_30_clock_jump_limit_excludes_elapsed_time() {
     let lab = Lab::new();
     let store = lab.create();
     store.append(opened(0)).unwrap();
@@ -1220,7 +1223,7 @@ fn risk_30_up_to_the_limit_a_clock_is_believed_and_time_that_ran_is_no_jump() {
 }
 
 #[test]
-fn risk_30_a_clock_that_goes_back_holds_the_time_and_may_be_set_right_again() {
+fn risk_30_clock_going_back_holds_store_time() {
     let lab = Lab::new();
     let store = lab.create();
     let first = store.append(opened(0)).unwrap().receipt;
@@ -1234,7 +1237,7 @@ fn risk_30_a_clock_that_goes_back_holds_the_time_and_may_be_set_right_again() {
 }
 
 #[test]
-fn risk_30_somebody_may_say_that_the_clock_is_right() {
+fn risk_30_accept_clock_allows_one_jump() {
     let lab = Lab::new();
     let store = lab.create();
     store.append(opened(0)).unwrap();
@@ -1249,8 +1252,9 @@ fn risk_30_somebody_may_say_that_the_clock_is_right() {
     );
 }
 
+/// A store that was closed for months goes on; after more than 366 days it asks for `accept_clock`.
 #[test]
-fn risk_30_a_store_that_was_closed_for_months_opens_and_one_that_meets_another_century_asks() {
+fn risk_30_reopen_limits_clock_jump_to_366_days() {
     let lab = Lab::new();
     let store = lab.create();
     store.append(opened(0)).unwrap();
@@ -1280,7 +1284,7 @@ fn risk_30_a_store_that_was_closed_for_months_opens_and_one_that_meets_another_c
 }
 
 #[test]
-fn risk_31_verify_works_beside_a_writer_that_flushes() {
+fn risk_31_verify_works_beside_flushing_writer() {
     let lab = Lab::new();
     let store = Store::create(STORE, workload::setup(lab.options.clone()).platform(lab.platform())).unwrap();
     (0..200).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1295,7 +1299,7 @@ fn risk_31_verify_works_beside_a_writer_that_flushes() {
 }
 
 #[test]
-fn risk_31_a_rebuild_that_is_killed_goes_on_and_ends_the_same() {
+fn risk_31_interrupted_rebuild_ends_the_same() {
     let lab = Lab::new();
     let store = lab.create();
     (0..300).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1317,7 +1321,7 @@ fn risk_31_a_rebuild_that_is_killed_goes_on_and_ends_the_same() {
 
 /// Held for ever, it would pin every page that redb has written since.
 #[test]
-fn risk_32_a_forgotten_view_expires_and_the_file_does_not_grow_with_it() {
+fn risk_32_held_view_expires_without_growing_state_file() {
     let size_with = |held: bool| {
         let lab = Lab::new();
         let mut options = small();
@@ -1341,7 +1345,7 @@ fn risk_32_a_forgotten_view_expires_and_the_file_does_not_grow_with_it() {
 }
 
 #[test]
-fn risk_33_writers_under_pressure_all_come_through() {
+fn risk_33_all_writers_commit_despite_full_queue() {
     let lab = Lab::new();
     let mut options = small();
     (options.queue_len_max, options.group_len_max, options.queue_wait_ms_max) = (2, 3, 60_000);
@@ -1363,7 +1367,7 @@ fn risk_33_writers_under_pressure_all_come_through() {
 }
 
 #[test]
-fn risk_33_a_full_queue_gives_the_append_back() {
+fn risk_33_full_queue_returns_append() {
     let lab = Lab::new();
     let mut options = small();
     options.queue_len_max = 2;
@@ -1378,7 +1382,7 @@ fn risk_33_a_full_queue_gives_the_append_back() {
 }
 
 #[test]
-fn risk_34_a_copy_of_the_log_alone_is_the_whole_store() {
+fn risk_34_log_copy_alone_restores_store() {
     let (lab, copy) = (Lab::new(), Lab::seeded(5));
     let store = lab.create();
     (0..100).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1398,7 +1402,7 @@ fn risk_34_a_copy_of_the_log_alone_is_the_whole_store() {
 }
 
 #[test]
-fn risk_35_an_open_after_a_kill_repairs_quickly_and_rebuilds_nothing() {
+fn risk_35_open_after_power_cut_rebuilds_nothing() {
     let lab = Lab::new();
     let store = lab.create();
     (0..300).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1418,7 +1422,7 @@ fn risk_35_an_open_after_a_kill_repairs_quickly_and_rebuilds_nothing() {
 
 /// The scratch file of `verify` was closed before the rows in it were compared.
 #[test]
-fn verify_of_more_rows_than_an_overlay_holds_is_clean() {
+fn verify_is_clean_beyond_overlay_capacity() {
     let lab = Lab::new();
     let store = lab.create();
     for account in 0..200 {
@@ -1430,7 +1434,7 @@ fn verify_of_more_rows_than_an_overlay_holds_is_clean() {
 
 /// The first failure closed the store for good.
 #[test]
-fn a_recover_that_fails_may_be_called_again() {
+fn failed_recover_can_be_retried() {
     let lab = Lab::new();
     let store = lab.create();
     store.append(opened(1)).unwrap();
@@ -1450,7 +1454,7 @@ fn a_recover_that_fails_may_be_called_again() {
 
 /// A closed file under an old view was taken for a damaged one.
 #[test]
-fn a_view_from_before_a_recover_expires_and_speaks_of_no_damage() {
+fn view_older_than_recover_expires_without_damage() {
     let lab = Lab::new();
     let store = lab.create();
     (0..100).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1470,7 +1474,7 @@ fn a_view_from_before_a_recover_expires_and_speaks_of_no_damage() {
 
 /// Its name was not durable, and nobody made it so.
 #[test]
-fn a_store_whose_create_was_killed_is_durable_once_opened() {
+fn killed_create_is_durable_once_opened() {
     let lab = Lab::new();
     let calls = {
         let probe = Lab::new();
@@ -1495,7 +1499,7 @@ fn a_store_whose_create_was_killed_is_durable_once_opened() {
 
 /// redb answers nothing any more after one failed read.
 #[test]
-fn a_failed_read_of_derived_state_is_mended_by_recover_and_is_no_damage() {
+fn recover_repairs_failed_state_read_without_damage() {
     let lab = Lab::new();
     let mut options = small();
     options.state_cache_bytes = 1 << 16;
@@ -1518,7 +1522,7 @@ fn a_failed_read_of_derived_state_is_mended_by_recover_and_is_no_damage() {
 
 /// Each writer recovers the store itself, whoever broke it, and asks again with the same key.
 #[test]
-fn writers_that_recover_by_themselves_lose_and_double_nothing() {
+fn recovering_writers_lose_and_duplicate_nothing() {
     let mut broken_in_all = 0;
     for seed in 0..env("RISK_SEEDS").unwrap_or(10) {
         let lab = Lab::seeded(seed);
@@ -1566,7 +1570,7 @@ fn writers_that_recover_by_themselves_lose_and_double_nothing() {
 
 /// Whoever closed the store afterwards waited for ever for the flush that had failed.
 #[test]
-fn a_store_whose_flush_failed_closes_and_recovers() {
+fn failed_flush_allows_close_and_recover() {
     for recover in [false, true] {
         let lab = Lab::new();
         let store =
@@ -1590,7 +1594,7 @@ fn a_store_whose_flush_failed_closes_and_recovers() {
 }
 
 #[test]
-fn a_close_beside_writers_answers_each_and_keeps_what_it_acknowledged() {
+fn close_beside_writers_keeps_all_acknowledged_commits() {
     for round in 0..40 {
         let lab = Lab::seeded(round);
         let store =
@@ -1626,7 +1630,7 @@ fn env(name: &str) -> Option<u64> {
 // ---- edges ----
 
 #[test]
-fn positions_at_the_edges_are_answered_without_a_panic() {
+fn edge_positions_are_answered_without_panic() {
     let lab = Lab::new();
     let store = lab.create();
     (0..100).for_each(|number| drop(store.append(opened(number)).unwrap()));
@@ -1671,7 +1675,7 @@ fn positions_at_the_edges_are_answered_without_a_panic() {
 }
 
 #[test]
-fn two_who_verify_at_once_do_not_disturb_each_other() {
+fn concurrent_verifies_do_not_interfere() {
     let lab = Lab::new();
     let store = Store::create(STORE, workload::setup(lab.options.clone()).platform(lab.platform())).unwrap();
     for account in 0..300 {
@@ -1691,7 +1695,7 @@ fn two_who_verify_at_once_do_not_disturb_each_other() {
 }
 
 #[test]
-fn a_projection_that_was_away_is_folded_again_when_it_is_back() {
+fn removed_projection_is_refolded_when_added_back() {
     let lab = Lab::new();
     let with = |all: bool| {
         let setup = Setup::new().options(small()).platform(lab.platform()).lockstep().inline::<Balances>();
@@ -1713,7 +1717,7 @@ fn a_projection_that_was_away_is_folded_again_when_it_is_back() {
 }
 
 #[test]
-fn a_setup_that_lacks_a_family_is_told_so_and_harms_nothing() {
+fn setup_lacking_family_is_refused_harmlessly() {
     for flushed in [true, false] {
         let mut lab = Lab::new();
         lab.options.overlay_bytes_max = if flushed { 4096 } else { 1 << 20 };

@@ -564,17 +564,17 @@ fn campaign(share: u64, of_campaign: f64, rows: u32) {
 }
 
 #[test]
-fn rot_below_a_hundred_rows_gives_no_wrong_answer() {
+fn rot_in_100_rows_gives_no_wrong_answer() {
     campaign(240, 0.7, 100);
 }
 
 #[test]
-fn rot_below_a_hundred_thousand_rows_gives_no_wrong_answer() {
+fn rot_in_100000_rows_gives_no_wrong_answer() {
     campaign(16, 0.3, 100_000);
 }
 
 #[test]
-fn stats_tell_size_and_free_bytes_of_each_derived_file() {
+fn stats_report_derived_file_size_and_free_bytes() {
     let sound = build(100, 1);
     let store = Store::open(STORE, setup(&sound.disk)).expect("it opens");
     store.step();

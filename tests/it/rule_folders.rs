@@ -129,7 +129,7 @@ fn seen(check: &str) -> (String, Option<String>) {
 }
 
 #[test]
-fn row_000_21_a_file_put_into_a_folder_runs_and_nothing_else_need_be_done() {
+fn row_000_21_file_added_to_folder_runs_automatically() {
     let bench = Bench::new(&[]);
     let early = bench.append(Order::Shipped { order: 1 });
     bench.pass(PERIOD);
@@ -161,7 +161,7 @@ fn row_000_21_a_file_put_into_a_folder_runs_and_nothing_else_need_be_done() {
 }
 
 #[test]
-fn a_file_that_goes_ends_its_checks_and_retires_what_they_found() {
+fn removed_file_ends_checks_and_retires_violations() {
     let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
     bench.append(Order::Shipped { order: 1 });
     bench.pass(Duration::ZERO);
@@ -181,7 +181,7 @@ fn a_file_that_goes_ends_its_checks_and_retires_what_they_found() {
 }
 
 #[test]
-fn row_000_20_files_are_read_every_period_of_their_folder_and_at_no_other_time() {
+fn row_000_20_files_are_read_once_per_folder_period() {
     let bench = Bench::new(&[
         ("fast/folder.toml", "period = \"1s\""),
         ("fast/a.toml", &owned("a", "Paid")),
@@ -206,7 +206,7 @@ fn row_000_20_files_are_read_every_period_of_their_folder_and_at_no_other_time()
 }
 
 #[test]
-fn row_000_21_a_moved_file_has_the_period_and_owner_of_its_new_folder_and_goes_on() {
+fn row_000_21_moved_file_takes_new_folder_settings() {
     let bench = Bench::new(&[
         ("daily/folder.toml", "period = \"1d\"\nowner = \"day shift\""),
         ("hourly/folder.toml", "period = \"1h\"\nowner = \"night shift\""),
@@ -227,7 +227,7 @@ fn row_000_21_a_moved_file_has_the_period_and_owner_of_its_new_folder_and_goes_o
 }
 
 #[test]
-fn a_changed_file_is_judged_anew_and_a_better_remedy_is_not() {
+fn changed_rule_is_rejudged_but_remedy_is_not() {
     let bench = Bench::new(&[("orders.toml", &owned("first", "Paid"))]);
     bench.append(Order::Placed { order: 1 });
     bench.append(Order::Shipped { order: 1 });
@@ -254,7 +254,7 @@ fn a_changed_file_is_judged_anew_and_a_better_remedy_is_not() {
 }
 
 #[test]
-fn a_bad_file_is_named_and_told_once_while_the_old_rule_stands() {
+fn bad_file_alerts_once_and_keeps_old_rule() {
     let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
     bench.write("orders.toml", &owned("paid-first", "Paid").replace("precedence", "precedents"));
     bench.pass(PERIOD);
@@ -288,7 +288,7 @@ fn a_bad_file_is_named_and_told_once_while_the_old_rule_stands() {
 }
 
 #[test]
-fn the_rule_that_stands_for_a_bad_file_stands_after_a_recovery_too() {
+fn old_rule_of_bad_file_survives_recover() {
     let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
     bench.write("orders.toml", "[check.paid-first]\nkind =");
     bench.pass(PERIOD);
@@ -305,7 +305,7 @@ fn the_rule_that_stands_for_a_bad_file_stands_after_a_recovery_too() {
 
 /// The file is edited badly while the store is closed: nothing of it was checked any more after the next open.
 #[test]
-fn a_file_that_turned_bad_while_closed_leaves_its_rule_standing() {
+fn file_broken_while_closed_keeps_old_rule() {
     let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
     bench.pass(PERIOD);
     let position = bench.store.stats().position;
@@ -341,7 +341,7 @@ fn a_file_that_turned_bad_while_closed_leaves_its_rule_standing() {
 }
 
 #[test]
-fn a_removed_file_does_not_stand_when_a_bad_one_takes_its_name() {
+fn bad_file_does_not_revive_removed_rule() {
     let text = owned("paid-first", "Paid");
     let bench = Bench::new(&[("open.toml", &text), ("closed.toml", &text.replace("paid-first", "other"))]);
     bench.pass(PERIOD);
@@ -361,7 +361,7 @@ fn a_removed_file_does_not_stand_when_a_bad_one_takes_its_name() {
 }
 
 #[test]
-fn what_a_folder_said_stands_with_the_rule_over_a_restart() {
+fn restart_keeps_old_settings_of_bad_folder() {
     let settings = "owner = \"warehouse\"";
     let bench = Bench::new(&[("folder.toml", settings), ("a.toml", &rule("paid-first", "Paid", ""))]);
     bench.pass(PERIOD);
@@ -376,7 +376,7 @@ fn what_a_folder_said_stands_with_the_rule_over_a_restart() {
 }
 
 #[test]
-fn a_bad_file_keeps_no_store_from_opening_and_is_not_told_again_after_a_restart() {
+fn open_tolerates_bad_file_without_repeated_alert() {
     let bench =
         Bench::new(&[("orders.toml", "[check.x]\nkind ="), ("good.toml", &owned("paid-first", "Paid"))]);
     bench.pass(Duration::ZERO);
@@ -394,7 +394,7 @@ fn a_bad_file_keeps_no_store_from_opening_and_is_not_told_again_after_a_restart(
 }
 
 #[test]
-fn what_two_files_define_is_refused_where_it_came_later() {
+fn duplicate_rule_is_refused_in_later_file() {
     let bench = Bench::new(&[("b.toml", &owned("paid-first", "Paid"))]);
     bench.write("a.toml", &(owned("other", "Paid") + &owned("paid-first", "Placed")));
     bench.pass(PERIOD);
@@ -410,7 +410,7 @@ fn what_two_files_define_is_refused_where_it_came_later() {
 }
 
 #[test]
-fn two_files_that_exchange_a_rule_are_both_taken() {
+fn files_exchanging_rules_are_both_accepted() {
     let bench = Bench::new(&[("a.toml", &owned("one", "Paid")), ("b.toml", &owned("two", "Paid"))]);
     bench.write("a.toml", &owned("two", "Paid"));
     bench.write("b.toml", &owned("one", "Paid"));
@@ -420,7 +420,7 @@ fn two_files_that_exchange_a_rule_are_both_taken() {
 }
 
 #[test]
-fn what_the_setup_defines_no_file_defines() {
+fn file_redefining_setup_check_is_refused() {
     let (disk, clock) = (SimDisk::new(1), SimClock::default());
     disk.write_file(at("a.toml"), owned("paid-first", "Placed").as_bytes());
     let about = About {
@@ -439,14 +439,14 @@ fn what_the_setup_defines_no_file_defines() {
 }
 
 #[test]
-fn a_name_of_the_stores_own_is_refused() {
+fn reserved_rule_name_is_refused() {
     let bench = Bench::new(&[("a.toml", &owned("\"tallystone.freshness\"", "Paid"))]);
     let error = bench.rules()[0].error.clone().expect("it is refused");
     assert_eq!(error.what, "`id`: names that begin with `tallystone.` are the store's own");
 }
 
 #[test]
-fn a_file_half_written_changes_nothing_and_is_read_when_it_is_whole() {
+fn half_written_file_changes_nothing_until_complete() {
     let whole = owned("paid-first", "Paid") + &owned("placed-first", "Placed");
     let bench = Bench::new(&[("a.toml", &owned("paid-first", "Paid"))]);
     for cut in [whole.len() - 30, whole.len() - 200] {
@@ -462,7 +462,7 @@ fn a_file_half_written_changes_nothing_and_is_read_when_it_is_whole() {
 }
 
 #[test]
-fn what_is_no_file_of_rules_is_named_and_only_a_dot_hides_it() {
+fn unusable_file_is_named_unless_hidden() {
     let bench = Bench::new(&[
         ("a.tml", &owned("a", "Paid")),
         ("b.TOML", ""),
@@ -495,7 +495,7 @@ fn what_is_no_file_of_rules_is_named_and_only_a_dot_hides_it() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_reached_has_not_been_emptied() {
+fn unreachable_folder_keeps_its_rules() {
     let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
     bench.disk.rename(Path::new(FOLDER), Path::new("/elsewhere")).expect("it is there");
     bench.pass(PERIOD);
@@ -510,7 +510,7 @@ fn a_folder_that_cannot_be_reached_has_not_been_emptied() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named_and_what_it_said_stands() {
+fn unreadable_file_is_named_and_keeps_rules() {
     let bench = Bench::new(&[("orders.toml", &owned("paid-first", "Paid"))]);
     bench.disk.make_unreadable(at("orders.toml"), 0..10);
     bench.pass(PERIOD);
@@ -522,7 +522,7 @@ fn a_file_that_cannot_be_read_is_named_and_what_it_said_stands() {
 }
 
 #[test]
-fn a_bad_folder_toml_is_named_and_what_it_said_before_holds() {
+fn bad_folder_toml_keeps_its_old_settings() {
     let bench = Bench::new(&[
         ("folder.toml", "owner = \"warehouse\"\nperiod = \"1m\""),
         ("a.toml", &rule("paid-first", "Paid", "")),
@@ -554,7 +554,7 @@ fn a_bad_folder_toml_is_named_and_what_it_said_before_holds() {
 }
 
 #[test]
-fn a_real_folder_is_read_on_the_thread_of_the_checks() {
+fn real_folder_is_read_on_checks_thread() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
@@ -648,7 +648,7 @@ const MISNAMED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_name_that_the_store_does_not_know_is_refused_where_it_stands() {
+fn unknown_name_is_refused_with_position() {
     for (lines, says) in MISNAMED {
         let kind = if lines.contains("kind") { "" } else { "kind = 'response'\n" };
         let marked = with(&format!("within = '1h'\n{kind}{lines}"));
@@ -667,7 +667,7 @@ fn a_name_that_the_store_does_not_know_is_refused_where_it_stands() {
 }
 
 #[test]
-fn a_misspelt_edit_leaves_the_older_rule_and_stays_a_finding() {
+fn misspelled_edit_keeps_old_rule_and_finding() {
     let bench = Bench::new(&[("r.toml", &owned("paid-first", "Paid"))]);
     bench.write("r.toml", &owned("paid-first", "Payed"));
     bench.pass(PERIOD);
@@ -684,7 +684,7 @@ fn a_misspelt_edit_leaves_the_older_rule_and_stays_a_finding() {
 }
 
 #[test]
-fn types_that_only_raw_appends_bring_are_declared() {
+fn raw_event_types_must_be_in_expects() {
     let rule = with(&format!(
         "{RESPONSE}when = {{ type = \"mail.Sent\", where = {{ to = \"Ann\" }} }}\nthen = \"order.Paid\""
     ));
@@ -703,7 +703,7 @@ fn types_that_only_raw_appends_bring_are_declared() {
 }
 
 #[test]
-fn an_emptied_file_is_no_removed_one() {
+fn emptied_file_does_not_remove_rule() {
     for emptied in ["", "\n\n", "# it was here\n", "[check]\n", "expects = [\"a.B\"]\n"] {
         let bench = Bench::new(&[("r.toml", &owned("paid-first", "Paid"))]);
         bench.write("r.toml", emptied);
@@ -722,7 +722,7 @@ fn an_emptied_file_is_no_removed_one() {
 }
 
 #[test]
-fn an_edit_of_escalate_alone_is_taken() {
+fn edit_of_escalate_alone_is_applied() {
     let escalates = |to: &str| {
         let more = format!("owner = \"warehouse\"\nescalate = [{{ after = \"1h\", severity = \"{to}\" }}]");
         rule("paid-first", "Paid", &more).replace("\"ticket\"", "\"note\"")
@@ -740,7 +740,7 @@ fn an_edit_of_escalate_alone_is_taken() {
 
 #[cfg(unix)]
 #[test]
-fn a_file_whose_name_is_not_utf_8_is_named() {
+fn non_utf_8_file_name_is_reported() {
     use std::os::unix::ffi::OsStrExt;
     let dir = tempfile::tempdir().expect("a directory");
     let name = std::ffi::OsStr::from_bytes(b"r\xff.toml");
@@ -753,7 +753,7 @@ fn a_file_whose_name_is_not_utf_8_is_named() {
 }
 
 #[test]
-fn a_check_by_field_names_is_compared_in_the_setup_too() {
+fn parsed_check_with_unknown_type_fails_setup() {
     for (when, says) in [
         (
             "order.Placd",

@@ -42,7 +42,7 @@ fn refused(text: &str, line: usize, column: usize, says: &str) {
 }
 
 #[test]
-fn what_is_wrong_with_a_file_is_named_with_its_line_and_column() {
+fn rule_errors_have_line_and_column() {
     // Not toml.
     refused("[check.a", 1, 9, "]");
     refused("[check.a]\nkind = response", 2, 8, "quote");
@@ -104,13 +104,13 @@ fn what_is_wrong_with_a_file_is_named_with_its_line_and_column() {
 }
 
 #[test]
-fn a_column_is_a_character_and_not_a_byte() {
+fn error_column_counts_characters_not_bytes() {
     refused("[check.\"größer\"]\n", 1, 8, "missing");
     refused("check = { \"größer\" = { kind = 5 } }", 1, 31, "invalid type");
 }
 
 #[test]
-fn hostile_text_is_refused_and_costs_no_more_than_its_size() {
+fn deeply_nested_or_oversized_rules_are_refused() {
     for text in
         ["[".repeat(1 << 19), format!("[check.a]\nwhen = {}", "[".repeat(1 << 19)), "a.".repeat(1 << 19)]
     {
@@ -125,7 +125,7 @@ fn hostile_text_is_refused_and_costs_no_more_than_its_size() {
 // ---- what is right ----
 
 #[test]
-fn the_checks_of_a_file_come_in_its_order() {
+fn parsed_checks_keep_file_order() {
     let text = ["zebra", "\"a b\"", "mouse"]
         .map(|name| rule("within = \"1d\"").replace("check.paid", &format!("check.{name}")));
     let checks = rules::parse(&text.join("\n"), "many.toml").expect("it is right");
@@ -266,7 +266,7 @@ fn seed_rules_in_rust() -> [Check; 3] {
 }
 
 #[test]
-fn row_000_19_rules_in_a_file_find_what_the_same_checks_in_rust_find() {
+fn row_000_19_rules_in_file_match_rust_checks() {
     let mut found_any = [0; 3];
     for seed in 0..40 {
         let (mut random, clock) = (Random::new(seed), SimClock::default());

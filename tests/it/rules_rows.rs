@@ -224,7 +224,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn row_000_19_rules_over_rows_and_amounts_find_what_the_same_checks_in_rust_find(events in prop::collection::vec(event(), 1..40)) {
+    fn row_000_19_rules_over_rows_and_amounts_match_rust_checks(events in prop::collection::vec(event(), 1..40)) {
         let clock = SimClock::default();
         let setup = lockstep(&clock).inline::<Products>().inline::<Paid>().alerts(|_| {});
         let setup = in_rust().into_iter().chain(in_a_file()).fold(setup, Setup::check);
@@ -257,7 +257,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_wrong_with_a_rule_over_rows_or_amounts_is_named_with_its_line_and_column() {
+fn row_and_amount_rule_errors_are_located() {
     for (rule, error) in [
         ("kind = \"rows\"\nwrong = []\nwithin = \"1m\"", "`wrong`: it is empty, so every row is wrong"),
         (
@@ -309,7 +309,7 @@ fn what_is_wrong_with_a_rule_over_rows_or_amounts_is_named_with_its_line_and_col
 }
 
 #[test]
-fn a_rule_over_rows_that_nobody_folds_does_not_open() {
+fn rule_over_unregistered_projection_is_refused() {
     let setup = in_a_file().into_iter().fold(Setup::new().inline::<Paid>(), Setup::check);
     let Err(OpenError::Setup(wrong)) = Store::in_memory(setup) else { panic!("it opens") };
     let wrong = format!("{wrong:?}");
@@ -318,7 +318,7 @@ fn a_rule_over_rows_that_nobody_folds_does_not_open() {
 }
 
 #[test]
-fn an_amount_that_is_no_number_is_not_taken_for_nothing() {
+fn nan_amount_is_unread_not_zero() {
     let clock = SimClock::default();
     let setup = lockstep(&clock).inline::<Products>().inline::<Paid>().alerts(|_| {});
     let store =

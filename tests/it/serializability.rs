@@ -281,7 +281,7 @@ fn rounds() -> impl Iterator<Item = u64> {
 const ROUND: Duration = Duration::from_secs(1);
 
 #[test]
-fn sixteen_threads_in_memory_leave_a_strictly_serializable_history() {
+fn threads_in_memory_are_strictly_serializable() {
     for round in rounds() {
         let store = Store::in_memory(setup()).expect("a store in memory opens");
         assert!(assert_serializable(record(&store, ROUND, seed() + round, Draw::plan)) > 100);
@@ -289,7 +289,7 @@ fn sixteen_threads_in_memory_leave_a_strictly_serializable_history() {
 }
 
 #[test]
-fn sixteen_threads_beside_flushes_leave_a_strictly_serializable_history() {
+fn threads_during_flushes_are_strictly_serializable() {
     for round in rounds() {
         let store = simulated();
         assert!(assert_serializable(record(&store, ROUND, seed() + round, Draw::plan)) > 100);
@@ -320,7 +320,7 @@ fn caught(class: Class, plan: impl Fn(&mut Draw) -> Vec<Plan> + Sync) {
 }
 
 #[test]
-fn a_lost_update_by_untracked_reads_is_caught() {
+fn lost_update_by_untracked_reads_is_detected() {
     caught(Class::GSingle, |draw| {
         let list = draw.list();
         vec![Plan::Read(list, How::Peek), Plan::Think(1), Plan::Append(list, draw.value())]
@@ -328,7 +328,7 @@ fn a_lost_update_by_untracked_reads_is_caught() {
 }
 
 #[test]
-fn write_skew_by_untracked_reads_is_caught() {
+fn write_skew_by_untracked_reads_is_detected() {
     caught(Class::G2Item, |draw| {
         let (read, written) = (draw.list(), draw.list());
         vec![Plan::Read(read, How::Peek), Plan::Think(1), Plan::Append(written, draw.value())]
@@ -479,7 +479,7 @@ fn value(op: &Op) -> u64 {
 }
 
 #[test]
-fn a_history_that_kills_cut_is_strictly_serializable_across_incarnations() {
+fn history_across_kills_is_strictly_serializable() {
     let room = tempfile::tempdir().expect("room");
     let dir: PathBuf = room.path().join("store");
     Store::create(&dir, setup()).expect("a new store").close();
@@ -582,7 +582,7 @@ fn requests_under_keys_are_linearizable() {
 }
 
 #[test]
-fn of_many_who_ask_for_a_flag_exactly_one_is_the_first() {
+fn concurrent_once_flag_has_one_winner() {
     let store = simulated();
     let calls = calls(200, |thread, number| {
         let flag = (number / 2).to_string();

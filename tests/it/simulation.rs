@@ -1683,7 +1683,7 @@ fn quiet() {
 }
 
 #[test]
-fn seeds_agree_with_the_model_whatever_the_disk_does() {
+fn seeds_match_model_under_disk_faults() {
     quiet();
     let (from, count) = match env("SEED") {
         Some(seed) => (seed, 1),
@@ -1939,7 +1939,7 @@ fn assert_none(failed: &[String]) {
 }
 
 #[test]
-fn a_script_survives_a_cut_at_every_call_and_another_in_the_recovery() {
+fn script_survives_power_cuts_at_every_call_and_recovery() {
     quiet();
     let acts = script();
     let calls = calls_of(scripted(1), &acts);
@@ -1982,7 +1982,7 @@ fn a_script_survives_a_cut_at_every_call_and_another_in_the_recovery() {
 }
 
 #[test]
-fn a_script_survives_an_error_at_every_call() {
+fn script_survives_disk_error_at_every_call() {
     quiet();
     let acts = script();
     let calls = calls_of(scripted(1), &acts);
@@ -2011,7 +2011,7 @@ fn every(step: u64, calls: u64) -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn checks_survive_a_cut_and_another_in_the_recovery() {
+fn checks_survive_power_cut_and_another_in_recovery() {
     quiet();
     let acts = script_of_checks();
     let calls = calls_of(checked(1), &acts);
@@ -2033,7 +2033,7 @@ fn checks_survive_a_cut_and_another_in_the_recovery() {
 }
 
 #[test]
-fn checks_survive_an_error_and_say_that_they_have_stopped() {
+fn checks_survive_disk_errors_and_report_stopping() {
     quiet();
     let acts = script_of_checks();
     let calls = calls_of(checked(1), &acts);
@@ -2057,7 +2057,7 @@ fn checks_survive_an_error_and_say_that_they_have_stopped() {
 // ---- the checkers themselves ----
 
 #[test]
-fn a_disk_that_lies_about_a_sync_is_noticed() {
+fn lying_disk_sync_is_detected() {
     quiet();
     let noticed = (0..40).filter(|&seed| {
         let mut sim = Sim::new(seed, false);
@@ -2160,7 +2160,7 @@ fn checks_file() -> PathBuf {
 
 /// Of what checks keep nothing is believed that is not whole: it is judged again, and found once.
 #[test]
-fn rot_in_what_checks_keep_is_judged_again() {
+fn corrupted_check_state_is_judged_again() {
     quiet();
     let (acts, mut random, mut failed) = (script_of_checks(), Random::new(43), Vec::new());
     let trials = env("ROT").unwrap_or(60);
@@ -2275,20 +2275,20 @@ fn rot(only: fn(&str) -> bool, trials: u64) -> BTreeMap<Rotten, u64> {
 }
 
 #[test]
-fn rot_in_the_log_is_never_read_as_data() {
+fn corrupted_log_is_not_read_as_data() {
     let trials = env("ROT").unwrap_or(1200);
     let outcomes = rot(|path| path.contains("/log/"), trials);
     assert!(!outcomes.contains_key(&Rotten::Late), "no damage of the log waits for verify");
 }
 
 #[test]
-fn rot_in_derived_state_is_an_error_or_a_rebuild() {
+fn corrupted_derived_state_is_error_or_rebuild() {
     let outcomes = rot(|path| path.ends_with("state.redb"), env("ROT").unwrap_or(1200));
     assert!(!outcomes.contains_key(&Rotten::Late), "a damaged block is met before it is believed");
 }
 
 #[test]
-fn rot_in_a_file_behind_the_writer_is_an_error_or_a_rebuild() {
+fn corrupted_behind_file_is_error_or_rebuild() {
     let outcomes = rot(|path| is_behind(Path::new(path)), env("ROT").unwrap_or(600));
     assert!(!outcomes.contains_key(&Rotten::Late), "a damaged block is met before it is believed");
 }

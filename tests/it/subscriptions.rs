@@ -28,7 +28,7 @@ fn drain<E: EventSet>(subscription: &mut Subscription<E>) -> Vec<u64> {
 // ---- order, gaps, repeats ----
 
 #[test]
-fn sixteen_subscribers_see_each_event_once_and_in_order_while_others_write() {
+fn concurrent_subscribers_see_each_event_once_in_order() {
     const EVENTS: u64 = 2_000;
     const BEFORE: u64 = 400;
     let dir = tempfile::tempdir().expect("a directory");
@@ -79,7 +79,7 @@ fn sixteen_subscribers_see_each_event_once_and_in_order_while_others_write() {
 }
 
 #[test]
-fn a_subscription_gives_what_a_query_of_everything_would_however_it_is_cut_into_pieces() {
+fn subscription_read_in_pieces_matches_query() {
     for seed in 0..30 {
         let mut dice = Dice::new(seed);
         let store = open(&fresh_disk(seed)).expect("a fresh store");
@@ -118,7 +118,7 @@ fn a_subscription_gives_what_a_query_of_everything_would_however_it_is_cut_into_
 }
 
 #[test]
-fn a_subscription_from_beyond_the_head_is_refused() {
+fn subscription_beyond_head_is_refused() {
     let store = open(&fresh_disk(1)).expect("a fresh store");
     let ask = |after| [Query::all(), Query::all().after(after)];
     for after in [1, 2, u64::MAX] {
@@ -137,7 +137,7 @@ fn a_subscription_from_beyond_the_head_is_refused() {
 }
 
 #[test]
-fn what_has_an_end_cannot_be_followed() {
+fn subscription_to_bounded_query_is_refused() {
     let store = open(&fresh_disk(1)).expect("a fresh store");
     let ends = [Query::all().limit(5), Query::all().backwards(), Query::all().up_to(Position::new(5))];
     for query in ends {
@@ -156,7 +156,7 @@ fn what_has_an_end_cannot_be_followed() {
 // ---- waiting ----
 
 #[test]
-fn a_wait_ends_with_the_event_or_with_its_time() {
+fn wait_ends_with_event_or_timeout() {
     let store = Store::in_memory(setup()).expect("a store");
     let mut subscription = store.subscribe::<Bank>(Query::all(), Position::START);
     assert!(subscription.next_timeout(NO_TIME).is_pending());
@@ -171,7 +171,7 @@ fn a_wait_ends_with_the_event_or_with_its_time() {
 /// 1. A subscriber has seen everything and goes to sleep. 2. A commit is published and rung for. 3. The subscriber must not
 ///    have looked before the one and listened after the other.
 #[test]
-fn risk_05_no_event_goes_by_between_the_look_and_the_sleep() {
+fn risk_05_event_right_before_sleep_is_delivered() {
     const EVENTS: u64 = 3_000;
     let store = Store::in_memory(setup()).expect("a store");
     let echo = store.clone();
@@ -195,7 +195,7 @@ fn risk_05_no_event_goes_by_between_the_look_and_the_sleep() {
 }
 
 #[test]
-fn a_closed_store_ends_those_who_wait() {
+fn closing_store_ends_waiting_subscriptions() {
     let store = Store::in_memory(setup()).expect("a store");
     let mut subscriptions: Vec<_> =
         (0..4).map(|_| store.subscribe::<Bank>(Query::all(), Position::START)).collect();
@@ -208,7 +208,7 @@ fn a_closed_store_ends_those_who_wait() {
 }
 
 #[test]
-fn a_subscription_does_not_keep_the_store_open() {
+fn subscription_does_not_keep_store_open() {
     let disk = fresh_disk(1);
     let store = open(&disk).expect("a fresh store");
     store.append(deposit(1, 1)).expect("good");
@@ -222,8 +222,9 @@ fn a_subscription_does_not_keep_the_store_open() {
 
 // ---- a disk that fails ----
 
+/// Events are delivered only once they are synced, and recovery leaves no gap and no repeat.
 #[test]
-fn risk_06_nothing_un_synced_is_delivered_and_recovery_leaves_no_gap_and_no_repeat() {
+fn risk_06_synced_events_are_delivered_once_across_recovery() {
     let mut there = 0;
     for (seed, fault) in (0..)
         .zip([Fault::WriteError, Fault::SyncError, Fault::SyncErrorKeepsNew, Fault::ShortWrite].repeat(8))
@@ -259,7 +260,7 @@ fn risk_06_nothing_un_synced_is_delivered_and_recovery_leaves_no_gap_and_no_repe
 
 /// 1. The store is poisoned. 2. A subscriber cannot read its page. 3. It must ask for that page again, not for the next one.
 #[test]
-fn a_page_that_a_poisoned_store_could_not_read_is_no_gap() {
+fn unreadable_page_in_poisoned_store_leaves_no_gap() {
     for query in [Query::all(), QueryItem::tag("account", 1).into()] {
         let disk = fresh_disk(4);
         let store = open(&disk).expect("a fresh store");
@@ -296,7 +297,7 @@ fn a_recovery_wakes_those_who_wait() {
 }
 
 #[test]
-fn damage_is_said_once_and_ends_it() {
+fn corruption_is_reported_once_and_ends_subscription() {
     let disk = fresh_disk(5);
     let store = open(&disk).expect("a fresh store");
     let needle = 0x00C0_FFEE_u64.to_le_bytes();
@@ -316,7 +317,7 @@ fn damage_is_said_once_and_ends_it() {
 // ---- slow ones ----
 
 #[test]
-fn risk_32_a_slow_subscriber_hurts_nobody() {
+fn risk_32_slow_subscriber_adds_no_overhead() {
     let run = |subscribed: bool| {
         let disk = fresh_disk(9);
         let store = open(&disk).expect("a fresh store");
@@ -368,7 +369,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn a_task_sees_each_event_once_and_in_order() {
+fn async_task_sees_each_event_once_in_order() {
     const EVENTS: u64 = 1_000;
     let store = Store::in_memory(setup()).expect("a store");
     thread::scope(|scope| {
@@ -407,7 +408,7 @@ fn it_is_a_stream() {
 }
 
 #[test]
-fn a_task_that_is_gone_is_not_woken() {
+fn dropped_subscription_is_not_woken() {
     struct Count(AtomicU64);
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
@@ -427,7 +428,7 @@ fn a_task_that_is_gone_is_not_woken() {
 // ---- with power cuts ----
 
 #[test]
-fn a_subscriber_that_keeps_its_position_sees_each_event_once_over_power_cuts() {
+fn resumed_subscriber_sees_events_once_after_power_cuts() {
     let disk = fresh_disk(11);
     let (mut dice, mut seen) = (Dice::new(11), Vec::new());
     for _ in 0..20 {

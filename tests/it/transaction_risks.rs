@@ -98,7 +98,7 @@ const ROWS: &[(u32, i64)] = &[(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)];
 /// T1 reads at 100, T2 removes at 101, the flush takes the row out of redb and drops the overlay: nothing newer than 100 is left
 /// to be found.
 #[test]
-fn risk_12_what_was_removed_and_flushed_is_a_conflict() {
+fn risk_12_removed_and_flushed_row_is_conflict() {
     type Read = fn(&Tx<'_>) -> bool;
     let reads: [(&str, Read); 3] = [
         ("rows of `cells`", |tx| tx.rows::<Cells>(1..=10).expect("it can be read").len() == 5),
@@ -123,7 +123,7 @@ fn risk_12_what_was_removed_and_flushed_is_a_conflict() {
 
 /// An absence that was filled and emptied again in between leaves no row at all.
 #[test]
-fn risk_12_a_row_that_came_and_went_is_a_conflict() {
+fn risk_12_row_added_then_removed_is_conflict() {
     for flushed in [false, true] {
         let lab = Lab::new(ROWS);
         let mut absent = lab.store.begin("t1").expect("it begins");
@@ -144,7 +144,7 @@ fn risk_12_a_row_that_came_and_went_is_a_conflict() {
 }
 
 #[test]
-fn risk_12_a_snapshot_older_than_two_flushes_is_too_old_for_rows_and_not_for_events() {
+fn risk_12_snapshot_two_flushes_old_expires_for_rows_only() {
     let lab = Lab::new(ROWS);
     let begin = || lab.store.begin("t").expect("it begins");
     let (mut rows, mut events, only_reads) = (begin(), begin(), begin());
@@ -162,7 +162,7 @@ fn risk_12_a_snapshot_older_than_two_flushes_is_too_old_for_rows_and_not_for_eve
 }
 
 #[test]
-fn risk_12_what_is_too_old_is_decided_again() {
+fn risk_12_too_old_transaction_is_retried() {
     let (heard, hears) = ears();
     let lab = Lab::with(ROWS, |setup| setup.on_tx(hears));
     let mut tries = 0;
@@ -186,7 +186,7 @@ fn risk_12_what_is_too_old_is_decided_again() {
 
 /// Everything but what a limited scan looked at: a row beyond its last is no conflict, a row before it is one.
 #[test]
-fn risk_13_a_limited_scan_is_changed_by_what_it_saw_and_nothing_else() {
+fn risk_13_limited_scan_conflicts_only_with_rows_read() {
     const BASE: [u32; 5] = [10, 20, 30, 40, 50];
     let base: State = BASE.iter().map(|cell| (*cell, i64::from(*cell))).collect();
     for (backwards, limit, changed, flushed) in cases() {
@@ -227,7 +227,7 @@ fn cases() -> impl Iterator<Item = (bool, usize, u32, bool)> {
 
 /// What it put there itself ends a scan like any other row.
 #[test]
-fn risk_13_a_limited_scan_ends_at_its_own_rows_too() {
+fn risk_13_own_row_can_end_limited_scan() {
     for (changed, looked_at) in [(5, true), (12, true), (17, false), (20, false)] {
         let lab = Lab::new(&[(10, 0), (20, 0)]);
         let mut tx = lab.store.begin("t1").expect("it begins");
@@ -240,7 +240,7 @@ fn risk_13_a_limited_scan_ends_at_its_own_rows_too() {
 
 /// Two long lists that never meet, and a condition on both since the beginning: whoever asks walks them, and the writer does not.
 #[test]
-fn risk_14_a_condition_from_the_beginning_costs_the_writer_nothing() {
+fn risk_14_condition_from_start_adds_no_writer_reads() {
     let lab = Lab::new(ROWS);
     for number in 0..3000 {
         let left = Filler::Left { number, tags: Vec::new() };
@@ -323,7 +323,7 @@ fn value(store: &Store, cell: u32) -> Option<i64> {
 }
 
 #[test]
-fn risk_15_who_holds_the_writer_and_panics_lets_it_go() {
+fn risk_15_panic_while_holding_writer_releases_it() {
     let (store, _) = held_store(|setup| setup);
     let (waiting, began) = (Mutex::new(None), Instant::now());
     let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -345,7 +345,7 @@ fn risk_15_who_holds_the_writer_and_panics_lets_it_go() {
 }
 
 #[test]
-fn risk_15_who_holds_the_writer_and_appends_beside_it_is_told_so_and_commits() {
+fn risk_15_holder_commits_after_refused_nested_append() {
     let (store, _) = held_store(|setup| setup);
     let mut told = 0;
     let done = hold(&store, || {
@@ -361,7 +361,7 @@ fn risk_15_who_holds_the_writer_and_appends_beside_it_is_told_so_and_commits() {
 }
 
 #[test]
-fn risk_15_while_the_writer_is_held_others_wait_and_readers_do_not() {
+fn risk_15_held_writer_blocks_writers_not_readers() {
     let (store, _) = held_store(|setup| setup);
     let waiting = Mutex::new(None);
     let done = hold(&store, || {
@@ -383,7 +383,7 @@ fn risk_15_while_the_writer_is_held_others_wait_and_readers_do_not() {
 
 /// 1. The writer is held. 2. Time passes. 3. Another's append goes on. 4. The holder commits only if that changed nothing it read.
 #[test]
-fn risk_15_who_holds_the_writer_for_too_long_stops_nobody() {
+fn risk_15_expired_hold_lets_other_writers_commit() {
     for (changed, expected) in [(1, None), (2, Some(2))] {
         let (heard, hears) = ears();
         let (store, clock) = held_store(|setup| setup.on_tx(hears));
@@ -407,7 +407,7 @@ fn risk_15_who_holds_the_writer_for_too_long_stops_nobody() {
 
 /// Random changes, own ones on top, flushes at random: what a transaction reads is what its own map says.
 #[test]
-fn risk_18_a_transaction_reads_its_snapshot_and_its_own_changes_in_one_merge() {
+fn risk_18_reads_merge_snapshot_and_own_changes() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("SEED={seed}");
     let (mut random, lab, mut now) = (Random::new(seed), Lab::new(&[(0, 0)]), BTreeMap::from([(0, 0)]));
@@ -476,7 +476,7 @@ fn sum(tx: &Tx<'_>) -> Decision<i64> {
 const TRIES_MAX: u32 = 5;
 
 #[test]
-fn a_long_decision_among_hot_writers_commits_within_a_bound() {
+fn long_transaction_among_hot_writers_commits_within_bound() {
     let (heard, hears) = ears();
     let (store, _) = held_store(|setup| setup.on_tx(hears));
     fill(&store, &many());
@@ -538,7 +538,7 @@ fn against_a_hot_writer(retry: Retry) -> (bool, u32) {
 }
 
 #[test]
-fn a_long_decision_against_a_hot_writer_gets_through_by_holding_it_and_starves_without() {
+fn long_transaction_starves_without_holding_writer() {
     assert_eq!(against_a_hot_writer(Retry::default()), (true, TRIES_MAX));
     assert_eq!(against_a_hot_writer(Retry::UpTo(2)), (true, 3));
     assert_eq!(against_a_hot_writer(Retry::Optimistic(40)), (false, 41));

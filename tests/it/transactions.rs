@@ -88,7 +88,7 @@ fn add(tx: &mut Tx, cell: u32, amount: i64) -> Result<(), Fault> {
 // ---- what a decision sees ----
 
 #[test]
-fn a_decision_sees_its_own_events_in_rows_streams_and_queries() {
+fn own_events_appear_in_rows_streams_and_queries() {
     let store = with(&[(1, 10)]);
     let seen = store.transact("own", |tx| -> Decision<_> {
         add(tx, 1, 5)?;
@@ -104,7 +104,7 @@ fn a_decision_sees_its_own_events_in_rows_streams_and_queries() {
 }
 
 #[test]
-fn a_decision_that_writes_nothing_commits_nothing_and_is_never_refused() {
+fn empty_transaction_commits_nothing_and_never_conflicts() {
     let store = with(&[(1, 10)]);
     let reads = store.begin("reads").unwrap();
     let before = reads.row::<Cells>(&1).unwrap();
@@ -131,7 +131,7 @@ fn a_dropped_transaction_leaves_no_trace() {
 }
 
 #[test]
-fn time_ids_and_randomness_are_the_same_in_every_try() {
+fn time_ids_and_randomness_repeat_on_retry() {
     let store = with(&[(1, 0)]);
     let mut drawn = Vec::new();
     store
@@ -160,7 +160,7 @@ fn interfere(store: &Store, cell: u32) {
 }
 
 #[test]
-fn a_keyed_decision_is_made_once_and_its_answer_given_again() {
+fn keyed_transaction_runs_once_then_replays() {
     let store = with(&[(1, 0)]);
     let request = |amount: i64| Request::new("add").key("ana", "k1", &amount).part("method", &"POST");
     let runs = AtomicU32::new(0);
@@ -186,7 +186,7 @@ fn a_keyed_decision_is_made_once_and_its_answer_given_again() {
 }
 
 #[test]
-fn a_refusal_is_not_stored_and_the_key_decides_again() {
+fn refused_keyed_request_is_decided_again() {
     let store = with(&[(1, 0)]);
     let request = || Request::new("take").key("ana", "k1", &());
     let take = |tx: &mut Tx| -> Decision<i64, &'static str> {
@@ -201,7 +201,7 @@ fn a_refusal_is_not_stored_and_the_key_decides_again() {
 }
 
 #[test]
-fn two_transactions_by_hand_and_the_second_is_told_what_changed() {
+fn second_manual_transaction_conflict_names_change() {
     let store = with(&[(1, 10), (2, 20)]);
     let mut t1 = store.begin("t1").unwrap();
     let mut t2 = store.begin("t2").unwrap();
@@ -216,7 +216,7 @@ fn two_transactions_by_hand_and_the_second_is_told_what_changed() {
 }
 
 #[test]
-fn only_if_unchanged_narrows_the_condition_on_purpose() {
+fn only_if_unchanged_narrows_conflict_condition() {
     let store = with(&[(1, 10), (2, 20)]);
     let decide = |narrow: bool, changes: u32| {
         let mut tx = store.begin("narrow").unwrap();
@@ -234,7 +234,7 @@ fn only_if_unchanged_narrows_the_condition_on_purpose() {
 }
 
 #[test]
-fn a_flag_is_taken_by_the_first_that_commits_and_by_no_other() {
+fn once_flag_is_taken_by_first_commit() {
     let store = with(&[]);
     let firsts = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -256,7 +256,7 @@ fn a_flag_is_taken_by_the_first_that_commits_and_by_no_other() {
 }
 
 #[test]
-fn row_001_34_what_runs_after_the_commit_runs_once_and_its_panic_changes_nothing() {
+fn row_001_34_after_commit_callback_runs_once_and_may_panic() {
     let (setup, heard) = listened(setup());
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
     let ran = Arc::new(AtomicU32::new(0));
@@ -307,7 +307,7 @@ fn block_on<F: Future + Unpin>(mut future: F) -> F::Output {
 }
 
 #[test]
-fn a_decision_as_a_future_decides_where_it_is_polled_and_again_after_a_conflict() {
+fn transaction_future_runs_when_polled_and_retries() {
     fn sends<T: Send + 'static>(future: T) -> T {
         future
     }
@@ -341,7 +341,7 @@ fn interfere_unless_held(store: &Store, tries: u32) {
 }
 
 #[test]
-fn a_future_that_is_dropped_decides_nothing_more_and_hurts_nobody() {
+fn dropped_transaction_future_commits_nothing() {
     let store = with(&[(1, 0)]);
     drop(store.submit_transact("dropped", |tx: &mut Tx| -> Decision<()> { Ok(add(tx, 1, 1)?) }));
     assert_eq!(row(&store, 1), Some(0), "nobody polled it");
@@ -351,7 +351,7 @@ fn a_future_that_is_dropped_decides_nothing_more_and_hurts_nobody() {
 
 #[test]
 #[expect(clippy::reversed_empty_ranges, reason = "that is the point")]
-fn nothing_changes_a_range_that_ends_before_it_begins() {
+fn inverted_range_reads_nothing_and_never_conflicts() {
     let disk = Arc::new(tallystone::testing::SimDisk::new(1));
     let platform = tallystone::disk::Platform { disk, ..tallystone::disk::Platform::real() };
     let store = Store::create("/store", setup().platform(platform).lockstep()).unwrap();
@@ -366,7 +366,7 @@ fn nothing_changes_a_range_that_ends_before_it_begins() {
 }
 
 #[test]
-fn a_query_up_to_a_position_is_changed_by_events_up_to_it_only() {
+fn later_events_do_not_conflict_with_bounded_query() {
     for (cells, held) in [([2, 1], true), ([1, 2], false)] {
         let store = with(&[(1, 10)]);
         let mut tx = store.begin("bounded").unwrap();
@@ -379,7 +379,7 @@ fn a_query_up_to_a_position_is_changed_by_events_up_to_it_only() {
 }
 
 #[test]
-fn a_filled_backward_query_conflicts_with_a_newer_match() {
+fn filled_backward_query_conflicts_with_newer_match() {
     for (cell, held) in [(1, false), (2, true)] {
         let store = with(&[(1, 10), (1, 11)]);
         let mut tx = store.begin("newest").unwrap();
@@ -392,7 +392,7 @@ fn a_filled_backward_query_conflicts_with_a_newer_match() {
 }
 
 #[test]
-fn a_query_after_a_position_beyond_the_head_is_refused() {
+fn query_from_beyond_head_is_refused() {
     let store = with(&[(1, 10)]);
     let ask = |after| Query::all().after(Position::new(after));
     let mut tx = store.begin("later copy").unwrap();
@@ -463,7 +463,7 @@ fn row_001_04_order_and_inventory_are_one_commit() {
 }
 
 #[test]
-fn row_001_05_contention_is_a_typed_error_or_a_retry() {
+fn row_001_05_contention_is_typed_error_or_retry() {
     let (setup, heard) = listened(setup());
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
     let count = |retry| {
@@ -484,7 +484,7 @@ fn row_001_05_contention_is_a_typed_error_or_a_retry() {
 }
 
 #[test]
-fn row_001_06_who_waits_too_long_is_told_who_holds_the_writer() {
+fn row_001_06_wait_timeout_names_holder_of_writer() {
     let (mut options, waiting) = (tallystone::Options::default(), Duration::from_millis(5));
     options.hold_ms_max = 60_000;
     let store = filled(Store::in_memory(setup().options(options)).unwrap(), &[(1, 0), (2, 0)]);
@@ -529,7 +529,7 @@ fn paced(budget: Budget, pace: Duration, operations: u32) -> (Result<(), TxError
 }
 
 #[test]
-fn row_001_08_a_slow_operation_is_reported_or_denied() {
+fn row_001_08_slow_operation_is_reported_or_denied() {
     // A fold that takes time, by the test's clock, makes the operation slow.
     static CLOCK: Mutex<Option<SimClock>> = Mutex::new(None);
     struct Slow;
@@ -562,7 +562,7 @@ fn row_001_08_a_slow_operation_is_reported_or_denied() {
 }
 
 #[test]
-fn row_001_09_the_operation_after_the_last_one_allowed_is_denied_and_all_is_rolled_back() {
+fn row_001_09_operation_beyond_limit_is_denied_and_rolled_back() {
     let store = Store::in_memory(setup().budget(Budget::safe().deny())).unwrap();
     let done = store.transact("many", |tx| -> Decision<()> {
         (0..150).try_for_each(|cell| Ok(tx.append(Cell::Set { cell, value: 1 })?))
@@ -575,7 +575,7 @@ fn row_001_09_the_operation_after_the_last_one_allowed_is_denied_and_all_is_roll
 }
 
 #[test]
-fn row_001_10_who_only_waited_is_not_blamed() {
+fn row_001_10_waiting_time_is_not_charged() {
     let (setup, clock) = clocked(setup().budget(Budget::safe().deny()));
     let (setup, heard) = listened(setup);
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
@@ -598,7 +598,7 @@ fn row_001_10_who_only_waited_is_not_blamed() {
 }
 
 #[test]
-fn row_001_11_a_long_decision_lets_others_commit() {
+fn row_001_11_long_transaction_lets_others_commit() {
     let store = with(&[(1, 0), (2, 0)]);
     store
         .transact("long", |tx| -> Decision<()> {
@@ -612,7 +612,7 @@ fn row_001_11_a_long_decision_lets_others_commit() {
 }
 
 #[test]
-fn row_001_24_a_transaction_of_another_store_inside_one_is_refused() {
+fn row_001_24_nested_transaction_of_other_store_is_refused() {
     let (a, (setup, heard)) = (with(&[]), listened(setup()));
     let b = Store::in_memory(setup).unwrap();
     let inner = |b: &Store| b.transact("inner", |tx| -> Decision<()> { Ok(add(tx, 1, 1)?) }).map(drop);
@@ -646,7 +646,7 @@ fn nothing() -> Raw {
 }
 
 #[test]
-fn row_001_29_a_report_tells_its_own_time_what_others_waited_and_what_it_held() {
+fn row_001_29_report_has_own_waited_and_held_time() {
     let (setup, clock) = clocked(setup());
     let (setup, heard) = listened(setup);
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
@@ -669,7 +669,7 @@ fn row_001_29_a_report_tells_its_own_time_what_others_waited_and_what_it_held() 
 }
 
 #[test]
-fn row_001_30_the_monster_is_taken_apart_finding_by_finding() {
+fn row_001_30_giant_transaction_reports_each_broken_rule() {
     let mild = || {
         setup_warning_about_others().budget(
             Budget::safe()
@@ -726,7 +726,7 @@ fn row_001_30_the_monster_is_taken_apart_finding_by_finding() {
 }
 
 #[test]
-fn row_001_31_a_swallowed_failure_cannot_be_committed() {
+fn row_001_31_swallowed_failure_prevents_commit() {
     let store = with(&[(1, 0)]);
     let done = store.transact("swallows", |tx| -> Decision<String> {
         tx.append(Cell::Set { cell: 1, value: 9 })?;
@@ -747,7 +747,7 @@ fn row_001_31_a_swallowed_failure_cannot_be_committed() {
 }
 
 #[test]
-fn row_001_32_an_unbounded_loop_trips_and_one_transaction_for_each_passes() {
+fn row_001_32_unbounded_loop_is_denied_unless_split() {
     let store = Store::in_memory(setup().budget(Budget::safe().deny())).unwrap();
     let all = store.transact("friends", |tx| -> Decision<()> {
         (0..150).try_for_each(|cell| Ok(tx.append(Cell::Set { cell, value: 1 })?))
@@ -763,7 +763,7 @@ fn row_001_32_an_unbounded_loop_trips_and_one_transaction_for_each_passes() {
 }
 
 #[test]
-fn row_001_33_a_known_offender_passes_until_its_day() {
+fn row_001_33_budget_exception_expires_after_its_date() {
     let many = |label: &'static str, until: &str| {
         let (setup, clock) =
             clocked(setup().budget(Budget::safe().deny().operations(2).allow("import", until)));
@@ -782,7 +782,7 @@ fn row_001_33_a_known_offender_passes_until_its_day() {
 }
 
 #[test]
-fn row_001_35_each_transaction_is_told_once_whatever_became_of_it() {
+fn row_001_35_each_transaction_is_reported_once_with_outcome() {
     let (setup, heard) = listened(setup());
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
     let last = |heard: &Heard| {
@@ -817,7 +817,7 @@ fn row_001_35_each_transaction_is_told_once_whatever_became_of_it() {
 }
 
 #[test]
-fn who_is_told_of_a_transaction_may_ask_the_store_what_runs() {
+fn on_tx_callback_can_list_transactions() {
     static STORE: std::sync::OnceLock<Store> = std::sync::OnceLock::new();
     let told = Arc::new(AtomicU32::new(0));
     let tells = told.clone();
@@ -831,7 +831,7 @@ fn who_is_told_of_a_transaction_may_ask_the_store_what_runs() {
 }
 
 #[test]
-fn row_001_36_a_rule_is_observed_warned_about_or_denied_by_its_policy() {
+fn row_001_36_rule_is_observed_warned_or_denied_by_policy() {
     for (policy, fails) in [(Policy::Observe, false), (Policy::Warn, false), (Policy::Deny, true)] {
         let budget = Budget::safe().observe().operations(1).rule(Rule::Operations, policy);
         let (done, event) = paced(budget, Duration::ZERO, 2);
@@ -841,7 +841,7 @@ fn row_001_36_a_rule_is_observed_warned_about_or_denied_by_its_policy() {
 }
 
 #[test]
-fn row_001_37_a_transaction_that_takes_over_a_second_of_its_own_is_denied() {
+fn row_001_37_own_time_over_one_second_is_denied() {
     let (quick, _) =
         paced(Budget::safe().deny().operation_time(Duration::MAX), Duration::from_millis(99), 10);
     assert!(quick.is_ok());
@@ -851,7 +851,7 @@ fn row_001_37_a_transaction_that_takes_over_a_second_of_its_own_is_denied() {
 }
 
 #[test]
-fn row_001_38_a_full_scan_in_a_transaction_is_flagged() {
+fn row_001_38_full_scan_in_transaction_is_flagged() {
     let (setup, heard) = listened(setup().budget(Budget::safe().scan(10)));
     let store = Store::in_memory(setup).unwrap();
     store.append(Append::events((0..11).map(|cell| Cell::Set { cell, value: 1 }))).unwrap();
@@ -864,14 +864,14 @@ fn row_001_38_a_full_scan_in_a_transaction_is_flagged() {
 }
 
 #[test]
-fn row_001_39_the_boundary_is_a_hundred_operations() {
+fn row_001_39_operation_limit_is_exactly_one_hundred() {
     for (operations, ok) in [(99, true), (100, true), (101, false)] {
         assert_eq!(paced(Budget::safe().deny(), Duration::ZERO, operations).0.is_ok(), ok, "{operations}");
     }
 }
 
 #[test]
-fn row_001_40_an_outside_call_in_a_transaction_is_reported_or_stopped_before_it_is_made() {
+fn row_001_40_outside_call_in_transaction_is_reported_or_prevented() {
     let (setup, heard) = listened(setup());
     let store = Store::in_memory(setup).unwrap();
     let called = store.transact("calls", |_| -> Decision<u16> { Ok(outside_tx("http", || 200)) }).unwrap();
@@ -893,7 +893,7 @@ fn row_001_40_an_outside_call_in_a_transaction_is_reported_or_stopped_before_it_
 }
 
 #[test]
-fn row_001_41_side_work_waits_for_the_commit_unless_it_is_asked_for_by_name() {
+fn row_001_41_after_commit_work_sees_committed_state() {
     let store = with(&[(1, 0)]);
     let seen = Arc::new(Mutex::new(None));
     let (sees, reads) = (seen.clone(), store.clone());
@@ -908,7 +908,7 @@ fn row_001_41_side_work_waits_for_the_commit_unless_it_is_asked_for_by_name() {
 }
 
 #[test]
-fn row_001_43_the_safe_budget_has_all_six_rules() {
+fn row_001_43_safe_budget_has_all_six_rules() {
     let rules = |budget: Budget| format!("{budget:?}");
     assert_eq!(rules(Budget::default()), rules(Budget::safe().observe()));
     // 1 under a second, 2 quick queries, 3 under a hundred, 4 no calls, 5 no other store, 6 no scans: each has a test above.
@@ -920,7 +920,7 @@ fn row_001_43_the_safe_budget_has_all_six_rules() {
 // ---- seed 003 ----
 
 #[test]
-fn row_003_10_one_of_two_decisions_under_one_key_wins_and_both_get_its_answer() {
+fn row_003_10_concurrent_requests_with_same_key_share_commit() {
     for _ in 0..200 {
         let (store, start) = (with(&[(1, 0)]), Barrier::new(2));
         let ask = |who: i64| {
@@ -943,7 +943,7 @@ fn row_003_10_one_of_two_decisions_under_one_key_wins_and_both_get_its_answer() 
 // ---- seed 004: what isolation means to those who write handlers ----
 
 #[test]
-fn row_004_31_what_to_expect_when_monitoring_is_counted_and_told() {
+fn row_004_31_retry_histogram_and_conflict_causes_are_reported() {
     let (setup, heard) = listened(setup());
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
     // Each is disturbed so often; three tries and no more.
@@ -974,7 +974,7 @@ fn row_004_31_what_to_expect_when_monitoring_is_counted_and_told() {
 }
 
 #[test]
-fn row_004_02_what_is_written_from_something_read_is_refused_when_that_changed() {
+fn row_004_02_write_based_on_changed_read_is_refused() {
     let store = with(&[(1, 10), (2, 0)]);
     let mut tx = store.begin("copy").unwrap();
     let value = tx.row::<Cells>(&1).unwrap().unwrap();
@@ -985,7 +985,7 @@ fn row_004_02_what_is_written_from_something_read_is_refused_when_that_changed()
 }
 
 #[test]
-fn row_004_03_each_attempt_has_a_fresh_snapshot() {
+fn row_004_03_each_attempt_has_fresh_snapshot() {
     let store = with(&[(1, 0)]);
     let mut seen = Vec::new();
     store
@@ -1117,7 +1117,7 @@ fn sent_without_dana(row: &card::Row) -> bool {
 }
 
 #[test]
-fn row_004_05_the_race_for_the_card_ends_well_in_every_order() {
+fn row_004_05_card_race_never_sends_unsigned_card() {
     let mut retried = 0;
     for order in ORDERS {
         let store = card::store();
@@ -1128,8 +1128,9 @@ fn row_004_05_the_race_for_the_card_ends_well_in_every_order() {
     assert_eq!(retried, 4, "whoever overlaps and commits second is told");
 }
 
+/// Cards end up sent with both signatures, or not sent and without Dana's.
 #[test]
-fn row_004_06_two_ends_are_good_and_the_third_never_comes() {
+fn row_004_06_card_race_has_only_two_outcomes() {
     for order in ORDERS {
         let store = card::store();
         race(&store, order, card::unsign);
@@ -1143,7 +1144,7 @@ fn row_004_06_two_ends_are_good_and_the_third_never_comes() {
 }
 
 #[test]
-fn row_004_07_a_conflict_says_which_assumption_changed_and_by_whom() {
+fn row_004_07_conflict_names_changed_read_and_writer() {
     let store = card::store();
     let mut dana = store.begin("dana takes it back").unwrap();
     let line = line!() + 1;
@@ -1194,7 +1195,7 @@ mod counted {
 }
 
 #[test]
-fn a_read_is_put_into_words_only_for_who_is_told_that_it_changed() {
+fn read_is_described_only_on_conflict() {
     use counted::{Number, Numbered, decoded};
     let store = Store::in_memory(Setup::new().inline::<Numbered>()).unwrap();
     let before = decoded();
@@ -1217,7 +1218,7 @@ fn a_read_is_put_into_words_only_for_who_is_told_that_it_changed() {
 }
 
 #[test]
-fn row_004_08_there_is_one_level_and_reads_outside_say_what_they_are() {
+fn row_004_08_isolation_has_one_level_and_explicit_stale_reads() {
     let store = with(&[(1, 10)]);
     // Outside: a view, at its position, for ever.
     let view = store.view().unwrap();
@@ -1234,7 +1235,7 @@ fn row_004_08_there_is_one_level_and_reads_outside_say_what_they_are() {
 }
 
 #[test]
-fn row_004_09_long_transactions_are_seen_without_reading_what_they_wrote() {
+fn row_004_09_long_transaction_is_listed_without_dirty_reads() {
     let store = with(&[(1, 10)]);
     let mut tx = store.begin("long").unwrap();
     tx.append(Cell::Set { cell: 1, value: 99 }).unwrap();
@@ -1251,7 +1252,7 @@ fn row_004_09_long_transactions_are_seen_without_reading_what_they_wrote() {
 }
 
 #[test]
-fn row_004_10_two_reads_of_one_key_are_equal() {
+fn row_004_10_repeated_reads_of_key_are_equal() {
     let store = with(&[(1, 10)]);
     let tx = store.begin("twice").unwrap();
     let first = (tx.row::<Cells>(&1).unwrap(), tx.stream::<Cell>(&1).unwrap().len());
@@ -1260,7 +1261,7 @@ fn row_004_10_two_reads_of_one_key_are_equal() {
 }
 
 #[test]
-fn row_004_11_write_skew_is_refused_over_rows_ranges_and_events() {
+fn row_004_11_write_skew_by_rows_ranges_or_events_conflicts() {
     type Read = fn(&Tx) -> usize;
     let reads: [Read; 3] = [
         |tx| [1u32, 2].iter().filter(|cell| tx.row::<Cells>(*cell).unwrap() == Some(1)).count(),
@@ -1279,8 +1280,9 @@ fn row_004_11_write_skew_is_refused_over_rows_ranges_and_events() {
     }
 }
 
+/// Handlers that read too little are wrong in a serial order too: no isolation level can help.
 #[test]
-fn row_004_13_a_handler_that_reads_too_little_is_wrong_in_a_serial_way() {
+fn row_004_13_blind_write_outcome_is_still_serial() {
     let mut bad = Vec::new();
     for order in ORDERS {
         let store = card::store();
@@ -1295,7 +1297,7 @@ fn row_004_13_a_handler_that_reads_too_little_is_wrong_in_a_serial_way() {
 }
 
 #[test]
-fn row_004_14_a_conflict_is_retried_or_told_as_the_request_says() {
+fn row_004_14_request_chooses_conflict_retry_or_error() {
     for (retry, told) in [(Retry::default(), false), (Retry::Never, true)] {
         let store = with(&[(1, 0)]);
         let mut tries = 0;
@@ -1312,7 +1314,7 @@ fn row_004_14_a_conflict_is_retried_or_told_as_the_request_says() {
 }
 
 #[test]
-fn row_004_15_no_parameter_makes_writes_weaker() {
+fn row_004_15_no_parameter_weakens_isolation() {
     // Everything a request can be told, and the skewed write is refused all the same.
     for retry in [Retry::Never, Retry::UpTo(0), Retry::Optimistic(0)] {
         let store = with(&[(1, 0)]);
@@ -1355,7 +1357,7 @@ fn row_004_16_conflicts_retries_and_wasted_work_are_counted() {
 }
 
 #[test]
-fn stats_count_conflicts_retries_and_holds_of_all_transactions_that_ended() {
+fn stats_count_ended_transactions_conflicts_retries_and_holds() {
     let (setup, heard) = listened(setup());
     let store = filled(Store::in_memory(setup).unwrap(), &[(1, 0)]);
     let told = |store: &Store| {
@@ -1396,7 +1398,7 @@ fn stats_count_conflicts_retries_and_holds_of_all_transactions_that_ended() {
 ///
 /// See the doc tests of [`tallystone::view::Stale`].
 #[test]
-fn row_004_17_what_was_read_outside_is_read_again_inside() {
+fn row_004_17_stale_read_is_rechecked_inside_transaction() {
     let store = with(&[(1, 10)]);
     let stale = store.view().unwrap().stale::<Cells>(&1).unwrap();
     interfere(&store, 1);
@@ -1409,7 +1411,7 @@ fn row_004_17_what_was_read_outside_is_read_again_inside() {
 }
 
 #[test]
-fn row_004_21_one_transaction_for_all_is_undone_by_each_and_one_for_each_by_few() {
+fn row_004_21_split_transactions_waste_less_work() {
     let wasted = |one_for_all: bool| {
         let (setup, heard) = listened(setup());
         let cells: Vec<_> = (0..50).map(|cell| (cell, 0)).collect();
@@ -1440,7 +1442,7 @@ fn row_004_21_one_transaction_for_all_is_undone_by_each_and_one_for_each_by_few(
 }
 
 #[test]
-fn row_004_22_a_large_read_set_is_warned_about() {
+fn row_004_22_large_read_set_is_reported() {
     let (setup, heard) = listened(setup().budget(Budget::safe().observe().reads(20)));
     let store = Store::in_memory(setup).unwrap();
     store
@@ -1453,7 +1455,7 @@ fn row_004_22_a_large_read_set_is_warned_about() {
 }
 
 #[test]
-fn row_004_23_rows_come_in_the_order_of_their_keys_whatever_the_order_of_writing() {
+fn row_004_23_rows_come_in_key_order_not_write_order() {
     let mut cells: Vec<(u32, i64)> = (0..40).map(|cell| ((cell * 17) % 40, 1)).collect();
     let store = with(&cells);
     cells.sort_unstable();
@@ -1464,7 +1466,7 @@ fn row_004_23_rows_come_in_the_order_of_their_keys_whatever_the_order_of_writing
 }
 
 #[test]
-fn row_004_25_one_enum_says_what_to_do_the_same_in_memory_and_on_disk() {
+fn row_004_25_errors_match_in_memory_and_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let disk = filled(Store::create(dir.path().join("store"), setup()).unwrap(), &[(1, 0)]);
     let errors = |store: &Store| {
@@ -1488,7 +1490,7 @@ fn row_004_25_one_enum_says_what_to_do_the_same_in_memory_and_on_disk() {
 }
 
 #[test]
-fn row_004_27_each_test_has_a_store_of_its_own_in_no_time() {
+fn row_004_27_memory_store_forks_are_independent() {
     let base = with(&(0..200).map(|cell| (cell, i64::from(cell))).collect::<Vec<_>>());
     let forks: Vec<_> = (0..50).map(|_| base.fork().unwrap()).collect();
     for (index, fork) in forks.iter().enumerate() {
@@ -1506,7 +1508,7 @@ fn row_004_27_each_test_has_a_store_of_its_own_in_no_time() {
 }
 
 #[test]
-fn row_004_29_isolation_is_the_default() {
+fn row_004_29_default_isolation_loses_no_update() {
     let store = with(&[(1, 0)]);
     std::thread::scope(|scope| {
         for _ in 0..16 {
@@ -1525,7 +1527,7 @@ fn row_004_29_isolation_is_the_default() {
 }
 
 #[test]
-fn row_004_30_a_handler_has_no_lock_no_flag_and_no_loop() {
+fn row_004_30_handler_needs_no_lock_flag_or_loop() {
     // `card::sign` is what its author would write for one user, and is right for many.
     let store = card::store();
     std::thread::scope(|scope| {

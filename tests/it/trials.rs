@@ -70,7 +70,7 @@ fn found(tried: &Tried) -> Vec<(Outcome, usize, Option<usize>)> {
 }
 
 #[test]
-fn one_definition_finds_the_same_of_typed_events_and_of_json_in_rust_and_as_data() {
+fn rust_and_data_checks_agree_across_encodings() {
     let placed = |order| Order::Placed { order, cents: 500 };
     for check in [in_rust(), as_data()] {
         let tried = Trial::of(check.clone())
@@ -105,7 +105,7 @@ fn one_definition_finds_the_same_of_typed_events_and_of_json_in_rust_and_as_data
 }
 
 #[test]
-fn a_retraction_is_found_where_events_say_their_own_time() {
+fn retraction_is_found_under_event_time() {
     let at = |time: u64| json!({ "at": 1000 * time });
     let definition = json!({
         "id": "answered", "kind": "response", "expects": ["log.*"], "when": "log.Asked", "then": "log.Answered", "within": "10s", "time": "at",
@@ -123,7 +123,7 @@ fn a_retraction_is_found_where_events_say_their_own_time() {
 }
 
 #[test]
-fn what_cannot_be_read_cannot_be_told_and_says_why() {
+fn unreadable_event_yields_cannot_tell_with_reason() {
     let panics = about("panics").precedence(|_: &Order| panic!("a bug in a check"), shipped);
     let tried = Trial::of(panics).at(HOUR, Order::Shipped { order: 1 }).judge().expect("the trial is well");
     assert_eq!((tried.unread, tried.activations), (1, 0));
@@ -140,7 +140,7 @@ fn what_cannot_be_read_cannot_be_told_and_says_why() {
 }
 
 #[test]
-fn what_no_store_would_take_is_named() {
+fn invalid_trial_is_refused_with_reason() {
     let order = Order::Shipped { order: 1 };
     let silent = About { remedy: "", ..about("silent") };
     let refused = Trial::of(silent.precedence(placed, shipped)).judge();
@@ -161,7 +161,7 @@ fn what_no_store_would_take_is_named() {
 }
 
 #[test]
-fn a_trial_in_which_nothing_happens_says_that_the_check_was_not_exercised() {
+fn unexercised_check_reports_no_activations() {
     let tried = Trial::of(in_rust()).at(HOUR, Order::Shipped { order: 1 }).judge().expect("it is well");
     assert_eq!((tried.activations, tried.findings.len()), (0, 0));
 }
@@ -264,7 +264,7 @@ fn stands(tried: &Tried) -> Vec<Standing> {
 }
 
 #[test]
-fn a_trial_and_a_store_that_judge_the_same_events_agree() {
+fn trial_and_store_agree_on_events() {
     let (mut violated, mut unread, mut healed, mut retracted) = (0, 0, 0, 0);
     for seed in 0..300 {
         let mut random = Random::new(seed);

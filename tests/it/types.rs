@@ -90,7 +90,7 @@ fn assert_names_both(missing: &tallystone::error::Missing, layout: &str) {
 
 /// Was accepted, and read back with its fields swapped, or never again.
 #[test]
-fn an_append_of_another_type_under_a_familys_name_is_refused() {
+fn append_with_different_layout_is_refused() {
     let store = store_of_money();
     let swapped = other::swapped::Money::Paid { to: 2, from: 1, cents: 500 };
     let shorter = other::shorter::Money::Paid { from: 1, cents: 500 };
@@ -116,7 +116,7 @@ fn an_append_of_another_type_under_a_familys_name_is_refused() {
 }
 
 #[test]
-fn a_read_as_another_type_under_a_familys_name_is_refused() {
+fn read_with_different_layout_is_refused() {
     use other::swapped::Money as Swapped;
     let store = store_of_money();
     let view = store.view().expect("it is open");
@@ -135,7 +135,7 @@ fn a_read_as_another_type_under_a_familys_name_is_refused() {
 }
 
 #[test]
-fn another_type_with_the_same_layout_is_the_same_event() {
+fn different_type_with_same_layout_is_accepted() {
     let store = store_of_money();
     let same = other::same::Money::Paid { from: 1, to: 2, cents: 500 };
     store.append(Append::event(same.clone())).expect("its bytes mean the same");
@@ -148,7 +148,7 @@ fn another_type_with_the_same_layout_is_the_same_event() {
 }
 
 #[test]
-fn an_older_type_with_a_step_from_it_is_appended_and_upcast() {
+fn appended_older_type_with_step_is_upcast() {
     let store = Store::in_memory(Setup::new().events::<other::Later>()).expect("the setup is right");
     store.append(Append::event(paid())).expect("there is a step from version 1");
     let read: Vec<_> = store.view().expect("it is open").query::<other::Later>(Query::all()).collect();
@@ -216,7 +216,7 @@ fn on(disk: &SimDisk, setup: Setup) -> Setup {
 
 /// Was another request, and another request got the old answer: a variant was its place.
 #[test]
-fn a_retry_by_newer_code_with_another_order_of_variants_is_recognised() {
+fn retry_with_reordered_variants_is_recognised() {
     let disk = fresh_disk(5);
     let path = Path::new("/store");
     let store = Store::create(path, on(&disk, Setup::new().events::<first::Shop>())).expect("it is new");
@@ -239,7 +239,7 @@ fn ask<T: Serialize>(store: &Store, key: &str, input: &T) -> Result<bool, Append
 }
 
 #[test]
-fn inputs_are_told_apart_by_value_and_not_by_bytes() {
+fn inputs_are_compared_by_value_not_bytes() {
     let store = store_of_money();
     assert!(!ask(&store, "pair", &(1_u32, 2_u32)).expect("it is the first"));
     // Its bytes are those of the pair.
@@ -250,7 +250,7 @@ fn inputs_are_told_apart_by_value_and_not_by_bytes() {
 }
 
 #[test]
-fn a_hash_map_in_an_input_is_the_same_in_any_order() {
+fn hash_map_input_ignores_order() {
     let store = store_of_money();
     let map = || (0..100_u32).map(|key| (key, key.to_string())).collect::<HashMap<_, _>>();
     assert!(!ask(&store, "map", &map()).expect("it is the first"));
@@ -258,7 +258,7 @@ fn a_hash_map_in_an_input_is_the_same_in_any_order() {
 }
 
 #[test]
-fn a_json_event_is_the_same_request_in_another_spelling() {
+fn reformatted_json_event_is_same_request() {
     let store = store_of_money();
     let spelled = |text: &str| {
         let raw = Raw::json_text("money.Paid", "money/", Tags::none(), text).expect("it is json");
@@ -322,7 +322,7 @@ fn pay(cents: u64) -> Append {
 
 /// Was reported as damage, and folded again from the first commit at each open after a crash.
 #[test]
-fn rows_with_hash_maps_are_clean_and_folded_once() {
+fn rows_with_hash_maps_are_folded_once() {
     let disk = fresh_disk(6);
     let setup = |folded: &Arc<AtomicU64>| {
         let folded = folded.clone();
@@ -361,13 +361,13 @@ fn first_refusal<P: Projection>() -> (u64, String) {
 }
 
 #[test]
-fn rows_with_hash_sets_are_refused_by_name() {
+fn rows_with_hash_sets_are_refused() {
     let (_, why) = first_refusal::<BySet>();
     assert!(why.contains("HashSet<u64>") && why.contains("use a `BTreeSet`"), "{why}");
 }
 
 #[test]
-fn rows_that_draw_while_they_are_written_are_refused() {
+fn rows_with_nondeterministic_serialization_are_refused() {
     let (first, why) = first_refusal::<ByChance>();
     assert!(first == 0 && why.contains("types::Drawn"), "{first}: {why}");
 }
@@ -408,7 +408,7 @@ fn json_event(name: &str, payload: serde_json::Value) -> Append {
 
 /// A guard took one user for the other, and a typed event for none of the JSON ones.
 #[test]
-fn a_guard_tells_keys_apart_by_value_typed_or_json() {
+fn guard_compares_typed_and_json_keys_by_value() {
     let used = |who, level| Append::event(Access::Used { who, level });
     let refused =
         |answer: Result<Committed, AppendError>| matches!(answer, Err(AppendError::Violated { .. }));
@@ -432,7 +432,7 @@ fn a_guard_tells_keys_apart_by_value_typed_or_json() {
 }
 
 #[test]
-fn json_integers_beyond_64_bits_are_keys_of_their_own() {
+fn json_integers_beyond_64_bits_are_distinct_keys() {
     let store = guarded("key = \"who\"");
     let event = |name: &str, id: &str| {
         let raw =
@@ -460,7 +460,7 @@ fn assert_own(answer: Result<Committed, AppendError>) {
 
 /// Were taken for findings of the store, and closed or opened violations.
 #[test]
-fn events_of_the_stores_own_family_are_refused_from_outside() {
+fn events_of_reserved_family_are_refused() {
     let store = store_of_money();
     store.transact("flag", |tx| -> Decision<bool> { Ok(tx.once("greeted")?) }).expect("it is the first");
     let copied: Vec<_> = store.view().expect("it is open").query::<Raw>(Query::all()).collect();
@@ -481,7 +481,7 @@ fn events_of_the_stores_own_family_are_refused_from_outside() {
 }
 
 #[test]
-fn a_flag_with_the_name_of_a_check_is_taken_once() {
+fn flag_named_like_check_is_taken_once() {
     let about = About { id: "paid", severity: Severity::Note, owner: "o", means: "m.", remedy: "1 r" };
     let check = about.absence(1, |_: &Money| true);
     let store =
@@ -495,7 +495,7 @@ fn a_flag_with_the_name_of_a_check_is_taken_once() {
 }
 
 #[test]
-fn families_and_projections_with_names_of_the_stores_own_are_refused() {
+fn reserved_family_and_projection_names_are_refused() {
     #[derive(Serialize, Deserialize)]
     struct Mine;
     impl Event for Mine {
@@ -601,7 +601,7 @@ impl Projection for Accounts {
 }
 
 #[test]
-fn types_that_take_only_some_values_are_registered_by_samples() {
+fn restricted_value_types_register_by_samples() {
     let store = Store::in_memory(Setup::new().inline::<Accounts>()).expect("its samples are taken");
     let opened = Account::Opened { iban: iban(), since: Year(2001), ratio: 1.0 };
     let open = || {
@@ -623,7 +623,7 @@ fn types_that_take_only_some_values_are_registered_by_samples() {
 }
 
 #[test]
-fn without_samples_the_field_that_refuses_them_is_named() {
+fn missing_samples_error_names_refusing_field() {
     struct Unsampled;
     impl Projection for Unsampled {
         const NAME: &str = "unsampled";

@@ -158,7 +158,7 @@ fn assert_says(wrong: &[String], expected: &[&str]) {
 // ---- reading ----
 
 #[test]
-fn a_chain_of_steps_is_seen_alike_by_query_stream_fold_and_rebuild() {
+fn query_stream_fold_and_rebuild_apply_same_upcasts() {
     let dir = written(
         Setup::new().inline::<SeatsV1>(),
         [defined("knots"), v1::Course::Joined { student: "ana".into() }],
@@ -199,7 +199,7 @@ fn a_chain_of_steps_is_seen_alike_by_query_stream_fold_and_rebuild() {
 }
 
 #[test]
-fn a_payload_without_its_type_is_shown_as_it_was_stored() {
+fn untyped_payload_is_shown_as_stored() {
     let dir = by_v1();
     let store = open::<v3::Course>(&path(&dir)).expect("opened");
     let course = v3::Course::Defined { course: "ropes".into(), capacity: 5, room: None };
@@ -214,7 +214,7 @@ fn a_payload_without_its_type_is_shown_as_it_was_stored() {
 }
 
 #[test]
-fn the_version_of_a_type_is_its_last_step_plus_one() {
+fn type_version_is_last_step_plus_one() {
     let schemas: Vec<_> =
         Family::of::<v3::Course>().types().expect("sound").iter().map(|event| event.schema).collect();
     assert_eq!(schemas, [1, 3]);
@@ -251,7 +251,7 @@ mod renamed {
 
 /// Renamed before its payload changed: `Opened` is in the log at version 1 and 2 as well.
 #[test]
-fn a_variant_and_its_older_names_share_one_chain_whichever_name_a_step_says() {
+fn renamed_variant_shares_chain_with_old_names() {
     #[derive(Serialize, Deserialize)]
     enum Renamed {
         #[serde(alias = "Defined")]
@@ -318,7 +318,7 @@ fn renamed_fields_keep_their_bytes() {
 
 /// Same bytes, and a name that moved: it would be read into the wrong field.
 #[test]
-fn fields_that_changed_places_are_not_the_same() {
+fn same_step_refuses_swapped_fields() {
     #[derive(Serialize, Deserialize)]
     enum Before {
         Defined { from: String, to: String },
@@ -337,7 +337,7 @@ fn fields_that_changed_places_are_not_the_same() {
 // ---- refused at open ----
 
 #[test]
-fn a_field_without_a_step_refuses_the_open_and_the_line_to_add_is_said() {
+fn refusal_suggests_step_for_changed_field() {
     #[derive(Serialize, Deserialize)]
     enum Added {
         Defined {
@@ -366,7 +366,7 @@ fn a_field_without_a_step_refuses_the_open_and_the_line_to_add_is_said() {
 }
 
 #[test]
-fn code_that_is_older_than_the_log_is_refused() {
+fn code_older_than_log_is_refused() {
     let dir = by_v1();
     let store = open::<v2::Course>(&path(&dir)).expect("opened");
     store.append(Append::event(v2::Course::Defined { course: "sails".into(), seats: 8 })).expect("appended");
@@ -377,7 +377,7 @@ fn code_that_is_older_than_the_log_is_refused() {
 }
 
 #[test]
-fn a_version_that_no_chain_begins_at_is_refused_and_the_step_is_named() {
+fn refused_version_without_chain_names_step() {
     #[derive(Serialize, Deserialize)]
     enum Late {
         Defined { course: String, capacity: u64 },
@@ -400,7 +400,7 @@ fn a_version_that_no_chain_begins_at_is_refused_and_the_step_is_named() {
 }
 
 #[test]
-fn a_step_that_takes_another_payload_than_was_written_is_refused() {
+fn step_with_wrong_payload_is_refused() {
     #[derive(Serialize, Deserialize)]
     enum Mistaken {
         Defined { course: String, capacity: u64 },
@@ -421,7 +421,7 @@ fn a_step_that_takes_another_payload_than_was_written_is_refused() {
 }
 
 #[test]
-fn all_versions_that_do_not_fit_are_told_at_once() {
+fn all_mismatched_versions_are_reported_together() {
     #[derive(Serialize, Deserialize)]
     enum Both {
         Defined { course: u8 },
@@ -438,7 +438,7 @@ fn all_versions_that_do_not_fit_are_told_at_once() {
 
 /// One contradiction each, with what is said about it before any log is looked at.
 #[test]
-fn chains_that_contradict_themselves_are_refused_at_every_open() {
+fn contradictory_chains_are_refused_at_open() {
     macro_rules! check {
         ($steps:expr, $expected:literal) => {{
             #[derive(Serialize, Deserialize)]
@@ -532,7 +532,7 @@ seats!(SeatsFragile, fragile::Course, event => match event {
 });
 
 #[test]
-fn a_step_that_panics_is_an_unreadable_event_and_stalls_the_projection_there() {
+fn panicking_step_makes_event_unreadable_and_stalls_projection() {
     let dir = written(Setup::new().events::<v1::Course>(), [defined("sails"), defined("knots")]);
     let setup = Setup::new().inline::<SeatsFragile>();
     let store = Store::open(path(&dir), setup).expect("a stalled projection never refuses the open");
@@ -564,7 +564,7 @@ fn a_step_that_panics_is_an_unreadable_event_and_stalls_the_projection_there() {
 
 /// A fold that refuses what a step made of an old event is a fold that fails.
 #[test]
-fn a_fold_that_refuses_an_upcast_event_stalls_and_does_not_refuse_the_open() {
+fn fold_refusing_upcast_event_stalls_projection() {
     struct Picky;
     impl Projection for Picky {
         const NAME: &str = "picky";
@@ -594,7 +594,7 @@ fn raw(type_name: &str, schema: u16, codec: Codec, data: &[u8]) -> Raw {
 }
 
 #[test]
-fn a_raw_event_is_taken_in_every_version_that_is_read_and_in_no_other() {
+fn raw_event_is_accepted_in_readable_versions_only() {
     let old = defined("knots").encode().expect("encoded");
     let store = Store::in_memory(Setup::new().events::<v3::Course>()).expect("opened");
     store.append(Append::raw(old)).expect("an import of what an older version wrote");
@@ -624,7 +624,7 @@ mod json {
 
     /// Read as version 1, the seats that were said would be lost.
     #[test]
-    fn json_is_recorded_with_the_version_of_its_time_and_takes_the_steps_from_there() {
+    fn json_is_upcast_from_recorded_version() {
         let dir = by_v1();
         let store = open::<v1::Course>(&path(&dir)).expect("opened");
         store.append(Append::raw(imported(&json!({"course": "first"})))).expect("appended");
@@ -647,7 +647,7 @@ mod json {
     }
 
     #[test]
-    fn json_of_a_later_version_is_unreadable_and_named() {
+    fn json_of_later_version_is_unreadable() {
         let dir = by_v1();
         let store = open::<v2::Course>(&path(&dir)).expect("opened");
         store.append(Append::raw(imported(&json!({"course": "second", "seats": 8})))).expect("appended");
@@ -661,7 +661,7 @@ mod json {
     }
 
     #[test]
-    fn json_that_does_not_fit_its_step_is_told_without_its_content() {
+    fn json_step_mismatch_error_hides_content() {
         let event = raw("course.Defined", 1, Codec::Json, br#"{"curse": "secret"}"#);
         let error = v3::Course::decode(&event.borrowed()).expect_err("no course");
         assert!(!error.to_string().contains("secret"), "{error}");
@@ -669,7 +669,7 @@ mod json {
     }
 
     #[test]
-    fn json_of_a_family_that_nobody_registered_begins_at_version_one() {
+    fn json_of_unregistered_family_has_version_one() {
         let store = Store::in_memory(Setup::new()).expect("opened");
         let event = Raw::json("other.Thing", "other/1", Tags::none(), &json!(null));
         assert_eq!(event.schema(), 0);

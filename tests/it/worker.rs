@@ -131,8 +131,9 @@ fn committed_but_not_fulfilled() -> Check {
     about.response(made, charged).within(15 * MINUTE).into()
 }
 
+/// Calls that fail after the commit stay pending, are found after their window, and heal once they succeed.
 #[test]
-fn row_001_22_a_call_that_fails_after_the_commit_is_pending_found_after_its_window_and_healed_by_the_call() {
+fn row_001_22_failed_call_after_commit_is_found_and_healed() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = SimClock::default();
     let open = || {
@@ -178,7 +179,7 @@ fn row_001_22_a_call_that_fails_after_the_commit_is_pending_found_after_its_wind
 }
 
 #[test]
-fn row_000_16_the_times_of_a_call_are_there_for_each_and_rise_whatever_the_clock_does() {
+fn row_000_16_call_times_are_monotonic_despite_clock_jumps() {
     let begins = Timestamp::from_micros(1_780_000_000_000_000);
     let (clock, start) = (SimClock::new(begins), SystemTime::from(begins));
     let bench = Bench::of(clock.clone(), lockstep(&clock).inline::<Calls>());
@@ -207,7 +208,7 @@ fn row_000_16_the_times_of_a_call_are_there_for_each_and_rise_whatever_the_clock
 }
 
 #[test]
-fn row_000_17_the_time_of_a_call_and_its_outcome_are_there_together_or_not_at_all() {
+fn row_000_17_call_time_and_outcome_are_atomic() {
     let setup = |disk: &SimDisk| {
         let (clock, entropy) = (Arc::new(SimClock::default()), Arc::new(SimEntropy::new(5)));
         let setup =

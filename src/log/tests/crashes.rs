@@ -88,7 +88,7 @@ fn recovered(disk: &MapDisk, known: &mut Known) {
 }
 
 #[test]
-fn a_crash_at_any_operation_loses_nothing_acknowledged() {
+fn crash_at_any_operation_keeps_acknowledged_commits() {
     for salt in 0..6 {
         let (disk, known) = grown(salt);
         let total = operations(&disk, |disk| known.clone().work(disk, salt + 1).unwrap());
@@ -108,7 +108,7 @@ fn a_crash_at_any_operation_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn a_crash_at_any_operation_of_recovery_loses_nothing_acknowledged() {
+fn crash_during_recovery_keeps_acknowledged_commits() {
     for seed in 0..400 {
         let mut random = Random(seed);
         let (disk, mut known) = grown(random.below(50));
@@ -131,7 +131,7 @@ fn a_crash_at_any_operation_of_recovery_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn many_crashes_in_a_row_lose_nothing_acknowledged() {
+fn repeated_crashes_keep_acknowledged_commits() {
     for seed in 0..150 {
         let mut random = Random(seed);
         let (disk, mut known) = grown(seed);
@@ -145,7 +145,7 @@ fn many_crashes_in_a_row_lose_nothing_acknowledged() {
 }
 
 #[test]
-fn a_failed_write_or_sync_stops_the_log_and_the_next_open_tells_the_truth() {
+fn reopened_log_recovers_after_failed_write_or_sync() {
     for salt in 0..4 {
         let (disk, known) = grown(salt);
         let total = operations(&disk, |disk| known.clone().work(disk, salt + 1).unwrap());
@@ -181,7 +181,7 @@ fn a_seal_survives_a_power_cut() {
 }
 
 #[test]
-fn reads_go_on_after_a_failed_append() {
+fn reads_continue_after_failed_append() {
     let (disk, _) = grown(2);
     let log = open(&disk).unwrap();
     let (head, before) = (log.head(), served(&log).unwrap());
@@ -193,7 +193,7 @@ fn reads_go_on_after_a_failed_append() {
 }
 
 #[test]
-fn readers_of_before_a_failure_go_on_after_the_log_was_opened_again() {
+fn old_readers_continue_after_failure_and_reopen() {
     for fault in [Fault::SyncKeeps, Fault::SyncDrops, Fault::HalfWrite] {
         for groups in 0..4 {
             let (disk, _) = grown(2);
@@ -218,7 +218,7 @@ fn readers_of_before_a_failure_go_on_after_the_log_was_opened_again() {
 }
 
 #[test]
-fn a_reader_never_sees_a_group_whose_sync_failed() {
+fn group_with_failed_sync_stays_invisible() {
     let (disk, _) = grown(2);
     let log = open(&disk).unwrap();
     let head = log.head();
@@ -230,7 +230,7 @@ fn a_reader_never_sees_a_group_whose_sync_failed() {
 }
 
 #[test]
-fn a_crash_during_creation_leaves_nothing_or_a_whole_log() {
+fn crash_during_creation_is_all_or_nothing() {
     let total = {
         let disk = MapDisk::default();
         operations(&disk, |disk| empty(disk, &SMALL))

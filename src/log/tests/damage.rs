@@ -53,7 +53,7 @@ fn groups(disk: &MapDisk, first: u64) -> Vec<usize> {
 }
 
 #[test]
-fn a_tail_torn_at_any_byte_is_cut_and_kept() {
+fn torn_tail_is_cut_and_kept() {
     let (disk, commits) = grown(7);
     let last = *names(&disk).last().unwrap();
     let starts = groups(&disk, last);
@@ -81,7 +81,7 @@ fn a_tail_torn_at_any_byte_is_cut_and_kept() {
 }
 
 #[test]
-fn the_same_torn_tail_is_kept_once_and_another_beside_it() {
+fn distinct_torn_tails_are_each_kept_once() {
     let (disk, commits) = grown(7);
     let last = *names(&disk).last().unwrap();
     let starts = groups(&disk, last);
@@ -101,7 +101,7 @@ fn the_same_torn_tail_is_kept_once_and_another_beside_it() {
 }
 
 #[test]
-fn a_damaged_group_with_a_later_one_is_refused_and_nothing_is_changed() {
+fn damaged_middle_group_is_refused_without_changes() {
     let (disk, _) = grown(7);
     let last = *names(&disk).last().unwrap();
     let starts = groups(&disk, last);
@@ -117,7 +117,7 @@ fn a_damaged_group_with_a_later_one_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
-fn a_damaged_last_group_with_a_seal_behind_it_is_refused() {
+fn damaged_sealed_last_group_is_refused() {
     let (disk, commits) = grown(7);
     let log = open(&disk).unwrap();
     log.seal().unwrap();
@@ -129,7 +129,7 @@ fn a_damaged_last_group_with_a_seal_behind_it_is_refused() {
 }
 
 #[test]
-fn a_damaged_last_group_that_is_known_to_be_durable_is_refused() {
+fn damaged_durable_last_group_is_refused() {
     let (disk, commits) = grown(7);
     let last = *names(&disk).last().unwrap();
     let starts = groups(&disk, last);
@@ -143,8 +143,9 @@ fn a_damaged_last_group_that_is_known_to_be_durable_is_refused() {
     SegmentLog::open(&disk.copy().shared(), dir(), SMALL, other).unwrap();
 }
 
+/// Copies of later groups inside event data do not prove that a later group was written.
 #[test]
-fn an_embedded_copy_of_later_groups_is_content_and_no_proof() {
+fn torn_record_embedding_later_groups_is_cut() {
     let (disk, _) = grown(12);
     let stolen = disk.file(&segment(*names(&disk).last().unwrap()));
     let other = MapDisk::default();
@@ -169,7 +170,7 @@ fn an_embedded_copy_of_later_groups_is_content_and_no_proof() {
 }
 
 #[test]
-fn every_truncation_of_any_segment_is_refused() {
+fn truncated_segment_is_refused_or_rebuilt() {
     let (disk, _) = grown(8);
     for first in names(&disk) {
         let bytes = disk.file(&segment(first));
@@ -208,14 +209,14 @@ fn a_missing_segment_is_named() {
 }
 
 #[test]
-fn a_directory_without_segments_is_no_log() {
+fn directory_without_segments_is_no_log() {
     let disk = MapDisk::default();
     disk.put_dir(dir());
     assert!(matches!(opened(&disk), Err(LogError::NotALog(_))));
 }
 
 #[test]
-fn a_foreign_file_is_no_log_and_is_left_alone() {
+fn foreign_file_is_refused_and_unchanged() {
     let (disk, _) = grown(3);
     disk.put(&segment(1), &[b'x'; 4000]);
     let before = disk.files();
@@ -224,7 +225,7 @@ fn a_foreign_file_is_no_log_and_is_left_alone() {
 }
 
 #[test]
-fn a_newer_format_is_refused_and_left_alone() {
+fn newer_format_is_refused_and_unchanged() {
     let (disk, _) = grown(3);
     let mut bytes = disk.file(&segment(1));
     bytes[8] = 2;
@@ -236,7 +237,7 @@ fn a_newer_format_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_segment_of_another_store_is_refused() {
+fn segment_of_other_store_is_refused() {
     let (disk, _) = grown(12);
     let other = MapDisk::default();
     other.put_dir(std::path::Path::new("/store"));
@@ -248,7 +249,7 @@ fn a_segment_of_another_store_is_refused() {
 }
 
 #[test]
-fn a_segment_of_another_history_is_refused() {
+fn segment_of_other_history_is_refused() {
     let (disk, _) = grown(12);
     let other = MapDisk::default();
     empty(&other, &SMALL);
@@ -266,7 +267,7 @@ fn a_segment_of_another_history_is_refused() {
 }
 
 #[test]
-fn other_names_in_the_directory_are_left_alone() {
+fn unrelated_files_are_left_alone() {
     let (disk, commits) = grown(3);
     for name in
         ["notes.txt", "0000000000000000001.log", "00000000000000000000.log", "+0000000000000000001.log"]
@@ -278,7 +279,7 @@ fn other_names_in_the_directory_are_left_alone() {
 }
 
 #[test]
-fn a_damaged_index_is_made_again_and_equal() {
+fn damaged_index_is_rebuilt_identically() {
     let (disk, commits) = grown(12);
     let bytes = disk.file(&segment(1));
     let end = groups(&disk, 1).pop().unwrap();
@@ -297,7 +298,7 @@ fn a_damaged_index_is_made_again_and_equal() {
 }
 
 #[test]
-fn any_flipped_bit_leaves_the_right_bytes_or_a_refusal_or_an_unproven_cut() {
+fn flipped_bit_is_refused_cut_or_harmless() {
     let (disk, commits) = grown(7);
     let last = *names(&disk).last().unwrap();
     let starts = groups(&disk, last);
@@ -329,7 +330,7 @@ fn any_flipped_bit_leaves_the_right_bytes_or_a_refusal_or_an_unproven_cut() {
 }
 
 #[test]
-fn a_bit_flipped_under_an_open_log_is_never_served() {
+fn open_log_never_serves_flipped_bit() {
     let (disk, commits) = grown(7);
     let durable = Some((STORE, open(&disk.copy()).unwrap().head()));
     for first in names(&disk) {
@@ -353,7 +354,7 @@ fn a_bit_flipped_under_an_open_log_is_never_served() {
 }
 
 #[test]
-fn any_damage_by_blocks_is_opened_or_refused_and_never_panics() {
+fn random_block_damage_never_panics() {
     let (disk, _) = grown(12);
     let files = disk.files();
     for seed in 0..600 {
@@ -384,7 +385,7 @@ fn any_damage_by_blocks_is_opened_or_refused_and_never_panics() {
 }
 
 #[test]
-fn a_record_written_to_the_place_of_another_is_never_served() {
+fn misplaced_record_is_never_served() {
     let disk = MapDisk::default();
     empty(&disk, &SMALL);
     let log = open(&disk).unwrap();
@@ -461,7 +462,7 @@ fn forge(bytes: &mut [u8], random: &mut super::disk::Random, value: u64) {
 }
 
 #[test]
-fn fields_forged_with_their_checksums_never_panic() {
+fn forged_fields_with_checksums_never_panic() {
     let (disk, _) = grown(12);
     let names = names(&disk);
     for seed in 0..3000 {
@@ -499,7 +500,7 @@ fn leftovers_of_a_crash_are_removed() {
 }
 
 #[test]
-fn a_copy_counts_instead_of_the_segment_it_replaces() {
+fn replacement_copy_supersedes_original_segment() {
     let (disk, commits) = grown(7);
     let last = *names(&disk).last().unwrap();
     let copy = disk.file(&segment(last));
@@ -520,7 +521,7 @@ fn a_copy_counts_instead_of_the_segment_it_replaces() {
 }
 
 #[test]
-fn what_stands_in_the_way_of_the_next_segment_is_removed() {
+fn half_prepared_next_segment_is_removed() {
     let (disk, commits) = grown(1);
     let log = open(&disk).unwrap();
     disk.put(&path("next.creating"), b"prepared by half");
@@ -529,7 +530,7 @@ fn what_stands_in_the_way_of_the_next_segment_is_removed() {
 }
 
 #[test]
-fn log_that_ends_before_a_known_head_is_refused_unless_accepted() {
+fn log_ending_before_known_head_needs_acceptance() {
     let (disk, commits) = grown(7);
     let (before, last) = (disk.files(), commits.len() as u64);
     let open = |accepted: u64| {
@@ -551,7 +552,7 @@ fn log_that_ends_before_a_known_head_is_refused_unless_accepted() {
 }
 
 #[test]
-fn log_without_its_last_segments_is_refused_unless_accepted() {
+fn log_missing_last_segments_needs_acceptance() {
     let (disk, commits) = grown(7);
     let removed = *names(&disk).last().unwrap();
     disk.delete(&segment(removed));
@@ -580,7 +581,7 @@ fn options_out_of_range_are_bounded() {
 }
 
 #[test]
-fn a_segment_has_room_for_its_group_and_for_a_trailer_behind_it() {
+fn segment_size_fits_group_and_trailer() {
     let options = LogOptions::default();
     for group in [0, 1 << 10, (64 << 20) - HEADER as u64, 65 << 20] {
         let size = options.size(0, group);

@@ -28,7 +28,7 @@ fn sizes(log: &SegmentLog) -> Vec<u64> {
 }
 
 #[test]
-fn an_empty_log_has_nothing_to_read() {
+fn empty_log_reads_nothing() {
     both(|log| {
         assert_eq!((log.head(), log.store()), (Head::empty(STORE), STORE));
         assert!(log.read(Seek::Commit(CommitNo(1)), CommitNo(9), 99).unwrap().is_empty());
@@ -39,7 +39,7 @@ fn an_empty_log_has_nothing_to_read() {
 }
 
 #[test]
-fn what_was_appended_is_read_back_over_many_segments() {
+fn appends_read_back_across_segments() {
     both(|log| {
         let sizes: Vec<usize> = (0..60).map(|index| 1 + index * 7 % 5).collect();
         let commits = fill(log, &sizes, 3);
@@ -58,7 +58,7 @@ fn both_forms_have_the_same_chain() {
 }
 
 #[test]
-fn an_append_that_expects_another_head_is_refused() {
+fn append_expecting_other_head_is_refused() {
     both(|log| {
         fill(log, &[2], 1);
         let refused = log.append(&Head::empty(STORE), &group(&Head::empty(STORE), 1, 9));
@@ -78,7 +78,7 @@ fn an_append_of_nothing_changes_nothing() {
 }
 
 #[test]
-fn a_read_is_bounded_by_its_end_and_by_the_head() {
+fn read_is_bounded_by_end_and_head() {
     both(|log| {
         fill(log, &[2, 3, 1], 1);
         let read = |from: u64, through, bytes| {
@@ -104,7 +104,7 @@ fn a_read_is_bounded_by_its_end_and_by_the_head() {
 }
 
 #[test]
-fn an_event_is_found_in_its_commit() {
+fn event_position_finds_its_commit() {
     both(|log| {
         let commits = fill(log, &[3, 3, 1, 5, 40], 2);
         for commit in commits.iter().filter(|commit| !commit.events.is_empty()) {
@@ -117,7 +117,7 @@ fn an_event_is_found_in_its_commit() {
 }
 
 #[test]
-fn a_check_hands_over_every_group_and_the_head_after_it() {
+fn check_visits_every_group_and_head() {
     both(|log| {
         let mut heads = Vec::new();
         let sizes = [1, 4, 2, 9, 1];
@@ -138,7 +138,7 @@ fn a_check_hands_over_every_group_and_the_head_after_it() {
 }
 
 #[test]
-fn a_group_larger_than_a_segment_makes_it_larger() {
+fn oversized_group_enlarges_its_segment() {
     let disk = MapDisk::default();
     empty(&disk, &SMALL);
     let log = open(&disk).unwrap();
@@ -149,7 +149,7 @@ fn a_group_larger_than_a_segment_makes_it_larger() {
 }
 
 #[test]
-fn a_first_group_larger_than_the_first_segment_fits() {
+fn oversized_first_group_fits() {
     let disk = MapDisk::default();
     empty(&disk, &SMALL);
     let commits = fill(&open(&disk).unwrap(), &[200], 1);
@@ -167,7 +167,7 @@ fn segments_double_up_to_their_limit() {
 }
 
 #[test]
-fn the_next_segment_may_be_prepared_ahead() {
+fn next_segment_can_be_prepared_ahead() {
     let disk = MapDisk::default();
     let ahead = LogOptions { prepare: Prepare::Ahead, ..SMALL };
     empty(&disk, &ahead);
@@ -179,7 +179,7 @@ fn the_next_segment_may_be_prepared_ahead() {
 }
 
 #[test]
-fn readers_see_whole_groups_while_the_writer_appends() {
+fn readers_see_whole_groups_during_appends() {
     let disk = MapDisk::default();
     let ahead = LogOptions { prepare: Prepare::Ahead, ..SMALL };
     empty(&disk, &ahead);
@@ -203,7 +203,7 @@ fn readers_see_whole_groups_while_the_writer_appends() {
 }
 
 #[test]
-fn a_sealed_log_opens_in_place_and_goes_on() {
+fn sealed_log_opens_unchanged_and_continues() {
     let disk = MapDisk::default();
     empty(&disk, &SMALL);
     let mut commits = Vec::new();
@@ -220,7 +220,7 @@ fn a_sealed_log_opens_in_place_and_goes_on() {
 }
 
 #[test]
-fn an_unsealed_last_group_is_copied_once_and_no_other() {
+fn unsealed_last_group_is_rewritten_once() {
     let disk = MapDisk::default();
     empty(&disk, &SMALL);
     let commits = fill(&open(&disk).unwrap(), &[1, 2, 2], 1);
@@ -268,7 +268,7 @@ fn pages_reach_over_marks_and_segments() {
 }
 
 #[test]
-fn debug_output_of_a_record_shows_no_content() {
+fn record_debug_output_hides_content() {
     let log = MemoryLog::new(STORE);
     fill(&log, &[1], 0);
     let page = log.read(Seek::Commit(CommitNo(1)), CommitNo(1), 1).unwrap();

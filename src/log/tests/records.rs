@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_body_is_refused_or_canonical(commit in commit(), at: prop::sample::Index, byte: u8, cut: bool) {
+    fn damaged_body_is_refused_or_canonical(commit in commit(), at: prop::sample::Index, byte: u8, cut: bool) {
         let framed = framed(&commit);
         let mut body = check(STORE, &framed).unwrap().0.to_vec();
         let at = at.index(body.len());
@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn sections_of_any_kind_and_content_are_refused_or_canonical(
+    fn arbitrary_sections_are_refused_or_canonical(
         events in 0u32..3,
         sections in vec((0u8..9, vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..30)), 0..5),
     ) {
@@ -129,7 +129,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
-    fn every_flipped_bit_of_a_framed_record_is_refused(commit in commit()) {
+    fn flipped_bit_in_framed_record_is_refused(commit in commit()) {
         let framed = framed(&commit);
         for bit in 0..framed.len() * 8 {
             let mut flipped = framed.clone();
@@ -140,7 +140,7 @@ proptest! {
 }
 
 #[test]
-fn a_record_of_another_store_is_refused() {
+fn record_of_other_store_is_refused() {
     let framed = framed(&super::commit(&super::Head::empty(STORE), 2, 4));
     assert!(check(super::StoreId([1; 16]), &framed).is_err());
 }
@@ -153,7 +153,7 @@ fn refused(change: impl FnOnce(&mut Vec<u8>)) -> &'static str {
 }
 
 #[test]
-fn an_unknown_section_is_refused_and_not_skipped() {
+fn unknown_section_is_refused_not_skipped() {
     let what = refused(|body| body.extend([10, 1, 0, 0, 0, 42]));
     assert_eq!(what, "unknown section, of a later version");
     let what = refused(|body| body.extend([9, 1, 0, 0, 0, 42]));
@@ -175,7 +175,7 @@ fn inline_projections_have_one_spelling() {
 }
 
 #[test]
-fn how_long_a_key_is_kept_has_one_spelling() {
+fn key_retention_rule_has_one_encoding() {
     let rule = |rule: u8, more: &[u8]| {
         let content = [&[rule][..], &[9, 0, 0, 0, 0, 0, 0, 0], more].concat();
         [&[7, content.len() as u8, 0, 0, 0][..], &content].concat()
@@ -188,7 +188,7 @@ fn how_long_a_key_is_kept_has_one_spelling() {
 }
 
 #[test]
-fn a_section_out_of_order_is_refused() {
+fn section_out_of_order_is_refused() {
     assert_eq!(refused(|body| body.extend([6, 1, 0, 0, 0, 42])), "section out of order");
 }
 
@@ -199,7 +199,7 @@ fn trailing_bytes_are_refused() {
 }
 
 #[test]
-fn a_hostile_length_is_refused_without_allocating() {
+fn hostile_length_is_refused_without_allocating() {
     assert_eq!(refused(|body| body[29..33].copy_from_slice(&[0xff; 4])), "length past the end");
     assert_eq!(refused(|body| body[24..28].copy_from_slice(&[0xff; 4])), "ends too early");
 }

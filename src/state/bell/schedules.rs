@@ -80,8 +80,9 @@ fn listening_after_looking_is_found() {
     finds("eventcount: a thread listens after it has looked", move || story(Use { wait, ..RIGHT }));
 }
 
+/// Schedule search detects the lost wake-up of a task that registers its waker only after it looked.
 #[test]
-fn a_task_that_listens_after_looking_is_found() {
+fn task_listening_after_looking_is_found() {
     let poll = |task: &Task, waker: &Waker, is_there: &dyn Fn() -> bool| {
         let is_there = is_there();
         task.listen(waker);

@@ -110,7 +110,7 @@ fn index_of(blocks: &Blocks) -> usize {
 }
 
 #[test]
-fn blocks_after_a_power_cut_are_those_of_a_sync() {
+fn power_cut_keeps_last_synced_blocks() {
     let (mut torn, mut whole) = (0, 0);
     for seed in 0..400 {
         let mut lab = Lab::new(seed);
@@ -130,7 +130,7 @@ fn blocks_after_a_power_cut_are_those_of_a_sync() {
 }
 
 #[test]
-fn a_file_goes_on_after_each_of_many_power_cuts() {
+fn file_recovers_after_repeated_power_cuts() {
     for seed in 0..60 {
         let mut lab = Lab::new(1000 + seed);
         for cut in 0..12 {
@@ -154,7 +154,7 @@ fn a_file_goes_on_after_each_of_many_power_cuts() {
 }
 
 #[test]
-fn damage_anywhere_is_an_error_or_an_earlier_sync() {
+fn damage_is_error_or_earlier_sync() {
     let (mut refused, mut failed, mut right) = (0, 0, 0);
     for seed in 0..30 {
         let mut lab = Lab::new(seed);
@@ -217,7 +217,7 @@ fn damage_anywhere_is_an_error_or_an_earlier_sync() {
 }
 
 #[test]
-fn a_file_of_another_role_is_refused() {
+fn file_of_other_role_is_refused() {
     let mut lab = Lab::new(1);
     (0..50).for_each(|_| lab.step().unwrap());
     lab.close();

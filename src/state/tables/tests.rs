@@ -55,7 +55,7 @@ fn posting(term: Term, position: u64) -> (Term, Postings) {
 
 // The comparison of sums is the only thing that sees an absence that blocks do not show: a flush that lost a row, ours or redb's.
 #[test]
-fn a_row_absent_doubled_or_outdated_fails_the_sums() {
+fn missing_extra_or_stale_row_fails_sums() {
     let change: [fn(&redb::WriteTransaction); 5] = [
         |write| drop(write.open_table(ROWS).unwrap().remove(3_u64.to_be_bytes().as_slice()).unwrap()),
         |write| {
@@ -88,7 +88,7 @@ fn a_row_absent_doubled_or_outdated_fails_the_sums() {
 }
 
 #[test]
-fn a_layout_declared_again_is_stored_once() {
+fn repeated_layout_declaration_is_stored_once() {
     let (mut lab, mut tables) = Lab::new();
     let layout = LayoutDecl { type_name: "a.A".into(), schema: 1, layout: "u32".into() };
     for schema in [1, 1, 2, 2, 1] {
@@ -103,7 +103,7 @@ fn a_layout_declared_again_is_stored_once() {
 }
 
 #[test]
-fn a_file_that_is_mostly_free_shrinks_at_open() {
+fn mostly_free_file_shrinks_at_open() {
     let (mut lab, mut tables) = Lab::new();
     let wide = vec![9; 1000];
     for part in 0..20 {
@@ -127,7 +127,7 @@ fn a_file_that_is_mostly_free_shrinks_at_open() {
 
 // A small page cache: redb walks its trees when it is opened with debug assertions.
 #[test]
-fn every_read_after_damage_calls_it_damage() {
+fn every_read_after_damage_reports_damage() {
     let (mut lab, mut tables) = Lab::new();
     lab.flush(&mut tables, rows(0..20_000, Some(b"row")));
     drop(tables);

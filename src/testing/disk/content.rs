@@ -286,7 +286,7 @@ mod tests {
 
     // A plain vector says what the blocks must hold.
     #[test]
-    fn content_is_what_a_vector_would_be_after_any_changes() {
+    fn content_matches_vector_after_random_changes() {
         for seed in 0..200 {
             let mut random = Random::new(seed);
             let (mut content, mut model) = (Content::default(), Vec::new());
@@ -311,7 +311,7 @@ mod tests {
 
     // The short cuts over dirty blocks must never leave the two contents apart.
     #[test]
-    fn sync_and_settle_leave_nothing_between_live_and_durable() {
+    fn live_equals_durable_once_nothing_is_pending() {
         for seed in 0..500 {
             let mut random = Random::new(seed);
             let mut file = FileData::default();

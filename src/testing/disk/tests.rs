@@ -61,7 +61,7 @@ fn synced_bytes_survive_every_policy() {
 }
 
 #[test]
-fn drop_all_and_keep_all_are_what_they_say() {
+fn drop_all_loses_and_keep_all_keeps_writes() {
     for (policy, after) in [(ImagePolicy::DropAll, b"old".to_vec()), (ImagePolicy::KeepAll, b"new!".to_vec())]
     {
         let (disk, file) = with_file(1, b"old");
@@ -73,7 +73,7 @@ fn drop_all_and_keep_all_are_what_they_say() {
 }
 
 #[test]
-fn random_reaches_the_later_write_without_the_earlier_one() {
+fn random_policy_can_keep_only_later_write() {
     let run = |disk: &SimDisk| {
         disk.write_file("/a", b"..");
         let file = disk.open(&path("a"), Access::Write).unwrap();
@@ -85,7 +85,7 @@ fn random_reaches_the_later_write_without_the_earlier_one() {
 }
 
 #[test]
-fn a_dropped_truncation_shows_what_was_cut_off() {
+fn dropped_truncation_restores_truncated_bytes() {
     let run = |disk: &SimDisk| {
         disk.write_file("/a", b"long");
         let file = disk.open(&path("a"), Access::Write).unwrap();
@@ -97,7 +97,7 @@ fn a_dropped_truncation_shows_what_was_cut_off() {
 }
 
 #[test]
-fn sectors_of_one_write_survive_independently_and_whole() {
+fn whole_sectors_of_one_write_survive_independently() {
     let run = |disk: &SimDisk| {
         disk.write_file("/a", &[b'.'; 1536]);
         disk.open(&path("a"), Access::Write).unwrap().write_at(100, &[b'n'; 1200]).unwrap();
@@ -113,7 +113,7 @@ fn sectors_of_one_write_survive_independently_and_whole() {
 }
 
 #[test]
-fn a_lost_last_sector_may_leave_its_length() {
+fn lost_last_sector_can_keep_length() {
     let run = |disk: &SimDisk| {
         disk.write_file("/a", b"");
         disk.open(&path("a"), Access::Write).unwrap().write_at(0, &[7; 700]).unwrap();
@@ -124,7 +124,7 @@ fn a_lost_last_sector_may_leave_its_length() {
 }
 
 #[test]
-fn torn_keeps_a_prefix_of_the_calls_over_all_files() {
+fn torn_policy_keeps_call_prefix_across_files() {
     let run = |disk: &SimDisk| {
         for name in ["a", "b"] {
             disk.write_file(path(name), b"");
@@ -146,7 +146,7 @@ fn torn_keeps_a_prefix_of_the_calls_over_all_files() {
 }
 
 #[test]
-fn length_only_shows_zeros_where_data_would_be() {
+fn length_only_policy_zeroes_unsynced_data() {
     let (disk, file) = with_file(1, b"old");
     file.write_at(1, b"newer").unwrap();
     disk.create_new(&path("b")).unwrap().write_at(0, b"data").unwrap();
@@ -171,7 +171,7 @@ fn names(disk: &SimDisk) -> Vec<String> {
 }
 
 #[test]
-fn a_synced_file_with_an_unsynced_name_may_vanish() {
+fn synced_file_can_lose_unsynced_name() {
     let run = |disk: &SimDisk| {
         let file = disk.create_new(&path("a")).unwrap();
         file.write_at(0, b"x").unwrap();
@@ -184,7 +184,7 @@ fn a_synced_file_with_an_unsynced_name_may_vanish() {
 }
 
 #[test]
-fn a_durable_name_may_lead_to_an_empty_file() {
+fn durable_name_can_point_to_empty_file() {
     let disk = SimDisk::new(1);
     disk.create_new(&path("a")).unwrap().write_at(0, b"x").unwrap();
     disk.sync_dir(&path("")).unwrap();
@@ -193,7 +193,7 @@ fn a_durable_name_may_lead_to_an_empty_file() {
 }
 
 #[test]
-fn an_unsynced_rename_shows_the_old_name_or_the_new_and_never_both() {
+fn unsynced_rename_leaves_exactly_one_name() {
     let run = |disk: &SimDisk| {
         disk.write_file("/a", b"x");
         disk.rename(&path("a"), &path("b")).unwrap();
@@ -206,7 +206,7 @@ fn an_unsynced_rename_shows_the_old_name_or_the_new_and_never_both() {
 }
 
 #[test]
-fn a_new_file_that_was_renamed_is_gone_or_under_either_name() {
+fn renamed_new_file_has_at_most_one_name() {
     let run = |disk: &SimDisk| {
         disk.create_new(&path("a")).unwrap();
         disk.rename(&path("a"), &path("b")).unwrap();
@@ -216,7 +216,7 @@ fn a_new_file_that_was_renamed_is_gone_or_under_either_name() {
 }
 
 #[test]
-fn names_of_different_files_survive_in_any_order() {
+fn names_of_different_files_survive_independently() {
     let run = |disk: &SimDisk| {
         disk.create_new(&path("a")).unwrap();
         disk.create_new(&path("b")).unwrap();
@@ -225,7 +225,7 @@ fn names_of_different_files_survive_in_any_order() {
 }
 
 #[test]
-fn an_unsynced_removal_may_come_back_and_its_bytes_with_it() {
+fn unsynced_removal_can_restore_file_content() {
     let run = |disk: &SimDisk| {
         disk.write_file("/a", b"x");
         disk.remove(&path("a")).unwrap();
@@ -239,7 +239,7 @@ fn an_unsynced_removal_may_come_back_and_its_bytes_with_it() {
 
 // A name is used again before its removal was synced: the second file must not survive without the removal.
 #[test]
-fn changes_of_one_name_survive_in_their_order() {
+fn name_changes_survive_in_order() {
     let run = |disk: &SimDisk| {
         disk.write_file("/a", b"1");
         disk.rename(&path("a"), &path("b")).unwrap();
@@ -254,7 +254,7 @@ fn changes_of_one_name_survive_in_their_order() {
 }
 
 #[test]
-fn a_directory_whose_name_is_lost_takes_its_files_along() {
+fn directory_without_durable_name_loses_files() {
     let disk = SimDisk::new(1);
     disk.create_dir(&path("d")).unwrap();
     disk.create_new(&path("d/a")).unwrap().sync_data().unwrap();
@@ -265,7 +265,7 @@ fn a_directory_whose_name_is_lost_takes_its_files_along() {
 }
 
 #[test]
-fn a_move_between_directories_needs_both_synced() {
+fn move_across_directories_needs_both_synced() {
     let halves = |synced: &[&str]| {
         let disk = SimDisk::new(1);
         disk.write_file("/from/a", b"x");
@@ -284,7 +284,7 @@ fn a_move_between_directories_needs_both_synced() {
 // ---- processes, locks, handles
 
 #[test]
-fn a_kill_keeps_the_page_cache_and_makes_nothing_durable() {
+fn kill_keeps_page_cache_and_syncs_nothing() {
     let (disk, file) = with_file(1, b"old");
     file.write_at(0, b"new").unwrap();
     disk.create_new(&path("b")).unwrap();
@@ -295,7 +295,7 @@ fn a_kill_keeps_the_page_cache_and_makes_nothing_durable() {
 }
 
 #[test]
-fn a_sync_by_the_next_process_makes_the_killed_one_s_writes_durable() {
+fn sync_after_kill_makes_earlier_writes_durable() {
     let (disk, file) = with_file(1, b"old");
     file.write_at(0, b"new").unwrap();
     disk.kill();
@@ -305,7 +305,7 @@ fn a_sync_by_the_next_process_makes_the_killed_one_s_writes_durable() {
 }
 
 #[test]
-fn locks_end_with_their_handle_or_their_process() {
+fn lock_ends_with_handle_or_process() {
     let (disk, _file) = with_file(1, b"");
     let lock = || disk.lock(&path("a")).unwrap();
     let first = lock().expect("nobody has it");
@@ -321,7 +321,7 @@ fn locks_end_with_their_handle_or_their_process() {
 }
 
 #[test]
-fn a_lock_tells_of_its_path_and_of_a_fork() {
+fn lock_reports_removed_path_and_fork() {
     let (disk, _file) = with_file(1, b"");
     let lock = disk.lock(&path("a")).unwrap().unwrap();
     assert_eq!(lock.state().unwrap(), LockState::Held);
@@ -336,7 +336,7 @@ fn a_lock_tells_of_its_path_and_of_a_fork() {
 }
 
 #[test]
-fn no_use_of_a_dead_handle_succeeds() {
+fn calls_on_dead_handles_fail() {
     type End = fn(&SimDisk);
     for end in [(|disk| assert_eq!(disk.power_cut(ImagePolicy::KeepAll).dropped, 0)) as End, SimDisk::kill] {
         let (disk, file) = with_file(1, b"x");
@@ -379,7 +379,7 @@ fn only_regular_files_are_opened() {
 // ---- planned cuts
 
 #[test]
-fn the_planned_call_does_nothing_and_all_after_it_fail() {
+fn calls_fail_from_planned_power_cut_on() {
     let (disk, file) = with_file(1, b"old");
     let at = disk.op_count() + 2;
     disk.cut_at(at, ImagePolicy::KeepAll);
@@ -398,7 +398,7 @@ fn the_planned_call_does_nothing_and_all_after_it_fail() {
 }
 
 #[test]
-fn one_run_can_be_cut_in_many_ways() {
+fn forks_allow_different_power_cuts() {
     let (disk, file) = with_file(1, b"old");
     disk.cut_at(disk.op_count() + 2, ImagePolicy::DropAll);
     file.write_at(0, b"new").unwrap();
@@ -413,7 +413,7 @@ fn one_run_can_be_cut_in_many_ways() {
 }
 
 #[test]
-fn the_seed_of_a_fork_decides_its_cut() {
+fn fork_seed_decides_its_power_cut() {
     let (disk, file) = with_file(1, &[0; 64]);
     (0..64).for_each(|at| file.write_at(at, b"1").unwrap());
     let cut = |seed| {
@@ -429,7 +429,7 @@ fn the_seed_of_a_fork_decides_its_cut() {
 // ---- faults
 
 #[test]
-fn a_refusing_fault_hits_its_call_once_and_changes_nothing() {
+fn refusing_fault_fails_one_call_without_effect() {
     type Run = fn(&SimDisk, &dyn File) -> io::Result<()>;
     let write: Run = |_, file| file.write_at(0, b"new");
     let set_len: Run = |_, file| file.set_len(9);
@@ -466,7 +466,7 @@ fn a_refusing_fault_hits_its_call_once_and_changes_nothing() {
 }
 
 #[test]
-fn a_fault_waits_for_a_call_to_which_it_applies() {
+fn fault_waits_for_applicable_call() {
     let (disk, file) = with_file(1, b"old");
     next(&disk, Fault::SyncError);
     file.write_at(0, b"new").unwrap();
@@ -474,7 +474,7 @@ fn a_fault_waits_for_a_call_to_which_it_applies() {
 }
 
 #[test]
-fn a_fault_may_stay_or_come_by_chance() {
+fn fault_can_be_permanent_or_random() {
     let (disk, file) = with_file(1, b"old");
     disk.plan(Faults::none().from(disk.op_count() + 2, Fault::WriteError));
     file.write_at(0, b"1").unwrap();
@@ -504,7 +504,7 @@ fn a_short_write_leaves_a_prefix() {
 }
 
 #[test]
-fn a_failed_sync_that_keeps_its_data_dirty_can_be_made_good() {
+fn failed_sync_keeping_dirty_data_is_retryable() {
     let (disk, file) = with_file(1, b"old");
     file.write_at(0, b"new").unwrap();
     next(&disk, Fault::SyncError);
@@ -517,7 +517,7 @@ fn a_failed_sync_that_keeps_its_data_dirty_can_be_made_good() {
 // 1. write, sync fails: the kernel calls the pages clean. 2. They read as new, in this process and the next.
 // 3. A later sync says yes and writes nothing. 4. The power goes: they were never there.
 #[test]
-fn fsyncgate_new_content_is_read_until_the_cut_and_never_written() {
+fn fsyncgate_readable_new_content_is_never_durable() {
     for again in [SimDisk::kill, |_: &SimDisk| {}] {
         let (disk, file) = with_file(1, b"old");
         file.write_at(0, b"new, longer").unwrap();
@@ -534,7 +534,7 @@ fn fsyncgate_new_content_is_read_until_the_cut_and_never_written() {
 }
 
 #[test]
-fn fsyncgate_only_what_is_written_again_becomes_durable() {
+fn fsyncgate_only_rewritten_bytes_become_durable() {
     let (disk, file) = with_file(1, b"old");
     file.write_at(0, b"new").unwrap();
     next(&disk, Fault::SyncErrorKeepsNew);
@@ -548,7 +548,7 @@ fn fsyncgate_only_what_is_written_again_becomes_durable() {
 }
 
 #[test]
-fn fsyncgate_old_content_is_read_at_once() {
+fn fsyncgate_old_content_is_read_immediately() {
     let (disk, file) = with_file(1, b"old");
     file.write_at(0, b"new, longer").unwrap();
     next(&disk, Fault::SyncErrorShowsOld);
@@ -558,8 +558,9 @@ fn fsyncgate_old_content_is_read_at_once() {
     assert_eq!(bytes(&disk), b"old");
 }
 
+/// Reads show all new sectors until the power cut; the medium has only some of them.
 #[test]
-fn fsyncgate_partly_writes_some_sectors_and_shows_all() {
+fn fsyncgate_partial_sync_persists_only_some_sectors() {
     let images: BTreeSet<_> = (0..100)
         .map(|seed| {
             let (disk, file) = with_file(seed, &[b'o'; 1024]);
@@ -575,7 +576,7 @@ fn fsyncgate_partly_writes_some_sectors_and_shows_all() {
 }
 
 #[test]
-fn a_failed_sync_touches_its_own_file_alone() {
+fn failed_sync_affects_only_its_file() {
     for fault in [Fault::SyncErrorKeepsNew, Fault::SyncErrorPartly, Fault::SyncErrorShowsOld] {
         let (disk, file) = with_file(1, b"old");
         disk.write_file("/b", b"");
@@ -590,7 +591,7 @@ fn a_failed_sync_touches_its_own_file_alone() {
 }
 
 #[test]
-fn a_sync_after_a_failed_sync_is_counted() {
+fn sync_after_failed_sync_is_counted() {
     let (disk, file) = with_file(1, b"old");
     next(&disk, Fault::SyncError);
     assert!(file.sync_data().is_err());
@@ -614,7 +615,7 @@ fn a_lying_sync_makes_nothing_durable() {
 }
 
 #[test]
-fn a_read_fault_is_planned_by_the_count_of_reads() {
+fn read_fault_is_planned_by_read_count() {
     let (disk, file) = with_file(1, b"x");
     disk.plan(Faults::none().at(disk.read_count() + 2, Fault::ReadError));
     let mut out = [0];
@@ -625,7 +626,7 @@ fn a_read_fault_is_planned_by_the_count_of_reads() {
 }
 
 #[test]
-fn unreadable_bytes_stay_so_until_they_are_written_over() {
+fn unreadable_bytes_stay_unreadable_until_overwritten() {
     let (disk, file) = with_file(1, b"abcdef");
     disk.make_unreadable("/a", 2..4);
     file.read_at(0, &mut [0; 2]).unwrap();
@@ -664,7 +665,7 @@ fn the_quota_lets_in_what_fits() {
 }
 
 #[test]
-fn rot_changes_the_medium_and_the_cache() {
+fn bit_rot_changes_medium_and_cache() {
     let (disk, file) = with_file(1, b"abc");
     file.write_at(3, b"d").unwrap();
     disk.flip_bit("/a", 1, 0);
@@ -685,7 +686,7 @@ fn files_put_there_are_durable() {
 }
 
 #[test]
-fn files_put_there_are_durable_whatever_the_name_was_before() {
+fn write_file_is_durable_despite_unsynced_name_changes() {
     let run = |disk: &SimDisk| {
         disk.create_new(&path("a")).unwrap();
         disk.remove(&path("a")).unwrap();
@@ -746,7 +747,7 @@ fn image(disk: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_trace_twice() {
+fn same_seed_gives_same_trace() {
     let mut traces = BTreeSet::new();
     for seed in 0..100 {
         let (one, other) = (busy(seed, false), busy(seed, false));
@@ -758,7 +759,7 @@ fn the_same_seed_gives_the_same_trace_twice() {
 }
 
 #[test]
-fn reads_change_nothing_that_comes_after_them() {
+fn reads_change_no_later_outcome() {
     for seed in 0..100 {
         let (quiet, asked) = (busy(seed, false), busy(seed, true));
         assert_eq!(quiet.trace_hash(), asked.trace_hash(), "seed {seed}");
@@ -767,7 +768,7 @@ fn reads_change_nothing_that_comes_after_them() {
 }
 
 #[test]
-fn every_call_and_every_fault_comes_up_and_is_counted() {
+fn every_call_and_fault_is_counted() {
     let (mut calls, mut faults) = (BTreeSet::new(), BTreeSet::new());
     for seed in 0..200 {
         let stats = busy(seed, true).stats();
@@ -790,7 +791,7 @@ fn the_report_says_what_happened() {
 
 /// A log as small as can be: equal records, one sync for some of them, cut and opened again and again.
 #[test]
-fn what_a_log_synced_survives_every_cut() {
+fn synced_log_records_survive_every_power_cut() {
     const RECORD: usize = 700;
     for seed in 0..600 {
         let disk = SimDisk::new(seed);
@@ -835,7 +836,7 @@ fn append_until_cut(disk: &SimDisk, synced: &mut u64, random: &mut Random, recor
 /// The same calls on the operating system's disk: whatever is true there without faults is true here.
 #[cfg(unix)]
 #[test]
-fn without_faults_it_answers_as_the_real_disk_does() {
+fn behaves_like_real_disk_without_faults() {
     use crate::disk::RealDisk;
     for seed in 0..60 {
         let room = tempfile::tempdir().unwrap();

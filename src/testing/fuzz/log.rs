@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mended_log_serves_what_its_bytes_say() {
+    fn log_with_repaired_checksums_serves_changed_bytes() {
         let is = b"family.Variant";
         let (_, disk) = mended(|bytes| {
             let at = bytes.windows(is.len()).position(|piece| piece == is).expect("events have a type");

@@ -349,7 +349,7 @@ mod tests {
 
     /// The target's property holds for some thousand inputs without a fuzzer too.
     #[test]
-    fn any_text_is_refused_with_its_place_or_gives_checks_that_can_be_judged() {
+    fn any_text_gives_located_error_or_evaluable_checks() {
         let mut random = Random::new(19);
         let mut checks = 0;
         for round in 0..4000 {

@@ -94,7 +94,7 @@ fn a_failure_leaves_no_request_unanswered() {
 }
 
 #[test]
-fn a_request_that_passes_without_the_gate_is_found() {
+fn request_bypassing_gate_is_found() {
     let put = |outbox: &Outbox, request: Box<Prepared>, patience| {
         if outbox.health.state() != State::Well {
             return Err(AppendError::Closed(Box::new(request.append)));
@@ -117,7 +117,7 @@ fn a_request_that_passes_without_the_gate_is_found() {
 }
 
 #[test]
-fn a_close_that_drains_before_the_gate_only_is_found() {
+fn close_draining_only_before_gate_is_found() {
     let let_nobody_in = |health: &Health, drain: &dyn Fn()| {
         let gate = loop {
             drain();

@@ -74,7 +74,7 @@ fn each_answer_arrives_once() {
 }
 
 #[test]
-fn an_answer_that_wakes_nobody_is_found() {
+fn answer_without_wakeup_is_found() {
     let fill = |mut reply: Reply<usize>, answer| {
         reply.otherwise = None;
         reply.slot.state.lock().answer = Some(answer);
@@ -83,7 +83,7 @@ fn an_answer_that_wakes_nobody_is_found() {
 }
 
 #[test]
-fn a_caller_that_looks_and_sleeps_in_two_steps_is_found() {
+fn unlock_between_check_and_sleep_is_found() {
     let wait = |answer: &Answer<usize>| loop {
         if let Some(answer) = answer.slot.state.lock().answer.take() {
             return answer;
@@ -98,7 +98,7 @@ fn a_caller_that_looks_and_sleeps_in_two_steps_is_found() {
 }
 
 #[test]
-fn a_request_that_is_served_and_withdrawn_is_found() {
+fn withdrawal_of_taken_request_is_found() {
     let withdraw = |answer: &Answer<usize>| {
         answer.withdraw();
         true

@@ -66,7 +66,7 @@ fn die_at_each_operation(lab: &Lab, first: fn() -> Setup, then: fn() -> Setup) -
 }
 
 #[test]
-fn recovery_by_a_changed_fold_that_dies_leaves_no_mixture() {
+fn interrupted_recovery_with_changed_fold_mixes_no_rows() {
     let lab = Lab::new(2);
     half_flushed(&lab);
     for (code, first) in [program::<DOUBLE>, program::<DEAF>, program::<PANICS>].into_iter().enumerate() {
@@ -76,7 +76,7 @@ fn recovery_by_a_changed_fold_that_dies_leaves_no_mixture() {
 }
 
 #[test]
-fn rebuild_by_a_changed_fold_that_dies_leaves_no_mixture() {
+fn interrupted_rebuild_with_changed_fold_mixes_no_rows() {
     let lab = Lab::new(3);
     half_flushed(&lab);
     lab.remove(STATE);
@@ -87,7 +87,7 @@ fn rebuild_by_a_changed_fold_that_dies_leaves_no_mixture() {
 }
 
 #[test]
-fn fold_that_changes_rows_where_none_changed_is_noticed() {
+fn fold_changing_previously_unchanged_rows_is_noticed() {
     let lab = Lab::new(4);
     let store = lab.create(program::<DEAF>(), TINY);
     work(&store, 0, 20);
@@ -107,8 +107,9 @@ fn fold_that_changes_rows_where_none_changed_is_noticed() {
     assert!(store.verify().unwrap().folded_otherwise.is_some(), "it is told that other code folded them");
 }
 
+/// Commits made before it was added, or while it was left out, are folded when it is registered.
 #[test]
-fn projection_added_to_the_setup_is_declared_from_then_on() {
+fn added_projection_folds_commits_made_without_it() {
     let lab = Lab::new(5);
     let store =
         Store::create(STORE, lab.on(Setup::new().events::<Account>().events::<Note>(), TINY)).unwrap();

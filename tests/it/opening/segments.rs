@@ -30,7 +30,7 @@ fn full_disk_takes_a_smaller_segment() {
 }
 
 #[test]
-fn process_that_dies_after_each_commit_leaves_few_segments() {
+fn kill_after_each_commit_leaves_few_segments() {
     let lab = Lab::new(2);
     lab.create(bare_events(), LARGE).close();
     for round in 1..=1018 {

@@ -156,7 +156,7 @@ fn calls(lab: &Lab, program: &Program) -> (u64, u64) {
 }
 
 #[test]
-fn right_program_finds_its_rows_whatever_ran_before() {
+fn right_program_finds_rows_after_any_other() {
     // Folds that panic are part of it; what fails is told at the end.
     let (here, tell) = (std::thread::current().id(), std::panic::take_hook());
     std::panic::set_hook(Box::new(move |info| {

@@ -74,7 +74,7 @@ fn assert_accepted(lab: &Lab, store: Store, end: CommitNo) {
 }
 
 #[test]
-fn tail_lost_at_any_group_boundary_is_refused_until_accepted() {
+fn tail_lost_at_group_boundary_needs_acceptance() {
     let machine = Lab::new(1);
     grown(&machine).close();
     let starts = boundaries(&machine).1;
@@ -102,7 +102,7 @@ fn tail_lost_at_any_group_boundary_is_refused_until_accepted() {
 }
 
 #[test]
-fn every_file_of_derived_state_tells_of_a_later_head() {
+fn each_state_file_alone_detects_lost_tail() {
     let machine = Lab::new(2);
     grown(&machine).close();
     let starts = boundaries(&machine).1;
@@ -122,7 +122,7 @@ fn every_file_of_derived_state_tells_of_a_later_head() {
 }
 
 #[test]
-fn recover_refuses_a_log_that_ends_before_what_it_acknowledged() {
+fn recover_refuses_log_missing_acknowledged_commits() {
     let machine = Lab::new(3);
     grown(&machine).close();
     let starts = boundaries(&machine).1;
@@ -153,7 +153,7 @@ fn recover_refuses_a_log_that_ends_before_what_it_acknowledged() {
 }
 
 #[test]
-fn other_history_up_to_a_known_head_is_refused_until_accepted() {
+fn diverged_log_history_is_refused_until_accepted() {
     let lab = Lab::new(4);
     let store = grown(&lab);
     store.close();
@@ -181,7 +181,7 @@ fn other_history_up_to_a_known_head_is_refused_until_accepted() {
 }
 
 #[test]
-fn missing_segments_at_the_end_are_refused_until_accepted() {
+fn missing_tail_segments_are_refused_until_accepted() {
     let machine = Lab::new(5);
     let store = machine.create(right(), LARGE);
     work(&store, 0, 150);
@@ -208,7 +208,7 @@ fn missing_segments_at_the_end_are_refused_until_accepted() {
 }
 
 #[test]
-fn acceptance_that_dies_at_any_operation_is_on_record_or_refused_again() {
+fn tail_acceptance_is_atomic_under_power_cut() {
     let machine = Lab::new(6);
     grown(&machine).close();
     let starts = boundaries(&machine).1;
