@@ -151,7 +151,7 @@ impl Projection for Alerting {
     type Row = AlertRow;
 
     fn fold(event: &Own, rows: &mut Rows<'_, Self>) -> Folded {
-        let mut state = State(rows);
+        let mut state = AlertFold(rows);
         match event {
             Own::Violated(found) => state.violated(found),
             Own::Untold(found) | Own::Skewed(found) => state.unread(found),
@@ -171,9 +171,9 @@ impl Projection for Alerting {
 }
 
 /// The rows while one event is folded.
-struct State<'a, 'r>(&'a mut Rows<'r, Alerting>);
+struct AlertFold<'a, 'r>(&'a mut Rows<'r, Alerting>);
 
-impl State<'_, '_> {
+impl AlertFold<'_, '_> {
     // ---- rows by what they are ----
 
     fn line(&self, check: &str, owner: &str) -> Result<Line, FoldError> {

@@ -113,8 +113,8 @@ pub(crate) fn run<P: Projection>(
     mut scratch: Scratch<'_>,
 ) -> Result<AuditOf<P>, ReadError> {
     let served = Served::of::<P>(reader)?;
-    let mut witness = Witness::new(served.projection.id);
-    let fold = Fold { recovery, projection: served.projection, end: served.rows.head };
+    let mut witness = ReplayChecker::new(served.projection.id);
+    let fold = Refold { recovery, projection: served.projection, end: served.rows.head };
     let folded =
         fold.run(&mut scratch, &mut |record, changes, again| witness.look(record, changes, again))?;
 
@@ -190,13 +190,13 @@ fn stalled(projection: &Registered, Stall { position, why }: &Stall) -> ReadErro
 // ---- what is folded ----
 
 /// One projection, from the first commit up to a head.
-struct Fold<'a> {
+struct Refold<'a> {
     recovery: &'a Recovery<'a>,
     projection: &'a Registered,
     end: Head,
 }
 
-impl Fold<'_> {
+impl Refold<'_> {
     /// The rows. They are in `scratch`, if they are many.
     fn run(&self, scratch: &mut Scratch<'_>, look: &mut Look<'_>) -> Result<Published, ReadError> {
         let log = self.recovery.log;
@@ -221,7 +221,7 @@ impl Fold<'_> {
 }
 
 /// Compares what commits change with what is on record of it, and with what they change the next time.
-struct Witness {
+struct ReplayChecker {
     id: [u8; 4],
     declared: Declared,
     /// The first commit with a digest of this projection: from here on, the log says what changed.
@@ -233,7 +233,7 @@ struct Witness {
     unstable: Option<Position>,
 }
 
-impl Witness {
+impl ReplayChecker {
     fn new(id: [u8; 4]) -> Self {
         let declared = Declared::default();
         Self { id, declared, recorded: None, otherwise: None, unrecorded: None, unstable: None }
@@ -275,15 +275,15 @@ impl Witness {
 // ---- both ----
 
 /// Hashes of rows by ranges of keys.
-struct Hashes {
+struct RangeHasher {
     hasher: blake3::Hasher,
     len: u64,
 }
 
 /// The last key of a range, if it has an end; a hash of its rows; how many they are.
-type Hashed = (Option<RowKey>, blake3::Hash, u64);
+type RangeDigest = (Option<RowKey>, blake3::Hash, u64);
 
-impl Hashes {
+impl RangeHasher {
     fn new() -> Self {
         Self { hasher: blake3::Hasher::new(), len: 0 }
     }
@@ -296,7 +296,7 @@ impl Hashes {
         self.len += 1;
     }
 
-    fn end(&mut self, through: Option<RowKey>) -> Hashed {
+    fn end(&mut self, through: Option<RowKey>) -> RangeDigest {
         let hashed = (through, self.hasher.finalize(), self.len);
         *self = Self::new();
         hashed
@@ -304,8 +304,8 @@ impl Hashes {
 }
 
 /// The rows that are served, in ranges of so many; the last one is open.
-fn hash_served(rows: &Published, all: KeyRange) -> Result<Vec<Hashed>, StorageError> {
-    let (mut scan, mut hashes, mut ranges) = (Scan::new(rows, all), Hashes::new(), Vec::new());
+fn hash_served(rows: &Published, all: KeyRange) -> Result<Vec<RangeDigest>, StorageError> {
+    let (mut scan, mut hashes, mut ranges) = (Scan::new(rows, all), RangeHasher::new(), Vec::new());
     while let Some(entry) = scan.next()? {
         hashes.add(&entry);
         if hashes.len == RANGE {
@@ -317,8 +317,12 @@ fn hash_served(rows: &Published, all: KeyRange) -> Result<Vec<Hashed>, StorageEr
 }
 
 /// Other rows in the same ranges.
-fn hash_like(rows: &Published, all: KeyRange, like: &[Hashed]) -> Result<Vec<Hashed>, StorageError> {
-    let (mut scan, mut hashes, mut ranges) = (Scan::new(rows, all), Hashes::new(), Vec::new());
+fn hash_like(
+    rows: &Published,
+    all: KeyRange,
+    like: &[RangeDigest],
+) -> Result<Vec<RangeDigest>, StorageError> {
+    let (mut scan, mut hashes, mut ranges) = (Scan::new(rows, all), RangeHasher::new(), Vec::new());
     while let Some(entry) = scan.next()? {
         while let Some(through) = like[ranges.len()].0.as_ref().filter(|through| **through < entry.0) {
             ranges.push(hashes.end(Some(through.clone())));
@@ -425,10 +429,10 @@ fn decode_row<P: Projection>((_, version): &RowEntry) -> Result<(P::Row, Positio
 
 /// Follows rows that differ through the log, to the first change that what is served has not seen, or saw alone.
 struct Trace {
-    rows: HashMap<RowKey, Traced>,
+    rows: HashMap<RowKey, TracedRow>,
 }
 
-struct Traced {
+struct TracedRow {
     served: Option<RowVersion>,
     /// They were equal at some time, and are until the next change.
     equal: bool,
@@ -438,7 +442,7 @@ struct Traced {
 
 impl Trace {
     fn of(differing: &Differ) -> Self {
-        let trace = |served: &Option<RowVersion>| Traced {
+        let trace = |served: &Option<RowVersion>| TracedRow {
             served: served.clone(),
             // No row is what both begin with.
             equal: served.is_none(),
@@ -456,11 +460,11 @@ impl Trace {
     }
 
     fn first(&self) -> Option<Position> {
-        self.rows.values().filter_map(Traced::first).min()
+        self.rows.values().filter_map(TracedRow::first).min()
     }
 }
 
-impl Traced {
+impl TracedRow {
     /// The row is changed to this.
     fn look(&mut self, version: &RowVersion) {
         match &self.served {

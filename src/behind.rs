@@ -40,7 +40,7 @@ use std::time::Duration;
 pub(crate) struct Behind {
     pub projection: Registered,
     standing: RwLock<Arc<Standing>>,
-    orders: Mutex<Orders>,
+    orders: Mutex<FollowerCommands>,
     bells: Bells,
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum Halt {
 
 /// Orders to its thread.
 #[derive(Debug, Default)]
-struct Orders {
+struct FollowerCommands {
     stop: bool,
     resume: bool,
     rebuild: bool,
@@ -113,7 +113,7 @@ impl Behind {
         self.standing.read().clone()
     }
 
-    fn order(&self, order: impl FnOnce(&mut Orders)) {
+    fn order(&self, order: impl FnOnce(&mut FollowerCommands)) {
         order(&mut self.orders.lock());
         self.bells.head.ring();
     }
@@ -278,7 +278,7 @@ impl Followers {
 
     /// Folds one page each, on the calling thread. Returns `false` if there was nothing to do, or if they have threads.
     pub fn step(&self) -> bool {
-        let turn = |moved, follower: &mut Follower| (follower.guarded_turn() == Turn::Moved) || moved;
+        let turn = |moved, follower: &mut Follower| (follower.guarded_turn() == FollowerTurn::Moved) || moved;
         self.lockstep.lock().iter_mut().fold(false, turn)
     }
 
@@ -310,44 +310,44 @@ struct Follower {
     following: Following,
     behind: Arc<Behind>,
     /// Rows that readers see.
-    served: Option<Side>,
+    served: Option<RowGeneration>,
     /// Rows that take their place once they have reached this head.
-    building: Option<(Side, Head)>,
+    building: Option<(RowGeneration, Head)>,
     halt: Option<Halt>,
     built: u64,
 }
 
 /// Rows, up to their head, and the file below them.
-struct Side {
+struct RowGeneration {
     rows: Arc<Published>,
     /// `None` if the rows are in memory only.
-    file: Option<(Tables, Named)>,
+    file: Option<(Tables, ProjectionFileName)>,
     /// Bytes of the log folded since the last flush: also what changes no row is not to be read again for ever.
     unflushed: usize,
 }
 
 /// Result of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum FollowerTurn {
     Moved,
     Idle,
     Stop,
 }
 
 /// Reason why a turn was not finished.
-enum Failed {
+enum FollowFailure {
     /// Its rows cannot be trusted or read: damage, or another history. They are folded again.
     Unusable,
     Halt(Halt),
 }
 
-impl From<StorageError> for Failed {
+impl From<StorageError> for FollowFailure {
     fn from(error: StorageError) -> Self {
         if error.is_rebuildable() { Self::Unusable } else { Self::Halt(Halt::Trouble(error)) }
     }
 }
 
-impl From<LogError> for Failed {
+impl From<LogError> for FollowFailure {
     fn from(error: LogError) -> Self {
         match error {
             LogError::NotAtHead { .. } => Self::Unusable,
@@ -359,7 +359,8 @@ impl From<LogError> for Failed {
 impl Follower {
     /// Stands where its file says, or where that of another store in memory does.
     fn new(following: Following, behind: Arc<Behind>, forked: Option<&Standing>) -> Self {
-        let served = forked.and_then(|other| other.rows.as_ref()).map(|rows| Side::in_memory(rows.fork()));
+        let served =
+            forked.and_then(|other| other.rows.as_ref()).map(|rows| RowGeneration::in_memory(rows.fork()));
         let halt = forked.and_then(|other| other.halt.clone());
         let mut follower = Self { following, behind, served, building: None, halt, built: 0 };
         if follower.served.is_none()
@@ -375,11 +376,11 @@ impl Follower {
     fn run(mut self) {
         loop {
             let mut turn = self.guarded_turn();
-            if turn == Turn::Idle {
+            if turn == FollowerTurn::Idle {
                 let bell = self.following.bells.head.clone();
                 let listener = bell.listen();
                 turn = self.guarded_turn();
-                if turn == Turn::Idle {
+                if turn == FollowerTurn::Idle {
                     let age = self.following.overlay_age_max;
                     let patience = self.has_unflushed().then(|| deadline(age)).flatten();
                     if !listener.wait(patience) {
@@ -387,27 +388,27 @@ impl Follower {
                     }
                 }
             }
-            if turn == Turn::Stop {
+            if turn == FollowerTurn::Stop {
                 return self.finish();
             }
         }
     }
 
     /// A panic in here is a bug of ours: it halts this projection and never ends the thread unseen.
-    fn guarded_turn(&mut self) -> Turn {
+    fn guarded_turn(&mut self) -> FollowerTurn {
         catch_unwind(AssertUnwindSafe(|| self.turn())).unwrap_or_else(|_| {
             let what = format!("projection `{}` panicked outside its fold", self.behind.projection.name);
             self.halt = Some(Halt::Trouble(StorageError::new(TroubleKind::Io, what)));
             self.publish();
-            Turn::Moved
+            FollowerTurn::Moved
         })
     }
 
     /// Carries out what was ordered, then folds a page.
-    fn turn(&mut self) -> Turn {
+    fn turn(&mut self) -> FollowerTurn {
         let orders = mem::take(&mut *self.behind.orders.lock());
         if orders.stop {
-            return Turn::Stop;
+            return FollowerTurn::Stop;
         }
         let ordered = orders.damaged || orders.rebuild || orders.resume;
         let obeyed = self.obey(&orders);
@@ -423,13 +424,13 @@ impl Follower {
         match moved || ordered {
             true => {
                 self.publish();
-                Turn::Moved
+                FollowerTurn::Moved
             }
-            false => Turn::Idle,
+            false => FollowerTurn::Idle,
         }
     }
 
-    fn obey(&mut self, orders: &Orders) -> Result<(), Failed> {
+    fn obey(&mut self, orders: &FollowerCommands) -> Result<(), FollowFailure> {
         if orders.resume
             && let Some(halt) = self.halt.take()
         {
@@ -448,13 +449,13 @@ impl Follower {
         Ok(())
     }
 
-    fn failed(&mut self, failed: Failed) {
+    fn failed(&mut self, failed: FollowFailure) {
         match failed {
-            Failed::Halt(halt) => self.halt = Some(halt),
+            FollowFailure::Halt(halt) => self.halt = Some(halt),
             // What could not be used is gone already.
-            Failed::Unusable => {
+            FollowFailure::Unusable => {
                 if self.building.is_none()
-                    && let Err(Failed::Halt(halt)) = self.build()
+                    && let Err(FollowFailure::Halt(halt)) = self.build()
                 {
                     self.halt = Some(halt);
                 }
@@ -478,7 +479,7 @@ impl Follower {
     // ---- following ----
 
     /// Folds one page further. Returns `false` if all that is published is folded, or if it has halted.
-    fn go_on(&mut self) -> Result<bool, Failed> {
+    fn go_on(&mut self) -> Result<bool, FollowFailure> {
         if self.halt.is_some() {
             return Ok(false);
         }
@@ -486,7 +487,7 @@ impl Follower {
         let Some((mut side, until)) = self.building.take() else { return self.follow(&head) };
         let advanced = self.advance(&mut side, &head, false);
         // One that cannot be trusted is dropped, any other goes on later.
-        if !matches!(advanced, Err(Failed::Unusable)) {
+        if !matches!(advanced, Err(FollowFailure::Unusable)) {
             self.building = Some((side, until));
         }
         advanced?;
@@ -494,7 +495,7 @@ impl Follower {
     }
 
     /// Switches to what was built, if it has come far enough; else what is served goes on beside it.
-    fn switch_or_follow(&mut self, head: &Head) -> Result<bool, Failed> {
+    fn switch_or_follow(&mut self, head: &Head) -> Result<bool, FollowFailure> {
         let Some((side, until)) = self.building.as_ref() else { return Ok(true) };
         let (at, served) = (side.rows.head.commit, self.served.as_ref().map(|side| side.rows.head.commit));
         match (at >= until.commit, served) {
@@ -508,10 +509,10 @@ impl Follower {
     }
 
     /// Marks the rows that were built as whole, in the transaction that makes them so, and serves them from then on.
-    fn switch(&mut self) -> Result<(), Failed> {
+    fn switch(&mut self) -> Result<(), FollowFailure> {
         let Some((mut side, until)) = self.building.take() else { return Ok(()) };
         if let Err(failed) = self.flush(&mut side, true) {
-            if matches!(failed, Failed::Halt(_)) {
+            if matches!(failed, FollowFailure::Halt(_)) {
                 self.building = Some((side, until));
             }
             return Err(failed);
@@ -524,17 +525,17 @@ impl Follower {
         Ok(())
     }
 
-    fn follow(&mut self, head: &Head) -> Result<bool, Failed> {
+    fn follow(&mut self, head: &Head) -> Result<bool, FollowFailure> {
         let Some(mut side) = self.served.take() else { return Ok(false) };
         let advanced = self.advance(&mut side, head, true);
-        if !matches!(advanced, Err(Failed::Unusable)) {
+        if !matches!(advanced, Err(FollowFailure::Unusable)) {
             self.served = Some(side);
         }
         advanced
     }
 
     /// Folds what comes next, as much as one read of the log gives and at least one group.
-    fn advance(&self, side: &mut Side, head: &Head, whole: bool) -> Result<bool, Failed> {
+    fn advance(&self, side: &mut RowGeneration, head: &Head, whole: bool) -> Result<bool, FollowFailure> {
         if side.rows.head.commit >= head.commit {
             return Ok(false);
         }
@@ -550,14 +551,14 @@ impl Follower {
     }
 
     /// Folds whole groups after `rows`. Returns the changes, the head they lead to, and their size in the log.
-    fn fold(&self, rows: &Published, through: &Head) -> Result<(Delta, Head, usize), Failed> {
+    fn fold(&self, rows: &Published, through: &Head) -> Result<(Delta, Head, usize), FollowFailure> {
         let (mut delta, mut bytes, mut next) = (Delta::default(), 0, rows.head.commit.next());
         loop {
             let page =
                 self.following.log.read(Seek::Commit(next), through.commit, self.following.page_bytes)?;
             // The chain says what came before: another history is never folded on top of these rows.
             if bytes == 0 && page.before() != Some(rows.head.hash) {
-                return Err(Failed::Unusable);
+                return Err(FollowFailure::Unusable);
             }
             let end = page.boundary(through);
             self.fold_page(&page, end.as_ref(), rows, &mut delta)?;
@@ -576,7 +577,7 @@ impl Follower {
         end: Option<&Head>,
         rows: &Published,
         delta: &mut Delta,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), FollowFailure> {
         for record in page.records() {
             let record = record.map_err(LogError::from)?;
             if end.is_some_and(|end| record.commit() > end.commit) {
@@ -586,7 +587,7 @@ impl Follower {
             let (projection, limits) = (&self.behind.projection, &self.following.limits);
             let failed = refold(&record, &[projection], limits, rows, &Delta::default(), delta)?;
             if let Some((_, stall)) = failed.into_iter().next() {
-                return Err(Failed::Halt(Halt::Stalled(stall)));
+                return Err(FollowFailure::Halt(Halt::Stalled(stall)));
             }
         }
         Ok(())
@@ -605,7 +606,7 @@ impl Follower {
         !matches!(self.halt, Some(Halt::Trouble(_)))
     }
 
-    fn flush(&self, side: &mut Side, whole: bool) -> Result<(), Failed> {
+    fn flush(&self, side: &mut RowGeneration, whole: bool) -> Result<(), FollowFailure> {
         let Some((tables, _)) = &mut side.file else { return Ok(()) };
         // An empty log has nothing to name.
         if side.rows.head.commit.0 == 0 {
@@ -632,26 +633,26 @@ impl Follower {
         self.publish();
     }
 
-    fn flush_served(&mut self) -> Result<(), Failed> {
+    fn flush_served(&mut self) -> Result<(), FollowFailure> {
         let Some(mut side) = self.served.take() else { return Ok(()) };
         let flushed = if side.unflushed > 0 { self.flush(&mut side, true) } else { Ok(()) };
-        if !matches!(flushed, Err(Failed::Unusable)) {
+        if !matches!(flushed, Err(FollowFailure::Unusable)) {
             self.served = Some(side);
         }
         flushed
     }
 
-    fn flush_building(&mut self) -> Result<(), Failed> {
+    fn flush_building(&mut self) -> Result<(), FollowFailure> {
         let Some((mut side, until)) = self.building.take() else { return Ok(()) };
         let flushed = if side.unflushed > 0 { self.flush(&mut side, false) } else { Ok(()) };
-        if !matches!(flushed, Err(Failed::Unusable)) {
+        if !matches!(flushed, Err(FollowFailure::Unusable)) {
             self.building = Some((side, until));
         }
         flushed
     }
 
     /// Finds the rows of earlier runs, or begins to build them.
-    fn open(&mut self) -> Result<(), Failed> {
+    fn open(&mut self) -> Result<(), FollowFailure> {
         // Closed first: a file has one owner.
         (self.served, self.building) = (None, None);
         let Some(files) = self.following.files.clone() else { return self.build() };
@@ -679,7 +680,11 @@ impl Follower {
     }
 
     /// A file whose rows are those of this log up to a head of it. Any other is removed.
-    fn open_file(&self, files: &Files, named: Named) -> Result<Option<Side>, Failed> {
+    fn open_file(
+        &self,
+        files: &Files,
+        named: ProjectionFileName,
+    ) -> Result<Option<RowGeneration>, FollowFailure> {
         let opened = files.open(&named)?;
         let side = opened.and_then(|mut tables| {
             let identity = self.behind.projection.id;
@@ -687,7 +692,7 @@ impl Follower {
                 && tables.meta().projections.iter().all(|stored| stored.id == identity);
             ours.then_some(())?;
             let rows = Published::on(Arc::new(tables.base().ok()?), tables.meta().head(), Arc::default());
-            Some(Side { rows: Arc::new(rows), file: Some((tables, named.clone())), unflushed: 0 })
+            Some(RowGeneration { rows: Arc::new(rows), file: Some((tables, named.clone())), unflushed: 0 })
         });
         if let Some(side) = side
             && self.following.log.has(&side.rows.head)?
@@ -698,10 +703,10 @@ impl Follower {
     }
 
     /// Begins to fold from the first commit, in a file beside what there is.
-    fn build(&mut self) -> Result<(), Failed> {
+    fn build(&mut self) -> Result<(), FollowFailure> {
         let (log, until) = (&self.following.log, self.following.board.load().head);
         let rows = Published::on(Arc::new(Base::Empty), Head::empty(log.store()), Arc::default());
-        let mut side = Side::in_memory(rows);
+        let mut side = RowGeneration::in_memory(rows);
         if let Some(files) = &self.following.files {
             let named = files.next(&self.behind.projection)?;
             let mut tables = files.create(&named)?;
@@ -717,7 +722,7 @@ impl Follower {
     fn finish(mut self) {
         let damaged = mem::take(&mut *self.behind.orders.lock()).damaged;
         self.flush_all();
-        if let (true, Some(files), Some(Side { file: Some((tables, named)), .. })) =
+        if let (true, Some(files), Some(RowGeneration { file: Some((tables, named)), .. })) =
             (damaged, &self.following.files, self.served.take())
         {
             drop(tables);
@@ -726,7 +731,7 @@ impl Follower {
     }
 }
 
-impl Side {
+impl RowGeneration {
     fn in_memory(rows: Published) -> Self {
         Self { rows: Arc::new(rows), file: None, unflushed: 0 }
     }
@@ -751,13 +756,13 @@ pub(crate) const DIR: &str = "behind";
 
 /// A file's name, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Named {
+struct ProjectionFileName {
     projection: String,
     identity: String,
     number: u64,
 }
 
-impl Named {
+impl ProjectionFileName {
     fn parse(name: &str) -> Option<Self> {
         let mut parts = name.strip_suffix(".redb")?.split('.');
         let (projection, identity) = (parts.next()?.to_owned(), parts.next()?.to_owned());
@@ -796,7 +801,7 @@ impl Files {
         self.store.join(DIR)
     }
 
-    fn path(&self, named: &Named) -> PathBuf {
+    fn path(&self, named: &ProjectionFileName) -> PathBuf {
         self.dir().join(named.file())
     }
 
@@ -808,27 +813,36 @@ impl Files {
     }
 
     /// Files of the projection as it is today, the latest first.
-    fn of(&self, projection: &Registered) -> Result<Vec<Named>, StorageError> {
+    fn of(&self, projection: &Registered) -> Result<Vec<ProjectionFileName>, StorageError> {
         let (name, identity) = (file_name(projection.name), identity(projection));
-        let ours = |named: &Named| named.projection == name && named.identity == identity;
-        let mut found: Vec<_> =
-            self.all().map_err(trouble)?.iter().filter_map(|name| Named::parse(name)).filter(ours).collect();
+        let ours = |named: &ProjectionFileName| named.projection == name && named.identity == identity;
+        let mut found: Vec<_> = self
+            .all()
+            .map_err(trouble)?
+            .iter()
+            .filter_map(|name| ProjectionFileName::parse(name))
+            .filter(ours)
+            .collect();
         found.sort_by_key(|named| std::cmp::Reverse(named.number));
         Ok(found)
     }
 
     /// A name that no file of the projection has.
-    fn next(&self, projection: &Registered) -> Result<Named, StorageError> {
+    fn next(&self, projection: &Registered) -> Result<ProjectionFileName, StorageError> {
         let number = self.of(projection)?.first().map_or(1, |latest| latest.number + 1);
-        Ok(Named { projection: file_name(projection.name), identity: identity(projection), number })
+        Ok(ProjectionFileName {
+            projection: file_name(projection.name),
+            identity: identity(projection),
+            number,
+        })
     }
 
-    fn open(&self, named: &Named) -> Result<Option<Tables>, StorageError> {
+    fn open(&self, named: &ProjectionFileName) -> Result<Option<Tables>, StorageError> {
         let file = self.disk.open(&self.path(named), Access::Write).map_err(trouble)?;
         Tables::open(&named.file(), file, self.cache_bytes)
     }
 
-    fn create(&self, named: &Named) -> Result<Tables, StorageError> {
+    fn create(&self, named: &ProjectionFileName) -> Result<Tables, StorageError> {
         match self.disk.create_dir(&self.dir()) {
             Ok(()) => self.disk.sync_dir(&self.store).map_err(trouble)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -842,16 +856,16 @@ impl Files {
     }
 
     /// Removes a file. If that fails the next open tries again.
-    fn remove<T>(&self, named: &Named) -> Option<T> {
+    fn remove<T>(&self, named: &ProjectionFileName) -> Option<T> {
         let _ = self.disk.remove(&self.path(named));
         None
     }
 
     /// Removes all other files of the projection: older ones, and those of other versions.
-    fn forget_all_but(&self, kept: &Named) {
-        let others = |named: &Named| named.projection == kept.projection && named != kept;
+    fn forget_all_but(&self, kept: &ProjectionFileName) {
+        let others = |named: &ProjectionFileName| named.projection == kept.projection && named != kept;
         let found = self.all().unwrap_or_default();
-        found.iter().filter_map(|name| Named::parse(name)).filter(others).for_each(|named| {
+        found.iter().filter_map(|name| ProjectionFileName::parse(name)).filter(others).for_each(|named| {
             self.remove::<()>(&named);
         });
     }
@@ -860,7 +874,7 @@ impl Files {
     fn forget_others(&self, projections: &[Registered]) {
         let known: Vec<_> = projections.iter().map(|projection| file_name(projection.name)).collect();
         for name in self.all().unwrap_or_default() {
-            if Named::parse(&name).is_none_or(|named| !known.contains(&named.projection)) {
+            if ProjectionFileName::parse(&name).is_none_or(|named| !known.contains(&named.projection)) {
                 let _ = self.disk.remove(&self.dir().join(name));
             }
         }

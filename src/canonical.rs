@@ -123,7 +123,7 @@ impl<'a> Writer<'a> {
 
     fn sort(&mut self, Entries { start, all }: &mut Entries) -> Result<(), DecodeError> {
         let out = &mut *self.out;
-        let rise = |one: &Entry, next: &Entry| one.key(out) < next.key(out);
+        let rise = |one: &EntrySpan, next: &EntrySpan| one.key(out) < next.key(out);
         if all.windows(2).all(|pair| rise(&pair[0], &pair[1])) {
             return Ok(());
         }
@@ -175,17 +175,17 @@ impl<'a> Writer<'a> {
 /// Places of the entries of a map that is being written.
 pub(crate) struct Entries {
     start: usize,
-    all: SmallVec<[Entry; 8]>,
+    all: SmallVec<[EntrySpan; 8]>,
 }
 
 /// An entry: its key, and its value up to the end.
-struct Entry {
+struct EntrySpan {
     key: usize,
     value: usize,
     end: usize,
 }
 
-impl Entry {
+impl EntrySpan {
     fn key<'o>(&self, out: &'o [u8]) -> &'o [u8] {
         &out[self.key..self.value]
     }
@@ -203,7 +203,7 @@ impl Entries {
         key(writer)?;
         let middle = writer.out.len();
         value(writer)?;
-        self.all.push(Entry { key: start, value: middle, end: writer.out.len() });
+        self.all.push(EntrySpan { key: start, value: middle, end: writer.out.len() });
         Ok(())
     }
 }
@@ -525,7 +525,7 @@ impl ser::SerializeMap for Map<'_, '_> {
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), DecodeError> {
         value.serialize(&mut *self.writer)?;
         let end = self.writer.out.len();
-        self.entries.all.push(Entry { key: self.key, value: self.value, end });
+        self.entries.all.push(EntrySpan { key: self.key, value: self.value, end });
         Ok(())
     }
 

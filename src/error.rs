@@ -21,10 +21,10 @@ pub use crate::misfit::{DecodeError, LayoutError};
 
 /// An error of the disk, of a file or of a checksum. Opaque: a caller can only stop, or `recover()`.
 #[derive(Debug, Clone)]
-pub struct StorageError(Arc<Trouble>);
+pub struct StorageError(Arc<StorageErrorInner>);
 
 #[derive(Debug)]
-struct Trouble {
+struct StorageErrorInner {
     kind: TroubleKind,
     what: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -46,7 +46,7 @@ pub(crate) enum TroubleKind {
 
 impl StorageError {
     pub(crate) fn new(kind: TroubleKind, what: impl Into<String>) -> Self {
-        Self(Arc::new(Trouble { kind, what: what.into(), source: None }))
+        Self(Arc::new(StorageErrorInner { kind, what: what.into(), source: None }))
     }
 
     pub(crate) fn caused(
@@ -54,14 +54,14 @@ impl StorageError {
         what: impl Into<String>,
         source: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self(Arc::new(Trouble { kind, what: what.into(), source: Some(source.into()) }))
+        Self(Arc::new(StorageErrorInner { kind, what: what.into(), source: Some(source.into()) }))
     }
 
     /// Prefixes the message with the name of the file that it is about.
     pub(crate) fn of(self, file: &str) -> Self {
         match Arc::try_unwrap(self.0) {
-            Ok(Trouble { kind, what, source }) => {
-                Self(Arc::new(Trouble { kind, what: format!("{file}: {what}"), source }))
+            Ok(StorageErrorInner { kind, what, source }) => {
+                Self(Arc::new(StorageErrorInner { kind, what: format!("{file}: {what}"), source }))
             }
             // Somebody has it already, as it is.
             Err(shared) => Self(shared),

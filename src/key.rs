@@ -62,7 +62,7 @@ pub(crate) fn encode<K: Serialize + ?Sized>(key: &K, out: &mut Vec<u8>) -> Resul
 
 /// Decodes the key whose bytes these are, all of them.
 pub(crate) fn decode<K: DeserializeOwned>(bytes: &[u8]) -> Result<K, DecodeError> {
-    let mut source = Source { rest: bytes, bytes: bytes.len(), depth: 0 };
+    let mut source = OrderedReader { rest: bytes, bytes: bytes.len(), depth: 0 };
     let key = K::deserialize(&mut source).map_err(|e| e.at(source.offset()))?;
     match source.rest.len() {
         0 => Ok(key),
@@ -79,7 +79,7 @@ pub(crate) fn text<K: Serialize + ?Sized>(id: &K) -> Result<String, DecodeError>
 
 /// Appends the readable text of an id to `out`.
 pub(crate) fn text_into<K: Serialize + ?Sized>(id: &K, out: &mut String) -> Result<(), DecodeError> {
-    id.serialize(&mut Text { out, depth: 0 })
+    id.serialize(&mut KeyTextWriter { out, depth: 0 })
 }
 
 fn no_order<T>(what: &str) -> Result<T, DecodeError> {
@@ -353,13 +353,13 @@ struct_parts! { OrderedParts: SerializeStruct, SerializeStructVariant }
 
 // Bytes back
 
-struct Source<'de> {
+struct OrderedReader<'de> {
     rest: &'de [u8],
     bytes: usize,
     depth: u32,
 }
 
-impl<'de> Source<'de> {
+impl<'de> OrderedReader<'de> {
     fn offset(&self) -> usize {
         self.bytes - self.rest.len()
     }
@@ -400,9 +400,9 @@ impl<'de> Source<'de> {
         }
     }
 
-    fn parts<V: Visitor<'de>>(&mut self, parts: Parts, visitor: V) -> Result<V::Value, DecodeError> {
+    fn parts<V: Visitor<'de>>(&mut self, parts: Framing, visitor: V) -> Result<V::Value, DecodeError> {
         descend(&mut self.depth)?;
-        let mut access = Access { source: self, parts };
+        let mut access = PartsAccess { source: self, parts };
         let value = visitor.visit_seq(&mut access)?;
         // A visitor may stop before the end that a sequence has.
         if access.more()? {
@@ -429,7 +429,7 @@ macro_rules! source_refuses {
     )* };
 }
 
-impl<'de> Deserializer<'de> for &mut Source<'de> {
+impl<'de> Deserializer<'de> for &mut OrderedReader<'de> {
     type Error = DecodeError;
 
     source_numbers! {
@@ -510,11 +510,11 @@ impl<'de> Deserializer<'de> for &mut Source<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        self.parts(Parts::Marked { ended: false }, visitor)
+        self.parts(Framing::Marked { ended: false }, visitor)
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, DecodeError> {
-        self.parts(Parts::Counted(len), visitor)
+        self.parts(Framing::Counted(len), visitor)
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -523,7 +523,7 @@ impl<'de> Deserializer<'de> for &mut Source<'de> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        self.parts(Parts::Counted(len), visitor)
+        self.parts(Framing::Counted(len), visitor)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -532,7 +532,7 @@ impl<'de> Deserializer<'de> for &mut Source<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        self.parts(Parts::Counted(fields.len()), visitor)
+        self.parts(Framing::Counted(fields.len()), visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -546,22 +546,22 @@ impl<'de> Deserializer<'de> for &mut Source<'de> {
 }
 
 /// Sign that another part follows: a mark in the bytes, or a count.
-enum Parts {
+enum Framing {
     Marked { ended: bool },
     Counted(usize),
 }
 
-struct Access<'s, 'de> {
-    source: &'s mut Source<'de>,
-    parts: Parts,
+struct PartsAccess<'s, 'de> {
+    source: &'s mut OrderedReader<'de>,
+    parts: Framing,
 }
 
-impl Access<'_, '_> {
+impl PartsAccess<'_, '_> {
     /// Returns whether a marked sequence has another element; `false` for a counted one, whose bytes do not tell.
     fn more(&mut self) -> Result<bool, DecodeError> {
         match &mut self.parts {
-            Parts::Counted(_) | Parts::Marked { ended: true } => Ok(false),
-            Parts::Marked { ended } => {
+            Framing::Counted(_) | Framing::Marked { ended: true } => Ok(false),
+            Framing::Marked { ended } => {
                 let more = self.source.flag()?;
                 *ended = !more;
                 Ok(more)
@@ -570,7 +570,7 @@ impl Access<'_, '_> {
     }
 }
 
-impl<'de> de::SeqAccess<'de> for &mut Access<'_, 'de> {
+impl<'de> de::SeqAccess<'de> for &mut PartsAccess<'_, 'de> {
     type Error = DecodeError;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
@@ -578,18 +578,18 @@ impl<'de> de::SeqAccess<'de> for &mut Access<'_, 'de> {
         seed: S,
     ) -> Result<Option<S::Value>, DecodeError> {
         let more = match &mut self.parts {
-            Parts::Counted(left) => {
+            Framing::Counted(left) => {
                 let more = *left > 0;
                 *left = left.saturating_sub(1);
                 more
             }
-            Parts::Marked { .. } => self.more()?,
+            Framing::Marked { .. } => self.more()?,
         };
         if more { seed.deserialize(&mut *self.source).map(Some) } else { Ok(None) }
     }
 }
 
-impl<'de> de::EnumAccess<'de> for &mut Source<'de> {
+impl<'de> de::EnumAccess<'de> for &mut OrderedReader<'de> {
     type Error = DecodeError;
     type Variant = Self;
 
@@ -600,7 +600,7 @@ impl<'de> de::EnumAccess<'de> for &mut Source<'de> {
     }
 }
 
-impl<'de> de::VariantAccess<'de> for &mut Source<'de> {
+impl<'de> de::VariantAccess<'de> for &mut OrderedReader<'de> {
     type Error = DecodeError;
 
     fn unit_variant(self) -> Result<(), DecodeError> {
@@ -615,7 +615,7 @@ impl<'de> de::VariantAccess<'de> for &mut Source<'de> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, DecodeError> {
-        self.parts(Parts::Counted(len), visitor)
+        self.parts(Framing::Counted(len), visitor)
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -623,7 +623,7 @@ impl<'de> de::VariantAccess<'de> for &mut Source<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
-        self.parts(Parts::Counted(fields.len()), visitor)
+        self.parts(Framing::Counted(fields.len()), visitor)
     }
 }
 
@@ -632,12 +632,12 @@ impl<'de> de::VariantAccess<'de> for &mut Source<'de> {
 // text := int | true | false | escaped | part ('/' part)*
 // option := '%none' | text, with '%some' before it where it would begin with either
 // sequence := count ('/' part)*        enum := name ['/' content]        bytes := hex
-struct Text<'a> {
+struct KeyTextWriter<'a> {
     out: &'a mut String,
     depth: u32,
 }
 
-impl Text<'_> {
+impl KeyTextWriter<'_> {
     fn put(&mut self, value: impl std::fmt::Display) -> Result<(), DecodeError> {
         write!(self.out, "{value}").map_err(|_| DecodeError::new("the id cannot be written"))
     }
@@ -677,7 +677,7 @@ macro_rules! printed {
     )* };
 }
 
-impl<'s, 'a> Serializer for &'s mut Text<'a> {
+impl<'s, 'a> Serializer for &'s mut KeyTextWriter<'a> {
     type Ok = ();
     type Error = DecodeError;
     type SerializeSeq = TextParts<'s, 'a>;
@@ -810,7 +810,7 @@ impl<'s, 'a> Serializer for &'s mut Text<'a> {
 }
 
 struct TextParts<'s, 'a> {
-    text: &'s mut Text<'a>,
+    text: &'s mut KeyTextWriter<'a>,
     first: bool,
 }
 

@@ -131,7 +131,7 @@ impl Layout {
     /// - The bytes do not fit; the message names the field and the byte.
     pub fn read(&self, payload: &[u8]) -> Result<Value, DecodeError> {
         let mut reader = Reader::new(payload)?;
-        let mut read = Read { reader: &mut reader, around: Vec::new(), values: 0 };
+        let mut read = ValueReader { reader: &mut reader, around: Vec::new(), values: 0 };
         let value = read.value(self).map_err(|e| e.at(read.reader.offset()))?;
         reader.finish()?;
         Ok(value)
@@ -193,14 +193,14 @@ impl fmt::Display for Layout {
 
 // Reading by name
 
-struct Read<'r, 'l, 'de> {
+struct ValueReader<'r, 'l, 'de> {
     reader: &'r mut Reader<'de>,
     /// Composite layouts around the one that is read: a `Ref` refers to one of them.
     around: Vec<&'l Layout>,
     values: usize,
 }
 
-impl<'l> Read<'_, 'l, '_> {
+impl<'l> ValueReader<'_, 'l, '_> {
     fn value(&mut self, layout: &'l Layout) -> Result<Value, DecodeError> {
         self.values += 1;
         if self.values > VALUES_MAX {

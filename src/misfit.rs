@@ -12,10 +12,10 @@ use std::fmt;
 ///
 /// Its message names type, field and byte, and never shows content of the payload.
 #[derive(Clone, PartialEq, Eq)]
-pub struct DecodeError(Box<Misfit>);
+pub struct DecodeError(Box<DecodeErrorInner>);
 
 #[derive(Clone, PartialEq, Eq, Default)]
-struct Misfit {
+struct DecodeErrorInner {
     what: String,
     /// Innermost first, as it is filled on the way out.
     path: Vec<Cow<'static, str>>,
@@ -26,7 +26,7 @@ struct Misfit {
 
 impl DecodeError {
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self(Box::new(Misfit { what: what.into(), ..Misfit::default() }))
+        Self(Box::new(DecodeErrorInner { what: what.into(), ..DecodeErrorInner::default() }))
     }
 
     /// Returns the message of the value's own type when it refused. It may quote the payload, so no other message holds it.
@@ -58,7 +58,7 @@ impl DecodeError {
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Misfit { what, path, at, subject, .. } = &*self.0;
+        let DecodeErrorInner { what, path, at, subject, .. } = &*self.0;
         if let Some(subject) = subject {
             write!(f, "{subject}: ")?;
         }

@@ -200,13 +200,13 @@ pub(crate) type Sink = Arc<dyn Fn(&Notification) -> Result<(), String> + Send + 
 #[must_use = "a route does nothing until it is in a setup"]
 pub struct Route {
     pub(crate) name: Cow<'static, str>,
-    matching: Matching,
+    matching: RouteFilter,
     pub(crate) sink: Sink,
 }
 
 /// Condition for a notification to take a route.
 #[derive(Debug, Clone)]
-enum Matching {
+enum RouteFilter {
     These {
         least: Severity,
         owners: Vec<String>,
@@ -236,12 +236,12 @@ impl Route {
         tell: impl Fn(&Notification) -> D + Send + Sync + 'static,
     ) -> Self {
         let (owners, labels) = (Vec::new(), Vec::new());
-        Self::of(name, Matching::These { least: Severity::Note, owners, labels }, tell)
+        Self::of(name, RouteFilter::These { least: Severity::Note, owners, labels }, tell)
     }
 
     fn of<D: Delivery>(
         name: impl Into<Cow<'static, str>>,
-        matching: Matching,
+        matching: RouteFilter,
         tell: impl Fn(&Notification) -> D + Send + Sync + 'static,
     ) -> Self {
         Self { name: name.into(), matching, sink: Arc::new(move |told| tell(told).taken()) }
@@ -249,18 +249,18 @@ impl Route {
 
     /// The route of what no other takes.
     pub(crate) fn rest<D: Delivery>(tell: impl Fn(&Notification) -> D + Send + Sync + 'static) -> Self {
-        Self::of(DEFAULT_ROUTE, Matching::Rest, tell)
+        Self::of(DEFAULT_ROUTE, RouteFilter::Rest, tell)
     }
 
     /// The route of findings about routes, which may not depend on any of them.
     pub(crate) fn of_sinks() -> Self {
-        Self::of(STANDARD_ERROR, Matching::Sinks, |told| eprintln!("{told}"))
+        Self::of(STANDARD_ERROR, RouteFilter::Sinks, |told| eprintln!("{told}"))
     }
 
     /// Takes only notifications of this severity or a higher one. There is no upper bound, so that whoever is told of an incident is
     /// told of its end.
     pub fn at_least(mut self, severity: Severity) -> Self {
-        if let Matching::These { least, .. } = &mut self.matching {
+        if let RouteFilter::These { least, .. } = &mut self.matching {
             *least = severity;
         }
         self
@@ -268,7 +268,7 @@ impl Route {
 
     /// Takes only notifications of this owner. Said several times: of any of these.
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
-        if let Matching::These { owners, .. } = &mut self.matching {
+        if let RouteFilter::These { owners, .. } = &mut self.matching {
             owners.push(owner.into());
         }
         self
@@ -276,7 +276,7 @@ impl Route {
 
     /// Takes only notifications with this label. Said several times: with all of these.
     pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        if let Matching::These { labels, .. } = &mut self.matching {
+        if let RouteFilter::These { labels, .. } = &mut self.matching {
             labels.push((name.into(), value.into()));
         }
         self
@@ -302,9 +302,9 @@ impl Route {
     /// Says whether the route takes a notice of `check`. `by_others`: some other route of the setup does.
     pub(crate) fn takes(&self, check: &str, about: &NoticeAbout, by_others: bool) -> bool {
         match &self.matching {
-            Matching::Sinks => check == SINKS,
-            Matching::Rest => !by_others && check != SINKS,
-            Matching::These { least, owners, labels } => {
+            RouteFilter::Sinks => check == SINKS,
+            RouteFilter::Rest => !by_others && check != SINKS,
+            RouteFilter::These { least, owners, labels } => {
                 Severity::named(&about.severity).unwrap_or(Severity::Page) >= *least
                     && (owners.is_empty() || owners.contains(&about.owner))
                     && labels.iter().all(|label| about.labels.contains(label))
@@ -314,7 +314,7 @@ impl Route {
 
     /// Says whether the route is one that a caller has described.
     pub(crate) fn is_described(&self) -> bool {
-        matches!(self.matching, Matching::These { .. })
+        matches!(self.matching, RouteFilter::These { .. })
     }
 }
 

@@ -250,9 +250,9 @@ impl Serialize for Bytes {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Any;
+        struct BytesVisitor;
 
-        impl Visitor<'_> for Any {
+        impl Visitor<'_> for BytesVisitor {
             type Value = Bytes;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -268,6 +268,6 @@ impl<'de> Deserialize<'de> for Bytes {
             }
         }
 
-        from.deserialize_byte_buf(Any)
+        from.deserialize_byte_buf(BytesVisitor)
     }
 }

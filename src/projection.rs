@@ -286,7 +286,7 @@ fn row_key_within<K>(table: &dyn Table, key: &(impl KeyRef<K> + ?Sized)) -> Resu
 }
 
 /// A table over the layers: it writes to `scratch`.
-struct Layered<'a> {
+struct LayeredTable<'a> {
     id: [u8; 4],
     at: At,
     limits: Limits,
@@ -297,7 +297,7 @@ struct Layered<'a> {
     trouble: RefCell<Option<StorageError>>,
 }
 
-impl Layered<'_> {
+impl LayeredTable<'_> {
     fn read<T>(&self, read: impl FnOnce(Layers<'_>) -> Result<T, StorageError>) -> Result<T, FoldError> {
         self.published.read(&[&*self.scratch, self.group], read).map_err(|error| {
             let why = FoldError::refuse(error.to_string());
@@ -307,7 +307,7 @@ impl Layered<'_> {
     }
 }
 
-impl Table for Layered<'_> {
+impl Table for LayeredTable<'_> {
     fn id(&self) -> [u8; 4] {
         self.id
     }
@@ -383,18 +383,18 @@ pub(crate) type FoldFn = Arc<dyn Fn(&RawRef<'_>, &mut dyn Table) -> Folded + Sen
 
 thread_local! {
     /// Traced projections by type: tracing takes most of an open.
-    static TRACED: RefCell<HashMap<TypeId, Traced>> = RefCell::default();
+    static TRACED: RefCell<HashMap<TypeId, TracedProjection>> = RefCell::default();
 }
 
 /// Findings about a projection's key and row.
 #[derive(Clone)]
-struct Traced {
+struct TracedProjection {
     id: [u8; 4],
     row: Option<Arc<Layout>>,
     faults: Vec<String>,
 }
 
-impl Traced {
+impl TracedProjection {
     /// Traces it once on each thread: a Rust type stays what it is.
     fn of<P: Projection>() -> Self {
         if let Some(traced) = TRACED.with_borrow(|all| all.get(&TypeId::of::<P>()).cloned()) {
@@ -434,7 +434,7 @@ impl Traced {
 
 impl Registered {
     pub fn of<P: Projection>() -> Self {
-        let Traced { id, row, faults } = Traced::of::<P>();
+        let TracedProjection { id, row, faults } = TracedProjection::of::<P>();
         let rewrites = Rewrites::default();
         Self {
             name: P::NAME,
@@ -574,12 +574,12 @@ pub(crate) struct Step<'a> {
 }
 
 /// A table that notes which rows a fold looks at.
-struct Noting<'a> {
-    table: Layered<'a>,
+struct ReadTrackingTable<'a> {
+    table: LayeredTable<'a>,
     looked_at: RefCell<&'a mut Vec<KeyRange>>,
 }
 
-impl Table for Noting<'_> {
+impl Table for ReadTrackingTable<'_> {
     fn id(&self) -> [u8; 4] {
         self.table.id()
     }
@@ -613,8 +613,8 @@ impl Registered {
         self.skipped.as_ref().is_some_and(|skipped| skipped.read().contains_key(&position.0))
     }
 
-    fn table<'a>(&self, step: &'a mut Step<'_>) -> Layered<'a> {
-        Layered {
+    fn table<'a>(&self, step: &'a mut Step<'_>) -> LayeredTable<'a> {
+        LayeredTable {
             id: self.id,
             at: step.at,
             limits: step.limits,
@@ -632,7 +632,7 @@ impl Registered {
         step: &mut Step<'_>,
         looked_at: &mut Vec<KeyRange>,
     ) -> Result<(), StorageError> {
-        let mut noting = Noting { table: self.table(step), looked_at: RefCell::new(looked_at) };
+        let mut noting = ReadTrackingTable { table: self.table(step), looked_at: RefCell::new(looked_at) };
         // A refusal was heard when it was folded for the commit.
         let _ = self.fold_on(raw, &mut noting);
         noting.table.trouble.into_inner().map_or(Ok(()), Err)

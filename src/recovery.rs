@@ -90,7 +90,7 @@ impl Recovery<'_> {
             self.forget_old(tables, &stale, &divergences)?;
         }
         loop {
-            let mut tail = Tail::new(self, tables.take(), stale.clone(), divergences.clone())?;
+            let mut tail = TailReplay::new(self, tables.take(), stale.clone(), divergences.clone())?;
             tail.follow_log()?;
             if tail.found_stale.is_empty() {
                 return self.finish(tail);
@@ -136,8 +136,8 @@ impl Recovery<'_> {
     }
 
     /// Folds stale projections from the first commit, and puts all of it together.
-    fn finish(&self, tail: Tail<'_>) -> Result<Recovered, Failure> {
-        let Tail { mut published, keys, mut tables, stale, mut stalls, mut divergences, .. } = tail;
+    fn finish(&self, tail: TailReplay<'_>) -> Result<Recovered, Failure> {
+        let TailReplay { mut published, keys, mut tables, stale, mut stalls, mut divergences, .. } = tail;
         if !stale.is_empty() {
             let tables = tables.as_mut().expect("only stored rows can be stale");
             let kept = self.stored_but(&left_out(&stale, &stalls), &divergences);
@@ -234,7 +234,7 @@ impl From<&Registered> for StoredProjection {
 }
 
 /// The commits that derived state does not have yet.
-struct Tail<'a> {
+struct TailReplay<'a> {
     recovery: &'a Recovery<'a>,
     published: Published,
     keys: KeyIndex,
@@ -249,7 +249,7 @@ struct Tail<'a> {
     declared: Declared,
 }
 
-impl<'a> Tail<'a> {
+impl<'a> TailReplay<'a> {
     fn new(
         recovery: &'a Recovery<'a>,
         tables: Option<Tables>,

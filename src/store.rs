@@ -129,7 +129,7 @@ impl Lasting {
 }
 
 /// Result of looking at an append on the caller's thread.
-enum Looked {
+enum AppendLookup {
     /// An earlier commit answers it.
     Answered(Committed),
     New(Box<Prepared>),
@@ -265,7 +265,7 @@ impl Store {
         };
         let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
         let behind = reader.behind.iter().map(|behind| behind.standing()).collect();
-        let ground = Ground { log, rules, terms, recovered, behind, cut: None };
+        let ground = EngineParts { log, rules, terms, recovered, behind, cut: None };
         Self::assemble(None, setup, |_, setup, lasting| launch(None, setup, lasting, ground))
     }
 
@@ -368,12 +368,12 @@ fn start(
         place,
         setup,
         lasting,
-        Ground { log, rules: Arc::new(rules), terms, recovered, behind: Vec::new(), cut },
+        EngineParts { log, rules: Arc::new(rules), terms, recovered, behind: Vec::new(), cut },
     )
 }
 
 /// Parts that the threads of a store work on.
-struct Ground {
+struct EngineParts {
     log: Arc<dyn Log>,
     rules: Arc<Rules>,
     terms: Terms,
@@ -388,9 +388,9 @@ fn launch(
     place: Option<&Place>,
     setup: &Setup,
     lasting: &Lasting,
-    ground: Ground,
+    ground: EngineParts,
 ) -> Result<(Arc<Reader>, Engine), OpenError> {
-    let Ground { log, rules, terms, recovered, behind: forked, cut } = ground;
+    let EngineParts { log, rules, terms, recovered, behind: forked, cut } = ground;
     let Recovered { published, keys, tables, .. } = recovered;
     let options = &setup.options;
     let Lasting { views, bells, .. } = lasting;
@@ -596,8 +596,8 @@ impl Store {
     pub fn append(&self, append: Append) -> Result<Committed, AppendError> {
         let patience = Duration::from_millis(self.inner.setup.options.queue_wait_ms_max);
         match self.look(append)? {
-            Looked::Answered(answer) => Ok(answer),
-            Looked::New(request) => self.inner.engine().door.append(request, patience)?,
+            AppendLookup::Answered(answer) => Ok(answer),
+            AppendLookup::New(request) => self.inner.engine().door.append(request, patience)?,
         }
     }
 
@@ -606,16 +606,16 @@ impl Store {
     /// A full queue is `Overloaded` at once.
     pub fn submit(&self, append: Append) -> Commit {
         let handed = self.look(append).and_then(|looked| match looked {
-            Looked::Answered(answer) => Ok(Pending::Ready(Ok(answer))),
-            Looked::New(request) => {
-                self.inner.engine().door.submit(request, Duration::ZERO).map(Pending::Waiting)
+            AppendLookup::Answered(answer) => Ok(PendingState::Ready(Ok(answer))),
+            AppendLookup::New(request) => {
+                self.inner.engine().door.submit(request, Duration::ZERO).map(PendingState::Waiting)
             }
         });
-        Commit(handed.unwrap_or_else(|error| Pending::Ready(Err(error))))
+        Commit(handed.unwrap_or_else(|error| PendingState::Ready(Err(error))))
     }
 
     /// Everything that can be done before the writer is asked.
-    fn look(&self, append: Append) -> Result<Looked, AppendError> {
+    fn look(&self, append: Append) -> Result<AppendLookup, AppendError> {
         if let Some(outer) = reentry::fold() {
             return Err(AppendError::Nested { outer });
         }
@@ -641,11 +641,11 @@ impl Store {
             let (events, durability) = (&request.append.events[..], rules.durability);
             let answer = idempotency::answered(&**log, keys, &published, keyed, events, durability, now)?;
             if let Some(answer) = answer {
-                return Ok(Looked::Answered(answer));
+                return Ok(AppendLookup::Answered(answer));
             }
         }
         request.reads.check(&reader.board.load(), &*reader.log)?;
-        Ok(Looked::New(Box::new(desk.index(request))))
+        Ok(AppendLookup::New(Box::new(desk.index(request))))
     }
 
     /// Runs `decide` against a snapshot, and commits what it wrote if everything it read still holds; else again.
@@ -1454,9 +1454,9 @@ impl Drop for Handles {
 
 /// An append under way: a future, and `wait()`. Dropping it does not cancel the append.
 #[must_use = "an append that nobody waits for may fail unseen"]
-pub struct Commit(Pending);
+pub struct Commit(PendingState);
 
-enum Pending {
+enum PendingState {
     Ready(Answered),
     Waiting(Answer<Handed>),
 }
@@ -1475,8 +1475,8 @@ impl Commit {
     /// As [`Store::append`].
     pub fn wait(self) -> Result<Committed, AppendError> {
         match self.0 {
-            Pending::Ready(answer) => answer,
-            Pending::Waiting(answer) => {
+            PendingState::Ready(answer) => answer,
+            PendingState::Waiting(answer) => {
                 refuse_inside_a_fold()?;
                 answer.wait().open()
             }
@@ -1486,13 +1486,13 @@ impl Commit {
     /// Waits no longer than `timeout`. `None` if it is not decided yet; wait again. Answers again what was answered before.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<Committed, AppendError>> {
         let answered = match &mut self.0 {
-            Pending::Ready(answer) => return Some(answer.clone()),
-            Pending::Waiting(answer) => match refuse_inside_a_fold() {
+            PendingState::Ready(answer) => return Some(answer.clone()),
+            PendingState::Waiting(answer) => match refuse_inside_a_fold() {
                 Ok(()) => answer.wait_timeout(timeout)?.open(),
                 Err(error) => return Some(Err(error)),
             },
         };
-        self.0 = Pending::Ready(answered.clone());
+        self.0 = PendingState::Ready(answered.clone());
         Some(answered)
     }
 }
@@ -1503,10 +1503,10 @@ impl Future for Commit {
     /// Answers again what was answered before.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answered = match &mut self.0 {
-            Pending::Ready(answer) => return Poll::Ready(answer.clone()),
-            Pending::Waiting(answer) => ready!(Pin::new(answer).poll(context)).open(),
+            PendingState::Ready(answer) => return Poll::Ready(answer.clone()),
+            PendingState::Waiting(answer) => ready!(Pin::new(answer).poll(context)).open(),
         };
-        self.0 = Pending::Ready(answered.clone());
+        self.0 = PendingState::Ready(answered.clone());
         Poll::Ready(answered)
     }
 }
@@ -1522,12 +1522,12 @@ pub struct Deciding<T, E, F> {
     /// `None` once it has ended.
     begun: Option<Result<Work, TxError>>,
     decide: F,
-    waits: Option<Waits<T>>,
+    waits: Option<PendingAnswer<T>>,
     refusal: PhantomData<fn() -> E>,
 }
 
 /// Handed over, and not answered yet.
-struct Waits<T> {
+struct PendingAnswer<T> {
     answer: Answer<Handed>,
     response: T,
     callbacks: Vec<Callback>,
@@ -1558,8 +1558,8 @@ where
         loop {
             let tried = match &mut this.waits {
                 None => match this.store.decide(&work, &mut this.decide) {
-                    Ok(Handing::Ended(committed)) => Ok(committed),
-                    Ok(Handing::Over(waits)) => {
+                    Ok(SubmitOutcome::Ended(committed)) => Ok(committed),
+                    Ok(SubmitOutcome::Over(waits)) => {
                         this.waits = Some(waits);
                         continue;
                     }
@@ -1571,7 +1571,8 @@ where
                         return Poll::Pending;
                     }
                     Poll::Ready(handed) => {
-                        let Waits { response, callbacks, .. } = this.waits.take().expect("matched above");
+                        let PendingAnswer { response, callbacks, .. } =
+                            this.waits.take().expect("matched above");
                         work.received(handed.open(), response, callbacks).map_err(attempt::widen)
                     }
                 },
@@ -1586,9 +1587,9 @@ where
 }
 
 /// Result of one try of a future.
-enum Handing<T> {
+enum SubmitOutcome<T> {
     Ended(Committed<T>),
-    Over(Waits<T>),
+    Over(PendingAnswer<T>),
 }
 
 impl Store {
@@ -1597,19 +1598,20 @@ impl Store {
         &self,
         work: &Work,
         decide: &mut impl FnMut(&mut Tx<'_>) -> Decision<T, E>,
-    ) -> Result<Handing<T>, TxError<E>> {
+    ) -> Result<SubmitOutcome<T>, TxError<E>> {
         let parts = self.parts();
         match work.decide(&parts, decide)? {
-            Decided::Before(answer) => Ok(Handing::Ended(answer)),
+            Decided::Before(answer) => Ok(SubmitOutcome::Ended(answer)),
             Decided::Now(Concluded::Ready(Ready { prepared, answer, callbacks }), None) => {
                 let handed = parts.door.submit(prepared, Duration::ZERO);
                 let waiting = handed.map_err(|error| work.not_taken(&parts, error, Duration::ZERO));
-                let waits = Waits { answer: waiting.map_err(attempt::widen)?, response: answer, callbacks };
-                Ok(Handing::Over(waits))
+                let waits =
+                    PendingAnswer { answer: waiting.map_err(attempt::widen)?, response: answer, callbacks };
+                Ok(SubmitOutcome::Over(waits))
             }
             // With the writer held, the commit is made here and now.
             Decided::Now(concluded, held) => {
-                work.commit(&parts, concluded, held).map(Handing::Ended).map_err(attempt::widen)
+                work.commit(&parts, concluded, held).map(SubmitOutcome::Ended).map_err(attempt::widen)
             }
         }
     }

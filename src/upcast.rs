@@ -98,15 +98,15 @@ pub(crate) const FIRST: u16 = 1;
 /// # }
 /// ```
 pub struct Upcasts<E> {
-    steps: Vec<Step>,
+    steps: Vec<UpcastStep>,
     event: PhantomData<fn() -> E>,
 }
 
-struct Step {
+struct UpcastStep {
     variant: &'static str,
     from: u16,
     /// None where the bytes stay as they are.
-    lead: Option<Box<dyn Lead>>,
+    lead: Option<Box<dyn ErasedStep>>,
 }
 
 impl<E: 'static> Upcasts<E> {
@@ -144,7 +144,7 @@ impl<E: 'static> Upcasts<E> {
         A: Serialize + DeserializeOwned + 'static,
         B: 'static,
     {
-        self.steps.push(Step { variant, from, lead: Some(Typed::boxed(lead)) });
+        self.steps.push(UpcastStep { variant, from, lead: Some(TypedStep::boxed(lead)) });
         self
     }
 
@@ -160,13 +160,13 @@ impl<E: 'static> Upcasts<E> {
     ///
     /// Json is read by name: there the field needs a `#[serde(alias)]` as well.
     pub fn same(mut self, variant: &'static str, from: u16) -> Self {
-        self.steps.push(Step { variant, from, lead: None });
+        self.steps.push(UpcastStep { variant, from, lead: None });
         self
     }
 }
 
 /// A step whose types are erased.
-trait Lead {
+trait ErasedStep {
     fn takes(&self) -> Type;
     fn makes(&self) -> Type;
     /// Returns the layout of the payload that it takes.
@@ -189,25 +189,25 @@ impl Type {
     }
 }
 
-struct Typed<A, F> {
+struct TypedStep<A, F> {
     lead: F,
     takes: PhantomData<fn(A)>,
 }
 
-impl<A, B, F> Typed<A, F>
+impl<A, B, F> TypedStep<A, F>
 where
     A: Serialize + DeserializeOwned + 'static,
     B: 'static,
     F: Fn(A) -> B + 'static,
 {
     /// Boxes a step. It takes no memory: the steps are listed anew for each event of a family that has any.
-    fn boxed(lead: F) -> Box<dyn Lead> {
+    fn boxed(lead: F) -> Box<dyn ErasedStep> {
         const { assert!(size_of::<F>() == 0, "an upcast step captures nothing") };
         Box::new(Self { lead, takes: PhantomData })
     }
 }
 
-impl<A, B, F> Lead for Typed<A, F>
+impl<A, B, F> ErasedStep for TypedStep<A, F>
 where
     A: Serialize + DeserializeOwned + 'static,
     B: 'static,
@@ -278,7 +278,7 @@ impl<E: Serialize + DeserializeOwned + 'static> Upcasts<E> {
 
 /// Steps of a family, with its type behind pointers: the code below is compiled once.
 pub(crate) struct ErasedUpcasts {
-    steps: Vec<Step>,
+    steps: Vec<UpcastStep>,
     event: Type,
     names: fn() -> Result<Names, LayoutError>,
     /// Compares names with this one: two names may be of one variant.
@@ -292,13 +292,13 @@ impl ErasedUpcasts {
         self.of(variant).map(|step| step.from.saturating_add(1)).max().unwrap_or(FIRST)
     }
 
-    fn of(&self, variant: &str) -> impl Iterator<Item = &Step> {
+    fn of(&self, variant: &str) -> impl Iterator<Item = &UpcastStep> {
         let same = (self.same_as)(variant);
         self.steps.iter().filter(move |step| same(step.variant))
     }
 
     /// Returns the steps of a variant in the order they are taken.
-    fn chain(&self, variant: &str) -> Vec<&Step> {
+    fn chain(&self, variant: &str) -> Vec<&UpcastStep> {
         let mut chain: Vec<_> = self.of(variant).collect();
         chain.sort_by_key(|step| step.from);
         chain
@@ -327,7 +327,7 @@ impl ErasedUpcasts {
 
     fn lead(
         &self,
-        chain: &[&Step],
+        chain: &[&UpcastStep],
         variant: &str,
         codec: Codec,
         payload: &[u8],
@@ -379,9 +379,9 @@ impl ErasedUpcasts {
     pub fn faults(&self) -> Vec<LayoutError> {
         let Ok(names) = (self.names)() else { return Vec::new() };
         let mut wrong = Vec::new();
-        let mut seen: Vec<&Step> = Vec::new();
+        let mut seen: Vec<&UpcastStep> = Vec::new();
         for step in &self.steps {
-            let Step { variant, from, .. } = step;
+            let UpcastStep { variant, from, .. } = step;
             if !names.contains(variant) {
                 wrong.push(format!("an upcast step from {from} is for `{variant}`, the family has {names}"));
             }
@@ -399,7 +399,7 @@ impl ErasedUpcasts {
 }
 
 /// Reports two steps for one version, a gap, and steps whose types do not meet.
-fn chain_faults(today: Type, chain: &[&Step], wrong: &mut Vec<String>) {
+fn chain_faults(today: Type, chain: &[&UpcastStep], wrong: &mut Vec<String>) {
     for pair in chain.windows(2) {
         let (variant, from, next) = (pair[0].variant, pair[0].from, pair[1].from);
         if from == next {
@@ -410,7 +410,7 @@ fn chain_faults(today: Type, chain: &[&Step], wrong: &mut Vec<String>) {
         }
     }
     let mut leads = chain.iter().filter_map(|step| Some((*step, step.lead.as_deref()?))).peekable();
-    while let Some((Step { variant, from, .. }, lead)) = leads.next() {
+    while let Some((UpcastStep { variant, from, .. }, lead)) = leads.next() {
         let makes = lead.makes();
         let met = match leads.peek() {
             _ if makes.id == today.id => continue,

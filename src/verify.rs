@@ -116,12 +116,12 @@ impl Tally {
 type Tallies = TermMap<Tally>;
 
 /// The first thing that is wrong stops the look at what rests on it.
-enum Stop {
+enum VerifyStop {
     Bad(Bad),
     Storage(StorageError),
 }
 
-impl From<StorageError> for Stop {
+impl From<StorageError> for VerifyStop {
     fn from(error: StorageError) -> Self {
         match error.is_corruption() {
             true => Self::Bad(Bad { position: Position::START, what: error.to_string() }),
@@ -130,7 +130,7 @@ impl From<StorageError> for Stop {
     }
 }
 
-impl From<Bad> for Stop {
+impl From<Bad> for VerifyStop {
     fn from(bad: Bad) -> Self {
         Self::Bad(bad)
     }
@@ -152,8 +152,8 @@ pub(crate) fn run(
     let mut report = VerifyReport { skipped, ..VerifyReport::default() };
     match compare(reader, recovery, &published, &behind, &mut scratch, &mut report) {
         Ok(()) => Ok(report),
-        Err(Stop::Bad(bad)) => Ok(VerifyReport { first_bad: Some(bad), ..report }),
-        Err(Stop::Storage(error)) => Err(error.into()),
+        Err(VerifyStop::Bad(bad)) => Ok(VerifyReport { first_bad: Some(bad), ..report }),
+        Err(VerifyStop::Storage(error)) => Err(error.into()),
     }
 }
 
@@ -161,14 +161,14 @@ fn compare(
     reader: &Reader,
     recovery: &Recovery<'_>,
     published: &Published,
-    behind: &[ServedBehind],
+    behind: &[ServedProjection],
     scratch: &mut Scratch<'_>,
     report: &mut VerifyReport,
-) -> Result<(), Stop> {
+) -> Result<(), VerifyStop> {
     let (expected, refolded) = walk_log(reader, recovery, published, behind, scratch, report)?;
     let noted = |error: StorageError| {
         reader.health.note_read(&error);
-        Stop::from(error)
+        VerifyStop::from(error)
     };
     let served = served_terms(published).map_err(noted)?;
     compare_terms(&expected, &served, report)?;
@@ -178,7 +178,7 @@ fn compare(
     for (behind, rows) in behind {
         let noted = |error: StorageError| {
             behind.note_read(rows, &error);
-            Stop::from(error)
+            VerifyStop::from(error)
         };
         compare_rows(&behind.projection, rows, &refolded, report).map_err(noted)?.map_or(Ok(()), Err)?;
     }
@@ -186,9 +186,9 @@ fn compare(
 }
 
 /// A projection behind the writer, and its rows up to their own head.
-type ServedBehind = (Arc<Behind>, Arc<Published>);
+type ServedProjection = (Arc<Behind>, Arc<Published>);
 
-fn served_behind(reader: &Reader) -> Vec<ServedBehind> {
+fn served_behind(reader: &Reader) -> Vec<ServedProjection> {
     let served = |behind: &Arc<Behind>| {
         let standing = behind.standing();
         behind.rows(&standing).ok().map(|rows| (behind.clone(), rows.clone()))
@@ -203,13 +203,13 @@ fn walk_log(
     reader: &Reader,
     recovery: &Recovery<'_>,
     published: &Published,
-    behind: &[ServedBehind],
+    behind: &[ServedProjection],
     scratch: &mut Scratch<'_>,
     report: &mut VerifyReport,
-) -> Result<(Tallies, Published), Stop> {
+) -> Result<(Tallies, Published), VerifyStop> {
     let (mut expected, mut streams, mut stalls) =
         (Tallies::default(), TermMap::<u64>::default(), BTreeMap::new());
-    let mut keys = Keys::default();
+    let mut keys = KeyUses::default();
     let store = reader.log.store();
     let end = published.head;
     let rows = Published::on(Arc::new(Base::Empty), Head::empty(store), Arc::default());
@@ -233,7 +233,7 @@ fn walk_log(
         shadow.spill(scratch, head).map_err(stop)
     });
     if let Some(bad) = bad {
-        return Err(Stop::Bad(bad));
+        return Err(VerifyStop::Bad(bad));
     }
     match walked {
         Err(error) if !is_past_the_end(&error) => return Err(log_stop(error)),
@@ -256,7 +256,7 @@ fn look_at(
     page: &Page,
     expected: &mut Tallies,
     streams: &mut TermMap<u64>,
-    keys: &mut Keys,
+    keys: &mut KeyUses,
     report: &mut VerifyReport,
 ) -> Result<Option<Bad>, LogError> {
     for record in page.records() {
@@ -291,7 +291,7 @@ fn look_at(
 
 /// The uses of keys, on the way through the log.
 #[derive(Default)]
-struct Keys {
+struct KeyUses {
     /// Commits with a key so far.
     used: u64,
     /// Keys to which the index does not lead, or not to that use: none may be used again while it is kept.
@@ -300,7 +300,7 @@ struct Keys {
     earlier_len: usize,
 }
 
-impl Keys {
+impl KeyUses {
     fn look_at(&mut self, reader: &Reader, record: &Record<'_>, key: Term, used: &KeyUse) -> Option<String> {
         let now = Moment { time: record.time(), keys: self.used };
         self.used += 1;
@@ -336,14 +336,14 @@ pub(crate) fn is_past_the_end(error: &LogError) -> bool {
     matches!(error, LogError::NotALog(what) if what == PAST_THE_END)
 }
 
-fn log_stop(error: LogError) -> Stop {
+fn log_stop(error: LogError) -> VerifyStop {
     match error {
-        LogError::Corrupt { position, what, .. } => Stop::Bad(Bad { position, what }),
+        LogError::Corrupt { position, what, .. } => VerifyStop::Bad(Bad { position, what }),
         LogError::Io(error) => match error.downcast::<StorageError>() {
             Ok(error) => error.into(),
-            Err(error) => Stop::Storage(LogError::Io(error).into()),
+            Err(error) => VerifyStop::Storage(LogError::Io(error).into()),
         },
-        error => Stop::Storage(error.into()),
+        error => VerifyStop::Storage(error.into()),
     }
 }
 
@@ -371,15 +371,15 @@ fn served_terms(published: &Published) -> Result<Tallies, StorageError> {
     Ok(served)
 }
 
-fn compare_terms(expected: &Tallies, served: &Tallies, report: &mut VerifyReport) -> Result<(), Stop> {
+fn compare_terms(expected: &Tallies, served: &Tallies, report: &mut VerifyReport) -> Result<(), VerifyStop> {
     let differs = |(term, tally): &(&Term, &Tally)| served.get(term) != Some(tally);
     if let Some((_, tally)) = expected.iter().filter(differs).min_by_key(|(_, tally)| tally.first) {
         let what = "an index does not list all events of a stream, type or tag".to_owned();
-        return Err(Stop::Bad(Bad { position: tally.first, what }));
+        return Err(VerifyStop::Bad(Bad { position: tally.first, what }));
     }
     if let Some((_, tally)) = served.iter().find(|(term, _)| !expected.contains_key(term)) {
         let what = "an index lists a stream, type or tag that is not in the log".to_owned();
-        return Err(Stop::Bad(Bad { position: tally.first, what }));
+        return Err(VerifyStop::Bad(Bad { position: tally.first, what }));
     }
     report.terms = expected.len() as u64;
     Ok(())

@@ -49,7 +49,7 @@ pub(crate) struct Reader {
 
 /// Snapshot that one view sees.
 #[derive(Debug)]
-struct Seen {
+struct ViewSnapshot {
     published: Arc<Published>,
     /// In the reader's order.
     behind: Vec<Arc<Standing>>,
@@ -57,10 +57,10 @@ struct Seen {
 
 impl Reader {
     /// Everything as it is now.
-    fn look(&self) -> Seen {
+    fn look(&self) -> ViewSnapshot {
         // First: what is behind is never ahead of the position that the view is at.
         let behind = self.behind.iter().map(|behind| behind.standing()).collect();
-        Seen { published: self.board.load(), behind }
+        ViewSnapshot { published: self.board.load(), behind }
     }
 
     /// Damage found in `state.redb`: by a read that reported it, or by its blocks, whoever read them.
@@ -75,14 +75,14 @@ pub(crate) type Current = Arc<RwLock<Arc<Reader>>>;
 /// All views that still hold something.
 #[derive(Debug)]
 pub(crate) struct Views {
-    slots: Mutex<Vec<Weak<Slot>>>,
+    slots: Mutex<Vec<Weak<ViewSlot>>>,
     clock: Arc<dyn Clock>,
     age_max: Duration,
 }
 
 #[derive(Debug)]
-struct Slot {
-    seen: RwLock<Option<Seen>>,
+struct ViewSlot {
+    seen: RwLock<Option<ViewSnapshot>>,
     taken_at: Duration,
 }
 
@@ -95,7 +95,7 @@ impl Views {
         let seen = reader.look();
         let head = seen.published.head;
         let taken_at = self.clock.monotonic();
-        let slot = Arc::new(Slot { seen: RwLock::new(Some(seen)), taken_at });
+        let slot = Arc::new(ViewSlot { seen: RwLock::new(Some(seen)), taken_at });
         let mut slots = self.slots.lock();
         // Amortised: the list never holds more than twice the views there are.
         if slots.len() == slots.capacity() {
@@ -137,7 +137,7 @@ impl Views {
 #[derive(Clone)]
 pub struct View {
     current: Current,
-    slot: Arc<Slot>,
+    slot: Arc<ViewSlot>,
     head: Head,
     age_max: Duration,
 }
@@ -196,7 +196,7 @@ impl View {
         key: &(impl KeyRef<P::Key> + ?Sized),
     ) -> Result<Option<RowAt<P::Row>>, ReadError> {
         let reader = self.reader();
-        let table = Table::of::<P>(&reader)?;
+        let table = TableRef::of::<P>(&reader)?;
         let key = row_key(table.id, key).map_err(|error| invalid("row key", error))?;
         let version = self.read_rows(&reader, table, |layers| layers.row(&key))?;
         version.map(|version| decode_row::<P>(&version)).transpose()
@@ -234,7 +234,7 @@ impl View {
     }
 
     fn scan<P: Projection>(&self, keys: impl RangeBounds<P::Key>, direction: Direction) -> RowScan<P> {
-        let rest = Table::of::<P>(&self.reader()).and_then(|table| {
+        let rest = TableRef::of::<P>(&self.reader()).and_then(|table| {
             let range = key_range::<P>(table.id, keys).map_err(|error| invalid("row key", error))?;
             Ok((table, range))
         });
@@ -332,7 +332,7 @@ impl View {
         self.seen(|seen| Ok(seen.published.clone()))
     }
 
-    fn seen<T>(&self, look: impl FnOnce(&Seen) -> Result<T, ReadError>) -> Result<T, ReadError> {
+    fn seen<T>(&self, look: impl FnOnce(&ViewSnapshot) -> Result<T, ReadError>) -> Result<T, ReadError> {
         look(self.slot.seen.read().as_ref().ok_or_else(|| self.expired())?)
     }
 
@@ -344,12 +344,12 @@ impl View {
     /// As [`row`](Self::row).
     pub fn folded_through<P: Projection>(&self) -> Result<Position, ReadError> {
         let reader = self.reader();
-        let table = Table::of::<P>(&reader)?;
+        let table = TableRef::of::<P>(&reader)?;
         Ok(self.rows_of(&reader, table)?.head.position)
     }
 
     /// The rows below a table, as this view sees them.
-    fn rows_of(&self, reader: &Reader, table: Table) -> Result<Arc<Published>, ReadError> {
+    fn rows_of(&self, reader: &Reader, table: TableRef) -> Result<Arc<Published>, ReadError> {
         match table.behind {
             None => self.published(),
             Some(index) => self.seen(|seen| reader.behind[index].rows(&seen.behind[index]).cloned()),
@@ -359,7 +359,7 @@ impl View {
     fn read_rows<T>(
         &self,
         reader: &Reader,
-        table: Table,
+        table: TableRef,
         read: impl FnOnce(Layers<'_>) -> Result<T, StorageError>,
     ) -> Result<T, ReadError> {
         let rows = self.rows_of(reader, table)?;
@@ -389,13 +389,13 @@ impl View {
 
 /// Place of the rows of a projection.
 #[derive(Clone, Copy)]
-struct Table {
+struct TableRef {
     id: [u8; 4],
     /// Index among the projections behind the writer; `None` if it is inline.
     behind: Option<usize>,
 }
 
-impl Table {
+impl TableRef {
     fn of<P: Projection>(reader: &Reader) -> Result<Self, ReadError> {
         let projections = &reader.rules.projections;
         if let Some(registered) = projections.get::<P>() {
@@ -415,7 +415,7 @@ impl Table {
 
 /// The id of the rows of `P`, if a decision may rest on them.
 pub(crate) fn id_of<P: Projection>(reader: &Reader) -> Result<[u8; 4], ReadError> {
-    let table = Table::of::<P>(reader)?;
+    let table = TableRef::of::<P>(reader)?;
     match table.behind {
         None => Ok(table.id),
         Some(_) => {
@@ -521,7 +521,7 @@ impl<T> fmt::Debug for Stale<T> {
 pub struct RowScan<P> {
     view: View,
     /// Rows that were not asked for yet.
-    rest: Option<(Table, KeyRange)>,
+    rest: Option<(TableRef, KeyRange)>,
     direction: Direction,
     page: std::vec::IntoIter<RowEntry>,
     failed: Option<ReadError>,
@@ -694,7 +694,7 @@ impl<E: EventSet> Events<E> {
     }
 
     /// The event, unless its family is none of `E`'s.
-    fn decode(&self, position: Position, at: At<'_>) -> Result<Option<Sequenced<E>>, ReadError> {
+    fn decode(&self, position: Position, at: PageEvent<'_>) -> Result<Option<Sequenced<E>>, ReadError> {
         if !self.families.is_empty() && !self.families.contains(&at.raw.family()) {
             return Ok(None);
         }
@@ -751,7 +751,7 @@ impl<E: EventSet> Events<E> {
 }
 
 /// An event of the page, with what the record says of it.
-struct At<'a> {
+struct PageEvent<'a> {
     raw: RawRef<'a>,
     stream_version: u64,
     recorded_at: crate::order::Timestamp,
@@ -760,7 +760,7 @@ struct At<'a> {
 /// Calls `each` with every event of the page; the last event's position.
 fn each_event(
     page: &Page,
-    mut each: impl FnMut(Position, At<'_>) -> Result<(), ReadError>,
+    mut each: impl FnMut(Position, PageEvent<'_>) -> Result<(), ReadError>,
 ) -> Result<Option<Position>, ReadError> {
     let mut last = None;
     for record in page.records() {
@@ -770,7 +770,7 @@ fn each_event(
             let (stream_version, recorded_at) = (event.stream_version, record.time());
             let position = event.position;
             let raw = event.raw().map_err(|cause| ReadError::Decode { position, cause })?;
-            each(position, At { raw, stream_version, recorded_at })?;
+            each(position, PageEvent { raw, stream_version, recorded_at })?;
         }
     }
     Ok(last)

@@ -22,12 +22,12 @@ const THREADS_MAX: usize = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Wakers {
     lockstep: bool,
-    state: Mutex<State>,
+    state: Mutex<WakersState>,
     pushed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WakersState {
     queue: VecDeque<Waker>,
     threads: usize,
     /// The turn of the thread that runs a waker now.
@@ -54,7 +54,7 @@ impl Wakers {
     }
 
     /// Starts a thread, if there is room for one. Without it, the next push or the thread that is there goes on.
-    fn add_thread(self: &Arc<Self>, state: &mut State) {
+    fn add_thread(self: &Arc<Self>, state: &mut WakersState) {
         let wakers = self.clone();
         if state.threads < THREADS_MAX && spawn("wakers", move || wakers.run()).is_ok() {
             state.threads += 1;
@@ -103,7 +103,7 @@ impl Wakers {
     }
 
     /// Runs one waker. Returns `false` if it took so long that another thread goes on.
-    fn run_one(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, waker: Waker) -> bool {
+    fn run_one(self: &Arc<Self>, state: &mut MutexGuard<'_, WakersState>, waker: Waker) -> bool {
         state.last_turn += 1;
         let turn = state.last_turn;
         state.running = Some(turn);

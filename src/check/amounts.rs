@@ -200,18 +200,18 @@ impl TryFrom<SumsRule> for Check {
             sums: Sums { tolerance, carried },
             ordered: false,
         };
-        Self::new(about, judged, clocked, Summed { rule, families, bucket }, shape).without_faults()
+        Self::new(about, judged, clocked, SumMatcher { rule, families, bucket }, shape).without_faults()
     }
 }
 
 /// A lens of amounts by field name.
-struct Summed {
+struct SumMatcher {
     rule: SumsRule,
     families: Vec<String>,
     bucket: Option<Bucket>,
 }
 
-impl Summed {
+impl SumMatcher {
     /// Reads the amount of an event under this term. `None`: it has none.
     fn read(&self, term: &Term, glance: &mut Glance<'_>) -> Result<Option<i64>, DecodeError> {
         if !term.when.is(glance)? {
@@ -255,7 +255,7 @@ impl Summed {
     }
 }
 
-impl Lens for Summed {
+impl Lens for SumMatcher {
     fn registers(&self) -> Vec<Family> {
         Vec::new()
     }

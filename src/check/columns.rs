@@ -131,11 +131,11 @@ pub(crate) fn check_names<R: for<'de> Deserialize<'de>>(columns: &[Column]) -> R
 
 /// Names by which serde finds the fields of a struct, aliases too. None for any other type, and for a struct with flattened fields.
 fn fields_of<R: for<'de> Deserialize<'de>>() -> &'static [&'static str] {
-    R::deserialize(Fields).err().map_or(&[], |Asked(fields)| fields)
+    R::deserialize(FieldProbe).err().map_or(&[], |Asked(fields)| fields)
 }
 
 /// Learns which fields a type asks for.
-struct Fields;
+struct FieldProbe;
 
 /// Fields that were asked for.
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl de::Error for Asked {
     }
 }
 
-impl<'de> Deserializer<'de> for Fields {
+impl<'de> Deserializer<'de> for FieldProbe {
     type Error = Asked;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Asked> {

@@ -94,10 +94,10 @@ impl Conserved {
         let rewrites = Rewrites::default();
         let fold = move |raw: &RawRef<'_>, table: &mut dyn Table| {
             let event = P::Event::decode(raw).map_err(|error| FoldError::refuse(error.to_string()))?;
-            let mut noting = Noting { table, changed: BTreeMap::new() };
+            let mut noting = BeforeImageTable { table, changed: BTreeMap::new() };
             P::fold(&event, &mut Rows::on(&mut noting, &rewrites))?;
             let mut difference = 0_i64.wrapping_sub(brings(&event));
-            let Noting { table, changed } = noting;
+            let BeforeImageTable { table, changed } = noting;
             for (key, before) in changed {
                 let after = table.get(&key)?;
                 let held = |version: Option<RowVersion>| -> Result<i64, FoldError> {
@@ -135,7 +135,7 @@ fn add(table: &mut dyn Table, change: i64) -> Folded {
 }
 
 /// A table that notes the old values of its rows. Its keys are prefixed with [`ROW`].
-struct Noting<'a> {
+struct BeforeImageTable<'a> {
     table: &'a mut dyn Table,
     changed: BTreeMap<Vec<u8>, Option<RowVersion>>,
 }
@@ -145,7 +145,7 @@ fn inside(key: &[u8]) -> Vec<u8> {
     [id, &[ROW], key].concat()
 }
 
-impl Table for Noting<'_> {
+impl Table for BeforeImageTable<'_> {
     fn id(&self) -> [u8; 4] {
         self.table.id()
     }

@@ -174,9 +174,9 @@ pub enum Plain {
 
 impl<'de> Deserialize<'de> for Selector {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Any;
+        struct SelectorVisitor;
 
-        impl<'de> Visitor<'de> for Any {
+        impl<'de> Visitor<'de> for SelectorVisitor {
             type Value = Selector;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -198,15 +198,15 @@ impl<'de> Deserialize<'de> for Selector {
             }
         }
 
-        from.deserialize_any(Any)
+        from.deserialize_any(SelectorVisitor)
     }
 }
 
 impl<'de> Deserialize<'de> for Plain {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Any;
+        struct PlainVisitor;
 
-        impl Visitor<'_> for Any {
+        impl Visitor<'_> for PlainVisitor {
             type Value = Plain;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -243,7 +243,7 @@ impl<'de> Deserialize<'de> for Plain {
             }
         }
 
-        from.deserialize_any(Any)
+        from.deserialize_any(PlainVisitor)
     }
 }
 
@@ -387,7 +387,7 @@ impl TryFrom<Definition> for Check {
         escalations.remind_every = time("remind_every", &definition.remind_every)?;
         escalations.remedied_within = time("remedied_within", &definition.remedied_within)?;
         escalations.labels = definition.labels.clone().into_iter().collect();
-        let lens = Fielded { definition, word, families };
+        let lens = FieldMatcher { definition, word, families };
         let rule = Rule { word, window, n, sums: Sums::default(), ordered: false };
         let check = Self::new(described, rule, clocked, lens, shape);
         Self { guard, escalations, unbounded, ..check }.without_faults()
@@ -462,13 +462,13 @@ pub(super) fn parse_time(text: &str) -> Result<Time, String> {
 }
 
 /// A lens of fields by name.
-struct Fielded {
+struct FieldMatcher {
     definition: Definition,
     word: Word,
     families: Vec<String>,
 }
 
-impl Fielded {
+impl FieldMatcher {
     fn roles(&self, glance: &mut Glance<'_>) -> Result<Roles, DecodeError> {
         let Definition { when, then, until, closed_by, .. } = &self.definition;
         let mut is = |selector: &Option<Selector>| match selector {
@@ -484,7 +484,7 @@ impl Fielded {
     }
 }
 
-impl Lens for Fielded {
+impl Lens for FieldMatcher {
     fn registers(&self) -> Vec<Family> {
         Vec::new()
     }
@@ -565,7 +565,7 @@ pub(super) fn key_text_at(glance: &Glance<'_>, path: Option<&str>) -> Result<Str
     }
 }
 
-impl Fielded {
+impl FieldMatcher {
     fn tie(&self, glance: &mut Glance<'_>) -> Result<u64, DecodeError> {
         let mut bytes = Vec::new();
         for path in &self.definition.tied {

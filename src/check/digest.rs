@@ -91,7 +91,7 @@ impl About {
     /// As [`applied_by`](Self::applied_by), for a consumer that must come further in this time, while there are events for it.
     pub fn applied_within<E: EventSet>(self, consumer: &'static str, longest: Duration) -> Check {
         let shape = format!("applied by {consumer};");
-        let fresh = over(self, Arc::new(Progress::of::<E>(consumer)), longest, &shape);
+        let fresh = over(self, Arc::new(ConsumerProgress::of::<E>(consumer)), longest, &shape);
         let about = Described {
             id: freshness_id(self.id).into(),
             means: format!("`{consumer}` does not come further, and there are events for it.").into(),
@@ -109,7 +109,7 @@ impl About {
 
 /// Last report of a consumer that was compared, and what the log had for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Compared {
+struct ReportComparison {
     said: Digest,
     log: Digest,
 }
@@ -227,7 +227,7 @@ fn reported(consumer: &str, raw: &RawRef<'_>) -> Result<Option<Digest>, FoldErro
 fn report(consumer: &str, raw: &RawRef<'_>, table: &mut dyn Table) -> Folded {
     let Some(said) = reported(consumer, raw)? else { return Ok(()) };
     let before = table.get(&full(table, COMPARED))?;
-    let before: Option<Compared> = read(before.as_ref().and_then(|row| row.value.as_deref()))?;
+    let before: Option<ReportComparison> = read(before.as_ref().and_then(|row| row.value.as_deref()))?;
     let mut passed = table.scan(&unreported(table, 0..=said.through))?;
     let log = match (passed.last(), before) {
         (Some((_, row)), _) => read(row.value.as_deref())?.unwrap_or_default(),
@@ -246,7 +246,7 @@ fn report(consumer: &str, raw: &RawRef<'_>, table: &mut dyn Table) -> Folded {
     for (key, _) in passed {
         table.put(key.to_vec(), None);
     }
-    if is_known { put(table, COMPARED, &Compared { said, log }) } else { Ok(()) }
+    if is_known { put(table, COMPARED, &ReportComparison { said, log }) } else { Ok(()) }
 }
 
 impl Rowed for Applied {
@@ -266,7 +266,7 @@ impl Rowed for Applied {
     fn wrong(&self, key: &[u8], rows: &[Option<&[u8]>]) -> Result<bool, DecodeError> {
         match rows {
             [Some(row)] if key == COMPARED => {
-                let Compared { said, log } = codec::decode(row)?;
+                let ReportComparison { said, log } = codec::decode(row)?;
                 Ok(said != log)
             }
             _ => Ok(false),
@@ -278,12 +278,12 @@ impl Rowed for Applied {
     }
 
     fn row_text(&self, _: usize, row: &[u8]) -> String {
-        match codec::decode::<Compared>(row) {
-            Ok(Compared { said, log }) if said.count == log.count => format!(
+        match codec::decode::<ReportComparison>(row) {
+            Ok(ReportComparison { said, log }) if said.count == log.count => format!(
                 "other events than the log: {} of them through {}, and not the same ones",
                 said.count, said.through
             ),
-            Ok(Compared { said, log }) => {
+            Ok(ReportComparison { said, log }) => {
                 format!("{} events through {}, where the log has {}", said.count, said.through, log.count)
             }
             Err(error) => error.to_string(),
@@ -293,14 +293,14 @@ impl Rowed for Applied {
 
 /// Position of a consumer, and that of the last event for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Stands {
+struct ConsumerPosition {
     through: u64,
     latest: u64,
 }
 
 /// A table of one row for the consumer, and one more while there are events after its position: its key is that position. A
 /// consumer that advances gets another key, so only one that stands still is found, and not one that is always a little behind.
-struct Progress {
+struct ConsumerProgress {
     consumer: &'static str,
     table: Registered,
 }
@@ -308,20 +308,21 @@ struct Progress {
 const STANDS: &[u8] = b"@";
 const WAITS: u8 = b'w';
 
-impl Progress {
+impl ConsumerProgress {
     fn of<E: EventSet>(consumer: &'static str) -> Self {
         let fold = move |raw: &RawRef<'_>, table: &mut dyn Table| {
             let row = table.get(&full(table, STANDS))?;
-            let before: Stands = read(row.as_ref().and_then(|row| row.value.as_deref()))?.unwrap_or_default();
+            let before: ConsumerPosition =
+                read(row.as_ref().and_then(|row| row.value.as_deref()))?.unwrap_or_default();
             let now = match raw.family() == Own::FAMILY {
                 true => match reported(consumer, raw)? {
-                    Some(said) => Stands { through: said.through, ..before },
+                    Some(said) => ConsumerPosition { through: said.through, ..before },
                     None => return Ok(()),
                 },
-                false => Stands { latest: table.at().position.get(), ..before },
+                false => ConsumerPosition { latest: table.at().position.get(), ..before },
             };
             put(table, STANDS, &now)?;
-            let waits = |stands: Stands| [&[WAITS][..], &stands.through.to_be_bytes()].concat();
+            let waits = |stands: ConsumerPosition| [&[WAITS][..], &stands.through.to_be_bytes()].concat();
             if now.through != before.through {
                 let key = full(table, &waits(before));
                 table.put(key, None);
@@ -335,7 +336,7 @@ impl Progress {
     }
 }
 
-impl Rowed for Progress {
+impl Rowed for ConsumerProgress {
     fn projections(&self) -> Vec<&Registered> {
         vec![&self.table]
     }
@@ -358,11 +359,11 @@ impl Rowed for Progress {
     }
 
     fn row_text(&self, _: usize, row: &[u8]) -> String {
-        match codec::decode::<Stands>(row) {
-            Ok(Stands { through: 0, latest }) => {
+        match codec::decode::<ConsumerPosition>(row) {
+            Ok(ConsumerPosition { through: 0, latest }) => {
                 format!("never reported, and the log has events for it up to {latest}")
             }
-            Ok(Stands { through, latest }) => {
+            Ok(ConsumerPosition { through, latest }) => {
                 format!("stands at {through}, and the log has events for it up to {latest}")
             }
             Err(error) => error.to_string(),

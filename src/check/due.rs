@@ -7,7 +7,7 @@ use super::keys::KeyHash;
 use super::word::Time;
 use std::collections::{BTreeMap, VecDeque};
 
-type Entry = (Time, KeyHash);
+type Timer = (Time, KeyHash);
 
 /// Maximum number of entries in a run.
 const RUN: usize = 256;
@@ -17,13 +17,13 @@ const ROOM: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Due {
     /// Runs, each by an entry that is not after its first one, and after all entries of the run before. No run is empty.
-    runs: BTreeMap<Entry, VecDeque<Entry>>,
+    runs: BTreeMap<Timer, VecDeque<Timer>>,
     len: usize,
 }
 
 impl Due {
     /// Inserts an entry. Returns whether it is new.
-    pub fn insert(&mut self, entry: Entry) -> bool {
+    pub fn insert(&mut self, entry: Timer) -> bool {
         let key = match self.runs.range(..=entry).next_back() {
             Some((key, _)) => *key,
             None => {
@@ -52,7 +52,7 @@ impl Due {
     }
 
     /// Removes an entry. Returns whether it was there.
-    pub fn remove(&mut self, entry: &Entry) -> bool {
+    pub fn remove(&mut self, entry: &Timer) -> bool {
         let Some((key, run)) = self.runs.range_mut(..=*entry).next_back() else { return false };
         let Ok(at) = run.binary_search(entry) else { return false };
         run.remove(at);
@@ -68,7 +68,7 @@ impl Due {
     }
 
     /// Joins a run of few entries with the next one, if both together are small.
-    fn join_next(&mut self, key: Entry) {
+    fn join_next(&mut self, key: Timer) {
         let mut both = self.runs.range_mut(key..);
         let (Some((_, run)), Some((next_key, next))) = (both.next(), both.next()) else { return };
         if run.len() + next.len() <= RUN / 2 {
@@ -78,12 +78,12 @@ impl Due {
         }
     }
 
-    pub fn contains(&self, entry: &Entry) -> bool {
+    pub fn contains(&self, entry: &Timer) -> bool {
         let run = self.runs.range(..=*entry).next_back();
         run.is_some_and(|(_, run)| run.binary_search(entry).is_ok())
     }
 
-    pub fn first(&self) -> Option<Entry> {
+    pub fn first(&self) -> Option<Timer> {
         self.runs.first_key_value().map(|(_, run)| run[0])
     }
 
@@ -91,13 +91,13 @@ impl Due {
         self.len
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Entry> {
+    pub fn iter(&self) -> impl Iterator<Item = Timer> {
         self.runs.values().flatten().copied()
     }
 }
 
 /// Inserts into a run. It grows by a few entries at a time, because there are many runs.
-fn insert(run: &mut VecDeque<Entry>, at: usize, entry: Entry) {
+fn insert(run: &mut VecDeque<Timer>, at: usize, entry: Timer) {
     if run.len() == run.capacity() {
         run.reserve_exact(ROOM);
     }
@@ -105,14 +105,14 @@ fn insert(run: &mut VecDeque<Entry>, at: usize, entry: Entry) {
 }
 
 /// Gives back the room of removed entries.
-fn shrink(run: &mut VecDeque<Entry>) {
+fn shrink(run: &mut VecDeque<Timer>) {
     if run.capacity() - run.len() >= 2 * ROOM {
         run.shrink_to(run.len() + ROOM);
     }
 }
 
-impl FromIterator<Entry> for Due {
-    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+impl FromIterator<Timer> for Due {
+    fn from_iter<I: IntoIterator<Item = Timer>>(entries: I) -> Self {
         let mut due = Self::default();
         for entry in entries {
             due.insert(entry);
@@ -127,10 +127,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn agree(due: &Due, set: &BTreeSet<Entry>) {
+    fn agree(due: &Due, set: &BTreeSet<Timer>) {
         assert!(due.iter().eq(set.iter().copied()));
         assert_eq!((due.len(), due.first()), (set.len(), set.first().copied()));
-        let mut before: Option<Entry> = None;
+        let mut before: Option<Timer> = None;
         for (key, run) in &due.runs {
             assert!(!run.is_empty() && run.len() <= RUN);
             assert!(*key <= run[0] && before.is_none_or(|before| before < *key));

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(crate) struct Escalations {
     /// Ages in microseconds, each with the severity beyond it; sorted.
     ages: Vec<(Time, Severity)>,
-    amounts: Vec<Amount>,
+    amounts: Vec<AmountThreshold>,
     /// Time between reminders, in microseconds. `None`: by severity.
     pub(super) remind_every: Option<Time>,
     /// Time that a remediation has to help. `None`: the check's window.
@@ -31,7 +31,7 @@ const LABELS_BYTES_MAX: usize = 4096;
 const GRACE_MIN: Time = 60 * 1_000_000;
 
 #[derive(Clone)]
-struct Amount {
+struct AmountThreshold {
     of: Arc<dyn AmountOf>,
     name: String,
     limit: i64,
@@ -73,7 +73,7 @@ impl Escalations {
         limit: i64,
         severity: Severity,
     ) {
-        self.amounts.push(Amount { of: Arc::new(of), name: name.to_owned(), limit, severity });
+        self.amounts.push(AmountThreshold { of: Arc::new(of), name: name.to_owned(), limit, severity });
     }
 
     pub(super) fn faults(&self, id: &str, severity: Severity) -> Vec<Fault> {
@@ -92,7 +92,8 @@ impl Escalations {
 
     /// Returns all of it as text, to be compared.
     pub fn text(&self) -> String {
-        let amounts = self.amounts.iter().map(|Amount { name, limit, severity, .. }| (name, limit, severity));
+        let amounts =
+            self.amounts.iter().map(|AmountThreshold { name, limit, severity, .. }| (name, limit, severity));
         let Self { ages, remind_every, remedied_within, labels, .. } = self;
         format!("{ages:?} {:?} {remind_every:?} {remedied_within:?} {labels:?}", amounts.collect::<Vec<_>>())
     }
@@ -126,7 +127,7 @@ impl Escalations {
     /// Returns the highest severity by the event's amounts. An amount that cannot be read counts as above its limit.
     pub fn weigh(&self, glance: &mut Glance<'_>) -> Option<Raised> {
         let mut raised: Option<Raised> = None;
-        for Amount { of, limit, severity, .. } in &self.amounts {
+        for AmountThreshold { of, limit, severity, .. } in &self.amounts {
             if raised.as_ref().is_some_and(|raised| raised.severity >= *severity) {
                 continue;
             }
@@ -147,7 +148,7 @@ impl Escalations {
             format!("to {severity} when it is open for longer than {}", time_text(*after))
         });
         let amounts = self.amounts.iter();
-        ages.chain(amounts.map(|Amount { limit, severity, .. }| {
+        ages.chain(amounts.map(|AmountThreshold { limit, severity, .. }| {
             format!("to {severity} when it is about more than {limit}")
         }))
         .collect()

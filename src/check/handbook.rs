@@ -60,12 +60,12 @@ fn page(book: &mut String, about: &Described, more: Vec<(&'static str, String)>)
     lines.for_each(|(name, text)| book.push_str(&format!("- {name}: {}\n", plain(&text))));
     book.push_str("\nWhat to do:\n\n");
     match steps(&about.remedy) {
-        Steps::Numbered(steps) => {
+        RemedySteps::Numbered(steps) => {
             for (index, step) in steps.iter().enumerate() {
                 book.push_str(&format!("{}. {}\n", index + 1, plain(step)));
             }
         }
-        Steps::Text(text) => book.push_str(&format!("{}\n", plain(text))),
+        RemedySteps::Text(text) => book.push_str(&format!("{}\n", plain(text))),
     }
 }
 
@@ -129,14 +129,14 @@ impl Check {
     }
 }
 
-enum Steps<'t> {
+enum RemedySteps<'t> {
     Numbered(Vec<&'t str>),
     Text(&'t str),
 }
 
 /// Splits steps that are numbered from 1, in order: `1 look; 2 mend`, or a line for each.
-fn steps(text: &str) -> Steps<'_> {
-    let Some(mut rest) = numbered(text.trim(), 1) else { return Steps::Text(text) };
+fn steps(text: &str) -> RemedySteps<'_> {
+    let Some(mut rest) = numbered(text.trim(), 1) else { return RemedySteps::Text(text) };
     let mut steps = Vec::new();
     loop {
         let ends = rest.match_indices([';', '\n', '.', ',']).map(|(at, _)| at);
@@ -152,7 +152,7 @@ fn steps(text: &str) -> Steps<'_> {
             None => {
                 let step = rest.trim_start();
                 steps.push(&step[..end(step)]);
-                return Steps::Numbered(steps);
+                return RemedySteps::Numbered(steps);
             }
         }
     }
@@ -208,8 +208,8 @@ mod tests {
 
     fn split(text: &str) -> Vec<&str> {
         match steps(text) {
-            Steps::Numbered(steps) => steps,
-            Steps::Text(_) => Vec::new(),
+            RemedySteps::Numbered(steps) => steps,
+            RemedySteps::Text(_) => Vec::new(),
         }
     }
 

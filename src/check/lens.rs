@@ -1,6 +1,6 @@
 //! Lenses: they extract from an event what a check looks at, its key, roles and time.
 
-use super::Is;
+use super::EventPredicate;
 use super::calendar::Bucket;
 use super::glance::Glance;
 use super::keys::KeyHash;
@@ -87,10 +87,10 @@ pub(super) fn keyed<E, K: Key>(key: impl Fn(&E) -> K + Send + Sync + 'static) ->
 
 /// A lens of closures over a type.
 pub(super) struct Typed<E> {
-    pub a: Is<E>,
-    pub b: Option<Is<E>>,
-    pub c: Option<Is<E>>,
-    pub close: Option<Is<E>>,
+    pub a: EventPredicate<E>,
+    pub b: Option<EventPredicate<E>>,
+    pub c: Option<EventPredicate<E>>,
+    pub close: Option<EventPredicate<E>>,
     pub key: Option<Arc<Keyed<E>>>,
     pub tie: Option<Arc<Keyed<E>>>,
     pub time: Option<Arc<dyn Fn(&E) -> Option<SystemTime> + Send + Sync>>,
@@ -98,13 +98,13 @@ pub(super) struct Typed<E> {
     pub word: Word,
 }
 
-type Reads<E> = Arc<dyn Fn(&E) -> Option<i64> + Send + Sync>;
+type AmountFn<E> = Arc<dyn Fn(&E) -> Option<i64> + Send + Sync>;
 
 /// Closures that read the amounts of an event.
 pub(super) struct Amounts<E> {
-    pub adds: Reads<E>,
-    pub says: Option<Reads<E>>,
-    pub rounded: Option<Is<E>>,
+    pub adds: AmountFn<E>,
+    pub says: Option<AmountFn<E>>,
+    pub rounded: Option<EventPredicate<E>>,
     pub bucket: Option<Bucket>,
 }
 
@@ -123,7 +123,7 @@ impl<E> Amounts<E> {
 
 impl<E> Typed<E> {
     fn roles(&self, event: &E) -> Roles {
-        let is = |role: &Option<Is<E>>| role.as_ref().is_some_and(|is| is(event));
+        let is = |role: &Option<EventPredicate<E>>| role.as_ref().is_some_and(|is| is(event));
         Roles::default()
             .with(Roles::A, (self.a)(event))
             .with(Roles::B, is(&self.b))

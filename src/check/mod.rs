@@ -489,10 +489,15 @@ impl Check {
     }
 }
 
-type Is<E> = Arc<dyn Fn(&E) -> bool + Send + Sync>;
+type EventPredicate<E> = Arc<dyn Fn(&E) -> bool + Send + Sync>;
 
 impl About {
-    fn word<E: EventSet>(self, word: Word, a: Is<E>, b: Option<Is<E>>) -> Sequence<E> {
+    fn word<E: EventSet>(
+        self,
+        word: Word,
+        a: EventPredicate<E>,
+        b: Option<EventPredicate<E>>,
+    ) -> Sequence<E> {
         Sequence {
             about: self.into(),
             rule: Rule { word, window: None, n: 0, sums: Sums::default(), ordered: false },

@@ -134,25 +134,25 @@ impl TryFrom<RowsRule> for Check {
             means: rule.means.into(),
             remedy: rule.remedy.into(),
         };
-        let lens = Named { names, wrong: rule.wrong, found: OnceLock::new() };
+        let lens = NamedRowsMatcher { names, wrong: rule.wrong, found: OnceLock::new() };
         Self::new(about, Rule::standing(window), Clocked::Recorded, lens, shape).without_faults()
     }
 }
 
 /// A lens of rows by name. Their projections are looked up in the setup of the store that it is opened with.
-struct Named {
+struct NamedRowsMatcher {
     names: Vec<String>,
     wrong: Vec<RowIs>,
-    found: OnceLock<Arc<Found>>,
+    found: OnceLock<Arc<ResolvedRows>>,
 }
 
-impl Named {
-    fn found(&self) -> Option<&Found> {
+impl NamedRowsMatcher {
+    fn found(&self) -> Option<&ResolvedRows> {
         self.found.get().map(|found| &**found)
     }
 }
 
-impl Lens for Named {
+impl Lens for NamedRowsMatcher {
     fn registers(&self) -> Vec<Family> {
         self.found().iter().flat_map(|found| &found.tables).flat_map(|table| table.families.clone()).collect()
     }
@@ -217,8 +217,11 @@ impl Lens for Named {
         });
         let tables = tables.collect::<Result<Vec<_>, _>>()?;
         // A second call changes nothing: the same setup finds the same projections.
-        let _ =
-            self.found.set(Arc::new(Found { tables, names: self.names.clone(), wrong: self.wrong.clone() }));
+        let _ = self.found.set(Arc::new(ResolvedRows {
+            tables,
+            names: self.names.clone(),
+            wrong: self.wrong.clone(),
+        }));
         Ok(())
     }
 
@@ -228,13 +231,13 @@ impl Lens for Named {
 }
 
 /// The projections that were found, and the conditions on their rows.
-struct Found {
+struct ResolvedRows {
     tables: Vec<Registered>,
     names: Vec<String>,
     wrong: Vec<RowIs>,
 }
 
-impl Found {
+impl ResolvedRows {
     fn read(&self, index: usize, row: &[u8]) -> Result<Value, DecodeError> {
         let layout = self.tables[index].row.as_ref();
         layout.ok_or_else(|| DecodeError::new("its row has no layout"))?.read(row)
@@ -262,7 +265,7 @@ impl Found {
     }
 }
 
-impl Rowed for Found {
+impl Rowed for ResolvedRows {
     fn projections(&self) -> Vec<&Registered> {
         self.tables.iter().collect()
     }

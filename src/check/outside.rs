@@ -332,9 +332,9 @@ pub(crate) trait Source: Send + Sync {
 }
 
 /// A source, its types erased.
-struct Typed<O>(O);
+struct TypedSource<O>(O);
 
-impl<O: Outside> Source for Typed<O> {
+impl<O: Outside> Source for TypedSource<O> {
     fn pull(&self) -> Result<Shown<Rows>, PullError> {
         let Pulled { as_of, columns, rows } = self.0.pull()?;
         columns::check_names::<O::Row>(&columns)?;
@@ -447,9 +447,9 @@ fn misfit(place: String, error: &DecodeError) -> PullError {
 }
 
 /// The rows of a source, as one of the tables that a check looks at. It is filled from snapshots, and folds nothing.
-struct Theirs<O>(PhantomData<fn() -> O>);
+struct SourceTable<O>(PhantomData<fn() -> O>);
 
-impl<O: Outside> Projection for Theirs<O> {
+impl<O: Outside> Projection for SourceTable<O> {
     const NAME: &'static str = "the source";
     type Event = Own;
     type Key = O::Key;
@@ -604,10 +604,10 @@ impl About {
         Compared {
             about: self.into(),
             evidence: Evidence {
-                source: Arc::new(Typed(evidence)),
-                rowed: Arc::new(rowed::<(P, Theirs<O>)>(differ)),
+                source: Arc::new(TypedSource(evidence)),
+                rowed: Arc::new(rowed::<(P, SourceTable<O>)>(differ)),
                 ours: Registered::of::<P>(),
-                shape: Registered::of::<Theirs<O>>().id,
+                shape: Registered::of::<SourceTable<O>>().id,
                 type_id: TypeId::of::<O>(),
                 every: Duration::from_secs(5 * 60),
                 stale_after: None,
@@ -669,7 +669,7 @@ impl Compared {
         let Self { about, evidence } = self;
         let sides = [(evidence.ours.name, evidence.ours.id), ("outside", evidence.shape)];
         let shape = sides.map(|(name, id)| format!("{name} {id:?};")).concat();
-        let lens = Beside(Arc::new(evidence));
+        let lens = SourceMatcher(Arc::new(evidence));
         Check::new(about, Rule::standing(micros(window)), Clocked::Pulled, lens, shape)
     }
 }
@@ -707,9 +707,9 @@ pub(crate) fn freshness_id(check: &str) -> String {
 }
 
 /// Sees rows of ours beside those of a source.
-struct Beside(Arc<Evidence>);
+struct SourceMatcher(Arc<Evidence>);
 
-impl Lens for Beside {
+impl Lens for SourceMatcher {
     fn registers(&self) -> Vec<Family> {
         self.0.ours.families.clone()
     }

@@ -141,7 +141,7 @@ impl<J: Join, F: for<'a> Fn(&J::Key, J::Rows<'a>) -> bool + Send + Sync> Rowed f
         let layout =
             self.sides.0[index].layout.as_ref().ok_or_else(|| DecodeError::new("its row has no layout"));
         match layout.and_then(|layout| layout.read(row)) {
-            Ok(value) => Shown(&value).to_string(),
+            Ok(value) => DisplayValue(&value).to_string(),
             Err(error) => format!("a row that cannot be read: {error}"),
         }
     }
@@ -149,13 +149,13 @@ impl<J: Join, F: for<'a> Fn(&J::Key, J::Rows<'a>) -> bool + Send + Sync> Rowed f
 
 /// Returns a value as people read it.
 pub(super) fn value_text(value: &Value) -> String {
-    Shown(value).to_string()
+    DisplayValue(value).to_string()
 }
 
 /// A value as people read it: `{cents: 500, to: "x"}`.
-struct Shown<'a>(&'a Value);
+struct DisplayValue<'a>(&'a Value);
 
-impl Display for Shown<'_> {
+impl Display for DisplayValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Value::Null => f.write_str("nothing"),
@@ -166,14 +166,17 @@ impl Display for Shown<'_> {
             Value::Text(text) => fmt::Debug::fmt(text, f),
             Value::Bytes(bytes) => bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
             Value::List(list) => listed(f, '[', ']', list.iter().map(|item| (None, item))),
-            Value::Map(entries) => {
-                listed(f, '{', '}', entries.iter().map(|(key, value)| (Some(Shown(key).to_string()), value)))
-            }
+            Value::Map(entries) => listed(
+                f,
+                '{',
+                '}',
+                entries.iter().map(|(key, value)| (Some(DisplayValue(key).to_string()), value)),
+            ),
             Value::Record(fields) => {
                 listed(f, '{', '}', fields.iter().map(|(name, value)| (Some(name.to_string()), value)))
             }
             Value::Variant(name, content) if content.is_null() => f.write_str(name),
-            Value::Variant(name, content) => write!(f, "{name} {}", Shown(content)),
+            Value::Variant(name, content) => write!(f, "{name} {}", DisplayValue(content)),
         }
     }
 }
@@ -192,7 +195,7 @@ fn listed<'a>(
         if let Some(name) = name {
             write!(f, "{name}: ")?;
         }
-        Shown(value).fmt(f)?;
+        DisplayValue(value).fmt(f)?;
     }
     f.write_char(close)
 }

@@ -75,7 +75,7 @@ pub(crate) struct Defaults {
 
 /// As [`parse`], with defaults for fields that a rule leaves out.
 pub(crate) fn parse_in(defaults: &Defaults, text: &str, file: &str) -> Result<Vec<Check>, RuleError> {
-    let source = Source { text, file };
+    let source = SourceText { text, file };
     source.check_size(text.len())?;
     let (mut tables, mut expects) = (Vec::new(), None);
     for (name, value) in DeTable::parse(text).map_err(|error| source.misread(&error, 0..0))?.into_inner() {
@@ -112,14 +112,14 @@ const PERIOD_MIN: Duration = Duration::from_secs(1);
 pub(crate) fn parse_folder(text: &str, file: &str) -> Result<FolderRules, RuleError> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Said {
+    struct FolderToml {
         period: Option<Spanned<String>>,
         owner: Option<Spanned<String>>,
         severity: Option<Severity>,
     }
-    let source = Source { text, file };
+    let source = SourceText { text, file };
     source.check_size(text.len())?;
-    let Said { period, owner, severity } =
+    let FolderToml { period, owner, severity } =
         toml::from_str(text).map_err(|error| source.misread(&error, 0..0))?;
     let period = period.map(|period| {
         let wrong = |why: String| source.error(period.span().start, format!("`period`: {why}"));
@@ -139,7 +139,7 @@ pub(crate) fn parse_folder(text: &str, file: &str) -> Result<FolderRules, RuleEr
 
 /// Returns an error of the rule with this name, in a text that was parsed.
 pub(crate) fn error_at(text: &str, file: &str, id: &str, what: String) -> RuleError {
-    let source = Source { text, file };
+    let source = SourceText { text, file };
     let tables = DeTable::parse(text).map(Spanned::into_inner).unwrap_or_default();
     let checks = tables.get("check").and_then(|checks| checks.get_ref().as_table());
     let name = checks.and_then(|checks| checks.keys().find(|name| name.get_ref() == id));
@@ -153,7 +153,7 @@ pub(crate) fn misnamed(text: &str, file: &str, id: &str, wrong: &Misnamed) -> Ru
     let field = rule.and_then(|rule| rule.get_ref().as_table()?.get(wrong.field));
     let at = field.map(|field| place_of(field, &wrong.name).unwrap_or(field.span().start));
     match at {
-        Some(at) => Source { text, file }.error(at, format!("`{}`: {}", wrong.field, wrong.why)),
+        Some(at) => SourceText { text, file }.error(at, format!("`{}`: {}", wrong.field, wrong.why)),
         None => error_at(text, file, id, format!("`{}`: {}", wrong.field, wrong.why)),
     }
 }
@@ -180,17 +180,17 @@ pub(crate) fn text(mut bytes: Vec<u8>, file: &str) -> Result<String, RuleError> 
     String::from_utf8(bytes).map_err(|error| {
         let (end, bytes) = (error.utf8_error().valid_up_to(), error.into_bytes());
         let text = String::from_utf8_lossy(&bytes[..end]);
-        Source { text: &text, file }.error(end, "it is no text: this is not UTF-8")
+        SourceText { text: &text, file }.error(end, "it is no text: this is not UTF-8")
     })
 }
 
 /// A text, and its name in errors.
-struct Source<'t> {
+struct SourceText<'t> {
     text: &'t str,
     file: &'t str,
 }
 
-impl<'t> Source<'t> {
+impl<'t> SourceText<'t> {
     fn check(
         &self,
         defaults: &Defaults,

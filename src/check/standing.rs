@@ -105,13 +105,13 @@ pub(super) fn over(about: About, rowed: Arc<dyn Rowed>, window: Duration, more: 
     // A table's id covers its name, version and layouts.
     let tables = rowed.projections().into_iter().map(|table| format!("{} {:?};", table.name, table.id));
     let shape = tables.chain([more.to_owned()]).collect();
-    Check::new(about.into(), Rule::standing(micros(window)), Clocked::Recorded, OverRows(rowed), shape)
+    Check::new(about.into(), Rule::standing(micros(window)), Clocked::Recorded, RowsMatcher(rowed), shape)
 }
 
 /// A lens of a check over rows: it sees nothing in an event by itself.
-struct OverRows(Arc<dyn Rowed>);
+struct RowsMatcher(Arc<dyn Rowed>);
 
-impl Lens for OverRows {
+impl Lens for RowsMatcher {
     fn registers(&self) -> Vec<Family> {
         self.0.projections().iter().flat_map(|table| table.families.iter().copied()).collect()
     }

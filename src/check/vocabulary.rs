@@ -54,7 +54,7 @@ pub(crate) struct Reader<'v> {
 }
 
 /// Layouts of the types that a selector names. `None`: it may be any.
-type Layouts<'v> = Option<Vec<&'v Layout>>;
+type TypeLayouts<'v> = Option<Vec<&'v Layout>>;
 
 impl<'v> Reader<'v> {
     fn is_expected(&self, name: &str) -> bool {
@@ -66,7 +66,7 @@ impl<'v> Reader<'v> {
         self.expects.iter().any(matches)
     }
 
-    fn type_name(&self, field: &'static str, name: &str) -> Result<Layouts<'v>, Misnamed> {
+    fn type_name(&self, field: &'static str, name: &str) -> Result<TypeLayouts<'v>, Misnamed> {
         if self.is_expected(name) {
             return Ok(None);
         }
@@ -102,7 +102,7 @@ impl<'v> Reader<'v> {
     }
 
     /// Returns all layouts of these families, for a selector that names no type.
-    fn of_families(&self, families: &[String]) -> Layouts<'v> {
+    fn of_families(&self, families: &[String]) -> TypeLayouts<'v> {
         let is_of = |name: &str| families.iter().any(|family| event::split_type_name(name).0 == family);
         if self.expects.iter().any(|name| is_of(name)) {
             return None;
@@ -117,7 +117,7 @@ impl<'v> Reader<'v> {
         field: &'static str,
         selector: &Selector,
         families: &[String],
-    ) -> Result<Layouts<'v>, Misnamed> {
+    ) -> Result<TypeLayouts<'v>, Misnamed> {
         match selector {
             Selector::Type(name) => self.type_name(field, name),
             Selector::Any(all) => {
@@ -141,7 +141,7 @@ impl<'v> Reader<'v> {
         }
     }
 
-    pub fn row(&self, field: &'static str, name: &str) -> Result<Layouts<'v>, Misnamed> {
+    pub fn row(&self, field: &'static str, name: &str) -> Result<TypeLayouts<'v>, Misnamed> {
         match self.known.rows.get(name) {
             Some(layout) => Ok(layout.as_deref().map(|layout| vec![layout])),
             None => {
@@ -154,7 +154,7 @@ impl<'v> Reader<'v> {
         }
     }
 
-    pub fn escalations(&self, escalate: &[Escalate], layouts: &Layouts<'v>) -> Result<(), Misnamed> {
+    pub fn escalations(&self, escalate: &[Escalate], layouts: &TypeLayouts<'v>) -> Result<(), Misnamed> {
         let amounts = escalate.iter().filter_map(|one| one.amount.as_deref());
         amounts.into_iter().try_for_each(|path| number("escalate", layouts, path))
     }
@@ -163,12 +163,12 @@ impl<'v> Reader<'v> {
 /// Compares a path with layouts of events or rows. At least one of them must have it.
 pub(crate) fn path<'v>(
     field: &'static str,
-    layouts: &Layouts<'v>,
+    layouts: &TypeLayouts<'v>,
     path: &str,
-) -> Result<Layouts<'v>, Misnamed> {
+) -> Result<TypeLayouts<'v>, Misnamed> {
     let Some(layouts) = layouts else { return Ok(None) };
     let steps: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('.').collect() };
-    let ends = |steps: &[&str]| Walk::of(layouts, steps);
+    let ends = |steps: &[&str]| PathWalk::of(layouts, steps);
     let found = ends(&steps);
     if !found.is_empty() {
         return Ok(Some(found));
@@ -182,7 +182,7 @@ pub(crate) fn path<'v>(
 }
 
 /// Compares a path that must lead to a number.
-pub(crate) fn number(field: &'static str, layouts: &Layouts<'_>, at: &str) -> Result<(), Misnamed> {
+pub(crate) fn number(field: &'static str, layouts: &TypeLayouts<'_>, at: &str) -> Result<(), Misnamed> {
     match path(field, layouts, at)? {
         Some(ends) if !ends.iter().any(|end| is_number(end)) => {
             let why = format!("`{at}` is {}, and no number", ends[0]);
@@ -195,7 +195,7 @@ pub(crate) fn number(field: &'static str, layouts: &Layouts<'_>, at: &str) -> Re
 /// Compares a path, and the value that its field must be able to have.
 pub(crate) fn plain(
     field: &'static str,
-    layouts: &Layouts<'_>,
+    layouts: &TypeLayouts<'_>,
     at: &str,
     wanted: &Plain,
 ) -> Result<(), Misnamed> {
@@ -237,13 +237,13 @@ fn may_be(layout: &Layout, wanted: &Plain) -> bool {
 }
 
 /// A walk along a path, as `Value::path` does it, but through layouts.
-struct Walk<'l> {
+struct PathWalk<'l> {
     found: Vec<&'l Layout>,
     /// Layouts by address, with the number of steps left there: an enum that holds itself would lead back without end.
     seen: BTreeSet<(*const Layout, usize)>,
 }
 
-impl<'l> Walk<'l> {
+impl<'l> PathWalk<'l> {
     fn of(layouts: &[&'l Layout], steps: &[&str]) -> Vec<&'l Layout> {
         let mut walk = Self { found: Vec::new(), seen: BTreeSet::new() };
         layouts.iter().for_each(|layout| walk.step(layout, &mut Vec::new(), steps));

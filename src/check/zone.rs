@@ -14,17 +14,17 @@ use std::sync::{LazyLock, OnceLock};
 
 /// A zone of the database.
 #[derive(Clone, Copy)]
-pub(crate) struct Zone(&'static Entry);
+pub(crate) struct Zone(&'static ZoneEntry);
 
-struct Entry {
+struct ZoneEntry {
     name: String,
     zone: OnceLock<TimeZone>,
 }
 
 static DATABASE: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
-static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
+static ENTRIES: LazyLock<Vec<ZoneEntry>> = LazyLock::new(|| {
     let names = DATABASE.available().map(|name| name.as_str().to_owned());
-    names.map(|name| Entry { name, zone: OnceLock::new() }).collect()
+    names.map(|name| ZoneEntry { name, zone: OnceLock::new() }).collect()
 });
 
 /// Last year whose clock changes are hashed: no rule begins later, and the last ones go on for ever.
@@ -37,7 +37,9 @@ impl Zone {
         let alike = ENTRIES.iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
         match alike {
             Some(entry) if entry.name == name => Ok(Self(entry)),
-            Some(Entry { name: known, .. }) => Err(format!("there is no zone `{name}`; there is `{known}`")),
+            Some(ZoneEntry { name: known, .. }) => {
+                Err(format!("there is no zone `{name}`; there is `{known}`"))
+            }
             None => Err(format!(
                 "there is no zone `{name}`: write one of the IANA time zone database, like `Europe/Rome`"
             )),
@@ -124,7 +126,7 @@ impl Zone {
     }
 
     fn zone(self) -> &'static TimeZone {
-        let Entry { name, zone } = self.0;
+        let ZoneEntry { name, zone } = self.0;
         zone.get_or_init(|| DATABASE.get(name).expect("the database has what it lists"))
     }
 }

@@ -178,7 +178,7 @@ impl<'de> Reader<'de> {
         visitor: V,
     ) -> Result<V::Value, DecodeError> {
         self.enter()?;
-        let value = visitor.visit_seq(Fields { reader: self, names: names.iter() })?;
+        let value = visitor.visit_seq(FieldsAccess { reader: self, names: names.iter() })?;
         self.leave();
         Ok(value)
     }
@@ -391,12 +391,12 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
 }
 
 /// The fields of a struct, in the order of its declaration.
-struct Fields<'r, 'de> {
+struct FieldsAccess<'r, 'de> {
     reader: &'r mut Reader<'de>,
     names: std::slice::Iter<'static, &'static str>,
 }
 
-impl<'de> de::SeqAccess<'de> for Fields<'_, 'de> {
+impl<'de> de::SeqAccess<'de> for FieldsAccess<'_, 'de> {
     type Error = DecodeError;
 
     #[inline]

@@ -310,12 +310,12 @@ pub(super) struct Entries<'w, 'a, W> {
     start: usize,
     /// Ordered bytes of the keys, one after the other: ordered maps are in that order as they are.
     order: Vec<u8>,
-    all: Vec<Entry>,
+    all: Vec<EncodedEntry>,
     /// True if a key has no ordered bytes, so that the encoded bytes of the keys are the order.
     unordered: bool,
 }
 
-struct Entry {
+struct EncodedEntry {
     order: Range<usize>,
     key: Range<usize>,
     end: usize,
@@ -324,11 +324,11 @@ struct Entry {
 impl<W: Watch> Entries<'_, '_, W> {
     fn sort(&mut self) -> Result<(), DecodeError> {
         let (out, order, unordered) = (&mut *self.parts.writer.out, &self.order, self.unordered);
-        let compare = |one: &Entry, other: &Entry| match unordered {
+        let compare = |one: &EncodedEntry, other: &EncodedEntry| match unordered {
             true => out[one.key.clone()].cmp(&out[other.key.clone()]),
             false => order[one.order.clone()].cmp(&order[other.order.clone()]),
         };
-        let rises = |all: &[Entry]| all.windows(2).all(|pair| compare(&pair[0], &pair[1]).is_lt());
+        let rises = |all: &[EncodedEntry]| all.windows(2).all(|pair| compare(&pair[0], &pair[1]).is_lt());
         if rises(&self.all) {
             return Ok(());
         }
@@ -355,7 +355,7 @@ impl<W: Watch> ser::SerializeMap for Entries<'_, '_, W> {
         self.unordered |= key::encode(key, &mut self.order).is_err();
         self.parts.part(key)?;
         let end = self.parts.writer.out.len();
-        self.all.push(Entry { order: order..self.order.len(), key: start..end, end });
+        self.all.push(EncodedEntry { order: order..self.order.len(), key: start..end, end });
         Ok(())
     }
 

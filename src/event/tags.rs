@@ -52,7 +52,7 @@ impl Tags {
 
     /// The same tags, borrowed.
     pub fn borrowed(&self) -> TagsRef<'_> {
-        TagsRef(Source::Texts(&self.0))
+        TagsRef(TagStorage::Texts(&self.0))
     }
 }
 
@@ -66,10 +66,10 @@ pub(crate) fn tag_text(kind: &str, id: impl Display) -> String {
 
 /// Tags where they lie.
 #[derive(Clone, Copy)]
-pub struct TagsRef<'a>(Source<'a>);
+pub struct TagsRef<'a>(TagStorage<'a>);
 
 #[derive(Clone, Copy)]
-enum Source<'a> {
+enum TagStorage<'a> {
     Texts(&'a [String]),
     /// `tags := count u16 · (len u32 · utf-8)*`, little-endian, as the log keeps them; without the count.
     Bytes(u16, &'a [u8]),
@@ -80,18 +80,18 @@ impl<'a> TagsRef<'a> {
     pub(crate) fn from_bytes(bytes: &'a [u8]) -> Self {
         let (count, texts) =
             bytes.split_first_chunk::<2>().map_or((0, bytes), |(n, rest)| (u16::from_le_bytes(*n), rest));
-        Self(Source::Bytes(count, texts))
+        Self(TagStorage::Bytes(count, texts))
     }
 
     pub(crate) fn from_texts(texts: &'a [String]) -> Self {
-        Self(Source::Texts(texts))
+        Self(TagStorage::Texts(texts))
     }
 
     /// Returns the number of tags.
     pub fn len(&self) -> usize {
         match self.0 {
-            Source::Texts(texts) => texts.len(),
-            Source::Bytes(count, _) => usize::from(count),
+            TagStorage::Texts(texts) => texts.len(),
+            TagStorage::Bytes(count, _) => usize::from(count),
         }
     }
 
@@ -133,19 +133,19 @@ impl<'a> IntoIterator for TagsRef<'a> {
 
 /// The texts of [`TagsRef`].
 #[derive(Clone)]
-pub struct TagsIter<'a>(Source<'a>);
+pub struct TagsIter<'a>(TagStorage<'a>);
 
 impl<'a> Iterator for TagsIter<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
         match &mut self.0 {
-            Source::Texts(texts) => {
+            TagStorage::Texts(texts) => {
                 let (first, rest) = texts.split_first()?;
                 *texts = rest;
                 Some(first)
             }
-            Source::Bytes(count, bytes) => {
+            TagStorage::Bytes(count, bytes) => {
                 *count = count.checked_sub(1)?;
                 let (len, rest) = bytes.split_first_chunk::<4>()?;
                 let (text, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;

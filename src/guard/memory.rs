@@ -12,7 +12,7 @@
 //! v   := varint, little end first
 //! ```
 
-use super::{Told, caught, damaged};
+use super::{GuardRefusal, caught, damaged};
 use crate::check::glance::{Glance, Glasses};
 use crate::check::keys::KeyHash;
 use crate::check::state::State;
@@ -37,7 +37,7 @@ pub(super) struct Memory {
     pub id: [u8; 4],
     /// In the order of the setup. Rows name a guard by its place.
     pub guards: Vec<Guard>,
-    shelf: Shelf,
+    shelf: ToolPool,
 }
 
 /// A check that refuses.
@@ -48,7 +48,7 @@ pub(super) struct Guard {
 }
 
 /// Observation of an event by a guard, with the guard's watermark at that event.
-struct Sight {
+struct GuardObservation {
     key: KeyHash,
     guard: usize,
     seen: Seen,
@@ -58,7 +58,7 @@ struct Sight {
 impl Memory {
     pub fn new(checks: &[Check], terms: &Terms) -> Self {
         let guard = |check: &Check| Guard { check: check.clone(), families: check.lens.families() };
-        let shelf = Shelf { terms: terms.clone(), tools: Mutex::default() };
+        let shelf = ToolPool { terms: terms.clone(), tools: Mutex::default() };
         let guards = checks.iter().filter(|check| check.guard).map(guard).collect();
         Self { id: super::id_of(checks), guards, shelf }
     }
@@ -69,7 +69,7 @@ impl Memory {
         glance: &mut Glance<'_>,
         Hands { sights, work }: &mut Hands,
         step: &mut Step<'_>,
-        mut told: impl FnMut(usize, Told),
+        mut told: impl FnMut(usize, GuardRefusal),
     ) -> Result<(), StorageError> {
         let family = glance.raw.family();
         if family == Own::FAMILY {
@@ -80,9 +80,9 @@ impl Memory {
             match caught(|| of.check.lens.look(glance)) {
                 Ok(Looked { time, seen }) => {
                     let now = self.watermark(guard, time, step)?;
-                    sights.extend(seen.map(|(key, seen)| Sight { key, guard, seen, now }));
+                    sights.extend(seen.map(|(key, seen)| GuardObservation { key, guard, seen, now }));
                 }
-                Err(error) => told(guard, Told::CannotTell(error.to_string())),
+                Err(error) => told(guard, GuardRefusal::CannotTell(error.to_string())),
             }
         }
         sights.sort_by_key(|sight| sight.key);
@@ -95,17 +95,17 @@ impl Memory {
     /// One key: of each guard that sees it, what is remembered is made anew; of the others it stays.
     fn fold(
         &self,
-        sights: &[Sight],
-        Work { state, packed, after }: &mut Work,
+        sights: &[GuardObservation],
+        KeyScratch { state, packed, after }: &mut KeyScratch,
         step: &mut Step<'_>,
-        mut told: impl FnMut(usize, Told),
+        mut told: impl FnMut(usize, GuardRefusal),
     ) -> Result<(), StorageError> {
         let key = self.row_key(sights[0].key);
         let before = read(step, &key)?;
         let row = before.as_deref().unwrap_or_default();
-        let mut parts = Parts::of(row).ok_or_else(damaged)?.peekable();
+        let mut parts = RowParts::of(row).ok_or_else(damaged)?.peekable();
         after.clear();
-        for Sight { guard, seen, now, .. } in sights {
+        for GuardObservation { guard, seen, now, .. } in sights {
             while let Some((other, bytes)) = parts.next_if(|(other, _)| other < guard) {
                 put_part(after, other, bytes);
             }
@@ -125,16 +125,16 @@ impl Memory {
             let (size, limit, marks) = (packed.len(), step.limits.row_bytes, state.marks_len());
             // An event that leaves less to remember is never refused for what came before it.
             if !violates.is_empty() {
-                told(*guard, Told::Violates(violates));
+                told(*guard, GuardRefusal::Violates(violates));
             } else if marks > MARKS_MAX && marks > marks_before {
                 let why = format!(
                     "it would keep {marks} events of one key, the limit is {MARKS_MAX}: a shorter window, or an exact one that begins at \
                      once and goes by the time of commits, keeps fewer"
                 );
-                told(*guard, Told::CannotTell(why));
+                told(*guard, GuardRefusal::CannotTell(why));
             } else if size > limit && size > bytes_before {
                 let why = format!("what it keeps of the key has {size} bytes, the limit is {limit}");
-                told(*guard, Told::CannotTell(why));
+                told(*guard, GuardRefusal::CannotTell(why));
             }
         }
         parts.for_each(|(other, bytes)| put_part(after, other, bytes));
@@ -260,9 +260,9 @@ fn put_part(out: &mut Vec<u8>, guard: usize, packed: &[u8]) {
 }
 
 /// The parts of a row.
-struct Parts<'a>(&'a [u8]);
+struct RowParts<'a>(&'a [u8]);
 
-impl<'a> Parts<'a> {
+impl<'a> RowParts<'a> {
     /// `None`: it is no row.
     fn of(row: &'a [u8]) -> Option<Self> {
         let mut rest = row;
@@ -273,7 +273,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-impl<'a> Iterator for Parts<'a> {
+impl<'a> Iterator for RowParts<'a> {
     type Item = (usize, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -301,7 +301,7 @@ fn write(step: &mut Step<'_>, key: &[u8], value: Option<Arc<[u8]>>) {
 // ---- tools ----
 
 /// Tools for looking at events. The writer, transactions and recovery use them, each on its thread.
-struct Tools {
+struct GuardTools {
     glasses: Glasses,
     hands: Hands,
 }
@@ -309,29 +309,29 @@ struct Tools {
 /// Room to work in, kept from event to event.
 #[derive(Default)]
 pub(super) struct Hands {
-    sights: Vec<Sight>,
-    work: Work,
+    sights: Vec<GuardObservation>,
+    work: KeyScratch,
 }
 
 #[derive(Default)]
-struct Work {
+struct KeyScratch {
     state: State,
     packed: Vec<u8>,
     after: Vec<u8>,
 }
 
 /// Tools that nobody uses.
-struct Shelf {
+struct ToolPool {
     terms: Terms,
-    tools: Mutex<Vec<Tools>>,
+    tools: Mutex<Vec<GuardTools>>,
 }
 
-impl Shelf {
+impl ToolPool {
     /// Tools that know what the step knows, put back after use.
     fn take(&self, step: &Step<'_>) -> Taken<'_> {
         let layouts = &step.published.layouts;
         let kept = self.tools.lock().pop();
-        let mut tools = kept.unwrap_or_else(|| Tools {
+        let mut tools = kept.unwrap_or_else(|| GuardTools {
             glasses: Glasses::new(self.terms.clone(), layouts.clone()),
             hands: Hands::default(),
         });
@@ -346,13 +346,14 @@ impl Shelf {
 }
 
 pub(super) struct Taken<'a> {
-    tools: Option<Tools>,
-    shelf: &'a Shelf,
+    tools: Option<GuardTools>,
+    shelf: &'a ToolPool,
 }
 
 impl Taken<'_> {
     pub fn glance<'a>(&'a mut self, raw: &RawRef<'a>, step: &Step<'_>) -> (Glance<'a>, &'a mut Hands) {
-        let Tools { glasses, hands } = self.tools.as_mut().expect("they are in use until this is dropped");
+        let GuardTools { glasses, hands } =
+            self.tools.as_mut().expect("they are in use until this is dropped");
         (Glance::new(*raw, step.at.position, step.at.time, glasses), hands)
     }
 }
@@ -427,13 +428,13 @@ mod tests {
         ) {
             let mut row = Vec::new();
             parts.iter().for_each(|(guard, packed)| put_part(&mut row, *guard, packed));
-            let read = Parts::of(&row).map(|parts| parts.map(|(guard, packed)| (guard, packed.to_vec())).collect());
+            let read = RowParts::of(&row).map(|parts| parts.map(|(guard, packed)| (guard, packed.to_vec())).collect());
             prop_assert_eq!(read, Some(parts));
         }
 
         #[test]
         fn hostile_guard_row_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            if let Some(parts) = Parts::of(&bytes) {
+            if let Some(parts) = RowParts::of(&bytes) {
                 prop_assert!(parts.count() <= bytes.len());
             }
         }

@@ -45,7 +45,7 @@ pub(crate) fn id_of(checks: &[Check]) -> [u8; 4] {
 }
 
 /// Reason for which a guard does not pass an event.
-enum Told {
+enum GuardRefusal {
     /// It violates what these earlier events activated.
     Violates(Vec<u64>),
     CannotTell(String),
@@ -83,7 +83,7 @@ impl Guards {
         let mut taken = memory.tools(step);
         let (mut glance, hands) = taken.glance(raw, step);
         // The first of them in the order of the setup refuses.
-        let mut first: Option<(usize, Told)> = None;
+        let mut first: Option<(usize, GuardRefusal)> = None;
         memory.look(&mut glance, hands, step, |guard, told| {
             if first.as_ref().is_none_or(|(earlier, _)| guard < *earlier) {
                 first = Some((guard, told));
@@ -93,8 +93,8 @@ impl Guards {
         let guard = &memory.guards[guard].check;
         let check = guard.id().to_owned();
         Err(match told {
-            Told::CannotTell(why) => AppendError::CannotTell { check, index, why },
-            Told::Violates(activations) => {
+            GuardRefusal::CannotTell(why) => AppendError::CannotTell { check, index, why },
+            GuardRefusal::Violates(activations) => {
                 let key = caught(|| guard.lens.key_text(&mut glance)).unwrap_or_default();
                 let append = Position(step.at.position.0 - index as u64);
                 let events = earlier(activations.into_iter().map(Position), append);

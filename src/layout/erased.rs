@@ -21,7 +21,7 @@ pub(super) type Sample<'v> = Box<dyn ErasedValue + 'v>;
 impl<'v> ErasedType<'v> {
     /// Erases the type of a plain value: a row, an answer, a key.
     pub fn plain<T: Serialize + DeserializeOwned + 'v>() -> Self {
-        Self { name: type_name::<T>(), read: |ask| Ok(Box::new(Plain(T::deserialize(ask)?))) }
+        Self { name: type_name::<T>(), read: |ask| Ok(Box::new(ErasedPlain(T::deserialize(ask)?))) }
     }
 
     fn event<E: Serialize + DeserializeOwned + 'v>() -> Self {
@@ -61,15 +61,15 @@ pub(super) trait ErasedValue {
     fn variants(&self, see: &mut dyn FnMut(&'static str, &'static str));
 }
 
-struct Plain<T>(T);
+struct ErasedPlain<T>(T);
 
-impl<T: Serialize + DeserializeOwned> ErasedValue for Plain<T> {
+impl<T: Serialize + DeserializeOwned> ErasedValue for ErasedPlain<T> {
     fn write(&self) -> Result<Written, DecodeError> {
         Ok(Written { variant: "", bytes: codec::encode(&self.0)? })
     }
 
     fn rewrite(&self, written: &Written) -> Result<Written, DecodeError> {
-        Plain(codec::decode::<T>(&written.bytes)?).write()
+        ErasedPlain(codec::decode::<T>(&written.bytes)?).write()
     }
 
     fn variants(&self, see: &mut dyn FnMut(&'static str, &'static str)) {

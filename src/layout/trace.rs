@@ -104,62 +104,64 @@ enum Shape {
 
 /// A composite type. `None` if it has not been seen yet.
 #[derive(Clone, Debug)]
-enum Node {
+enum TypeNode {
     Option(Option<Shape>),
     Seq(Option<Shape>),
     Map(Option<(Shape, Shape)>),
     Tuple(Option<Vec<Shape>>),
     Struct(Option<Vec<(Arc<str>, Shape)>>),
-    Enum { name: &'static str, key: Key, variants: Vec<Option<Content>> },
+    Enum { name: &'static str, key: TypeKey, variants: Vec<Option<VariantContent>> },
 }
 
 /// Content of a variant.
 #[derive(Clone, Debug)]
-enum Content {
+enum VariantContent {
     Unit,
     Newtype(Shape),
     Tuple(Vec<Shape>),
     Struct(Vec<(Arc<str>, Shape)>),
 }
 
-impl Content {
+impl VariantContent {
     fn shapes(&self) -> Vec<&Shape> {
         match self {
-            Content::Unit => Vec::new(),
-            Content::Newtype(shape) => vec![shape],
-            Content::Tuple(shapes) => shapes.iter().collect(),
-            Content::Struct(fields) => fields.iter().map(|(_, shape)| shape).collect(),
+            VariantContent::Unit => Vec::new(),
+            VariantContent::Newtype(shape) => vec![shape],
+            VariantContent::Tuple(shapes) => shapes.iter().collect(),
+            VariantContent::Struct(fields) => fields.iter().map(|(_, shape)| shape).collect(),
         }
     }
 }
 
-impl Node {
+impl TypeNode {
     fn unseen(&self) -> usize {
         match self {
-            Node::Option(None)
-            | Node::Seq(None)
-            | Node::Map(None)
-            | Node::Tuple(None)
-            | Node::Struct(None) => 1,
-            Node::Enum { variants, .. } => variants.iter().filter(|content| content.is_none()).count(),
+            TypeNode::Option(None)
+            | TypeNode::Seq(None)
+            | TypeNode::Map(None)
+            | TypeNode::Tuple(None)
+            | TypeNode::Struct(None) => 1,
+            TypeNode::Enum { variants, .. } => variants.iter().filter(|content| content.is_none()).count(),
             _ => 0,
         }
     }
 
     fn shapes(&self) -> Vec<&Shape> {
         match self {
-            Node::Option(shape) | Node::Seq(shape) => shape.iter().collect(),
-            Node::Map(entry) => entry.iter().flat_map(|(key, value)| [key, value]).collect(),
-            Node::Tuple(shapes) => shapes.iter().flatten().collect(),
-            Node::Struct(fields) => fields.iter().flatten().map(|(_, shape)| shape).collect(),
-            Node::Enum { variants, .. } => variants.iter().flatten().flat_map(Content::shapes).collect(),
+            TypeNode::Option(shape) | TypeNode::Seq(shape) => shape.iter().collect(),
+            TypeNode::Map(entry) => entry.iter().flat_map(|(key, value)| [key, value]).collect(),
+            TypeNode::Tuple(shapes) => shapes.iter().flatten().collect(),
+            TypeNode::Struct(fields) => fields.iter().flatten().map(|(_, shape)| shape).collect(),
+            TypeNode::Enum { variants, .. } => {
+                variants.iter().flatten().flat_map(VariantContent::shapes).collect()
+            }
         }
     }
 }
 
 /// Identity of a composite type: the visitor's type, the names it came with, and the variant it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
+struct TypeKey {
     visitor: &'static str,
     names: &'static [&'static str],
     variant: Option<u32>,
@@ -167,13 +169,13 @@ struct Key {
 
 #[derive(Clone, Default)]
 struct Graph {
-    ids: HashMap<Key, usize>,
-    nodes: Vec<Node>,
+    ids: HashMap<TypeKey, usize>,
+    nodes: Vec<TypeNode>,
 }
 
 impl Graph {
     fn unseen(&self) -> usize {
-        self.nodes.iter().map(Node::unseen).sum()
+        self.nodes.iter().map(TypeNode::unseen).sum()
     }
 
     /// Returns the nodes from which something unseen can be reached.
@@ -214,12 +216,12 @@ impl Graph {
         }
     }
 
-    fn height(&self, node: &Node, heights: &[Option<usize>]) -> Option<usize> {
+    fn height(&self, node: &TypeNode, heights: &[Option<usize>]) -> Option<usize> {
         match node {
-            Node::Option(_) | Node::Seq(_) | Node::Map(_) => Some(0),
-            Node::Tuple(None) | Node::Struct(None) => None,
-            Node::Tuple(_) | Node::Struct(_) => highest(node.shapes(), heights),
-            Node::Enum { variants, .. } => {
+            TypeNode::Option(_) | TypeNode::Seq(_) | TypeNode::Map(_) => Some(0),
+            TypeNode::Tuple(None) | TypeNode::Struct(None) => None,
+            TypeNode::Tuple(_) | TypeNode::Struct(_) => highest(node.shapes(), heights),
+            TypeNode::Enum { variants, .. } => {
                 variants.iter().flatten().filter_map(|content| highest(content.shapes(), heights)).min()
             }
         }
@@ -247,7 +249,7 @@ impl Shape {
 
 /// Place of a sample: the node of its type in the graph, and the part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-struct Place {
+struct SamplePlace {
     node: usize,
     variant: u32,
     part: u32,
@@ -308,17 +310,17 @@ struct Tracer {
     given: Samples,
     graph: Graph,
     /// Answers about names: they stay if a pass fails, and so do the samples that were taken.
-    variants: HashMap<Key, Variants>,
-    fields: HashMap<Key, Vec<&'static str>>,
-    choices: HashMap<Place, usize>,
+    variants: HashMap<TypeKey, Variants>,
+    fields: HashMap<TypeKey, Vec<&'static str>>,
+    choices: HashMap<SamplePlace, usize>,
     /// Names of enums, each with the name of a variant as it was written.
     written: HashSet<(&'static str, &'static str)>,
     /// Variant to be reached and read bare.
     target: Option<Target>,
     // Of one pass:
     steps: usize,
-    place: Place,
-    trail: Vec<(Place, usize)>,
+    place: SamplePlace,
+    trail: Vec<(SamplePlace, usize)>,
     path: Vec<String>,
     /// Nodes being read, each with its variant if it is an enum, and whether it is read for its end alone.
     stack: Vec<Active>,
@@ -344,7 +346,7 @@ impl Tracer {
         for _ in 0..PASSES_MAX {
             let before = self.graph.clone();
             self.steps = 0;
-            self.place = Place { node: usize::MAX, ..Place::default() };
+            self.place = SamplePlace { node: usize::MAX, ..SamplePlace::default() };
             self.trail.clear();
             self.path.clear();
             self.stack.clear();
@@ -375,9 +377,9 @@ impl Tracer {
         let first = (self.path.clone(), said.clone());
         loop {
             match self.further(of, root) {
-                Tried::Fits(value) => return Ok(value),
-                Tried::Further(refused) => said = refused,
-                Tried::Never => {
+                SampleResult::Fits(value) => return Ok(value),
+                SampleResult::Further(refused) => said = refused,
+                SampleResult::Never => {
                     // The type was hardest to please at the place where it ended; the first refusal says it best.
                     let (path, said) =
                         if self.path.len() >= first.0.len() { (self.path.clone(), said) } else { first };
@@ -386,7 +388,7 @@ impl Tracer {
                     );
                     return Err(LayoutError::new(what).of(of.name).along(path));
                 }
-                Tried::Stopped(stop) => return Err(self.told(stop, of.name)),
+                SampleResult::Stopped(stop) => return Err(self.told(stop, of.name)),
             }
         }
     }
@@ -400,7 +402,7 @@ impl Tracer {
     }
 
     /// Tries another sample in one of the last places, then in two of them.
-    fn further<'v>(&mut self, of: ErasedType<'v>, root: &mut Option<Shape>) -> Tried<'v> {
+    fn further<'v>(&mut self, of: ErasedType<'v>, root: &mut Option<Shape>) -> SampleResult<'v> {
         let reached = self.progress();
         let places: Vec<_> = self.trail.iter().rev().take(TRAIL_MAX).copied().collect();
         let kept = (self.choices.clone(), self.path.clone());
@@ -413,16 +415,18 @@ impl Tracer {
                     self.choices.insert(place, choice);
                     b.map(|b| self.choices.insert(places[b].0, other));
                     match self.pass(of, root) {
-                        Ok(value) => return Tried::Fits(value),
-                        Err(Stop::Refused(said)) if self.progress() > reached => return Tried::Further(said),
+                        Ok(value) => return SampleResult::Fits(value),
+                        Err(Stop::Refused(said)) if self.progress() > reached => {
+                            return SampleResult::Further(said);
+                        }
                         Err(Stop::Refused(_)) => self.choices.clone_from(&kept.0),
-                        Err(stop) => return Tried::Stopped(stop),
+                        Err(stop) => return SampleResult::Stopped(stop),
                     }
                 }
             }
         }
         self.path = kept.1;
-        Tried::Never
+        SampleResult::Never
     }
 
     /// Returns the progress of the last pass. Answers are kept, so one more counts for more than any number of samples.
@@ -432,8 +436,8 @@ impl Tracer {
 
     /// For each composite type, and each variant, a value in which it has no option, no element and no zero exceeded.
     fn bare<'v>(&mut self, of: ErasedType<'v>) -> Vec<Sample<'v>> {
-        let count = |node: &Node| match node {
-            Node::Enum { variants, .. } => variants.len(),
+        let count = |node: &TypeNode| match node {
+            TypeNode::Enum { variants, .. } => variants.len(),
             _ => 1,
         };
         let counts: Vec<usize> = self.graph.nodes.iter().map(count).collect();
@@ -468,7 +472,7 @@ impl Tracer {
         COUNTS.get(index).copied().unwrap_or_else(|| self.given.counts[index - COUNTS.len()].min(1024))
     }
 
-    fn node(&mut self, key: Key, new: Node) -> usize {
+    fn node(&mut self, key: TypeKey, new: TypeNode) -> usize {
         *self.graph.ids.entry(key).or_insert_with(|| {
             self.graph.nodes.push(new);
             self.graph.nodes.len() - 1
@@ -508,14 +512,14 @@ impl Tracer {
         Ok((value, self.end_part(outer, out)?))
     }
 
-    fn begin_part(&mut self, part: u32, name: &str) -> Place {
+    fn begin_part(&mut self, part: u32, name: &str) -> SamplePlace {
         let active =
             self.stack.last().copied().unwrap_or(Active { node: usize::MAX, variant: 0, ending: false });
         self.path.push(name.to_owned());
-        std::mem::replace(&mut self.place, Place { node: active.node, variant: active.variant, part })
+        std::mem::replace(&mut self.place, SamplePlace { node: active.node, variant: active.variant, part })
     }
 
-    fn end_part(&mut self, outer: Place, out: Option<Shape>) -> Result<Shape, Stop> {
+    fn end_part(&mut self, outer: SamplePlace, out: Option<Shape>) -> Result<Shape, Stop> {
         self.path.pop();
         self.place = outer;
         out.ok_or_else(|| Stop::Unfit("a part of the type asks for nothing".into()))
@@ -524,12 +528,15 @@ impl Tracer {
     /// Returns the variant to read: one not seen, else one that leads to something not seen, else the one that ends soonest.
     /// Returns also whether it is read for its end alone.
     fn variant(&self, id: usize) -> Result<(u32, bool), Stop> {
-        let Node::Enum { variants, .. } = &self.graph.nodes[id] else { return unfit("an enum that is none") };
+        let TypeNode::Enum { variants, .. } = &self.graph.nodes[id] else {
+            return unfit("an enum that is none");
+        };
         let indexes = || (0u32..).zip(variants);
         let is_active = |index: u32| self.stack.iter().any(|a| a.node == id && a.variant == index);
         if let Some(target) = self.target.as_ref().filter(|_| !self.is_ending()) {
-            let leads =
-                |content: &Content| content.shapes().into_iter().any(|shape| shape.is_in(&target.ways));
+            let leads = |content: &VariantContent| {
+                content.shapes().into_iter().any(|shape| shape.is_in(&target.ways))
+            };
             let next =
                 indexes().find(|(index, content)| content.as_ref().is_some_and(leads) && !is_active(*index));
             match next {
@@ -544,7 +551,8 @@ impl Tracer {
                 return Ok((index, false));
             }
             let open = self.graph.open();
-            let leads = |content: &Content| content.shapes().into_iter().any(|shape| shape.is_in(&open));
+            let leads =
+                |content: &VariantContent| content.shapes().into_iter().any(|shape| shape.is_in(&open));
             let next =
                 indexes().find(|(index, content)| content.as_ref().is_some_and(leads) && !is_active(*index));
             if let Some((index, _)) = next {
@@ -567,7 +575,7 @@ impl Tracer {
     }
 }
 
-enum Tried<'v> {
+enum SampleResult<'v> {
     Fits(Sample<'v>),
     /// It took a sample in place of the refused one, and refused something later.
     Further(String),
@@ -641,9 +649,9 @@ impl Ask<'_> {
         &mut self,
         visitor: &'static str,
         names: &'static [&'static str],
-        new: Node,
-    ) -> (usize, Key) {
-        let key = Key { visitor, names, variant: None };
+        new: TypeNode,
+    ) -> (usize, TypeKey) {
+        let key = TypeKey { visitor, names, variant: None };
         let id = self.tracer.node(key, new);
         *self.out = Some(Shape::Node(id));
         (id, key)
@@ -652,12 +660,12 @@ impl Ask<'_> {
 
 impl Ask<'_> {
     /// Enters an enum. Returns its node, and the variant to be read.
-    fn enter_enum(&mut self, name: &'static str, key: Key) -> Result<(usize, u32), Stop> {
+    fn enter_enum(&mut self, name: &'static str, key: TypeKey) -> Result<(usize, u32), Stop> {
         let count = self.tracer.variants.entry(key).or_default().count(key.names);
         if count == 0 {
             return unfit("the type has no variant that can be picked by number");
         }
-        let node = Node::Enum { name, key, variants: vec![None; count] };
+        let node = TypeNode::Enum { name, key, variants: vec![None; count] };
         let (id, _) = self.composite(key.visitor, key.names, node);
         let (index, ending) = self.tracer.variant(id)?;
         self.tracer.enter(id, index, ending)?;
@@ -748,7 +756,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
 
     fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Stop> {
         let around = self.tracer.stack.last().map(|active| &self.tracer.graph.nodes[active.node]);
-        unfit(if matches!(around, Some(Node::Map(_))) { reflect::FLATTENED } else { TAG_AND_CONTENT })
+        unfit(if matches!(around, Some(TypeNode::Map(_))) { reflect::FLATTENED } else { TAG_AND_CONTENT })
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Stop> {
@@ -771,55 +779,56 @@ impl<'de> Deserializer<'de> for Ask<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite(type_name::<V>(), &[], Node::Option(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], TypeNode::Option(None));
         if self.tracer.is_active(id) || self.tracer.is_ending() {
             return visitor.visit_none();
         }
         self.tracer.enter(id, 0, false)?;
         let mut inner = None;
-        let outer = std::mem::replace(&mut self.tracer.place, Place { node: id, ..Place::default() });
+        let outer =
+            std::mem::replace(&mut self.tracer.place, SamplePlace { node: id, ..SamplePlace::default() });
         let value = visitor.visit_some(Ask { tracer: self.tracer, out: &mut inner })?;
         self.tracer.place = outer;
-        self.tracer.graph.nodes[id] = Node::Option(inner);
+        self.tracer.graph.nodes[id] = TypeNode::Option(inner);
         self.tracer.stack.pop();
         Ok(value)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite(type_name::<V>(), &[], Node::Seq(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], TypeNode::Seq(None));
         let ends = self.tracer.is_active(id) || self.tracer.is_ending();
         let count = if ends { 0 } else { self.tracer.count() };
         self.tracer.enter(id, 0, false)?;
-        let mut parts = Parts { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
+        let mut parts = TraceAccess { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
         let value = visitor.visit_seq(&mut parts)?;
         if let Some(shape) = parts.shapes.pop() {
-            self.tracer.graph.nodes[id] = Node::Seq(Some(shape));
+            self.tracer.graph.nodes[id] = TypeNode::Seq(Some(shape));
         }
         self.tracer.stack.pop();
         Ok(value)
     }
 
     fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite(type_name::<V>(), &[], Node::Map(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], TypeNode::Map(None));
         let ends = self.tracer.is_active(id) || self.tracer.is_ending();
         let count = if ends { 0 } else { self.tracer.count() };
         self.tracer.enter(id, 0, false)?;
-        let mut parts = Parts { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
+        let mut parts = TraceAccess { tracer: self.tracer, names: &[], left: count, shapes: Vec::new() };
         let value = visitor.visit_map(&mut parts)?;
         if let [.., key, value] = parts.shapes.as_slice() {
-            self.tracer.graph.nodes[id] = Node::Map(Some((key.clone(), value.clone())));
+            self.tracer.graph.nodes[id] = TypeNode::Map(Some((key.clone(), value.clone())));
         }
         self.tracer.stack.pop();
         Ok(value)
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(mut self, len: usize, visitor: V) -> Result<V::Value, Stop> {
-        let (id, _) = self.composite(type_name::<V>(), &[], Node::Tuple(None));
+        let (id, _) = self.composite(type_name::<V>(), &[], TypeNode::Tuple(None));
         self.tracer.enter(id, 0, false)?;
-        let mut parts = Parts { tracer: self.tracer, names: &[], left: len, shapes: Vec::new() };
+        let mut parts = TraceAccess { tracer: self.tracer, names: &[], left: len, shapes: Vec::new() };
         let value = visitor.visit_seq(&mut parts)?;
         let shapes = parts.shapes;
-        self.tracer.graph.nodes[id] = Node::Tuple(Some(shapes));
+        self.tracer.graph.nodes[id] = TypeNode::Tuple(Some(shapes));
         self.tracer.stack.pop();
         Ok(value)
     }
@@ -839,7 +848,7 @@ impl<'de> Deserializer<'de> for Ask<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        let (id, key) = self.composite(type_name::<V>(), fields, Node::Struct(None));
+        let (id, key) = self.composite(type_name::<V>(), fields, TypeNode::Struct(None));
         self.tracer.enter(id, 0, false)?;
         let (value, fields) = self.tracer.fields(key, fields, visitor)?;
         self.tracer.leave_struct(id, name, fields)?;
@@ -852,14 +861,14 @@ impl<'de> Deserializer<'de> for Ask<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        let key = Key { visitor: type_name::<V>(), names: variants, variant: None };
+        let key = TypeKey { visitor: type_name::<V>(), names: variants, variant: None };
         let known = self.tracer.variants.entry(key).or_default();
         if let Some(question) = known.question(variants) {
             return visitor.visit_enum(Question { known, question });
         }
         let (id, index) = self.enter_enum(name, key)?;
         let mut content = None;
-        let key = Key { variant: Some(index), ..key };
+        let key = TypeKey { variant: Some(index), ..key };
         let value = visitor.visit_enum(Pick { tracer: self.tracer, key, index, content: &mut content })?;
         self.tracer.leave_enum(id, index, content);
         Ok(value)
@@ -871,17 +880,17 @@ type FieldShapes = Vec<(Arc<str>, Shape)>;
 impl Tracer {
     fn leave_struct(&mut self, id: usize, name: &str, fields: FieldShapes) -> Result<(), Stop> {
         if let Some((_, Shape::Node(first))) = fields.first()
-            && matches!(&self.graph.nodes[*first], Node::Enum { name: tag, .. } if *tag == name)
+            && matches!(&self.graph.nodes[*first], TypeNode::Enum { name: tag, .. } if *tag == name)
         {
             return unfit(TAG_AND_CONTENT);
         }
-        self.graph.nodes[id] = Node::Struct(Some(fields));
+        self.graph.nodes[id] = TypeNode::Struct(Some(fields));
         self.stack.pop();
         Ok(())
     }
 
-    fn leave_enum(&mut self, id: usize, index: u32, content: Option<Content>) {
-        if let (Node::Enum { variants, .. }, Some(content)) = (&mut self.graph.nodes[id], content) {
+    fn leave_enum(&mut self, id: usize, index: u32, content: Option<VariantContent>) {
+        if let (TypeNode::Enum { variants, .. }, Some(content)) = (&mut self.graph.nodes[id], content) {
             variants[usize::try_from(index).expect("an index of a vector")] = Some(content);
         }
         self.stack.pop();
@@ -891,7 +900,7 @@ impl Tracer {
     /// true name of each, by giving the field twice.
     fn fields<'de, V: Visitor<'de>>(
         &mut self,
-        key: Key,
+        key: TypeKey,
         names: &'static [&'static str],
         visitor: V,
     ) -> Result<(V::Value, FieldShapes), Stop> {
@@ -900,14 +909,14 @@ impl Tracer {
             let taken = visitor.visit_map(twice).map(drop);
             return Err(self.told_twice(key, name, taken));
         }
-        let mut parts = Parts { tracer: self, names, left: names.len(), shapes: Vec::new() };
+        let mut parts = TraceAccess { tracer: self, names, left: names.len(), shapes: Vec::new() };
         let value = visitor.visit_seq(&mut parts)?;
         let shapes = parts.shapes;
         Ok((value, self.named(key, names, shapes)?))
     }
 
     /// Ends a pass in which a field was given twice.
-    fn told_twice(&mut self, key: Key, name: &str, taken: Result<(), Stop>) -> Stop {
+    fn told_twice(&mut self, key: TypeKey, name: &str, taken: Result<(), Stop>) -> Stop {
         match taken {
             Err(Stop::Twice(field)) => {
                 self.fields.entry(key).or_default().push(field);
@@ -918,7 +927,12 @@ impl Tracer {
         }
     }
 
-    fn named(&mut self, key: Key, names: &[&'static str], shapes: Vec<Shape>) -> Result<FieldShapes, Stop> {
+    fn named(
+        &mut self,
+        key: TypeKey,
+        names: &[&'static str],
+        shapes: Vec<Shape>,
+    ) -> Result<FieldShapes, Stop> {
         if shapes.len() == names.len() {
             return Ok(names.iter().map(|name| Arc::from(*name)).zip(shapes).collect());
         }
@@ -936,14 +950,14 @@ impl Tracer {
 }
 
 /// Elements, fields or entries: each is read once and its shape kept.
-struct Parts<'t> {
+struct TraceAccess<'t> {
     tracer: &'t mut Tracer,
     names: &'static [&'static str],
     left: usize,
     shapes: Vec<Shape>,
 }
 
-impl Parts<'_> {
+impl TraceAccess<'_> {
     fn one<'de, S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Stop> {
         let part = u32::try_from(self.shapes.len()).unwrap_or(u32::MAX);
         let name =
@@ -954,7 +968,7 @@ impl Parts<'_> {
     }
 }
 
-impl<'de> de::SeqAccess<'de> for &mut Parts<'_> {
+impl<'de> de::SeqAccess<'de> for &mut TraceAccess<'_> {
     type Error = Stop;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
@@ -964,7 +978,7 @@ impl<'de> de::SeqAccess<'de> for &mut Parts<'_> {
     }
 }
 
-impl<'de> de::MapAccess<'de> for &mut Parts<'_> {
+impl<'de> de::MapAccess<'de> for &mut TraceAccess<'_> {
     type Error = Stop;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Stop> {
@@ -1099,9 +1113,9 @@ impl<'de> de::EnumAccess<'de> for Question<'_> {
 /// Picks a variant by its index, as the bytes do.
 struct Pick<'t> {
     tracer: &'t mut Tracer,
-    key: Key,
+    key: TypeKey,
     index: u32,
-    content: &'t mut Option<Content>,
+    content: &'t mut Option<VariantContent>,
 }
 
 impl<'de> de::EnumAccess<'de> for Pick<'_> {
@@ -1118,20 +1132,20 @@ impl<'de> de::VariantAccess<'de> for Pick<'_> {
     type Error = Stop;
 
     fn unit_variant(self) -> Result<(), Stop> {
-        *self.content = Some(Content::Unit);
+        *self.content = Some(VariantContent::Unit);
         Ok(())
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Stop> {
         let (value, shape) = self.tracer.part(seed, 0, "0")?;
-        *self.content = Some(Content::Newtype(shape));
+        *self.content = Some(VariantContent::Newtype(shape));
         Ok(value)
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Stop> {
-        let mut parts = Parts { tracer: self.tracer, names: &[], left: len, shapes: Vec::new() };
+        let mut parts = TraceAccess { tracer: self.tracer, names: &[], left: len, shapes: Vec::new() };
         let value = visitor.visit_seq(&mut parts)?;
-        *self.content = Some(Content::Tuple(parts.shapes));
+        *self.content = Some(VariantContent::Tuple(parts.shapes));
         Ok(value)
     }
 
@@ -1140,9 +1154,9 @@ impl<'de> de::VariantAccess<'de> for Pick<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Stop> {
-        let key = Key { names: fields, ..self.key };
+        let key = TypeKey { names: fields, ..self.key };
         let (value, fields) = self.tracer.fields(key, fields, visitor)?;
-        *self.content = Some(Content::Struct(fields));
+        *self.content = Some(VariantContent::Struct(fields));
         Ok(value)
     }
 }
@@ -1175,18 +1189,20 @@ impl Unfold<'_> {
         Ok(layout)
     }
 
-    fn node(&mut self, node: &Node) -> Result<Layout, LayoutError> {
+    fn node(&mut self, node: &TypeNode) -> Result<Layout, LayoutError> {
         let unseen = || LayoutError::new("a part of the type was never seen");
         Ok(match node {
-            Node::Option(inner) => Layout::Option(Box::new(self.layout(inner.as_ref().ok_or_else(unseen)?)?)),
-            Node::Seq(inner) => Layout::Seq(Box::new(self.layout(inner.as_ref().ok_or_else(unseen)?)?)),
-            Node::Map(entry) => {
+            TypeNode::Option(inner) => {
+                Layout::Option(Box::new(self.layout(inner.as_ref().ok_or_else(unseen)?)?))
+            }
+            TypeNode::Seq(inner) => Layout::Seq(Box::new(self.layout(inner.as_ref().ok_or_else(unseen)?)?)),
+            TypeNode::Map(entry) => {
                 let (key, value) = entry.as_ref().ok_or_else(unseen)?;
                 Layout::Map(Box::new(self.layout(key)?), Box::new(self.layout(value)?))
             }
-            Node::Tuple(parts) => self.tuple(parts.as_ref().ok_or_else(unseen)?)?,
-            Node::Struct(fields) => self.fields(fields.as_ref().ok_or_else(unseen)?)?,
-            Node::Enum { name, key, variants } => {
+            TypeNode::Tuple(parts) => self.tuple(parts.as_ref().ok_or_else(unseen)?)?,
+            TypeNode::Struct(fields) => self.fields(fields.as_ref().ok_or_else(unseen)?)?,
+            TypeNode::Enum { name, key, variants } => {
                 let known = self.tracer.variants.get(key).ok_or_else(unseen)?;
                 let mut layouts = Vec::new();
                 for (index, content) in variants.iter().enumerate() {
@@ -1205,12 +1221,12 @@ impl Unfold<'_> {
         name.ok_or_else(|| LayoutError::new(format!("a variant of `{of}` has no name")))
     }
 
-    fn content(&mut self, content: &Content) -> Result<Layout, LayoutError> {
+    fn content(&mut self, content: &VariantContent) -> Result<Layout, LayoutError> {
         match content {
-            Content::Unit => Ok(Layout::Unit),
-            Content::Newtype(shape) => self.layout(shape),
-            Content::Tuple(parts) => self.without_type(|unfold| unfold.tuple(parts)),
-            Content::Struct(fields) => self.without_type(|unfold| unfold.fields(fields)),
+            VariantContent::Unit => Ok(Layout::Unit),
+            VariantContent::Newtype(shape) => self.layout(shape),
+            VariantContent::Tuple(parts) => self.without_type(|unfold| unfold.tuple(parts)),
+            VariantContent::Struct(fields) => self.without_type(|unfold| unfold.fields(fields)),
         }
     }
 

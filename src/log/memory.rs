@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The log in memory.
 pub(crate) struct MemoryLog {
     store: StoreId,
-    inner: RwLock<Inner>,
+    inner: RwLock<MemoryLogState>,
 }
 
 impl fmt::Debug for MemoryLog {
@@ -24,19 +24,19 @@ impl fmt::Debug for MemoryLog {
 }
 
 #[derive(Clone)]
-struct Inner {
+struct MemoryLogState {
     head: Head,
-    groups: Vec<Arc<Group>>,
+    groups: Vec<Arc<MemoryGroup>>,
 }
 
-struct Group {
+struct MemoryGroup {
     before: Head,
     bytes: Vec<u8>,
 }
 
 impl MemoryLog {
     pub fn new(store: StoreId) -> Self {
-        Self { store, inner: RwLock::new(Inner { head: Head::empty(store), groups: Vec::new() }) }
+        Self { store, inner: RwLock::new(MemoryLogState { head: Head::empty(store), groups: Vec::new() }) }
     }
 }
 
@@ -66,7 +66,7 @@ impl Log for MemoryLog {
         }
         let mut bytes = Vec::new();
         let after = group::encode(self.store, &before, commits, &mut bytes, |_, _| ())?;
-        inner.groups.push(Arc::new(Group { before, bytes }));
+        inner.groups.push(Arc::new(MemoryGroup { before, bytes }));
         inner.head = after;
         Ok(after)
     }
@@ -114,7 +114,7 @@ impl Log for MemoryLog {
         after: &Head,
         step: &mut dyn FnMut(&Page, &Head) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        let Inner { head: end, groups } = self.inner.read().clone();
+        let MemoryLogState { head: end, groups } = self.inner.read().clone();
         let from = groups.partition_point(|group| group.before.commit < after.commit);
         if groups.get(from).map_or(end, |group| group.before) != *after {
             return Err(LogError::NotAtHead { is: end.commit, expected: after.commit });

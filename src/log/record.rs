@@ -338,7 +338,7 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// Reads the fixed fields, without looking at the sections.
     pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
-        Self::read(&mut Reader { bytes: body, at: 0 })
+        Self::read(&mut FieldReader { bytes: body, at: 0 })
     }
 
     /// The last position up to and including this commit.
@@ -346,7 +346,7 @@ impl Fixed {
         Position(self.first.0 + u64::from(self.events) - 1)
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn read(reader: &mut FieldReader<'_>) -> Result<Self, Malformed> {
         let fixed = Self {
             commit: CommitNo(reader.u64()?),
             first: Position(reader.u64()?),
@@ -427,7 +427,7 @@ impl<'a> TagBytes<'a> {
     }
 
     pub fn iter(self) -> impl Iterator<Item = &'a str> {
-        let mut reader = Reader { bytes: self.0, at: 2 };
+        let mut reader = FieldReader { bytes: self.0, at: 2 };
         std::iter::from_fn(move || (!reader.is_done()).then(|| reader.str().expect(DECODED)))
     }
 }
@@ -435,7 +435,7 @@ impl<'a> TagBytes<'a> {
 impl<'a> KeyPartRef<'a> {
     /// Name and digest of each part the key covers.
     pub fn parts(&self) -> impl Iterator<Item = (&'a str, [u8; 16])> {
-        let mut reader = Reader { bytes: self.parts, at: 0 };
+        let mut reader = FieldReader { bytes: self.parts, at: 0 };
         std::iter::from_fn(move || (!reader.is_done()).then(|| reader.part().expect(DECODED)))
     }
 }
@@ -446,7 +446,7 @@ const DECODED: &str = "decode has validated it";
 impl<'a> Record<'a> {
     /// Validates a whole body.
     pub fn decode(body: &'a [u8]) -> Result<Self, Malformed> {
-        let mut reader = Reader { bytes: body, at: 0 };
+        let mut reader = FieldReader { bytes: body, at: 0 };
         let fixed = Fixed::read(&mut reader)?;
         let (layouts, events, folds): (&[u8], &[u8], &[u8]) = (&[], &[], &[]);
         let (key, response, kept, inline, digests) = (None, None, Kept::Forever, None, Digests::ByBytes);
@@ -474,7 +474,7 @@ impl<'a> Record<'a> {
     }
 
     fn section(&mut self, kind: u8, content: &'a [u8]) -> Result<(), Malformed> {
-        let mut reader = Reader { bytes: content, at: 0 };
+        let mut reader = FieldReader { bytes: content, at: 0 };
         match kind {
             LABEL => self.label = text(content, 0)?,
             LAYOUTS => {
@@ -546,12 +546,12 @@ impl<'a> Record<'a> {
     }
 
     pub fn layouts(&self) -> impl Iterator<Item = LayoutRef<'a>> {
-        let mut reader = Reader { bytes: self.layouts, at: 0 };
+        let mut reader = FieldReader { bytes: self.layouts, at: 0 };
         std::iter::from_fn(move || (!reader.is_done()).then(|| reader.layout().expect(DECODED)))
     }
 
     pub fn key(&self) -> Option<KeyPartRef<'a>> {
-        let key = self.key.map(|content| Reader { bytes: content, at: 0 }.key().expect(DECODED));
+        let key = self.key.map(|content| FieldReader { bytes: content, at: 0 }.key().expect(DECODED));
         key.map(|key| KeyPartRef { kept: self.kept, digests: self.digests, ..key })
     }
 
@@ -560,7 +560,7 @@ impl<'a> Record<'a> {
     }
 
     pub fn events(&self) -> impl Iterator<Item = EventRef<'a>> {
-        let mut reader = Reader { bytes: self.events, at: 0 };
+        let mut reader = FieldReader { bytes: self.events, at: 0 };
         let mut position = self.fixed.first;
         std::iter::from_fn(move || {
             if reader.is_done() {
@@ -573,13 +573,13 @@ impl<'a> Record<'a> {
     }
 
     pub fn folds(&self) -> impl Iterator<Item = Fold> + use<'a> {
-        let mut reader = Reader { bytes: self.folds, at: 0 };
+        let mut reader = FieldReader { bytes: self.folds, at: 0 };
         std::iter::from_fn(move || (!reader.is_done()).then(|| reader.fold().expect(DECODED)))
     }
 
     /// Ids of the inline projections from this commit on, if the commit declares them.
     pub fn inline(&self) -> Option<Vec<u32>> {
-        self.inline.map(|content| Reader { bytes: content, at: 0 }.inline().expect(DECODED))
+        self.inline.map(|content| FieldReader { bytes: content, at: 0 }.inline().expect(DECODED))
     }
 
     /// An owned copy.
@@ -654,12 +654,12 @@ pub(crate) struct Malformed {
 }
 
 /// Takes fields off the front of a slice. Allocates nothing.
-struct Reader<'a> {
+struct FieldReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> FieldReader<'a> {
     fn is_done(&self) -> bool {
         self.at >= self.bytes.len()
     }

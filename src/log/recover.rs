@@ -95,14 +95,14 @@ pub(super) struct Recovered {
 }
 
 /// A segment file as it stands.
-struct Found {
+struct SegmentInfo {
     header: Header,
     file: Arc<SegmentFile>,
     len: u64,
     trailer: Option<Trailer>,
 }
 
-impl Found {
+impl SegmentInfo {
     fn first(&self) -> CommitNo {
         self.header.before.commit.next()
     }
@@ -110,7 +110,7 @@ impl Found {
 
 /// Names in the directory.
 #[derive(Default)]
-struct Names {
+struct LogDirEntries {
     segments: Vec<CommitNo>,
     /// Copies that are to replace the segment of the same commit, which may be gone already.
     replacing: Vec<CommitNo>,
@@ -119,7 +119,7 @@ struct Names {
 }
 
 /// Plan for the last segment.
-struct Plan {
+struct TailRepair {
     last: Scanned,
     /// Start and length of a torn tail.
     torn: Option<(u64, u64)>,
@@ -157,8 +157,8 @@ pub(super) fn recover(
     Ok(Recovered { place, head, segments, writer, opened })
 }
 
-fn names(disk: &dyn Disk, dir: &Path) -> Result<Names, LogError> {
-    let mut names = Names::default();
+fn names(disk: &dyn Disk, dir: &Path) -> Result<LogDirEntries, LogError> {
+    let mut names = LogDirEntries::default();
     for name in disk.list(dir)? {
         if let Some(first) = numbered(&name, ".log") {
             names.segments.push(first);
@@ -187,8 +187,8 @@ fn survey(
     descriptors: &Arc<Descriptors>,
     disk: &dyn Disk,
     dir: &Path,
-    names: &Names,
-) -> Result<Vec<Found>, LogError> {
+    names: &LogDirEntries,
+) -> Result<Vec<SegmentInfo>, LogError> {
     let mut paths: BTreeMap<_, _> =
         names.segments.iter().map(|&first| (first, segments::name(first))).collect();
     // A copy was whole and durable before it got this name, and may have been written to since.
@@ -200,7 +200,7 @@ fn survey(
         let what = format!("the first segment is missing: the log starts at commit {first}");
         return Err(LogError::damaged(CommitNo(1), crate::order::Position(1), &what));
     }
-    let mut found: Vec<Found> = Vec::with_capacity(paths.len());
+    let mut found: Vec<SegmentInfo> = Vec::with_capacity(paths.len());
     for (first, name) in paths {
         let path = dir.join(segments::name(first));
         let file = match names.replacing.contains(&first) {
@@ -221,11 +221,11 @@ fn survey(
     Ok(found)
 }
 
-fn store_of(found: &[Found]) -> super::StoreId {
+fn store_of(found: &[SegmentInfo]) -> super::StoreId {
     found[0].header.store
 }
 
-fn look(segment: Arc<SegmentFile>, name: &str, first: CommitNo) -> Result<Found, LogError> {
+fn look(segment: Arc<SegmentFile>, name: &str, first: CommitNo) -> Result<SegmentInfo, LogError> {
     let file = segment.get()?;
     let len = file.len()?;
     let header = match read(&*file, len, 0, HEADER)?.map(|bytes| Header::decode(&bytes)) {
@@ -249,7 +249,7 @@ fn look(segment: Arc<SegmentFile>, name: &str, first: CommitNo) -> Result<Found,
         None => None,
     };
     let trailer = trailer.and_then(|bytes| Trailer::decode(&bytes, &header, len));
-    Ok(Found { header, file: segment, len, trailer })
+    Ok(SegmentInfo { header, file: segment, len, trailer })
 }
 
 /// A few bytes at `offset`, if the file has them.
@@ -268,7 +268,7 @@ fn at_start(first: CommitNo, what: &str) -> LogError {
 }
 
 /// Checks a segment that another follows: `None` if its trailer agrees with that, else the result of walking its groups.
-fn finished_or_scanned(this: &Found, next: &Found) -> Result<Option<Scanned>, LogError> {
+fn finished_or_scanned(this: &SegmentInfo, next: &SegmentInfo) -> Result<Option<Scanned>, LogError> {
     let trailer = this.trailer.filter(|trailer| trailer.end == next.header.before);
     if trailer.is_some() {
         return Ok(None);
@@ -336,7 +336,7 @@ pub(super) fn scan(
 }
 
 /// Looks at the end of the log and decides whether it is whole, torn, damaged or accepted.
-fn plan(last: &Found, known: &KnownLog<'_>) -> Result<Plan, LogError> {
+fn plan(last: &SegmentInfo, known: &KnownLog<'_>) -> Result<TailRepair, LogError> {
     let scanned = scan(&*last.file.get()?, last.len, &last.header, None)?;
     let (store, end) = (last.header.store, scanned.head);
     let (commit, position) = (end.commit.next(), end.position.next());
@@ -372,11 +372,11 @@ fn plan(last: &Found, known: &KnownLog<'_>) -> Result<Plan, LogError> {
         });
     }
     let proven = scanned.sealed || scanned.last.is_none() || known.proves(store, &end);
-    Ok(Plan { proven: proven || last.trailer.is_some(), last: scanned, torn, ends_early })
+    Ok(TailRepair { proven: proven || last.trailer.is_some(), last: scanned, torn, ends_early })
 }
 
 /// Returns whether the log may end after the scanned groups.
-fn is_accepted(last: &Found, scanned: &Scanned, known: &KnownLog<'_>) -> Result<bool, LogError> {
+fn is_accepted(last: &SegmentInfo, scanned: &Scanned, known: &KnownLog<'_>) -> Result<bool, LogError> {
     let Some(accepts) = known.accepts else { return Ok(false) };
     let store = last.header.store;
     let Some((from, before)) = scanned.last else { return Ok(accepts(store, &scanned.head, None)) };
@@ -389,7 +389,7 @@ fn is_accepted(last: &Found, scanned: &Scanned, known: &KnownLog<'_>) -> Result<
 }
 
 /// Returns the end of the last byte from `from` on that is not zero.
-fn last_used(found: &Found, from: u64) -> io::Result<Option<u64>> {
+fn last_used(found: &SegmentInfo, from: u64) -> io::Result<Option<u64>> {
     let file = found.file.get()?;
     let mut window = Window::new(&*file, found.len);
     let (mut at, mut used) = (from, None);
@@ -404,7 +404,7 @@ fn last_used(found: &Found, from: u64) -> io::Result<Option<u64>> {
 }
 
 /// Returns a group head at or behind `from` that could only be written when the group at `from` was durable.
-fn spoken_of(found: &Found, from: u64, before: &Head) -> io::Result<Option<GroupHead>> {
+fn spoken_of(found: &SegmentInfo, from: u64, before: &Head) -> io::Result<Option<GroupHead>> {
     let (store, commit) = (found.header.store, before.commit.next());
     let file = found.file.get()?;
     let mut window = Window::new(&*file, found.len);
@@ -427,7 +427,7 @@ fn spoken_of(found: &Found, from: u64, before: &Head) -> io::Result<Option<Group
 }
 
 /// Removes leftovers of a crash, and gives a finished copy its name.
-fn tidy(place: &Place, names: &Names) -> Result<(), LogError> {
+fn tidy(place: &Place, names: &LogDirEntries) -> Result<(), LogError> {
     for name in &names.leftovers {
         place.disk.remove(&place.path(name))?;
     }
@@ -443,11 +443,11 @@ fn tidy(place: &Place, names: &Names) -> Result<(), LogError> {
 
 fn finish_if_scanned(
     place: &Place,
-    found: Found,
+    found: SegmentInfo,
     scanned: Option<Scanned>,
     opened: &mut Opened,
 ) -> Result<Segment, LogError> {
-    let Found { header, file, trailer, len } = found;
+    let SegmentInfo { header, file, trailer, len } = found;
     let (marks, end, len) = match scanned {
         None => (None, trailer.map_or(0, |trailer| u64::from(trailer.groups_end)), len),
         Some(scanned) => {
@@ -471,8 +471,8 @@ fn finish(place: &Place, header: &Header, marks: &Marks, end: &Head, at: u64) ->
 fn take_over(
     place: &Place,
     options: &LogOptions,
-    last: Found,
-    plan: Plan,
+    last: SegmentInfo,
+    plan: TailRepair,
     segments: &mut Vec<Arc<Segment>>,
     opened: &mut Opened,
 ) -> Result<(Head, Writer), LogError> {
@@ -488,7 +488,7 @@ fn take_over(
     Ok((head, writer))
 }
 
-fn as_it_is(place: &Place, last: Found, scanned: Scanned) -> Result<Writer, LogError> {
+fn as_it_is(place: &Place, last: SegmentInfo, scanned: Scanned) -> Result<Writer, LogError> {
     let file = segments::open_for_writing(place, last.first())?;
     let Scanned { marks, end, sealed, .. } = scanned;
     writer(place, last.header, file, (marks, end), last.len, sealed)
@@ -499,8 +499,8 @@ fn as_it_is(place: &Place, last: Found, scanned: Scanned) -> Result<Writer, LogE
 fn as_a_copy(
     place: &Place,
     options: &LogOptions,
-    last: Found,
-    plan: Plan,
+    last: SegmentInfo,
+    plan: TailRepair,
     segments: &mut Vec<Arc<Segment>>,
     opened: &mut Opened,
 ) -> Result<Writer, LogError> {
@@ -569,7 +569,13 @@ fn writer(
 }
 
 /// Starts a segment with a copy of `group`, which ends at `head`. It may replace the segment `last`.
-fn replace(place: &Place, last: &Found, header: &Header, head: &Head, group: &[u8]) -> Result<(), LogError> {
+fn replace(
+    place: &Place,
+    last: &SegmentInfo,
+    header: &Header,
+    head: &Head,
+    group: &[u8],
+) -> Result<(), LogError> {
     let file = place.disk.create_new(&place.path(NEXT))?;
     segments::write_zeros(file.as_ref(), 0, header.size, &AtomicBool::new(false))?;
     let mut bytes = group.to_vec();
@@ -586,7 +592,7 @@ fn replace(place: &Place, last: &Found, header: &Header, head: &Head, group: &[u
 }
 
 /// Copies a torn tail to a side file, once.
-fn keep_cut(place: &Place, last: &Found, at: CommitNo, from: u64, len: u64) -> Result<Cut, LogError> {
+fn keep_cut(place: &Place, last: &SegmentInfo, at: CommitNo, from: u64, len: u64) -> Result<Cut, LogError> {
     let mut bytes = vec![0; len as usize];
     last.file.get()?.read_at(from, &mut bytes)?;
     let names = place.disk.list(&place.dir)?;

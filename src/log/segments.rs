@@ -84,7 +84,7 @@ pub(crate) struct SegmentLog {
     place: Place,
     options: LogOptions,
     /// Changed by the writer after each sync, held for an instant.
-    shared: RwLock<Shared>,
+    shared: RwLock<LogState>,
     writer: Mutex<Writer>,
     /// Tells the preparing thread to leave off.
     stop: Arc<AtomicBool>,
@@ -122,7 +122,7 @@ impl Place {
     }
 }
 
-struct Shared {
+struct LogState {
     head: Head,
     segments: Arc<Vec<Arc<Segment>>>,
 }
@@ -236,7 +236,7 @@ impl SegmentLog {
         known: impl Into<KnownLog<'a>>,
     ) -> Result<(Self, Opened), LogError> {
         let recovered = recover::recover(disk, dir, &options, &known.into())?;
-        let shared = Shared { head: recovered.head, segments: Arc::new(recovered.segments) };
+        let shared = LogState { head: recovered.head, segments: Arc::new(recovered.segments) };
         let log = Self {
             place: recovered.place,
             options,
@@ -259,7 +259,7 @@ impl SegmentLog {
         let log = Self {
             place,
             options: LogOptions::default(),
-            shared: RwLock::new(Shared { head, segments: Arc::new(segments) }),
+            shared: RwLock::new(LogState { head, segments: Arc::new(segments) }),
             writer: Mutex::new(writer),
             stop: Arc::new(AtomicBool::new(false)),
             locks: Vec::new(),

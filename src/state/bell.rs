@@ -17,14 +17,14 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
     listening: AtomicUsize,
-    state: Mutex<State>,
+    state: Mutex<EventcountState>,
     rung: Condvar,
     /// Queue that runs the wakers of tasks: `ring` may be called under a lock.
     due: Arc<Wakers>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct EventcountState {
     rings: u64,
     last_task: u64,
     /// Wakers of the tasks to be woken by the next ring, by task.

@@ -40,27 +40,27 @@ const FORMAT: u32 = 1;
 pub(super) struct Blocks {
     file: Box<dyn File>,
     role: [u8; 16],
-    ledger: RwLock<Ledger>,
+    ledger: RwLock<ChecksumTree>,
     damage: Mutex<Option<String>>,
 }
 
 /// Contents of the head and of all maps, with marks of the changes since the last sync.
 #[derive(Debug)]
-struct Ledger {
+struct ChecksumTree {
     /// Number of the last sync.
     number: u64,
     len: u64,
     /// Sum of the groups' parts.
     root: u64,
     header: [u8; HEADER],
-    groups: Vec<Group>,
+    groups: Vec<ChecksumGroup>,
     changed: bool,
     /// Length of the file on disk.
     extent: u64,
 }
 
 #[derive(Debug)]
-struct Group {
+struct ChecksumGroup {
     checksums: Vec<u32>,
     /// Copy of the map that is current: 0 or 1.
     copy: u64,
@@ -70,14 +70,14 @@ struct Group {
 }
 
 /// A map as one of its copies has it.
-struct Map {
+struct ChecksumMap {
     number: u64,
     crc: u32,
     checksums: Vec<u32>,
 }
 
 /// A head as one of its copies has it.
-struct Head {
+struct Superblock {
     number: u64,
     len: u64,
     root: u64,
@@ -91,7 +91,7 @@ impl Blocks {
     pub fn open(role: &str, file: Box<dyn File>) -> io::Result<Self> {
         let role = *blake3::hash(role.as_bytes()).as_bytes().first_chunk().expect("16 of 32 bytes");
         let extent = file.len()?;
-        let (ledger, damage) = (RwLock::new(Ledger::empty()), Mutex::new(None));
+        let (ledger, damage) = (RwLock::new(ChecksumTree::empty()), Mutex::new(None));
         let mut blocks = Self { file, role, ledger, damage };
         if extent == 0 {
             return Ok(blocks);
@@ -187,7 +187,7 @@ impl Blocks {
         }
         (ledger.len, ledger.changed) = (len, true);
         while (ledger.groups.len() as u64) < after.div_ceil(GROUP) {
-            ledger.groups.push(Group::empty());
+            ledger.groups.push(ChecksumGroup::empty());
         }
         // Never cut here: the head on disk still needs those blocks. The next sync cuts them off.
         let end = end_of(len);
@@ -223,7 +223,7 @@ impl Blocks {
         damaged(what)
     }
 
-    fn read_head(&self, copy: u64) -> io::Result<Option<Head>> {
+    fn read_head(&self, copy: u64) -> io::Result<Option<Superblock>> {
         let mut bytes = [0; HEAD_BYTES];
         if !self.fill(copy * BLOCK, &mut bytes)? {
             return Ok(None);
@@ -236,19 +236,19 @@ impl Blocks {
         }
         let (number, len, root) = (word(words, 0), word(words, 8), word(words, 16));
         let header = *words[24..].first_chunk().expect("the rest of a head");
-        Ok(Some(Head { number, len, root, header }))
+        Ok(Some(Superblock { number, len, root, header }))
     }
 
     /// Loads all maps as this head covers them; `None` if one of them is not there.
-    fn load(&self, head: Head) -> io::Result<Option<Ledger>> {
+    fn load(&self, head: Superblock) -> io::Result<Option<ChecksumTree>> {
         let (mut groups, mut root) = (Vec::new(), 0_u64);
         for index in 0..head.len.div_ceil(BLOCK).div_ceil(GROUP) {
             let mut both = [0; 2 * BLOCK as usize];
-            let mut group = Group::empty();
+            let mut group = ChecksumGroup::empty();
             if self.fill(map_place(index, 0), &mut both)? {
                 let mut newest = 0;
                 for (copy, bytes) in (0..).zip(both.chunks(BLOCK as usize)) {
-                    let Some(map) = Map::decode(&self.role, index, bytes) else { continue };
+                    let Some(map) = ChecksumMap::decode(&self.role, index, bytes) else { continue };
                     if map.number > head.number {
                         // Of a sync that was torn: overwritten by the next one.
                         group.changed = true;
@@ -262,8 +262,8 @@ impl Blocks {
             root = root.wrapping_add(group.part);
             groups.push(group);
         }
-        let Head { number, len, header, .. } = head;
-        let ledger = Ledger { number, len, root, header, groups, changed: false, extent: 0 };
+        let Superblock { number, len, header, .. } = head;
+        let ledger = ChecksumTree { number, len, root, header, groups, changed: false, extent: 0 };
         Ok((root == head.root).then_some(ledger))
     }
 
@@ -276,7 +276,7 @@ impl Blocks {
     }
 }
 
-impl Ledger {
+impl ChecksumTree {
     fn empty() -> Self {
         let (number, len, root, header) = (0, 0, 0, [0; HEADER]);
         Self { number, len, root, header, groups: Vec::new(), changed: false, extent: 0 }
@@ -311,7 +311,7 @@ impl Ledger {
             self.root = self.root.wrapping_sub(gone.part);
         }
         for (index, group) in (0..).zip(&mut self.groups).filter(|(_, group)| group.changed) {
-            let (crc, bytes) = Map::encode(role, index, self.number, &group.checksums);
+            let (crc, bytes) = ChecksumMap::encode(role, index, self.number, &group.checksums);
             self.root = self.root.wrapping_sub(group.part).wrapping_add(part_of(index, crc));
             (group.copy, group.part, group.changed) = (1 - group.copy, part_of(index, crc), false);
             writes.push((map_place(index, group.copy), bytes));
@@ -343,13 +343,13 @@ impl Ledger {
     }
 }
 
-impl Group {
+impl ChecksumGroup {
     fn empty() -> Self {
         Self { checksums: vec![0; GROUP as usize], copy: 1, part: 0, changed: false }
     }
 }
 
-impl Map {
+impl ChecksumMap {
     fn encode(role: &[u8; 16], index: u64, number: u64, checksums: &[u32]) -> (u32, Vec<u8>) {
         let mut bytes = Vec::with_capacity(MAP_BYTES);
         bytes.extend([0; 4]);

@@ -39,7 +39,7 @@ impl Plan {
         limit: usize,
     ) -> Result<Vec<Position>, StorageError> {
         let span = Span { after: span.after, through: span.through.min(layers.position) };
-        let scan = Scan { layers, span, direction, page: limit.clamp(16, 1024) };
+        let scan = SearchContext { layers, span, direction, page: limit.clamp(16, 1024) };
         let mut items: Vec<ItemScan<'_>> = self.items.iter().map(|item| ItemScan::new(scan, item)).collect();
         let mut found = Vec::new();
         while found.len() < limit {
@@ -70,14 +70,14 @@ fn conjuncts(item: &QueryItem, terms: &Terms) -> Vec<AnyOf> {
 
 /// State shared by all lists of one search.
 #[derive(Clone, Copy)]
-struct Scan<'a> {
+struct SearchContext<'a> {
     layers: Layers<'a>,
     span: Span,
     direction: Direction,
     page: usize,
 }
 
-impl Scan<'_> {
+impl SearchContext<'_> {
     fn nearer(&self, a: Option<Position>, b: Option<Position>) -> Option<Position> {
         match self.direction {
             Direction::Forward => a.into_iter().chain(b).min(),
@@ -103,8 +103,8 @@ impl Scan<'_> {
 }
 
 struct ItemScan<'a> {
-    scan: Scan<'a>,
-    lists: Vec<Vec<List<'a>>>,
+    scan: SearchContext<'a>,
+    lists: Vec<Vec<PostingsCursor<'a>>>,
     /// Rest of the span, if the item has no conjunct: every position matches.
     every: Option<Span>,
     next: Option<Position>,
@@ -112,9 +112,11 @@ struct ItemScan<'a> {
 }
 
 impl<'a> ItemScan<'a> {
-    fn new(scan: Scan<'a>, item: &[AnyOf]) -> Self {
-        let lists =
-            item.iter().map(|terms| terms.iter().map(|term| List::new(scan, *term)).collect()).collect();
+    fn new(scan: SearchContext<'a>, item: &[AnyOf]) -> Self {
+        let lists = item
+            .iter()
+            .map(|terms| terms.iter().map(|term| PostingsCursor::new(scan, *term)).collect())
+            .collect();
         Self { scan, lists, every: item.is_empty().then_some(scan.span), next: None, done: false }
     }
 
@@ -166,8 +168,8 @@ impl<'a> ItemScan<'a> {
 }
 
 /// One term's positions, a page at a time.
-struct List<'a> {
-    scan: Scan<'a>,
+struct PostingsCursor<'a> {
+    scan: SearchContext<'a>,
     term: Term,
     page: Vec<Position>,
     at: usize,
@@ -175,8 +177,8 @@ struct List<'a> {
     rest: Span,
 }
 
-impl<'a> List<'a> {
-    fn new(scan: Scan<'a>, term: Term) -> Self {
+impl<'a> PostingsCursor<'a> {
+    fn new(scan: SearchContext<'a>, term: Term) -> Self {
         Self { scan, term, page: Vec::new(), at: 0, rest: scan.span }
     }
 

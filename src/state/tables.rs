@@ -76,7 +76,7 @@ fn trouble(error: impl Into<redb::Error>) -> StorageError {
 }
 
 /// Runs a piece of redb on a file. Its assertions fail on damaged files: that is damage, not a bug of the caller.
-fn guard<T>(file: &Named, run: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
+fn guard<T>(file: &NamedFile, run: impl FnOnce() -> Result<T, StorageError>) -> Result<T, StorageError> {
     let result = catch_unwind(AssertUnwindSafe(run));
     let result = result.unwrap_or_else(|_| Err(damaged("damaged: redb panicked")));
     let failed = |error: StorageError| match file.blocks.damage() {
@@ -91,12 +91,12 @@ fn guard<T>(file: &Named, run: impl FnOnce() -> Result<T, StorageError>) -> Resu
 
 /// A file and its name in errors.
 #[derive(Debug, Clone)]
-struct Named {
+struct NamedFile {
     name: Arc<str>,
     blocks: Arc<Blocks>,
 }
 
-impl Named {
+impl NamedFile {
     fn open(name: &str, file: Box<dyn File>) -> Result<Self, StorageError> {
         let blocks = Blocks::open(name, file).map_err(trouble).map_err(|error| error.of(name))?;
         Ok(Self { name: Arc::from(name), blocks: Arc::new(blocks) })
@@ -174,7 +174,7 @@ fn read_meta(db: &impl ReadableDatabase) -> Result<Option<StateMeta>, StorageErr
 
 /// Derived state on disk that is read and never written.
 pub(crate) struct ReadOnlyTables {
-    file: Named,
+    file: NamedFile,
     db: ReadOnly,
     meta: StateMeta,
 }
@@ -190,10 +190,10 @@ impl ReadOnlyTables {
     ///
     /// What redb writes to repair it goes to `file`, which keeps it from the disk.
     pub fn open(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
-        usable(Named::open(name, file).and_then(|file| Self::open_named(file, cache_bytes)))
+        usable(NamedFile::open(name, file).and_then(|file| Self::open_named(file, cache_bytes)))
     }
 
-    fn open_named(file: Named, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
+    fn open_named(file: NamedFile, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
         let opened = guard(&file, || {
             let backend = Backend(file.blocks.clone());
             // Unlike a `Database` it writes nothing when it is closed, which takes longer than opening it.
@@ -225,7 +225,7 @@ impl ReadOnlyTables {
 /// Derived state on disk. Owned by the flusher, its only writer.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    file: Named,
+    file: NamedFile,
     db: Guarded,
     meta: StateMeta,
 }
@@ -235,7 +235,7 @@ impl Tables {
     ///
     /// The name is the file's role: a file that was written under another one is not usable.
     pub fn open(name: &str, file: Box<dyn File>, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
-        let opened = Named::open(name, file).and_then(|file| Self::open_named(file, cache_bytes));
+        let opened = NamedFile::open(name, file).and_then(|file| Self::open_named(file, cache_bytes));
         let compacted = opened.and_then(|opened| {
             let Some(mut tables) = opened else { return Ok(None) };
             guard(&tables.file.clone(), || tables.compact())?;
@@ -244,7 +244,7 @@ impl Tables {
         usable(compacted)
     }
 
-    fn open_named(file: Named, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
+    fn open_named(file: NamedFile, cache_bytes: usize) -> Result<Option<Self>, StorageError> {
         guard(&file.clone(), || {
             let db = Database::builder()
                 .set_cache_size(cache_bytes)
@@ -478,7 +478,7 @@ pub(crate) enum Base {
 
 /// One redb snapshot with its tables open.
 pub(crate) struct Snapshot {
-    file: Named,
+    file: NamedFile,
     head: Head,
     postings: ReadOnlyTable<&'static [u8; 24], &'static [u8]>,
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
@@ -494,7 +494,7 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Base {
-    fn of(file: &Named, db: &impl ReadableDatabase, meta: &StateMeta) -> Result<Self, StorageError> {
+    fn of(file: &NamedFile, db: &impl ReadableDatabase, meta: &StateMeta) -> Result<Self, StorageError> {
         if meta.commit == 0 {
             return Ok(Self::Empty);
         }

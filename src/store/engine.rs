@@ -194,14 +194,14 @@ impl Steps {
         }
         let _turn = self.turn.lock();
         *self.here.lock() = Some(this_thread());
-        let _here = Here(self);
+        let _here = LockstepGuard(self);
         work()
     }
 }
 
-struct Here<'a>(&'a Steps);
+struct LockstepGuard<'a>(&'a Steps);
 
-impl Drop for Here<'_> {
+impl Drop for LockstepGuard<'_> {
     fn drop(&mut self) {
         *self.0.here.lock() = None;
     }

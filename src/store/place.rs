@@ -34,7 +34,7 @@ pub(super) struct Place {
 
 /// Kind of what is at a path.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum PathKind {
     Nothing,
     /// A directory that is empty but for names of file systems, or for what a crash inside `create` left.
     Room,
@@ -148,8 +148,8 @@ impl Place {
 
     fn is_free(&self) -> Result<(), OpenError> {
         match look(&self.platform, &self.path).map_err(|error| exists(error, &self.path))? {
-            Found::Store => Err(OpenError::AlreadyExists { path: self.path.clone() }),
-            Found::Nothing | Found::Room => Ok(()),
+            PathKind::Store => Err(OpenError::AlreadyExists { path: self.path.clone() }),
+            PathKind::Nothing | PathKind::Room => Ok(()),
         }
     }
 
@@ -260,8 +260,8 @@ pub(super) fn find(platform: &Platform, path: &Path) -> Result<PathBuf, OpenErro
         resolved => resolved.map_err(|error| trouble(path, error))?,
     };
     match look(platform, &path)? {
-        Found::Store => Ok(path),
-        Found::Nothing | Found::Room => Err(OpenError::NotFound { path }),
+        PathKind::Store => Ok(path),
+        PathKind::Nothing | PathKind::Room => Err(OpenError::NotFound { path }),
     }
 }
 
@@ -273,27 +273,27 @@ fn resolve(platform: &Platform, path: &Path) -> io::Result<PathBuf> {
     Ok(disk.real(above.unwrap_or(Path::new(".")))?.join(name))
 }
 
-fn look(platform: &Platform, path: &Path) -> Result<Found, OpenError> {
+fn look(platform: &Platform, path: &Path) -> Result<PathKind, OpenError> {
     let not_a_store = |why: &str| OpenError::NotAStore { path: path.to_owned(), why: why.to_owned() };
     match platform.disk.kind(path) {
         Ok(Kind::Dir) => {}
         Ok(Kind::File) => return Err(not_a_store("it is a file")),
         Ok(Kind::Symlink) => return Err(not_a_store("it is a symbolic link")),
         Ok(Kind::Other) => return Err(not_a_store("it is neither a file nor a directory")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(PathKind::Nothing),
         Err(error) => return Err(trouble(path, error)),
     }
     let names = platform.disk.list(path).map_err(|error| trouble(path, error))?;
     if names.iter().any(|name| name == LOG) {
         return match platform.disk.kind(&path.join(LOG)).map_err(|error| trouble(path, error))? {
-            Kind::Dir => Ok(Found::Store),
+            Kind::Dir => Ok(PathKind::Store),
             _ => Err(not_a_store("its `log` is no directory")),
         };
     }
     let is_room = |name: &str| name == LOCK || name == LOG_CREATING || NOT_OURS.contains(&name);
     match names.iter().find(|name| !is_room(name)) {
         Some(name) => Err(not_a_store(&format!("it has no `{LOG}`, but `{name}`"))),
-        None => Ok(Found::Room),
+        None => Ok(PathKind::Room),
     }
 }
 

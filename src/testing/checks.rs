@@ -186,12 +186,12 @@ pub struct Finding {
 }
 
 /// Commit, place in it, and rank among the findings of that place.
-type Moment = (u64, u64, u8);
+type FindingOrder = (u64, u64, u8);
 
 /// Expected results of a check.
 #[derive(Debug, Default)]
 pub struct Judged {
-    found: Vec<(Moment, Finding)>,
+    found: Vec<(FindingOrder, Finding)>,
     /// Findings in order; those of one moment are in the order of their activations.
     pub findings: Vec<Finding>,
     /// Number of activations to be judged.
@@ -210,16 +210,16 @@ pub struct Judged {
 
 /// An event with its position, commit and time.
 #[derive(Clone, Copy)]
-struct Line<'m> {
+struct TimedFact<'m> {
     fact: &'m Fact,
     position: u64,
     commit: u64,
     time: i64,
 }
 
-fn lines(model: &Model, is: impl Fn(&Fact) -> bool) -> Vec<Line<'_>> {
+fn lines(model: &Model, is: impl Fn(&Fact) -> bool) -> Vec<TimedFact<'_>> {
     let all = (1..).zip(&model.events).filter(|(_, event)| is(&event.fact));
-    all.map(|(position, event)| Line {
+    all.map(|(position, event)| TimedFact {
         fact: &event.fact,
         position,
         commit: event.commit,
@@ -237,7 +237,7 @@ fn over(model: &Model, deadline: i64) -> Option<u64> {
 impl Judged {
     fn find(
         &mut self,
-        moment: Moment,
+        moment: FindingOrder,
         verdict: Verdict,
         activation: u64,
         by: u64,
@@ -258,13 +258,13 @@ impl Judged {
     }
 
     /// Records a violation by an event, decided at once.
-    fn violated_by(&mut self, activation: u64, by: Line<'_>) {
+    fn violated_by(&mut self, activation: u64, by: TimedFact<'_>) {
         let moment = (by.commit, by.position, 2);
         self.find(moment, Verdict::Violated, activation, by.position, by.time);
     }
 
     /// Records an activation that waits for its end: an answer, or the end of its scope.
-    fn waits(&mut self, model: &Model, activation: u64, deadline: i64, end: Option<(Line<'_>, bool)>) {
+    fn waits(&mut self, model: &Model, activation: u64, deadline: i64, end: Option<(TimedFact<'_>, bool)>) {
         self.activations += 1;
         match (over(model, deadline), end) {
             (None, None) => self.pending.push(deadline),
@@ -459,7 +459,7 @@ fn opened_first(model: &Model) -> Judged {
         let Fact::Reserved(_, _, who) = *sits.fact else { continue };
         judged.activations += 1;
         let since = sits.time - LONGEST.as_micros() as i64;
-        let is_it = |line: &Line<'_>| matches!(*line.fact, Fact::Opened(account, _) if account == who);
+        let is_it = |line: &TimedFact<'_>| matches!(*line.fact, Fact::Opened(account, _) if account == who);
         match lines[..index].iter().any(|line| line.time >= since && is_it(line)) {
             true => judged.satisfied += 1,
             false => judged.violated_by(sits.position, *sits),
@@ -473,7 +473,7 @@ fn not_crowded(model: &Model) -> Judged {
     let (lines, mut judged) = (lines(model, is_booking), Judged::default());
     for show in 0..SHOWS as u32 {
         let of_show: Vec<_> = lines.iter().filter(|line| show_of(line.fact) == show).collect();
-        let is_over = |line: &&Line<'_>| matches!(line.fact, Fact::Freed(..));
+        let is_over = |line: &&TimedFact<'_>| matches!(line.fact, Fact::Freed(..));
         let mut epochs = of_show.split(is_over).peekable();
         while let Some(epoch) = epochs.next() {
             if epoch.is_empty() {
@@ -516,7 +516,7 @@ fn answered_live(model: &Model) -> Judged {
 fn answers(model: &Model, skew: i64, is_live: bool) -> Judged {
     let mut judged = Judged::default();
     // Moments at which the watermark moved, each with its new value.
-    let (mut moves, mut complete): (Vec<(Moment, i64)>, i64) = (Vec::new(), i64::MIN);
+    let (mut moves, mut complete): (Vec<(FindingOrder, i64)>, i64) = (Vec::new(), i64::MIN);
     let mut notes = Vec::new();
     for (commit, kept) in (1..).zip(&model.commits) {
         let time = kept.micros as i64;
@@ -534,7 +534,7 @@ fn answers(model: &Model, skew: i64, is_live: bool) -> Judged {
             } else if number % 4 < 2 {
                 judged.find((commit, position, 0), Verdict::Skewed, position, position, time);
             }
-            notes.push((Line { fact, position, commit, time }, number, said, complete));
+            notes.push((TimedFact { fact, position, commit, time }, number, said, complete));
         }
     }
     for (index, (asks, number, asked, complete)) in notes.iter().enumerate() {
@@ -552,7 +552,7 @@ fn answers(model: &Model, skew: i64, is_live: bool) -> Judged {
             Some((moment, _)) => Some((*moment, deadline + 1)),
         };
         let is_over =
-            |line: &Line<'_>| over.is_some_and(|(moment, _)| moment <= (line.commit, line.position, 1));
+            |line: &TimedFact<'_>| over.is_some_and(|(moment, _)| moment <= (line.commit, line.position, 1));
         let end = notes[index + 1..].iter().find_map(|(line, other, said, _)| {
             let is_it = other % 4 == 1 && other / 4 % 2 == number / 4 % 2;
             let in_time = (*asked..=deadline).contains(said);

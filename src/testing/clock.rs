@@ -14,28 +14,28 @@ use std::time::Duration;
 
 /// A clock that stands still until it is told otherwise.
 #[derive(Debug, Clone)]
-pub struct SimClock(Arc<Shared>);
+pub struct SimClock(Arc<SimClockState>);
 
-struct Shared {
-    time: Mutex<Time>,
+struct SimClockState {
+    time: Mutex<SimTime>,
     wakes: Mutex<Vec<Weak<dyn Fn() + Send + Sync>>>,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SimClockState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.time.fmt(f)
     }
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Time {
+struct SimTime {
     wall: Timestamp,
     ran: Duration,
     frozen: bool,
 }
 
-impl Shared {
-    fn of(time: Time) -> Arc<Self> {
+impl SimClockState {
+    fn of(time: SimTime) -> Arc<Self> {
         Arc::new(Self { time: Mutex::new(time), wakes: Mutex::default() })
     }
 
@@ -51,12 +51,12 @@ impl Shared {
 impl SimClock {
     /// Returns a clock whose wall shows `start`, with nothing run yet.
     pub fn new(start: Timestamp) -> Self {
-        Self(Shared::of(Time { wall: start, ran: Duration::ZERO, frozen: false }))
+        Self(SimClockState::of(SimTime { wall: start, ran: Duration::ZERO, frozen: false }))
     }
 
     /// Returns another clock, which goes on from the time of this one.
     pub fn fork(&self) -> Self {
-        Self(Shared::of(*self.0.time.lock()))
+        Self(SimClockState::of(*self.0.time.lock()))
     }
 
     /// Lets time pass, on the wall too unless it is frozen.

@@ -98,12 +98,12 @@ struct Heard {
     is_down: bool,
     /// Number of times the checks have begun anew.
     life: u64,
-    pages: Vec<Page>,
+    pages: Vec<PagedAlert>,
 }
 
 /// An alert that was taken, and is not on record yet as far as the model knows.
 #[derive(Debug, Clone)]
-struct Page {
+struct PagedAlert {
     check: String,
     kind: NotificationKind,
     life: u64,
@@ -135,12 +135,12 @@ impl Pager {
         }
         let sample = alert.sample.iter().map(|violation| violation.activation.get()).collect();
         let (check, kind, life, count) = (alert.check.clone(), alert.kind, told.life, alert.count);
-        told.pages.push(Page { check, kind, life, count, sample });
+        told.pages.push(PagedAlert { check, kind, life, count, sample });
         Ok(())
     }
 
     /// Takes the pages since the last one that was put on record.
-    fn since_record(&self) -> Vec<Page> {
+    fn since_record(&self) -> Vec<PagedAlert> {
         std::mem::take(&mut self.0.lock().pages)
     }
 }
@@ -324,7 +324,7 @@ fn hold_delivery(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
     let Some(Says::Notified(told)) = says_at(model, *through) else {
         return differs(format!("{route} was told of {through}, which is no notice"));
     };
-    let is_it = |page: &&Page| {
+    let is_it = |page: &&PagedAlert| {
         (&page.check, page.kind, page.count, &page.sample)
             == (&told.check, told.kind, told.count, &told.sample)
     };
@@ -332,7 +332,7 @@ fn hold_delivery(model: &Model, says: &Says, pager: &Pager) -> Result<(), Odd> {
     let (now, before): (Vec<_>, Vec<_>) = pages.iter().partition(|page| Some(page.life) == last);
     let is_told_once = matches!(&now[..], [page] if is_it(page));
     // A page taken before a crash may be on record with the events that the crash left.
-    let is_noticed = |page: &&Page| {
+    let is_noticed = |page: &&PagedAlert| {
         let mut all = notices(model, &page.check).map(|(_, told)| told);
         all.any(|told| (page.kind, page.count, &page.sample) == (told.kind, told.count, &told.sample))
     };
@@ -422,8 +422,8 @@ pub fn compare(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
 /// Compares the listed violations with the record.
 fn compare_violations(model: &Model, checks: &Checks<'_>) -> Result<(), Odd> {
     // For each violation: position on record, begin, end, and true once it is acknowledged.
-    type Episode<'m> = (u64, &'m Finding, Option<&'m Finding>, bool);
-    let mut must: BTreeMap<(&str, u64, &str), Episode<'_>> = BTreeMap::new();
+    type ModelViolation<'m> = (u64, &'m Finding, Option<&'m Finding>, bool);
+    let mut must: BTreeMap<(&str, u64, &str), ModelViolation<'_>> = BTreeMap::new();
     for (position, event) in (1..).zip(&model.events) {
         let Fact::Own(noticed) = &event.fact else { continue };
         match &noticed.says {

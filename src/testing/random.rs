@@ -2,10 +2,10 @@
 
 /// A stream of numbers that its seed decides, or its bytes.
 #[derive(Debug, Clone)]
-pub struct Random(Source);
+pub struct Random(RandomSource);
 
 #[derive(Debug, Clone)]
-enum Source {
+enum RandomSource {
     Seed(u64),
     /// Bytes that are not drawn yet, last first.
     Bytes(Vec<u8>),
@@ -14,29 +14,29 @@ enum Source {
 impl Random {
     /// Returns the numbers of this seed.
     pub fn new(seed: u64) -> Self {
-        Self(Source::Seed(seed))
+        Self(RandomSource::Seed(seed))
     }
 
     /// Returns numbers that these bytes decide, one byte each; zeros when they are used up.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        Self(Source::Bytes(bytes.iter().rev().copied().collect()))
+        Self(RandomSource::Bytes(bytes.iter().rev().copied().collect()))
     }
 
     /// Returns whether every byte was drawn. A seed never ends.
     pub fn is_used_up(&self) -> bool {
-        matches!(&self.0, Source::Bytes(rest) if rest.is_empty())
+        matches!(&self.0, RandomSource::Bytes(rest) if rest.is_empty())
     }
 
     /// Returns the next number.
     #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
     pub fn next(&mut self) -> u64 {
         match &mut self.0 {
-            Source::Seed(state) => {
+            RandomSource::Seed(state) => {
                 *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 mix(*state)
             }
             // In the low bits and in the high ones: coins and chances look at the high ones.
-            Source::Bytes(rest) => u64::from(rest.pop().unwrap_or(0)) * 0x0100_0000_0000_0001,
+            RandomSource::Bytes(rest) => u64::from(rest.pop().unwrap_or(0)) * 0x0100_0000_0000_0001,
         }
     }
 

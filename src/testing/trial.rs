@@ -24,14 +24,14 @@ pub struct Trial {
     row_time: u64,
     rows: AllRows,
     own: Vec<Fact>,
-    reads: Vec<Read>,
+    reads: Vec<ModelRead>,
     guesses: Vec<Guess>,
     failed: Option<Failed>,
 }
 
 /// A read that it depends on.
 #[derive(Debug, Clone)]
-enum Read {
+enum ModelRead {
     Row(RowName),
     /// Both ends included.
     Seats((u32, u32), (u32, u32)),
@@ -43,13 +43,13 @@ enum Read {
 #[derive(Debug, Clone)]
 struct Guess {
     after: usize,
-    look: Look,
+    look: GuessedRead,
     told: String,
 }
 
 /// Read that gave a [`Guess`].
 #[derive(Debug, Clone, Copy)]
-enum Look {
+enum GuessedRead {
     Row(RowName),
     Seats((u32, u32), (u32, u32), Which),
     Prices((u32, u32), (u32, u32)),
@@ -57,7 +57,7 @@ enum Look {
     Events,
 }
 
-impl Look {
+impl GuessedRead {
     /// Returns whether this event changes rows of the projection.
     fn may_see(self, fact: &Fact) -> bool {
         let money = matches!(fact, Fact::Opened(..) | Fact::Took(..) | Fact::Got(..));
@@ -164,7 +164,7 @@ impl Ending {
     }
 }
 
-impl Read {
+impl ModelRead {
     fn is_changed_by(&self, model: &Model, position: u64) -> bool {
         let event = model.event(position);
         match self {
@@ -205,7 +205,7 @@ impl Trial {
     /// Returns whether a store that has flushed up to this commit may have forgotten changes of its reads: changes of rows are
     /// kept for a while only.
     pub fn may_be_too_old(&self, flushed: u64) -> bool {
-        flushed > self.commit && self.reads.iter().any(|read| !matches!(read, Read::Events(_)))
+        flushed > self.commit && self.reads.iter().any(|read| !matches!(read, ModelRead::Events(_)))
     }
 
     /// Repeats a try of the closure form.
@@ -259,14 +259,14 @@ impl Trial {
     fn go(&mut self, model: &Model, step: &Step, told: Option<&str>) -> Result<String, Stop> {
         Ok(match step {
             Step::Row(name) => {
-                self.reads.push(Read::Row(*name));
-                self.look(Look::Row(*name))
+                self.reads.push(ModelRead::Row(*name));
+                self.look(GuessedRead::Row(*name))
             }
             Step::PeekRow(name) => row(&self.rows, *name),
             Step::Seats(from, to, which) => line(self.seats(*from, *to, *which)),
             Step::Prices(from, to) => {
-                self.reads.push(Read::Prices(*from, *to));
-                self.look(Look::Prices(*from, *to))
+                self.reads.push(ModelRead::Prices(*from, *to));
+                self.look(GuessedRead::Prices(*from, *to))
             }
             Step::Stream(account) => {
                 let ask = Ask::stream(format!("money/{account}"));
@@ -285,15 +285,15 @@ impl Trial {
             }
             Step::PeekQuery(ask) => self.places(model, ask),
             Step::Narrow(ask) => {
-                self.reads = vec![Read::Events(ask.clone())];
+                self.reads = vec![ModelRead::Events(ask.clone())];
                 self.guesses.clear();
                 line(())
             }
             Step::Append(fact) => line(self.append(model, fact.clone())?),
             Step::Transfer(from, to, cents, number) => {
                 for account in [from, to].map(|account| RowName::Balance(*account)) {
-                    self.reads.push(Read::Row(account));
-                    self.look(Look::Row(account));
+                    self.reads.push(ModelRead::Row(account));
+                    self.look(GuessedRead::Row(account));
                 }
                 let balance = |account| self.rows.balances.get(account).map(|row| row.0);
                 let (has, other) = (balance(from), balance(to));
@@ -324,7 +324,7 @@ impl Trial {
                 let fact = Fact::Once(*number);
                 let ask = Ask::stream(fact.stream());
                 let first = self.events(model, &ask).is_empty();
-                self.reads.push(Read::Events(ask));
+                self.reads.push(ModelRead::Events(ask));
                 if first {
                     self.append(model, fact)?;
                 }
@@ -340,7 +340,7 @@ impl Trial {
     }
 
     /// Reads, and records the result as a guess if its own events may have a part in it.
-    fn look(&mut self, look: Look) -> String {
+    fn look(&mut self, look: GuessedRead) -> String {
         let told = look.told(&self.rows);
         if self.own.iter().any(|fact| look.may_see(fact)) {
             self.guesses.push(Guess { after: self.own.len(), look, told: told.clone() });
@@ -357,8 +357,8 @@ impl Trial {
             Which::Last(limit) if found.len() == limit => lowest = found[limit - 1].0,
             _ => {}
         }
-        self.look(Look::Seats(from, to, which));
-        self.reads.push(Read::Seats(lowest, highest));
+        self.look(GuessedRead::Seats(from, to, which));
+        self.reads.push(ModelRead::Seats(lowest, highest));
         found
     }
 
@@ -396,11 +396,11 @@ impl Trial {
     fn rest_on(&mut self, model: &Model, ask: &Ask) {
         let there = model.answer(ask, self.head).len();
         if ask.backwards || ask.limit.is_none_or(|limit| there < limit) {
-            self.reads.push(Read::Events(ask.clone()));
+            self.reads.push(ModelRead::Events(ask.clone()));
             // The positions of its own events are part of the answer, and so is whether they are in the range.
             let past = ask.up_to.is_some_and(|up_to| up_to <= self.head);
             if !past && self.own.iter().any(|fact| ask.matches(fact)) {
-                self.look(Look::Events);
+                self.look(GuessedRead::Events);
             }
         }
     }
@@ -420,7 +420,7 @@ impl Trial {
     /// projection that refuses one of them, and the index of the event.
     fn tells_the_same(&self, model: &Model, micros: u64) -> Result<bool, (&'static str, usize)> {
         let moved = (model.position(), micros) != (self.head, self.row_time);
-        if moved && self.guesses.iter().any(|guess| matches!(guess.look, Look::Events)) {
+        if moved && self.guesses.iter().any(|guess| matches!(guess.look, GuessedRead::Events)) {
             return Ok(false);
         }
         let mut rows = model.rows.clone();

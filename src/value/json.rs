@@ -46,19 +46,19 @@ impl Value {
         serde_json::from_slice::<IgnoredAny>(payload).map_err(|e| codec::json_misfit(&e))?;
         let text =
             std::str::from_utf8(payload).map_err(|e| DecodeError::new("not utf-8").at(e.valid_up_to()))?;
-        let mut scan = Scan { text, at: 0, depth: 0 };
+        let mut scan = JsonScanner { text, at: 0, depth: 0 };
         scan.value().map_err(|e| e.at(scan.at))
     }
 }
 
 /// Reads values from a text that is known to be json.
-struct Scan<'t> {
+struct JsonScanner<'t> {
     text: &'t str,
     at: usize,
     depth: u32,
 }
 
-impl<'t> Scan<'t> {
+impl<'t> JsonScanner<'t> {
     /// Skips white space, and returns the next byte; 0 at the end.
     fn peek(&mut self) -> u8 {
         let rest = &self.text.as_bytes()[self.at..];

@@ -20,7 +20,7 @@ const QUEUE_LEN_MAX: usize = 64;
 /// Answer of the sink: nothing, or why it has not taken the alert.
 pub(super) type Taken = Result<(), String>;
 
-struct Job {
+struct DeliveryJob {
     call: Box<dyn FnOnce() -> Taken + Send>,
     sent: Sent,
     done: Box<dyn FnOnce() + Send>,
@@ -31,21 +31,21 @@ pub(crate) struct DeliveryQueue {
     clock: Arc<dyn Clock>,
     limit: Duration,
     lockstep: bool,
-    state: Mutex<State>,
+    state: Mutex<DeliveryState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: VecDeque<Job>,
-    running: Option<Running>,
+struct DeliveryState {
+    waiting: VecDeque<DeliveryJob>,
+    running: Option<RunningCall>,
     thread: Option<JoinHandle<()>>,
     thread_id: Option<ThreadId>,
     is_closed: bool,
 }
 
 /// The call that runs now.
-struct Running {
+struct RunningCall {
     /// By the monotonic clock of the store: what the watchdog goes by.
     began: Duration,
     /// In real time: how long `close` waits for it. `None`: for ever.
@@ -103,7 +103,11 @@ impl DeliveryQueue {
             state.thread_id = Some(thread.thread().id());
             state.thread = Some(thread);
         }
-        state.waiting.push_back(Job { call: Box::new(job), sent: sent.clone(), done: Box::new(done) });
+        state.waiting.push_back(DeliveryJob {
+            call: Box::new(job),
+            sent: sent.clone(),
+            done: Box::new(done),
+        });
         drop(state);
         self.changed.notify_all();
         Ok(sent)
@@ -111,8 +115,8 @@ impl DeliveryQueue {
 
     fn run(&self) {
         let mut state = self.state.lock();
-        while let Some(Job { call, sent, done }) = self.next(&mut state) {
-            state.running = Some(Running { began: self.clock.monotonic(), until: deadline(self.limit) });
+        while let Some(DeliveryJob { call, sent, done }) = self.next(&mut state) {
+            state.running = Some(RunningCall { began: self.clock.monotonic(), until: deadline(self.limit) });
             MutexGuard::unlocked(&mut state, || *sent.0.lock() = Some(caught(call)));
             state.running = None;
             self.changed.notify_all();
@@ -122,7 +126,7 @@ impl DeliveryQueue {
     }
 
     /// Waits for a job. `None` once the queue is closed.
-    fn next(&self, state: &mut MutexGuard<'_, State>) -> Option<Job> {
+    fn next(&self, state: &mut MutexGuard<'_, DeliveryState>) -> Option<DeliveryJob> {
         loop {
             if state.is_closed {
                 return None;

@@ -73,10 +73,10 @@ pub(crate) struct Dog {
     notifier: Notifier,
     routes: Routes,
     /// By check: how it stood, and for how long it has.
-    stood: BTreeMap<String, Stood>,
+    stood: BTreeMap<String, LastProgress>,
     looked: Option<Duration>,
     /// Findings on record. `None`: not read yet.
-    kept: Option<[Kept; 4]>,
+    kept: Option<[BuiltInFindings; 4]>,
     /// Checks that somebody was told of although it cannot be recorded.
     unrecorded: BTreeSet<String>,
     /// Alerts of such checks that the sink has now.
@@ -84,7 +84,7 @@ pub(crate) struct Dog {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Stood {
+struct LastProgress {
     definition: [u8; 8],
     position: Position,
     unrecorded: u64,
@@ -92,7 +92,7 @@ struct Stood {
 }
 
 /// One of its checks, as it is on record.
-struct Kept {
+struct BuiltInFindings {
     check: &'static str,
     /// Findings on record.
     told: u64,
@@ -158,7 +158,7 @@ impl Dog {
         let overdue = self.overdue();
         let unread: Vec<String> = self.watch.known().unread.keys().cloned().collect();
         if self.kept.is_none() {
-            let recall = |check| Kept::recall(&self.reader, check);
+            let recall = |check| BuiltInFindings::recall(&self.reader, check);
             self.kept = Some([recall(FRESHNESS)?, recall(RULES)?, recall(SINKS)?, recall(UNEXERCISED)?]);
         }
         let mut kept = self.kept.take().expect("it was read just now");
@@ -172,7 +172,7 @@ impl Dog {
 
     fn compare(
         &mut self,
-        [fresh, rules, sink, exercised]: &mut [Kept; 4],
+        [fresh, rules, sink, exercised]: &mut [BuiltInFindings; 4],
         overdue: &[Overdue],
         unread: &[String],
     ) -> Result<bool, StorageError> {
@@ -217,8 +217,8 @@ impl Dog {
         for check in stats.iter() {
             let is_done = check.position >= head && check.unrecorded == 0 && check.trouble.is_none();
             let (definition, position, unrecorded) = (check.definition, check.position, check.unrecorded);
-            let mut stood = Stood { definition, position, unrecorded, time: Duration::ZERO };
-            if let Some(Stood { time, .. }) = before.remove(&check.check).filter(|before| {
+            let mut stood = LastProgress { definition, position, unrecorded, time: Duration::ZERO };
+            if let Some(LastProgress { time, .. }) = before.remove(&check.check).filter(|before| {
                 (before.definition, before.position, before.unrecorded) == (definition, position, unrecorded)
             }) && !is_done
             {
@@ -233,7 +233,7 @@ impl Dog {
         };
         let overdue = stats.iter().filter_map(|check| {
             let is_late = waits_for(check) >= self.limit_of(&known.periods, &check.check);
-            let Stood { position, .. } = self.stood[&check.check];
+            let LastProgress { position, .. } = self.stood[&check.check];
             (is_late || check.trouble.is_some()).then(|| Overdue {
                 check: check.check.clone(),
                 position,
@@ -252,7 +252,7 @@ impl Dog {
     /// Opens and heals, until what is on record is what is so. `false`: it is.
     fn record(
         &self,
-        kept: &mut Kept,
+        kept: &mut BuiltInFindings,
         wrong: &[(String, u64)],
         is_healed: &dyn Fn(&str, u64) -> bool,
         head: Position,
@@ -386,7 +386,7 @@ struct Overdue {
     is_late: bool,
 }
 
-impl Kept {
+impl BuiltInFindings {
     fn recall(reader: &Reader, check: &'static str) -> Result<Self, StorageError> {
         let told = row::<Told>(reader, &(check.to_owned(), DEFINITION))?.unwrap_or_default();
         let open = episodes(reader, check)?.into_iter().filter(|(_, episode)| episode.end.is_none());

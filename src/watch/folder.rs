@@ -59,8 +59,8 @@ pub(crate) struct Folders {
     projections: Vec<Registered>,
     /// Names that the store knows: those in a rule are compared with them.
     vocabulary: Vocabulary,
-    groups: BTreeMap<PathBuf, Group>,
-    files: BTreeMap<PathBuf, File>,
+    groups: BTreeMap<PathBuf, RuleGroup>,
+    files: BTreeMap<PathBuf, TrackedFile>,
     /// Texts of rules on record, by file.
     recorded: BTreeMap<String, RuleText>,
     /// Time of the next look, by the monotonic clock.
@@ -68,7 +68,7 @@ pub(crate) struct Folders {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Group {
+struct RuleGroup {
     name: String,
     /// Settings of its `folder.toml`, as far as it could be read.
     says: FolderRules,
@@ -79,19 +79,19 @@ struct Group {
 }
 
 #[derive(Debug, Clone, Default)]
-struct File {
+struct TrackedFile {
     group: PathBuf,
     /// Present text.
-    text: Text,
+    text: LoadedText,
     /// Checks of it that run, and the reason for which its present text does not.
     stand: Vec<Check>,
     error: Option<RuleError>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Text(Result<Arc<str>, RuleError>);
+struct LoadedText(Result<Arc<str>, RuleError>);
 
-impl Default for Text {
+impl Default for LoadedText {
     fn default() -> Self {
         Self(Ok("".into()))
     }
@@ -99,7 +99,7 @@ impl Default for Text {
 
 /// Entries of the folders.
 #[derive(Default, PartialEq)]
-struct Names {
+struct FolderEntries {
     /// Groups by path; the name, and why one cannot be looked into.
     groups: BTreeMap<PathBuf, (String, Option<RuleError>)>,
     /// Files, and the group of each.
@@ -129,8 +129,8 @@ impl Folders {
 
     // ---- looking ----
 
-    fn names(&self) -> Names {
-        let mut names = Names::default();
+    fn names(&self) -> FolderEntries {
+        let mut names = FolderEntries::default();
         for root in &self.roots {
             let inside = self.disk.real(root).into_iter().collect();
             self.names_in(root, String::new(), inside, &mut names);
@@ -139,7 +139,7 @@ impl Folders {
     }
 
     /// `inside` are the real paths of the folders that were entered to get here: a link to one of them leads round in a circle.
-    fn names_in(&self, dir: &Path, name: String, inside: Vec<PathBuf>, into: &mut Names) {
+    fn names_in(&self, dir: &Path, name: String, inside: Vec<PathBuf>, into: &mut FolderEntries) {
         let children = match self.list(dir) {
             Ok(children) => children,
             Err(error) => {
@@ -147,7 +147,7 @@ impl Folders {
                 let below = |path: &Path| path.starts_with(dir);
                 let groups = self.groups.iter().filter(|(path, _)| below(path));
                 let error = whole(dir, error);
-                let unreached = |(path, group): (&PathBuf, &Group)| {
+                let unreached = |(path, group): (&PathBuf, &RuleGroup)| {
                     (path.clone(), (group.name.clone(), Some(error.clone())))
                 };
                 into.groups.extend(groups.map(unreached));
@@ -216,30 +216,30 @@ impl Folders {
     }
 
     /// `None`: it is not there any more.
-    fn read(&self, path: &Path) -> Option<Text> {
+    fn read(&self, path: &Path) -> Option<LoadedText> {
         let target = match self.target(path) {
             Ok(target) => target,
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && path.to_string_lossy().contains('\u{fffd}') =>
             {
-                return Some(Text(Err(whole(path, "its name is not UTF-8: give it another"))));
+                return Some(LoadedText(Err(whole(path, "its name is not UTF-8: give it another"))));
             }
             // The name of a link stands also where what it leads to does not.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self
                     .is_link(path)
-                    .then(|| Text(Err(whole(path, "it is a link that leads to nothing"))));
+                    .then(|| LoadedText(Err(whole(path, "it is a link that leads to nothing"))));
             }
-            Err(error) => return Some(Text(Err(whole(path, error)))),
+            Err(error) => return Some(LoadedText(Err(whole(path, error)))),
         };
         if path.extension().is_none_or(|extension| extension != "toml") {
             let what = "a file of rules ends in `.toml`; only a name that begins with a dot is passed over";
-            return Some(Text(Err(whole(path, what))));
+            return Some(LoadedText(Err(whole(path, what))));
         }
         match self.bytes(&target) {
-            Ok(bytes) => Some(Text(rules::text(bytes, &shown(path)).map(Arc::from))),
+            Ok(bytes) => Some(LoadedText(rules::text(bytes, &shown(path)).map(Arc::from))),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.is_link(path) => None,
-            Err(error) => Some(Text(Err(whole(path, error)))),
+            Err(error) => Some(LoadedText(Err(whole(path, error)))),
         }
     }
 
@@ -276,10 +276,10 @@ impl Folders {
             names = later;
             (groups, files) = self.found(&names, now);
         }
-        let said = |groups: &BTreeMap<PathBuf, Group>| -> Vec<_> {
+        let said = |groups: &BTreeMap<PathBuf, RuleGroup>| -> Vec<_> {
             groups.iter().map(|(dir, group)| (dir.clone(), group.says.clone(), group.error.clone())).collect()
         };
-        let text = |files: &BTreeMap<PathBuf, File>| -> Vec<_> {
+        let text = |files: &BTreeMap<PathBuf, TrackedFile>| -> Vec<_> {
             files.iter().map(|(path, file)| (path.clone(), file.text.clone())).collect()
         };
         let is_new = said(&groups) != said(&self.groups) || text(&files) != text(&self.files);
@@ -287,7 +287,11 @@ impl Folders {
         is_new
     }
 
-    fn found(&self, names: &Names, now: Duration) -> (BTreeMap<PathBuf, Group>, BTreeMap<PathBuf, File>) {
+    fn found(
+        &self,
+        names: &FolderEntries,
+        now: Duration,
+    ) -> (BTreeMap<PathBuf, RuleGroup>, BTreeMap<PathBuf, TrackedFile>) {
         let due: BTreeSet<PathBuf> =
             names.groups.keys().filter(|dir| self.is_due(dir, now)).cloned().collect();
         (self.found_groups(names, &due, now), self.found_files(names, &due))
@@ -302,10 +306,10 @@ impl Folders {
 
     fn found_groups(
         &self,
-        names: &Names,
+        names: &FolderEntries,
         due: &BTreeSet<PathBuf>,
         now: Duration,
-    ) -> BTreeMap<PathBuf, Group> {
+    ) -> BTreeMap<PathBuf, RuleGroup> {
         let found = names.groups.iter().map(|(dir, (name, error))| {
             let mut group = self.groups.get(dir).cloned().unwrap_or_default();
             group.name.clone_from(name);
@@ -321,18 +325,19 @@ impl Folders {
         found.collect()
     }
 
-    fn found_files(&self, names: &Names, due: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, File> {
+    fn found_files(&self, names: &FolderEntries, due: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, TrackedFile> {
         let files = names.files.iter().filter(|(path, _)| !path.ends_with(SETTINGS));
         let found = files.filter_map(|(path, group)| {
             let known = self.files.get(path);
             let is_reached = names.groups[group].1.is_none();
-            let is_read = |known: &File| !is_reached || (known.error.is_none() && !due.contains(group));
+            let is_read =
+                |known: &TrackedFile| !is_reached || (known.error.is_none() && !due.contains(group));
             let text = match known.filter(|known| is_read(known)) {
                 Some(known) => known.text.clone(),
                 None => self.read(path)?,
             };
             let known = known.cloned().unwrap_or_default();
-            Some((path.clone(), File { group: group.clone(), text, ..known }))
+            Some((path.clone(), TrackedFile { group: group.clone(), text, ..known }))
         });
         found.collect()
     }
@@ -393,7 +398,7 @@ impl Folders {
 
     /// Has files of which nothing is known yet stand as they are on record: they are found in the state in which they were left.
     fn stand_as_recorded(&mut self) {
-        let parse = |(path, file): (&PathBuf, &File)| {
+        let parse = |(path, file): (&PathBuf, &TrackedFile)| {
             let RuleText { text, owner, severity } = self.recorded.get(&shown(path))?;
             let severity = severity.as_deref().and_then(Severity::named);
             let defaults = Defaults { owner: owner.clone(), severity };
@@ -408,7 +413,7 @@ impl Folders {
     }
 
     /// The text of a file that runs, with what its folder says.
-    fn standing(&self, file: &File) -> Option<RuleText> {
+    fn standing(&self, file: &TrackedFile) -> Option<RuleText> {
         let text = file.text.0.as_ref().ok().filter(|_| file.error.is_none())?.to_string();
         let Defaults { owner, severity } = self.says(&file.group).defaults;
         Some(RuleText { text, owner, severity: severity.map(|severity| severity.to_string()) })
@@ -448,18 +453,18 @@ impl Folders {
     }
 }
 
-impl File {
+impl TrackedFile {
     /// Nothing was read of it since the store was opened, or nothing good.
     fn is_new(&self) -> bool {
         self.stand.is_empty()
     }
 }
 
-impl Group {
-    fn take(&mut self, settings: Option<Text>, path: &Path) {
+impl RuleGroup {
+    fn take(&mut self, settings: Option<LoadedText>, path: &Path) {
         let read = match settings {
             None => Ok(FolderRules::default()),
-            Some(Text(text)) => text.and_then(|text| rules::parse_folder(&text, &shown(path))),
+            Some(LoadedText(text)) => text.and_then(|text| rules::parse_folder(&text, &shown(path))),
         };
         match read {
             Ok(says) => (self.says, self.error) = (says, None),
@@ -499,7 +504,7 @@ impl Origin for Folders {
             let owner = text.owner.as_ref().map_or(0, String::len);
             name.len() < NAME_BYTES_MAX && text.text.len() + owner + 2 * NAME_BYTES_MAX <= bytes_max
         };
-        let of_file = |(path, file): (&PathBuf, &File)| {
+        let of_file = |(path, file): (&PathBuf, &TrackedFile)| {
             let (name, text) = (shown(path), self.standing(file)?);
             let is_new = self.recorded.get(&name) != Some(&text) && fits(&name, &text);
             is_new.then_some((name, Some(text)))

@@ -21,22 +21,22 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     /// By full key; without a value, removed.
-    rows: BTreeMap<RowKey, Held>,
+    rows: BTreeMap<RowKey, MirrorRow>,
     /// Changes of the commit that is being folded.
     scratch: BTreeMap<RowKey, RowVersion>,
     /// Keys that are wrong, by their hash: what is decided later, by time, has no event to ask.
-    names: HashMap<KeyHash, Named>,
+    names: HashMap<KeyHash, MirrorKey>,
     unsaved: usize,
 }
 
 #[derive(Debug)]
-struct Held {
+struct MirrorRow {
     version: RowVersion,
     unsaved: bool,
 }
 
 #[derive(Debug)]
-struct Named {
+struct MirrorKey {
     /// `None`: it is not wrong any more, and the file has yet to be told.
     key: Option<Vec<u8>>,
     unsaved: bool,
@@ -60,9 +60,9 @@ impl Mirror {
     ) -> Result<Result<(), String>, StorageError> {
         let (written, trouble) = (BTreeMap::new(), RefCell::new(None));
         let (rows, scratch) = (&self.rows, &self.scratch);
-        let mut layered = Layered { id: table.id, at, limits, written, scratch, rows, cold, trouble };
+        let mut layered = MirrorTable { id: table.id, at, limits, written, scratch, rows, cold, trouble };
         let folded = table.fold_on(raw, &mut layered);
-        let Layered { written, trouble, .. } = layered;
+        let MirrorTable { written, trouble, .. } = layered;
         if let Some(trouble) = trouble.into_inner() {
             return Err(trouble);
         }
@@ -83,7 +83,7 @@ impl Mirror {
         for (key, version) in mem::take(&mut self.scratch) {
             let at = changed.entry(key[4..].to_vec()).or_default();
             *at = version.position.max(*at);
-            let before = self.rows.insert(key, Held { version, unsaved: true });
+            let before = self.rows.insert(key, MirrorRow { version, unsaved: true });
             self.unsaved += usize::from(before.is_none_or(|before| !before.unsaved));
         }
         changed
@@ -110,7 +110,7 @@ impl Mirror {
 
     /// Notes that a key is wrong, or that one is not any more.
     pub fn name(&mut self, hash: KeyHash, key: Option<&[u8]>) {
-        self.names.insert(hash, Named { key: key.map(<[u8]>::to_vec), unsaved: true });
+        self.names.insert(hash, MirrorKey { key: key.map(<[u8]>::to_vec), unsaved: true });
     }
 
     /// The key that was wrong, by its hash.
@@ -155,20 +155,20 @@ impl Mirror {
 }
 
 /// One table during a fold, above the file.
-struct Layered<'a> {
+struct MirrorTable<'a> {
     id: [u8; 4],
     at: At,
     limits: Limits,
     /// Changes of this event so far.
     written: BTreeMap<RowKey, RowVersion>,
     scratch: &'a BTreeMap<RowKey, RowVersion>,
-    rows: &'a BTreeMap<RowKey, Held>,
+    rows: &'a BTreeMap<RowKey, MirrorRow>,
     cold: &'a ColdKeys<'a>,
     /// Not the fold's fault, whatever it makes of it.
     trouble: RefCell<Option<StorageError>>,
 }
 
-impl Layered<'_> {
+impl MirrorTable<'_> {
     fn noted<T>(&self, read: Result<T, StorageError>) -> Result<T, FoldError> {
         read.map_err(|error| {
             let why = FoldError::refuse(error.to_string());
@@ -178,7 +178,7 @@ impl Layered<'_> {
     }
 }
 
-impl Table for Layered<'_> {
+impl Table for MirrorTable<'_> {
     fn id(&self) -> [u8; 4] {
         self.id
     }

@@ -41,14 +41,14 @@ pub(super) struct Notifier {
     unknown: BTreeSet<String>,
     /// Checks of the last look: others have other times.
     checks: Arc<Vec<Check>>,
-    paces: BTreeMap<(String, String), Pace>,
+    paces: BTreeMap<(String, String), AlertTiming>,
     /// Time until the next look.
     wait: Option<Duration>,
 }
 
 /// Times at which to look at a line again.
 #[derive(Debug, Default, Clone, Copy)]
-struct Pace {
+struct AlertTiming {
     /// Value of `Line::changed` when it was looked at.
     changed: u64,
     /// The store's time at which something may be due. 0: nobody has looked yet; the largest: nothing waits.
@@ -58,7 +58,7 @@ struct Pace {
 }
 
 /// A line while it is looked at.
-struct Look<'a> {
+struct AlertReview<'a> {
     check: &'a str,
     owner: &'a str,
     line: Line,
@@ -137,7 +137,7 @@ impl Notifier {
         owner: &'a str,
         line: Line,
         stats: &[CheckStats],
-    ) -> Result<Look<'a>, StorageError> {
+    ) -> Result<AlertReview<'a>, StorageError> {
         let raised = line.new.raised.as_ref().map(|(severity, _)| *severity);
         let found = self.checks.iter().find(|one| one.id() == check);
         let is_built_in = dog::BUILT_IN.contains(&check);
@@ -160,11 +160,11 @@ impl Notifier {
             None => is_built_in,
         };
         let mute: Option<Mute> = row::<Mutes>(&self.reader, &check.to_owned())?;
-        Ok(Look { check, owner, line, about, escalations, is_ripe, mute: mute.map(|mute| mute.until) })
+        Ok(AlertReview { check, owner, line, about, escalations, is_ripe, mute: mute.map(|mute| mute.until) })
     }
 
     /// Groups that are over, and remediations that did not help.
-    fn pending(&self, look: &Look<'_>, now: u64, events: &mut Vec<Own>) -> Result<(), StorageError> {
+    fn pending(&self, look: &AlertReview<'_>, now: u64, events: &mut Vec<Own>) -> Result<(), StorageError> {
         for at in look.line.pending.iter().take(EVENTS) {
             let key = AlertKey::Group(look.check.to_owned(), look.owner.to_owned(), *at);
             let Some(AlertRow::Group(group)) = row::<Alerting>(&self.reader, &key)? else { continue };
@@ -181,8 +181,8 @@ impl Notifier {
     /// Violations that were not told, and events that could not be read. `true`: there are some.
     fn news(
         &self,
-        look: &Look<'_>,
-        pace: Pace,
+        look: &AlertReview<'_>,
+        pace: AlertTiming,
         (now, since): (u64, Duration),
         events: &mut Vec<Own>,
     ) -> bool {
@@ -211,8 +211,8 @@ impl Notifier {
     /// Adds what is due by time: waivers and remediations that are over, ages, reminders.
     fn due(
         &self,
-        look: &Look<'_>,
-        pace: &mut Pace,
+        look: &AlertReview<'_>,
+        pace: &mut AlertTiming,
         now: u64,
         events: &mut Vec<Own>,
     ) -> Result<(), StorageError> {
@@ -239,7 +239,7 @@ impl Notifier {
     }
 
     /// Opens what is still violated after its waiver or remediation. Returns the next such time.
-    fn reopen(&self, look: &Look<'_>, now: u64, events: &mut Vec<Own>) -> Result<u64, StorageError> {
+    fn reopen(&self, look: &AlertReview<'_>, now: u64, events: &mut Vec<Own>) -> Result<u64, StorageError> {
         let mut next = u64::MAX;
         let mut over = Vec::new();
         for (key, row) in rows_of::<Alerting>(&self.reader, Alerting::open_of(look.check))? {
@@ -260,7 +260,13 @@ impl Notifier {
     }
 
     /// Returns the time until there may be something to tell, if nothing comes.
-    fn wait_of(&self, look: &Look<'_>, pace: Pace, now: u64, since: Duration) -> Option<Duration> {
+    fn wait_of(
+        &self,
+        look: &AlertReview<'_>,
+        pace: AlertTiming,
+        now: u64,
+        since: Duration,
+    ) -> Option<Duration> {
         let until = |time: u64| Duration::from_micros(time.saturating_sub(now));
         let due = (pace.next < u64::MAX).then(|| until(pace.next));
         let news = (look.has_news() && look.about.is_some()).then(|| {
@@ -307,7 +313,7 @@ impl Notifier {
     }
 }
 
-impl Look<'_> {
+impl AlertReview<'_> {
     fn is_muted(&self, now: u64) -> bool {
         self.mute.is_some_and(|until| now < until)
     }

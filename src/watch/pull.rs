@@ -50,15 +50,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// All of a store.
 #[derive(Default)]
 pub(crate) struct Pullers {
-    all: Vec<Arc<Shared>>,
-    threads: Mutex<Vec<(Arc<Shared>, JoinHandle<()>)>>,
+    all: Vec<Arc<PullerState>>,
+    threads: Mutex<Vec<(Arc<PullerState>, JoinHandle<()>)>>,
     /// The pullers, if they have no threads.
     lockstep: Mutex<Vec<Puller>>,
 }
 
 /// Parts of the store that a puller works with, until the store takes them away.
 #[derive(Clone)]
-struct Ground {
+struct PullContext {
     reader: Arc<Reader>,
     door: Door,
     options: Options,
@@ -66,7 +66,7 @@ struct Ground {
 }
 
 /// Between a puller and its store.
-struct Shared {
+struct PullerState {
     check: String,
     hold: Mutex<Hold>,
     stop: AtomicBool,
@@ -79,7 +79,7 @@ struct Shared {
 
 /// A pull that somebody asked for.
 pub(crate) struct Order {
-    shared: Arc<Shared>,
+    shared: Arc<PullerState>,
     number: u64,
 }
 
@@ -101,14 +101,14 @@ impl Order {
 
 struct Hold {
     /// `None`: the store is closed.
-    ground: Option<Ground>,
+    ground: Option<PullContext>,
     /// It runs code that is not ours, and holds nothing.
     is_outside: bool,
 }
 
 /// Pulls one source.
 struct Puller {
-    shared: Arc<Shared>,
+    shared: Arc<PullerState>,
     evidence: Arc<Evidence>,
     clock: Arc<dyn Clock>,
     /// By the monotonic clock.
@@ -118,7 +118,7 @@ struct Puller {
 }
 
 /// Result of reading a source.
-struct Read {
+struct SourceRead {
     /// Snapshot time reported by the source.
     said: Option<SystemTime>,
     columns: Vec<Column>,
@@ -127,9 +127,9 @@ struct Read {
     ranges: Option<(Ranges, Vec<(usize, u64)>)>,
 }
 
-impl Read {
-    fn refused(&self, error: PullError) -> Trouble {
-        Trouble::Refused(error, self.columns.clone(), self.rows.len() as u64)
+impl SourceRead {
+    fn refused(&self, error: PullError) -> PullFailure {
+        PullFailure::Refused(error, self.columns.clone(), self.rows.len() as u64)
     }
 
     /// A row was read again.
@@ -148,7 +148,7 @@ impl Read {
 }
 
 /// Reason for which a pull failed.
-enum Trouble {
+enum PullFailure {
     /// Of the source.
     Source(PullError),
     /// A snapshot is not to be believed: why, its columns, and how many rows it has.
@@ -159,7 +159,7 @@ enum Trouble {
     Closed,
 }
 
-impl From<PullError> for Trouble {
+impl From<PullError> for PullFailure {
     fn from(error: PullError) -> Self {
         Self::Source(error)
     }
@@ -239,7 +239,7 @@ impl Drop for Pullers {
     }
 }
 
-impl Shared {
+impl PullerState {
     fn leave(&self) {
         self.stop.store(true, Ordering::Relaxed);
         let ground = self.hold.lock().ground.take();
@@ -255,16 +255,16 @@ impl Shared {
     }
 
     /// Works with the store, which stays while it does.
-    fn with<T>(&self, work: impl FnOnce(&Ground) -> T) -> Result<T, Trouble> {
-        self.hold.lock().ground.as_ref().map(work).ok_or(Trouble::Closed)
+    fn with<T>(&self, work: impl FnOnce(&PullContext) -> T) -> Result<T, PullFailure> {
+        self.hold.lock().ground.as_ref().map(work).ok_or(PullFailure::Closed)
     }
 
     /// Runs code that is not ours. The store may go away meanwhile.
-    fn outside<T>(&self, run: impl FnOnce() -> Result<T, PullError>) -> Result<T, Trouble> {
+    fn outside<T>(&self, run: impl FnOnce() -> Result<T, PullError>) -> Result<T, PullFailure> {
         {
             let mut hold = self.hold.lock();
             if hold.ground.is_none() {
-                return Err(Trouble::Closed);
+                return Err(PullFailure::Closed);
             }
             hold.is_outside = true;
         }
@@ -279,8 +279,8 @@ impl Puller {
         let evidence = check.lens.evidence()?;
         let WatchGround { reader, door, options, clock, .. } = ground;
         let (reader, door, options, clock) = (reader.clone(), door.clone(), options.clone(), clock.clone());
-        let ground = Some(Ground { reader, door, options, clock: clock.clone() });
-        let shared = Shared {
+        let ground = Some(PullContext { reader, door, options, clock: clock.clone() });
+        let shared = PullerState {
             check: check.id().to_owned(),
             hold: Mutex::new(Hold { ground, is_outside: false }),
             stop: AtomicBool::new(false),
@@ -323,15 +323,15 @@ impl Puller {
             // Types of the source's are encoded and compared in there.
             let pulled = guarded(|| self.begin().and_then(|()| self.pull()));
             let noted = match pulled {
-                Err(Trouble::Source(error)) => {
+                Err(PullFailure::Source(error)) => {
                     self.shared.with(|ground| ground.failed(&self.shared.check, &error))
                 }
-                Err(Trouble::Refused(error, columns, rows)) => {
+                Err(PullFailure::Refused(error, columns, rows)) => {
                     self.shared.with(|ground| ground.refused(&self.shared.check, &error, &columns, rows))
                 }
                 pulled => pulled,
             };
-            if let Err(Trouble::Closed) = noted {
+            if let Err(PullFailure::Closed) = noted {
                 return None;
             }
             self.shared.answered.store(asked, Ordering::Release);
@@ -341,7 +341,7 @@ impl Puller {
     }
 
     /// Puts on record that the source is pulled from here on.
-    fn begin(&mut self) -> Result<(), Trouble> {
+    fn begin(&mut self) -> Result<(), PullFailure> {
         if !self.has_begun {
             let (source, shape) = (self.shared.check.clone(), self.evidence.shape);
             self.shared.with(|ground| ground.append(vec![Own::Sourced { source, shape }]))??;
@@ -351,9 +351,9 @@ impl Puller {
         Ok(())
     }
 
-    fn pull(&self) -> Result<(), Trouble> {
+    fn pull(&self) -> Result<(), PullFailure> {
         let Self { shared, evidence, .. } = self;
-        let begun = shared.with(Ground::now)?;
+        let begun = shared.with(PullContext::now)?;
         let mut read = self.read()?;
         let baseline = shared.with(|ground| ground.baseline(&shared.check))??;
         check_columns(&baseline, &read)?;
@@ -367,11 +367,11 @@ impl Puller {
     }
 
     /// Reads the source: all of it, or the ranges that have changed, and the others from what is on record.
-    fn read(&self) -> Result<Read, Trouble> {
+    fn read(&self) -> Result<SourceRead, PullFailure> {
         let Self { shared, evidence, .. } = self;
         let Some(Shown { said, columns, of }) = shared.outside(|| evidence.source.ranges())? else {
             let Shown { said, columns, of } = shared.outside(|| evidence.source.pull())?;
-            return Ok(Read { said, columns, rows: of, ranges: None });
+            return Ok(SourceRead { said, columns, rows: of, ranges: None });
         };
         let mut ranges = Ranges::new(of)?;
         let (mut rows, kept) = shared.with(|ground| ground.unchanged(&shared.check, &ranges))??;
@@ -381,11 +381,11 @@ impl Puller {
             rows.extend(more);
             ranges.note(*index, Some(hash));
         }
-        Ok(Read { said, columns, rows, ranges: Some((ranges, kept)) })
+        Ok(SourceRead { said, columns, rows, ranges: Some((ranges, kept)) })
     }
 
     /// Reads again what disagrees. Returns whether anything did.
-    fn confirm(&self, read: &mut Read) -> Result<bool, Trouble> {
+    fn confirm(&self, read: &mut SourceRead) -> Result<bool, PullFailure> {
         let Self { shared, evidence, .. } = self;
         self.enough(&read.rows)?;
         let suspects = shared.with(|ground| ground.suspects(evidence, &read.rows))??;
@@ -409,13 +409,18 @@ impl Puller {
 }
 
 /// Refuses a snapshot that lacks a column of those on record.
-fn check_columns(baseline: &Baseline, read: &Read) -> Result<(), Trouble> {
+fn check_columns(baseline: &Baseline, read: &SourceRead) -> Result<(), PullFailure> {
     let before = columns::of_record(baseline.columns.clone());
     columns::compare(&before, &read.columns).map_err(|error| read.refused(error))
 }
 
 /// Refuses a snapshot that lacks most of the rows of the last one, as a whole or in a range that was read again.
-fn check_len(evidence: &Evidence, baseline: &Baseline, read: &Read, disagrees: bool) -> Result<(), Trouble> {
+fn check_len(
+    evidence: &Evidence,
+    baseline: &Baseline,
+    read: &SourceRead,
+    disagrees: bool,
+) -> Result<(), PullFailure> {
     let shrunk = evidence.check_len(baseline.rows, read.rows.len() as u64, disagrees);
     shrunk.map_err(|error| read.refused(error))?;
     let Some((ranges, kept)) = read.ranges.as_ref().filter(|_| !baseline.accepts_ranges) else {
@@ -430,7 +435,7 @@ fn check_len(evidence: &Evidence, baseline: &Baseline, read: &Read, disagrees: b
     Err(read.refused(PullError::Shrunk { what, from: *from, to: lens[*index] }))
 }
 
-fn guarded<T>(work: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+fn guarded<T>(work: impl FnOnce() -> Result<T, PullFailure>) -> Result<T, PullFailure> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(PullError::Panicked(panic_text(&*panic).to_owned()).into()))
 }
@@ -440,7 +445,7 @@ fn as_of(said: Option<SystemTime>, begun: i64) -> i64 {
     said.map_or(begun, |time| signed_micros(time).min(begun))
 }
 
-impl Ground {
+impl PullContext {
     /// Returns the store's time: never before its last commit.
     fn now(&self) -> i64 {
         time_of(self.clock.now().max(self.reader.board.load().head.time))
@@ -450,10 +455,10 @@ impl Ground {
         Ok(row::<Sources>(&self.reader, &check.to_owned())?.unwrap_or_default())
     }
 
-    fn append(&self, events: Vec<Own>) -> Result<(), Trouble> {
+    fn append(&self, events: Vec<Own>) -> Result<(), PullFailure> {
         match append(&self.reader, &self.door, &self.options, "evidence", events) {
             Ok(Some(_)) => Ok(()),
-            Ok(None) | Err(_) => Err(Trouble::Store),
+            Ok(None) | Err(_) => Err(PullFailure::Store),
         }
     }
 
@@ -469,9 +474,9 @@ impl Ground {
         let _ = self.append(vec![Own::Unreachable { source, kind, why }]);
     }
 
-    fn baseline(&self, check: &str) -> Result<Baseline, Trouble> {
+    fn baseline(&self, check: &str) -> Result<Baseline, PullFailure> {
         let baseline = row::<Baselines>(&self.reader, &check.to_owned());
-        Ok(baseline.map_err(|_| Trouble::Store)?.unwrap_or_default())
+        Ok(baseline.map_err(|_| PullFailure::Store)?.unwrap_or_default())
     }
 
     /// Puts on record that a snapshot is not believed: once, unless its columns are others than those refused before.
@@ -508,7 +513,7 @@ impl Ground {
     // ---- comparing ----
 
     /// Keys whose rows disagree now, as far as our own can be read.
-    fn suspects(&self, evidence: &Evidence, theirs: &Rows) -> Result<Vec<Vec<u8>>, Trouble> {
+    fn suspects(&self, evidence: &Evidence, theirs: &Rows) -> Result<Vec<Vec<u8>>, PullFailure> {
         let Some(published) = self.ours(evidence) else { return Ok(Vec::new()) };
         let mut suspects = Vec::new();
         let mut check = |key: &[u8], ours: Option<&[u8]>, theirs: Option<&[u8]>| {
@@ -555,11 +560,11 @@ impl Ground {
         behind.rows(&behind.standing()).ok().cloned()
     }
 
-    fn page(&self, rows: &Published, range: &mut KeyRange) -> Result<Vec<RowEntry>, Trouble> {
+    fn page(&self, rows: &Published, range: &mut KeyRange) -> Result<Vec<RowEntry>, PullFailure> {
         let page = rows.read(&[], |layers| layers.rows(range, Direction::Forward, ROWS_PER_PAGE));
         let page = page.map_err(|error| {
             self.reader.health.note_read(&error);
-            Trouble::Store
+            PullFailure::Store
         })?;
         if let Some((last, _)) = page.last() {
             range.continue_past(last, Direction::Forward);
@@ -572,14 +577,14 @@ impl Ground {
     /// Records what changed since the snapshot before, and then that this one is complete.
     fn record(
         &self,
-        shared: &Shared,
+        shared: &PullerState,
         evidence: &Evidence,
         (as_of, until): (i64, i64),
         baseline: &Baseline,
-        read: Read,
-    ) -> Result<(), Trouble> {
+        read: SourceRead,
+    ) -> Result<(), PullFailure> {
         let source = &shared.check;
-        let known = self.known(source).map_err(|_| Trouble::Store)?;
+        let known = self.known(source).map_err(|_| PullFailure::Store)?;
         let before = known.snapshot.as_ref().map(|snapshot| snapshot.as_of);
         if before.is_some_and(|before| as_of < before) {
             return Err(PullError::Older.into());
@@ -607,7 +612,7 @@ impl Ground {
             }
             let event = Own::Evidence { source: source.clone(), shape, as_of, until, changed };
             if shared.stop.load(Ordering::Relaxed) {
-                return Err(Trouble::Closed);
+                return Err(PullFailure::Closed);
             }
             self.append(vec![event])?;
         }
@@ -631,14 +636,14 @@ impl Ground {
     }
 
     /// The hashes that are on record, if any are.
-    fn hashes(&self, source: &str) -> Result<Option<Vec<(Bytes, Option<u64>)>>, Trouble> {
-        row::<Hashes>(&self.reader, &source.to_owned()).map_err(|_| Trouble::Store)
+    fn hashes(&self, source: &str) -> Result<Option<Vec<(Bytes, Option<u64>)>>, PullFailure> {
+        row::<Hashes>(&self.reader, &source.to_owned()).map_err(|_| PullFailure::Store)
     }
 
     /// Rows of the ranges that need not be read; and the ranges that are to be, with how many rows each has on record.
     #[allow(clippy::type_complexity, reason = "it is what it says")]
-    fn unchanged(&self, source: &str, ranges: &Ranges) -> Result<(Rows, Vec<(usize, u64)>), Trouble> {
-        let known = self.known(source).map_err(|_| Trouble::Store)?;
+    fn unchanged(&self, source: &str, ranges: &Ranges) -> Result<(Rows, Vec<(usize, u64)>), PullFailure> {
+        let known = self.known(source).map_err(|_| PullFailure::Store)?;
         // Rows of another shape are to be read again.
         let before = if known.snapshot.is_some() { self.hashes(source)? } else { None };
         let Some(before) = before else {
@@ -658,13 +663,13 @@ impl Ground {
     }
 
     /// Shows every row that is on record.
-    fn each_kept(&self, source: &str, mut show: impl FnMut(Bytes, Kept)) -> Result<(), Trouble> {
-        let registered = self.reader.rules.projections.get::<Cache>().ok_or(Trouble::Store)?;
-        let mut range = of_source(registered.id, source).ok_or(Trouble::Store)?;
+    fn each_kept(&self, source: &str, mut show: impl FnMut(Bytes, Kept)) -> Result<(), PullFailure> {
+        let registered = self.reader.rules.projections.get::<Cache>().ok_or(PullFailure::Store)?;
+        let mut range = of_source(registered.id, source).ok_or(PullFailure::Store)?;
         loop {
             let page = self.page(&self.reader.board.load(), &mut range)?;
             for (key, version) in &page {
-                let (key, kept) = decode(key, version.value.as_deref()).ok_or(Trouble::Store)?;
+                let (key, kept) = decode(key, version.value.as_deref()).ok_or(PullFailure::Store)?;
                 show(key, kept);
             }
             if page.len() < ROWS_PER_PAGE {
@@ -679,7 +684,7 @@ impl Ground {
         source: &str,
         evidence: &Evidence,
         mut rows: Rows,
-    ) -> Result<Vec<(Bytes, Option<Bytes>)>, Trouble> {
+    ) -> Result<Vec<(Bytes, Option<Bytes>)>, PullFailure> {
         let mut changes = Vec::new();
         self.each_kept(source, |key, kept| {
             let row = rows.remove(&key.0);

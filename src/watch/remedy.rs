@@ -94,7 +94,7 @@ impl Remediation<'_> {
         let no_steps = || RemedyError::NoSteps { check: violation.check.clone() };
         let append = self.append.clone().ok_or_else(no_steps)?;
         let note = "machine steps";
-        Once { desk: self.desk, violation, how: "steps", by, note }.put(append)
+        RemediationAttempt { desk: self.desk, violation, how: "steps", by, note }.put(append)
     }
 }
 
@@ -201,12 +201,12 @@ impl<'s> Checks<'s> {
             return Err(RemedyError::Invalid { what: "remediation", why: "it does not say what was done" });
         }
         let nothing = Append::events::<Own>([]);
-        Once { desk: self.desk, violation, how: "by hand", by, note }.put(nothing)
+        RemediationAttempt { desk: self.desk, violation, how: "by hand", by, note }.put(nothing)
     }
 }
 
 /// One way of putting one violation right.
-struct Once<'a> {
+struct RemediationAttempt<'a> {
     desk: &'a dyn Desk,
     violation: &'a Violation,
     how: &'a str,
@@ -214,7 +214,7 @@ struct Once<'a> {
     note: &'a str,
 }
 
-impl Once<'_> {
+impl RemediationAttempt<'_> {
     fn put(&self, append: Append) -> Result<Receipt, RemedyError> {
         if self.by.trim().is_empty() {
             return Err(RemedyError::Invalid { what: "remediation", why: "it does not say who" });

@@ -47,12 +47,12 @@ impl Outlet {
 
 /// All routes of a store.
 pub(super) struct Routes {
-    context: Arc<Context>,
-    all: Vec<Progress>,
+    context: Arc<DeliveryContext>,
+    all: Vec<RouteDelivery>,
 }
 
 /// Parts of the store that delivering needs.
-struct Context {
+struct DeliveryContext {
     reader: Arc<Reader>,
     current: Current,
     door: Door,
@@ -64,15 +64,15 @@ struct Context {
 }
 
 /// Progress of a route.
-struct Progress {
+struct RouteDelivery {
     outlet: Outlet,
     /// The last notice that it has taken, or passed over. `None`: not read yet.
     through: Option<u64>,
     /// Notices up to here may have been taken before, by a process that crashed before it recorded that.
     before: u64,
-    sending: Option<(Sent, Taken)>,
+    sending: Option<(Sent, DeliveredNotice)>,
     /// Taken, and not on record.
-    taken: Option<Taken>,
+    taken: Option<DeliveredNotice>,
     /// Time of the last refusal, by the monotonic clock, and the number of refusals in a row.
     refused: Option<(Duration, u32)>,
     undelivered: Option<String>,
@@ -80,7 +80,7 @@ struct Progress {
 
 /// A notice that is delivered.
 #[derive(Debug, Clone, Copy)]
-struct Taken {
+struct DeliveredNotice {
     at: u64,
     group: u64,
     is_over: bool,
@@ -90,7 +90,7 @@ impl Routes {
     pub fn new(ground: &Ground, watch: Arc<Watch>) -> Self {
         let described = ground.outlets.iter().map(|outlet| &outlet.route);
         let described = described.filter(|route| route.is_described()).cloned().collect();
-        let context = Context {
+        let context = DeliveryContext {
             reader: ground.reader.clone(),
             current: Arc::new(RwLock::new(ground.reader.clone())),
             door: ground.door.clone(),
@@ -101,7 +101,7 @@ impl Routes {
             described,
         };
         let before = ground.reader.board.load().head.position.get();
-        let all = ground.outlets.iter().map(|outlet| Progress::new(outlet, before)).collect();
+        let all = ground.outlets.iter().map(|outlet| RouteDelivery::new(outlet, before)).collect();
         let routes = Self { context: Arc::new(context), all };
         routes.publish(None);
         routes
@@ -153,8 +153,8 @@ impl Routes {
         let about = NoticeAbout { severity, owner, labels: Vec::new() };
         let by_others = self.context.is_described(&notification.check, &about);
         let takes =
-            |progress: &&Progress| progress.outlet.route.takes(&notification.check, &about, by_others);
-        let offer = |progress: &Progress| {
+            |progress: &&RouteDelivery| progress.outlet.route.takes(&notification.check, &about, by_others);
+        let offer = |progress: &RouteDelivery| {
             let (notification, sink) = (notification.clone(), progress.outlet.route.sink.clone());
             let watch = self.context.watch.clone();
             progress.outlet.queue.offer(move || sink(&notification), move || watch.leash.tug()).ok()
@@ -176,13 +176,13 @@ impl Routes {
     }
 }
 
-impl Progress {
+impl RouteDelivery {
     fn new(outlet: &Outlet, before: u64) -> Self {
         let (through, sending, taken, refused, undelivered) = Default::default();
         Self { outlet: outlet.clone(), through, before, sending, taken, refused, undelivered }
     }
 
-    fn step(&mut self, context: &Arc<Context>) -> Result<bool, StorageError> {
+    fn step(&mut self, context: &Arc<DeliveryContext>) -> Result<bool, StorageError> {
         self.take_outcome(context);
         if self.taken.is_some() {
             return self.record(context);
@@ -204,7 +204,7 @@ impl Progress {
         let watch = context.watch.clone();
         match self.outlet.queue.offer(call, move || watch.leash.tug()) {
             Ok(sent) => {
-                self.sending = Some((sent, Taken { at: at.get(), group, is_over }));
+                self.sending = Some((sent, DeliveredNotice { at: at.get(), group, is_over }));
                 self.take_outcome(context);
             }
             Err(why) => self.refuse(context, why),
@@ -217,7 +217,7 @@ impl Progress {
     /// The next notice that it takes, its position, its group, and when it was decided.
     fn next(
         &mut self,
-        context: &Context,
+        context: &DeliveryContext,
     ) -> Result<Option<(Notice, Position, u64, Timestamp)>, StorageError> {
         let route = RoutedKey::Route(self.outlet.name());
         let through = match self.through {
@@ -249,7 +249,13 @@ impl Progress {
         Ok(None)
     }
 
-    fn takes(&self, context: &Context, notice: &Notice, at: u64, group: u64) -> Result<bool, StorageError> {
+    fn takes(
+        &self,
+        context: &DeliveryContext,
+        notice: &Notice,
+        at: u64,
+        group: u64,
+    ) -> Result<bool, StorageError> {
         let by_others = context.is_described(&notice.check, &notice.about);
         if !self.outlet.route.takes(&notice.check, &notice.about, by_others) {
             return Ok(false);
@@ -270,7 +276,7 @@ impl Progress {
     }
 
     /// Takes the sink's answer, if there is one.
-    fn take_outcome(&mut self, context: &Context) {
+    fn take_outcome(&mut self, context: &DeliveryContext) {
         let Some((sent, taken)) = self.sending.take() else { return };
         match sent.outcome() {
             Some(Ok(())) => (self.taken, self.refused, self.undelivered) = (Some(taken), None, None),
@@ -284,24 +290,24 @@ impl Progress {
         }
     }
 
-    fn refuse(&mut self, context: &Context, why: String) {
+    fn refuse(&mut self, context: &DeliveryContext, why: String) {
         let times = self.refused.map_or(0, |(_, times)| times);
         self.refused = Some((context.clock.monotonic(), times + 1));
         self.undelivered = Some(why);
     }
 
     /// The time, by the monotonic clock, before which it is not tried again.
-    fn again_at(&self, context: &Context) -> Duration {
+    fn again_at(&self, context: &DeliveryContext) -> Duration {
         let Some((refused, times)) = self.refused else { return Duration::ZERO };
         let longest = Duration::from_millis(context.options.alert_every_ms);
         refused + BACK_OFF.saturating_mul(1 << (times - 1).min(16)).min(longest)
     }
 
     /// Records that it has taken a notice. `false`: there is nothing to record, or not now.
-    fn record(&mut self, context: &Context) -> Result<bool, StorageError> {
-        let Some(Taken { at, group, is_over }) = self.taken else { return Ok(false) };
+    fn record(&mut self, context: &DeliveryContext) -> Result<bool, StorageError> {
+        let Some(DeliveredNotice { at, group, is_over }) = self.taken else { return Ok(false) };
         let delivered = Own::Delivered { route: self.outlet.name(), through: at, group, is_over };
-        let Context { reader, door, options, .. } = context;
+        let DeliveryContext { reader, door, options, .. } = context;
         if append(reader, door, options, "alert", vec![delivered])?.is_none() {
             return Ok(false);
         }
@@ -311,7 +317,7 @@ impl Progress {
     }
 }
 
-impl Context {
+impl DeliveryContext {
     fn is_described(&self, check: &str, about: &NoticeAbout) -> bool {
         self.described.iter().any(|route| route.takes(check, about, false))
     }

@@ -71,11 +71,11 @@ pub(crate) struct Watch {
     file_size: Mutex<(u64, u64)>,
     pub routes: RwLock<Arc<Vec<RouteStats>>>,
     pub leash: Leash,
-    orders: Mutex<Orders>,
+    orders: Mutex<RunnerCommands>,
 }
 
 #[derive(Debug, Default)]
-struct Orders {
+struct RunnerCommands {
     stop: bool,
     resume: bool,
 }
@@ -137,7 +137,7 @@ pub(crate) struct Ground {
 }
 
 /// One check, and what it has come to.
-struct Watched {
+struct RunningCheck {
     check: Check,
     book: Book,
     /// Position up to which it has judged.
@@ -168,7 +168,7 @@ struct Watched {
 pub(crate) struct Watcher {
     ground: Ground,
     watch: Arc<Watch>,
-    all: Vec<Watched>,
+    all: Vec<RunningCheck>,
     file: Option<CheckFile>,
     trouble: Option<StorageError>,
     glasses: Glasses,
@@ -222,7 +222,7 @@ impl Turns {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum RunnerTurn {
     Moved,
     Idle,
     Stop,
@@ -261,15 +261,15 @@ impl Watcher {
     pub fn run(mut self) {
         loop {
             let mut turn = self.guarded_turn();
-            if turn == Turn::Idle {
+            if turn == RunnerTurn::Idle {
                 let bell = self.ground.head_bell.clone();
                 let listener = bell.listen();
                 turn = self.guarded_turn();
-                if turn == Turn::Idle && !listener.wait(self.patience().and_then(deadline)) {
+                if turn == RunnerTurn::Idle && !listener.wait(self.patience().and_then(deadline)) {
                     self.save_quiet();
                 }
             }
-            if turn == Turn::Stop {
+            if turn == RunnerTurn::Stop {
                 return self.finish();
             }
         }
@@ -277,17 +277,17 @@ impl Watcher {
 
     /// One piece of work on the calling thread. `false`: there is nothing to do.
     pub fn step(&mut self) -> bool {
-        self.guarded_turn() == Turn::Moved
+        self.guarded_turn() == RunnerTurn::Moved
     }
 
     /// A panic in here is a bug of ours: it stops the checks, and shows.
-    fn guarded_turn(&mut self) -> Turn {
+    fn guarded_turn(&mut self) -> RunnerTurn {
         let turn = catch_unwind(AssertUnwindSafe(|| self.turn())).unwrap_or_else(|panic| {
             let what = format!("checking panicked: {}", panic_text(&*panic));
             self.trouble = Some(StorageError::new(TroubleKind::Io, what));
-            Turn::Moved
+            RunnerTurn::Moved
         });
-        if turn == Turn::Moved {
+        if turn == RunnerTurn::Moved {
             self.publish();
             // After what it shows: the watchdog tells only of what is there as a whole.
             if mem::take(&mut self.has_news) {
@@ -297,20 +297,20 @@ impl Watcher {
         turn
     }
 
-    fn turn(&mut self) -> Turn {
+    fn turn(&mut self) -> RunnerTurn {
         let orders = mem::take(&mut *self.watch.orders.lock());
         if orders.stop {
-            return Turn::Stop;
+            return RunnerTurn::Stop;
         }
         if orders.resume
             && self.trouble.take().is_some()
             && let Err(error) = self.open()
         {
             self.failed(error);
-            return Turn::Moved;
+            return RunnerTurn::Moved;
         }
         if self.trouble.is_some() {
-            return Turn::Idle;
+            return RunnerTurn::Idle;
         }
         let worked = self.renew().and_then(|renewed| {
             let mut moved = self.judge()? || renewed;
@@ -328,11 +328,11 @@ impl Watcher {
             Ok(moved || self.retire()? || self.tick()?)
         });
         match worked {
-            Ok(true) => Turn::Moved,
-            Ok(false) => Turn::Idle,
+            Ok(true) => RunnerTurn::Moved,
+            Ok(false) => RunnerTurn::Idle,
             Err(error) => {
                 self.failed(error);
-                Turn::Moved
+                RunnerTurn::Moved
             }
         }
     }
@@ -379,12 +379,12 @@ impl Watcher {
             }
             for (check, saved) in checks.iter().zip(saved) {
                 all.push(match saved {
-                    Some((header, book, untold)) => Watched {
+                    Some((header, book, untold)) => RunningCheck {
                         head: header.head(),
                         found: header.found,
                         idle: header.idle,
                         untold,
-                        ..Watched::new(check, book)
+                        ..RunningCheck::new(check, book)
                     },
                     None => self.anew(check),
                 });
@@ -400,9 +400,9 @@ impl Watcher {
         Ok(())
     }
 
-    fn anew(&self, check: &Check) -> Watched {
+    fn anew(&self, check: &Check) -> RunningCheck {
         let head = Head::empty(self.ground.reader.log.store());
-        Watched { head, ..Watched::new(check, Book::new(check.rule, self.ground.files.is_some())) }
+        RunningCheck { head, ..RunningCheck::new(check, Book::new(check.rule, self.ground.files.is_some())) }
     }
 
     pub fn finish(mut self) {
@@ -497,7 +497,7 @@ impl Watcher {
         new.append(&mut self.all);
         for check in &checks {
             let index = new.iter().position(|watched| watched.is(check)).expect("it was known, or made");
-            self.all.push(Watched { check: check.clone(), ..new.swap_remove(index) });
+            self.all.push(RunningCheck { check: check.clone(), ..new.swap_remove(index) });
         }
         (self.declared, self.ground.checks, self.has_retired) = (declared, checks, false);
         self.show_checks();
@@ -650,7 +650,7 @@ impl Watcher {
     }
 
     fn next_due(&self) -> Option<Time> {
-        let due = |watched: &Watched| watched.check.clocked.passes(watched.book.next_due()?);
+        let due = |watched: &RunningCheck| watched.check.clocked.passes(watched.book.next_due()?);
         self.all.iter().filter_map(due).min()
     }
 
@@ -665,17 +665,18 @@ impl Watcher {
     /// Saves, if there is too much in memory.
     fn save_full(&mut self) -> Result<(), StorageError> {
         let keys_max = self.ground.options.check_keys_max;
-        let is_full = self.sum(Watched::unsaved_len) > UNSAVED_MAX || self.sum(Watched::keys_len) > keys_max;
+        let is_full =
+            self.sum(RunningCheck::unsaved_len) > UNSAVED_MAX || self.sum(RunningCheck::keys_len) > keys_max;
         if is_full { self.save(keys_max) } else { Ok(()) }
     }
 
-    fn sum(&self, of: impl Fn(&Watched) -> usize) -> usize {
+    fn sum(&self, of: impl Fn(&RunningCheck) -> usize) -> usize {
         self.all.iter().map(of).sum()
     }
 
     fn save_quiet(&mut self) {
         if self.trouble.is_none()
-            && self.sum(Watched::unsaved_len) > 0
+            && self.sum(RunningCheck::unsaved_len) > 0
             && let Err(error) = self.save(usize::MAX)
         {
             self.failed(error);
@@ -686,14 +687,14 @@ impl Watcher {
     /// Saves all of them at once. Those that weigh most are in the file alone then, until memory holds no more keys than this.
     fn save(&mut self, keys_max: usize) -> Result<(), StorageError> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        let mut keys_len: usize = self.all.iter().map(Watched::keys_len).sum();
+        let mut keys_len: usize = self.all.iter().map(RunningCheck::keys_len).sum();
         let mut by_weight: Vec<_> = self.all.iter_mut().collect();
         by_weight.sort_by_key(|watched| Reverse(watched.keys_len()));
         let mut saving = Saving::default();
         for watched in by_weight {
             let keep = keys_len <= keys_max;
             keys_len -= if keep { 0 } else { watched.keys_len() };
-            let Watched { check, book, mirror, untold, .. } = watched;
+            let RunningCheck { check, book, mirror, untold, .. } = watched;
             let header = Header::new(check, book, &watched.head, watched.found, watched.idle);
             saving.add(check, &header, (book, mirror, untold), keep);
         }
@@ -714,7 +715,7 @@ impl Watcher {
             let tick = self.ticked.map_or(Duration::ZERO, |ticked| (ticked + TICK).saturating_sub(since));
             Duration::from_micros(micros).max(tick)
         });
-        let is_unsaved = self.file.is_some() && self.sum(Watched::unsaved_len) > 0;
+        let is_unsaved = self.file.is_some() && self.sum(RunningCheck::unsaved_len) > 0;
         let age = is_unsaved.then(|| Duration::from_millis(self.ground.options.overlay_age_ms_max));
         let has_untold = self.all.iter().any(|watched| !watched.untold.is_empty());
         let again = (has_untold || self.is_refused).then_some(TICK);
@@ -800,7 +801,7 @@ pub(super) fn refused(why: &str) -> StorageError {
     StorageError::new(TroubleKind::Io, format!("findings could not be recorded: {why}"))
 }
 
-impl Watched {
+impl RunningCheck {
     fn new(check: &Check, book: Book) -> Self {
         Self {
             check: check.clone(),

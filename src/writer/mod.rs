@@ -272,20 +272,20 @@ pub(crate) enum Flusher {
 pub(crate) struct Beside {
     jobs: Sender<Job>,
     done: Receiver<Flushed>,
-    running: Option<Running>,
+    running: Option<RunningFlush>,
     /// Measured drain rate, bytes a second.
     rate: f64,
 }
 
 /// A flush under way.
-struct Running {
+struct RunningFlush {
     began: Duration,
     bytes: usize,
     /// Expected duration, from the rate of the flush before it.
     expected: Duration,
 }
 
-impl Running {
+impl RunningFlush {
     /// Returns the pause after a group, so that the rest of the flush is spread over the groups that still fit; `None` if none
     /// fits.
     fn pace(&self, now: Duration, used: usize, limit: usize, group_bytes: usize) -> Option<Duration> {
@@ -547,7 +547,7 @@ impl Writer {
             Flusher::Beside(beside) => {
                 let (began, bytes) = (self.clock.monotonic(), overlay.bytes());
                 let expected = Duration::from_secs_f64(bytes as f64 / beside.rate);
-                beside.running = Some(Running { began, bytes, expected });
+                beside.running = Some(RunningFlush { began, bytes, expected });
                 // If the flusher is gone, `done` shows it.
                 let _ = beside.jobs.send(Job::Flush { overlay, head, keys_used });
             }
@@ -584,7 +584,7 @@ impl Writer {
             layouts: published.layouts.clone(),
         });
         drop(published);
-        if let (Some(Flusher::Beside(beside)), Some(Running { began, bytes, .. })) =
+        if let (Some(Flusher::Beside(beside)), Some(RunningFlush { began, bytes, .. })) =
             (&mut self.flusher, running)
         {
             let took = self.clock.monotonic().saturating_sub(began).as_secs_f64().max(1e-3);

@@ -11,25 +11,25 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-struct Slot<T> {
-    state: Mutex<State<T>>,
+struct ReplySlot<T> {
+    state: Mutex<ReplyState<T>>,
     filled: Condvar,
     /// Queue that runs the task's waker: the slot is filled under the writer's role.
     due: Arc<Wakers>,
 }
 
-struct State<T> {
+struct ReplyState<T> {
     answer: Option<T>,
     /// The caller's task, if it polls.
     waker: Option<Waker>,
     /// True if the caller's thread sleeps on `filled`.
     sleeping: bool,
-    turn: Turn,
+    turn: RequestStage,
 }
 
 /// Stage of a request before its answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum RequestStage {
     /// The request waits in the queue.
     Waits,
     /// The writer has it.
@@ -40,20 +40,20 @@ enum Turn {
 
 /// The writer's end.
 pub(crate) struct Reply<T> {
-    slot: Arc<Slot<T>>,
+    slot: Arc<ReplySlot<T>>,
     /// The answer if this end is dropped without one.
     otherwise: Option<fn() -> T>,
 }
 
 /// The caller's end.
 pub(crate) struct Answer<T> {
-    slot: Arc<Slot<T>>,
+    slot: Arc<ReplySlot<T>>,
 }
 
 /// Makes a slot. `otherwise` gives the answer if the writer goes away.
 pub(crate) fn slot<T>(otherwise: fn() -> T, due: &Arc<Wakers>) -> (Reply<T>, Answer<T>) {
-    let state = State { answer: None, waker: None, sleeping: false, turn: Turn::Waits };
-    let slot = Arc::new(Slot { state: Mutex::new(state), filled: Condvar::new(), due: due.clone() });
+    let state = ReplyState { answer: None, waker: None, sleeping: false, turn: RequestStage::Waits };
+    let slot = Arc::new(ReplySlot { state: Mutex::new(state), filled: Condvar::new(), due: due.clone() });
     (Reply { slot: slot.clone(), otherwise: Some(otherwise) }, Answer { slot })
 }
 
@@ -61,10 +61,10 @@ impl<T> Reply<T> {
     /// Takes the request, for the writer. Returns `false` if the caller has withdrawn it.
     pub fn take(&self) -> bool {
         let mut state = self.slot.state.lock();
-        if state.turn == Turn::Waits {
-            state.turn = Turn::Taken;
+        if state.turn == RequestStage::Waits {
+            state.turn = RequestStage::Taken;
         }
-        state.turn == Turn::Taken
+        state.turn == RequestStage::Taken
     }
 
     pub fn send(mut self, answer: T) {
@@ -81,7 +81,7 @@ impl<T> Drop for Reply<T> {
     }
 }
 
-impl<T> Slot<T> {
+impl<T> ReplySlot<T> {
     fn fill(&self, answer: T) {
         let mut state = self.state.lock();
         debug_assert!(state.answer.is_none(), "one answer only");
@@ -102,10 +102,10 @@ impl<T> Answer<T> {
     /// Withdraws the request. Returns `false` if the writer has taken it: then there will be an answer.
     pub fn withdraw(&self) -> bool {
         let mut state = self.slot.state.lock();
-        if state.turn == Turn::Waits {
-            state.turn = Turn::Withdrawn;
+        if state.turn == RequestStage::Waits {
+            state.turn = RequestStage::Withdrawn;
         }
-        state.turn == Turn::Withdrawn
+        state.turn == RequestStage::Withdrawn
     }
 
     pub fn wait(&self) -> T {

@@ -3,7 +3,7 @@
 //! - A group is shown once something later proves that it was synced; for the last group there may be no proof.
 //! - Bytes that look damaged or torn may only be in motion: they are believed once two looks in a row find the same.
 
-use super::{Found, KnownLog, Plan, finished_or_scanned, names, plan, survey};
+use super::{KnownLog, SegmentInfo, TailRepair, finished_or_scanned, names, plan, survey};
 use crate::disk::Disk;
 use crate::log::descriptors::Descriptors;
 use crate::log::segments::{Known, Place, Segment, Tail};
@@ -50,8 +50,8 @@ fn look_once(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Looked, LogError> {
     }
     let last = found.pop().expect("a log has a segment");
     let place = Place { disk: disk.clone(), dir: dir.to_owned(), store: last.header.store, descriptors };
-    let segment = |found: Found, marks, end| {
-        let Found { header, file, len, trailer } = found;
+    let segment = |found: SegmentInfo, marks, end| {
+        let SegmentInfo { header, file, len, trailer } = found;
         Arc::new(Segment { header, file, len: len.into(), trailer, known: RwLock::new(Known { marks, end }) })
     };
     let mut segments = Vec::with_capacity(found.len() + 1);
@@ -60,7 +60,7 @@ fn look_once(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Looked, LogError> {
         let (marks, end) = scanned.map_or((None, end), |scanned| (Some(scanned.marks), scanned.end));
         segments.push(segment(found, marks, end));
     }
-    let Plan { last: scanned, torn, proven, .. } = plan(&last, &KnownLog::default())?;
+    let TailRepair { last: scanned, torn, proven, .. } = plan(&last, &KnownLog::default())?;
     let (mut head, mut end, mut marks) = (scanned.head, scanned.end, scanned.marks);
     if let Some((from, before)) = scanned.last.filter(|_| !proven) {
         marks.truncate(from);

@@ -95,11 +95,11 @@ fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>, R
 pub(super) struct Pending {
     /// The mutating call that made it: orders it among the changes of all files and directories.
     pub op: u64,
-    change: Change,
+    change: FileChange,
 }
 
 #[derive(Debug, Clone)]
-enum Change {
+enum FileChange {
     Write { offset: u64, data: Arc<[u8]> },
     SetLen(u64),
 }
@@ -157,7 +157,7 @@ impl FileData {
         let end = offset + data.len() as u64;
         self.dirty.extend(offset / BLOCK..end.div_ceil(BLOCK));
         self.unreadable.retain(|bad| bad.start < offset || bad.end > end);
-        self.pending.push(Pending { op, change: Change::Write { offset, data: data.into() } });
+        self.pending.push(Pending { op, change: FileChange::Write { offset, data: data.into() } });
     }
 
     pub fn set_len(&mut self, op: u64, len: u64) {
@@ -167,7 +167,7 @@ impl FileData {
             self.dirty.extend(self.live.blocks.range(first..).map(|(index, _)| index));
         }
         self.live.set_len(len);
-        self.pending.push(Pending { op, change: Change::SetLen(len) });
+        self.pending.push(Pending { op, change: FileChange::SetLen(len) });
     }
 
     /// Makes all changes durable: a sync that worked.
@@ -235,7 +235,7 @@ impl FileData {
     }
 }
 
-impl Change {
+impl FileChange {
     fn apply(&self, to: &mut Content) {
         match self {
             Self::Write { offset, data } => to.write(*offset, data),

@@ -108,13 +108,13 @@ fn is_inside(text: &str, line: usize, column: usize) {
 
 /// A rule as data, of one of the three forms.
 #[derive(Debug, Clone, PartialEq)]
-enum Written {
+enum RuleData {
     Word(Box<Definition>),
     Sums(Box<SumsRule>),
     Rows(RowsRule),
 }
 
-impl Written {
+impl RuleData {
     fn read<'de, D: Deserializer<'de>>(kind: &str, from: D) -> Result<Self, D::Error> {
         Ok(match kind {
             "rows" => Self::Rows(RowsRule::deserialize(from)?),
@@ -199,30 +199,30 @@ impl Written {
 }
 
 /// Reads the rules of a file without the parser of rules.
-fn written(text: &str) -> Vec<Written> {
+fn written(text: &str) -> Vec<RuleData> {
     #[derive(Deserialize)]
-    struct File {
+    struct RulesToml {
         #[serde(default)]
         check: BTreeMap<String, toml::Table>,
         expects: Option<toml::Value>,
     }
-    let file: File = toml::from_str(text).expect("it was parsed");
+    let file: RulesToml = toml::from_str(text).expect("it was parsed");
     let read = file.check.into_iter().map(|(id, mut table)| {
         table.insert("id".to_owned(), id.into());
         let kind = table["kind"].as_str().expect("it was read").to_owned();
         if let Some(expects) = file.expects.as_ref().filter(|_| kind != "rows") {
             table.entry("expects").or_insert_with(|| expects.clone());
         }
-        Written::read(&kind, table).expect("it was read")
+        RuleData::read(&kind, table).expect("it was read")
     });
     read.collect()
 }
 
-fn survives_a_round_trip(checks: &[Check], written: &[Written], oracle: Oracle) {
+fn survives_a_round_trip(checks: &[Check], written: &[RuleData], oracle: Oracle) {
     let hash = |id: &str| checks.iter().find(|check| check.id() == id).map(Check::definition);
     for rule in written {
         let value = rule.to_json();
-        let again = Written::read(rule.kind(), value.clone()).expect("it was written just now");
+        let again = RuleData::read(rule.kind(), value.clone()).expect("it was written just now");
         assert_eq!(&again, rule);
         let check = again.check().expect("it was one before");
         assert_eq!(Some(check.definition()), hash(rule.id()));
@@ -266,7 +266,7 @@ fn inline(value: &Value) -> String {
 }
 
 /// Shows the checks events that they are about, and some that lack what they ask for.
-fn can_be_judged(checks: &[Check], written: &[Written]) {
+fn can_be_judged(checks: &[Check], written: &[RuleData]) {
     let clock = SimClock::default();
     let platform = Platform { clock: Arc::new(clock.clone()), ..Platform::real() };
     let setup = Setup::new().platform(platform).lockstep().alerts(|_| ());

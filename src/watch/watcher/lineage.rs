@@ -6,7 +6,7 @@
 //!   is, the others are retired.
 //! - Violations of checks that do not run any more are retired, too.
 
-use super::{Watched, Watcher, row, rows_of};
+use super::{RunningCheck, Watcher, row, rows_of};
 use crate::alerting::{AlertKey, AlertRow, Alerting};
 use crate::check::Check;
 use crate::check::word::Time;
@@ -97,7 +97,7 @@ impl Watcher {
     }
 }
 
-impl Watched {
+impl RunningCheck {
     /// It has judged what there is to judge: a check of a source outside has seen a snapshot of it.
     fn has_looked(&self) -> bool {
         self.evidence.is_none() || self.book.watermark() > Time::MIN
