@@ -350,7 +350,14 @@ fn start(
         false => open_tables(place, setup, log.store()),
     };
     let tables = place.map(open).transpose()?;
-    let recovered = match (recovery.run(tables), place) {
+    // Read when the threads start: damage met there would refuse the open, again and again.
+    let with_skips = |recovered: Recovered| {
+        for one in &setup.behind {
+            skip::on_record(&recovered.published, &rules.projections, one.name, one.version)?;
+        }
+        Ok(recovered)
+    };
+    let recovered = match (recovery.run(tables).and_then(with_skips), place) {
         (Ok(recovered), _) => recovered,
         (Err(Failure::Refused(error)), _) => return Err(error),
         (Err(Failure::Unusable), Some(place)) => {
