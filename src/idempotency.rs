@@ -7,7 +7,7 @@
 
 use crate::error::{AppendError, StorageError};
 use crate::event::Raw;
-use crate::log::record::{Commit, Digests, KeyPart};
+use crate::log::record::{Digests, KeyPart, StoredAnswer};
 use crate::log::{Log, Seek};
 use crate::order::{CommitNo, Timestamp};
 use crate::request::{
@@ -81,31 +81,31 @@ pub(crate) fn recall(
 ) -> Result<Recalled, StorageError> {
     let page = log.read(Seek::Commit(commit), commit, 0)?;
     match page.records().next() {
-        Some(record) => Ok(judge(&record?.to_commit(), keyed, events, now, durability)),
+        Some(record) => Ok(judge(StoredAnswer::from(&record?), keyed, events, now, durability)),
         None => Ok(Recalled::Other),
     }
 }
 
-/// Compares a commit with the key. `events` are those of the request.
+/// Compares what a commit has stored with the key. `events` are those of the request.
 pub(crate) fn judge(
-    commit: &Commit,
+    stored: StoredAnswer,
     keyed: &Keyed,
     events: &[Raw],
     now: Moment,
     durability: Durability,
 ) -> Recalled {
-    let Some(stored) = &commit.key else { return Recalled::Other };
-    if stored.kept.is_over(now) {
+    let StoredAnswer { commit, first, last, time, key, response } = stored;
+    let Some(used) = key else { return Recalled::Other };
+    if used.kept.is_over(now) {
         return Recalled::Expired;
     }
-    if stored.scope != keyed.key.scope || stored.key != keyed.key.key {
+    if used.scope != keyed.key.scope || used.key != keyed.key.key {
         return Recalled::Other;
     }
-    if let Some(part) = differing_part(stored, keyed, events) {
-        return Recalled::Reused { part: part.to_owned(), commit: commit.commit };
+    if let Some(part) = differing_part(&used, keyed, events) {
+        return Recalled::Reused { part: part.to_owned(), commit };
     }
-    let receipt = Receipt::new(commit.commit, commit.first, commit.last(), commit.time, durability);
-    let response = commit.response.as_ref().map_or_else(Vec::new, |response| response.bytes.clone());
+    let receipt = Receipt::new(commit, first, last, time, durability);
     Recalled::Same(Committed { response, receipt, replayed: true })
 }
 
@@ -138,7 +138,7 @@ fn digest(print: Print, digests: Digests, events: &[Raw]) -> Option<Digest> {
 mod tests {
     use super::*;
     use crate::event::{Codec, Tags};
-    use crate::log::record::Kept;
+    use crate::log::record::{Commit, Kept};
     use crate::order::Position;
     use crate::request::{Append, Request};
 
@@ -169,7 +169,7 @@ mod tests {
         let key = RequestKey { scope: "shop".into(), key: "17".into() };
         let term = crate::state::term::Terms::of_no_store().key(&key);
         let keyed = Keyed { term, key, parts, retention: Retention::Forever };
-        judge(commit, &keyed, events, Moment { time: Timestamp(2), keys: 1 }, Durability::Sync)
+        judge(commit.into(), &keyed, events, Moment { time: Timestamp(2), keys: 1 }, Durability::Sync)
     }
 
     #[test]

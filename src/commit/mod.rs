@@ -149,7 +149,7 @@ impl<'a> Group<'a> {
         let Some(keyed) = &request.keyed else { return Ok(None) };
         let (durability, events) = (self.rules.durability, &request.append.events[..]);
         let recalled = if let Some(used) = self.delta.keys.get(&keyed.term) {
-            idempotency::judge(self.in_group(used.commit), keyed, events, now, durability)
+            idempotency::judge(self.in_group(used.commit).into(), keyed, events, now, durability)
         } else if let Some(commit) = self.keys.get(keyed.term, self.published.head.commit) {
             idempotency::recall(self.log, commit, keyed, events, now, durability)?
         } else {

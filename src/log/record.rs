@@ -599,6 +599,42 @@ impl<'a> Record<'a> {
     }
 }
 
+/// The part of a commit that answers a request whose key it used.
+pub(crate) struct StoredAnswer {
+    pub commit: CommitNo,
+    pub first: Position,
+    pub last: Position,
+    pub time: Timestamp,
+    pub key: Option<KeyPart>,
+    pub response: Vec<u8>,
+}
+
+impl From<&Commit> for StoredAnswer {
+    fn from(commit: &Commit) -> Self {
+        Self {
+            commit: commit.commit,
+            first: commit.first,
+            last: commit.last(),
+            time: commit.time,
+            key: commit.key.clone(),
+            response: commit.response.as_ref().map_or_else(Vec::new, |response| response.bytes.clone()),
+        }
+    }
+}
+
+impl From<&Record<'_>> for StoredAnswer {
+    fn from(record: &Record<'_>) -> Self {
+        Self {
+            commit: record.commit(),
+            first: record.first(),
+            last: record.last(),
+            time: record.time(),
+            key: record.key().map(KeyPartRef::to_part),
+            response: record.response().map_or_else(Vec::new, |response| response.bytes.to_vec()),
+        }
+    }
+}
+
 impl fmt::Debug for Record<'_> {
     /// Numbers and sizes, no content: it may be somebody's data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
