@@ -1081,7 +1081,7 @@ impl Store {
     ///
     /// Only what keeps it from looking, such as an I/O error. Damage is in the report.
     pub fn verify(&self) -> Result<VerifyReport, ReadError> {
-        self.beside(|reader, recovery, scratch| verify::run(reader, recovery, scratch))
+        self.beside(verify::run)
     }
 
     /// Compares the rows of one projection with those that today's code folds from the log: consumer code that was wrong.
