@@ -583,6 +583,7 @@ impl<'a> Record<'a> {
     }
 
     /// An owned copy.
+    #[cfg(any(test, feature = "testing"))]
     pub fn to_commit(self) -> Commit {
         Commit {
             commit: self.fixed.commit,
@@ -643,6 +644,7 @@ impl fmt::Debug for Record<'_> {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl LayoutRef<'_> {
     fn to_decl(self) -> LayoutDecl {
         let Self { type_name, schema, layout } = self;
@@ -658,6 +660,7 @@ impl KeyPartRef<'_> {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl PayloadRef<'_> {
     /// An owned copy.
     pub fn to_payload(self) -> Payload {
@@ -665,6 +668,7 @@ impl PayloadRef<'_> {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl EventRef<'_> {
     /// An owned copy.
     pub fn to_event(self) -> StoredEvent {
