@@ -241,12 +241,12 @@ pub(crate) struct Followers {
 impl Followers {
     /// Finds out the position of each, and has it follow: on its own thread, or by `step`.
     ///
-    /// `forked` has their states in the store that this one is a fork of.
+    /// `forked` has their states in the store that this one is a fork of, `skipped` the events that each passes over.
     pub fn start(
         following: &Following,
         projections: &[Registered],
         forked: &[Arc<Standing>],
-        skipped: impl Fn(&Registered) -> Result<Skipped, StorageError>,
+        skipped: Vec<Skipped>,
         lockstep: bool,
     ) -> Result<Self, StorageError> {
         let no_thread = |error| StorageError::io("a thread could not be started", error);
@@ -254,8 +254,8 @@ impl Followers {
             files.forget_others(projections);
         }
         let mut started = Self::default();
-        for (index, projection) in projections.iter().enumerate() {
-            let skipped = Some(Arc::new(RwLock::new(skipped(projection)?)));
+        for (index, (projection, skipped)) in projections.iter().zip(skipped).enumerate() {
+            let skipped = Some(Arc::new(RwLock::new(skipped)));
             let projection = Registered { skipped, ..projection.clone() };
             let name = file_name(projection.name);
             let behind = Arc::new(Behind::new(projection, following.bells.clone()));

@@ -4,7 +4,7 @@ use crate::codec;
 use crate::error::{DecodeError, StorageError, TroubleKind};
 use crate::key;
 use crate::own::Own;
-use crate::projection::{Folded, Projection, Projections, Rows, Skipped, key_range};
+use crate::projection::{Folded, Projection, Projections, Registered, Rows, Skipped, key_range};
 use crate::state::Published;
 use crate::state::layer::Direction;
 
@@ -27,15 +27,22 @@ impl Projection for Skips {
     }
 }
 
-/// Returns what is on record for one projection.
+/// Returns what is on record for each of the projections `behind`.
 pub(crate) fn on_record(
     published: &Published,
     projections: &Projections,
-    name: &str,
-    version: u32,
+    behind: &[Registered],
+) -> Result<Vec<Skipped>, StorageError> {
+    behind.iter().map(|one| on_record_of(published, projections, one)).collect()
+}
+
+fn on_record_of(
+    published: &Published,
+    projections: &Projections,
+    one: &Registered,
 ) -> Result<Skipped, StorageError> {
     let Some(registered) = projections.get::<Skips>() else { return Ok(Skipped::new()) };
-    let key = |position| (name.to_owned(), version, position);
+    let key = |position| (one.name.to_owned(), one.version, position);
     let range = key_range::<Skips>(registered.id, key(0)..=key(u64::MAX)).map_err(unreadable)?;
     let rows = published.read(&[], |layers| layers.rows(&range, Direction::Forward, usize::MAX))?;
     let decoded = rows.iter().map(|(key, row)| {

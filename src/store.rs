@@ -20,7 +20,7 @@ use crate::log::segments::{Cut, LogOptions, Prepare};
 use crate::log::{self, Log};
 use crate::order::{CommitNo, Position};
 use crate::own::Own;
-use crate::projection::{Limits, Projection, Registered};
+use crate::projection::{Limits, Projection, Skipped};
 use crate::query::Query;
 use crate::recovery::{self, Failure, Recovered, Recovery, Scratch};
 use crate::reentry::{self, Inside};
@@ -265,8 +265,9 @@ impl Store {
         };
         let (rules, terms) = (reader.rules.clone(), Terms::new(log.store()));
         let behind = reader.behind.iter().map(|behind| behind.standing()).collect();
-        let ground = EngineParts { log, rules, terms, recovered, behind, cut: None };
-        Self::assemble(None, setup, |_, setup, lasting| launch(None, setup, lasting, ground))
+        let skipped = skip::on_record(&recovered.published, &rules.projections, &setup.behind)?;
+        let parts = EngineParts { log, rules, terms, recovered, skipped, behind, cut: None };
+        Self::assemble(None, setup, |_, setup, lasting| launch(None, setup, lasting, parts))
     }
 
     fn start(place: Option<Arc<Place>>, setup: Setup, files: Files) -> Result<Self, OpenError> {
@@ -350,19 +351,17 @@ fn start(
         false => open_tables(place, setup, log.store()),
     };
     let tables = place.map(open).transpose()?;
-    // Read when the threads start: damage met there would refuse the open, again and again.
+    // Here and not when the threads start: damage is met while the state can still be rebuilt.
     let with_skips = |recovered: Recovered| {
-        for one in &setup.behind {
-            skip::on_record(&recovered.published, &rules.projections, one.name, one.version)?;
-        }
-        Ok(recovered)
+        let skipped = skip::on_record(&recovered.published, &rules.projections, &setup.behind)?;
+        Ok((recovered, skipped))
     };
-    let recovered = match (recovery.run(tables).and_then(with_skips), place) {
+    let (recovered, skipped) = match (recovery.run(tables).and_then(with_skips), place) {
         (Ok(recovered), _) => recovered,
         (Err(Failure::Refused(error)), _) => return Err(error),
         (Err(Failure::Unusable), Some(place)) => {
             let fresh = fresh_tables(place, setup, log.store())?;
-            recovery.run(Some(fresh)).map_err(|failure| match failure {
+            recovery.run(Some(fresh)).and_then(with_skips).map_err(|failure| match failure {
                 Failure::Refused(error) => error,
                 Failure::Unusable => rebuilt_in_vain(),
             })?
@@ -375,7 +374,7 @@ fn start(
         place,
         setup,
         lasting,
-        EngineParts { log, rules: Arc::new(rules), terms, recovered, behind: Vec::new(), cut },
+        EngineParts { log, rules: Arc::new(rules), terms, recovered, skipped, behind: Vec::new(), cut },
     )
 }
 
@@ -385,6 +384,8 @@ struct EngineParts {
     rules: Arc<Rules>,
     terms: Terms,
     recovered: Recovered,
+    /// Events that each projection behind the writer passes over.
+    skipped: Vec<Skipped>,
     /// States of the projections behind the writer in the store that this one is a fork of.
     behind: Vec<Arc<Standing>>,
     cut: Option<CutTail>,
@@ -395,9 +396,9 @@ fn launch(
     place: Option<&Place>,
     setup: &Setup,
     lasting: &Lasting,
-    ground: EngineParts,
+    parts: EngineParts,
 ) -> Result<(Arc<Reader>, Engine), OpenError> {
-    let EngineParts { log, rules, terms, recovered, behind: forked, cut } = ground;
+    let EngineParts { log, rules, terms, recovered, skipped, behind: forked, cut } = parts;
     let Recovered { published, keys, tables, .. } = recovered;
     let options = &setup.options;
     let Lasting { views, bells, .. } = lasting;
@@ -461,8 +462,6 @@ fn launch(
         }),
         before_flush: Arc::new(expire),
     };
-    let published = board.load();
-    let skipped = |one: &Registered| skip::on_record(&published, &rules.projections, one.name, one.version);
     engine.start(|engine| {
         if !setup.lockstep {
             let door = door.clone();
