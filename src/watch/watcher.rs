@@ -42,7 +42,7 @@ use crate::projection::{At, Limits, Projection, key_range, row_key};
 use crate::request::Append;
 use crate::rule_texts::{RuleText, RuleTexts};
 use crate::state::bell::Bell;
-use crate::state::layer::{Direction, RowVersion};
+use crate::state::layer::{Direction, Layers, RowVersion};
 use crate::sync::{Mutex, RwLock, deadline};
 use crate::view::Reader;
 use crate::writer::Door;
@@ -762,22 +762,14 @@ pub(super) fn episodes(
     reader: &Reader,
     check: &str,
 ) -> Result<Vec<((String, u64, String), Episode)>, StorageError> {
-    let Some(registered) = reader.rules.projections.get::<Episodes>() else { return Ok(Vec::new()) };
-    let all = key_range::<Episodes>(registered.id, Episodes::of(check));
-    let all = all.map_err(|error| refused(&error.to_string()))?;
-    let rows = reader.board.load().read(&[], |layers| layers.rows(&all, Direction::Forward, usize::MAX))?;
-    let decoded = rows.into_iter().map(|(key, version)| {
-        let value = version.value.as_deref().expect("a layer's answer holds a row");
-        Ok((key::decode(&key[4..])?, codec::decode::<Episode>(value)?))
-    });
-    decoded.collect::<Result<_, DecodeError>>().map_err(|error| refused(&error.to_string()))
+    rows_of::<Episodes>(reader, Episodes::of(check))
 }
 
 /// A row of the store's own projections.
 pub(super) fn row<P: Projection>(reader: &Reader, key: &P::Key) -> Result<Option<P::Row>, StorageError> {
     let Some(registered) = reader.rules.projections.get::<P>() else { return Ok(None) };
     let key = row_key::<P::Key>(registered.id, key).map_err(|error| refused(&error.to_string()))?;
-    let row = reader.board.load().read(&[], |layers| layers.row(&key))?;
+    let row = read(reader, |layers| layers.row(&key))?;
     let Some(value) = row.and_then(|version| version.value) else { return Ok(None) };
     codec::decode(&value).map(Some).map_err(|error| refused(&error.to_string()))
 }
@@ -789,12 +781,21 @@ pub(super) fn rows_of<P: Projection>(
 ) -> Result<Vec<(P::Key, P::Row)>, StorageError> {
     let Some(registered) = reader.rules.projections.get::<P>() else { return Ok(Vec::new()) };
     let range = key_range::<P>(registered.id, keys).map_err(|error| refused(&error.to_string()))?;
-    let rows = reader.board.load().read(&[], |layers| layers.rows(&range, Direction::Forward, usize::MAX))?;
+    let rows = read(reader, |layers| layers.rows(&range, Direction::Forward, usize::MAX))?;
     let decoded = rows.iter().map(|(key, version)| {
         let value = version.value.as_deref().expect("a layer's answer holds a row");
         Ok((key::decode(&key[4..])?, codec::decode(value)?))
     });
     decoded.collect::<Result<_, DecodeError>>().map_err(|error| refused(&error.to_string()))
+}
+
+/// Reads derived state. A failure is noted, as that of every other reader: a file that failed answers nothing until the store is
+/// recovered, and a recovery leaves a store alone that seems well.
+fn read<T>(
+    reader: &Reader,
+    read: impl FnOnce(Layers<'_>) -> Result<T, StorageError>,
+) -> Result<T, StorageError> {
+    reader.board.load().read(&[], read).inspect_err(|error| reader.health.note_read(error))
 }
 
 pub(super) fn refused(why: &str) -> StorageError {

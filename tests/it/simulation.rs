@@ -2039,7 +2039,8 @@ fn checks_survive_disk_errors_and_report_stopping() {
     let acts = script_of_checks();
     let calls = calls_of(checked(1), &acts);
     let (mut runs, mut failed, mut tally) = (0, Vec::new(), Tally::default());
-    for call in every(11, calls) {
+    // 1289 among them: a read error that only the checks met left the store seeming well.
+    for call in every(7, calls) {
         let fault = [Fault::AnyError, Fault::SyncErrorKeepsNew, Fault::ReadError][(call % 3) as usize];
         let mut sim = checked(call);
         sim.disk.plan(Faults::none().at(call, fault));
