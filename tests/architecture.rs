@@ -275,7 +275,7 @@ fn docs_open_with_noun_or_verb() {
 #[test]
 fn test_names_have_at_most_ten_words() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut long: Vec<(usize, String)> = Vec::new();
+    let mut names: Vec<(usize, String)> = Vec::new();
     for dir in ["src", "tests", "examples"] {
         each_source(&root.join(dir), &mut |path, text| {
             let mut is_test = false;
@@ -287,16 +287,17 @@ fn test_names_have_at_most_ten_words() {
                 let counts =
                     |word: &&str| !["row", "risk"].contains(word) && !word.starts_with(char::is_numeric);
                 let words = name.split('_').filter(counts).count();
-                long.push((words, format!("{}: {name}", path.display())));
+                names.push((words, format!("{}: {name}", path.display())));
             }
         });
     }
-    long.sort();
-    let (median, ninetieth) = (long[long.len() / 2].0, long[long.len() * 9 / 10].0);
+    names.sort();
+    let (median, ninetieth) = (names[names.len() / 2].0, names[names.len() * 9 / 10].0);
     assert!(
-        (median, ninetieth) <= (6, 9),
+        median <= 6 && ninetieth <= 9,
         "median {median}, nine of ten {ninetieth}: {:#?}",
-        &long[long.len() - 20..]
+        &names[names.len() - 20..]
     );
-    assert!(long.last().is_none_or(|(words, _)| *words <= 10), "{:#?}", long.last());
+    let longest = &names[names.len() - 1];
+    assert!(longest.0 <= 10, "{longest:?}");
 }
